@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+# Thin: meson does the work. Every goal sets up what it needs first.
+BUILD ?= build
+PREFIX ?= /usr/local
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+$(BUILD)/.packages: tools/packages tools/setup
+	@tools/setup
+	@mkdir -p $(BUILD) && touch $@
+
+$(BUILD)/build.ninja: $(BUILD)/.packages
+	@test -f $@ || meson setup --prefix=$(PREFIX) $(BUILD)
+
+# A Debian machine on the terminal; built the first time.
+run: all
+	@tools/run $(BUILD)
+
+test: all
+	@tools/run-tests $(BUILD)
+
+test-long: all
+	@tools/run-tests $(BUILD) --long
+
+bench: all
+	@bench/run $(BUILD)
+
+fuzz: $(BUILD)/.packages
+	@fuzz/run
+
+install: all
+	@meson install -C $(BUILD)
+
+fmt:
+	@git ls-files '*.[ch]' | xargs clang-format -i
+
+check-fmt:
+	@git ls-files '*.[ch]' | xargs clang-format --dry-run -Werror
+
+clean:
+	@rm -rf $(BUILD)
+
+.PHONY: all run test test-long bench fuzz install fmt check-fmt clean

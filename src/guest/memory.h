@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * memory.h - guest physical memory: RAM and ROM slots, and who wrote where.
+ *
+ * Slots are laid out before the first vCPU runs and live as long as the
+ * memory; they never overlap. Any thread may read and write. What is in no
+ * slot belongs to the MMIO bus (guest/bus.h).
+ *
+ * Every page has one byte of flags, atomic, in which engines and the dirty
+ * log meet. Whoever writes guest memory other than through an engine tells so
+ * with memory_written() *after* the bytes are there and before the guest
+ * learns of it; memory_write() does both.
+ */
+#pragma once
+
+#include <stdatomic.h>
+
+#include "base/types.h"
+
+struct error;
+struct memory;
+
+enum { PAGE_SHIFT = 12, PAGE_SIZE = 4096 };
+#define PAGE_MASK (~(u64)(PAGE_SIZE - 1))
+
+enum memory_kind { MEMORY_RAM, MEMORY_ROM };
+
+enum {
+	/* Not yet written in this round of the dirty log: writers set it. */
+	PAGE_DIRTY = 1 << 0,
+	/* An engine holds decoded or translated code of it: writers call
+	 * memory_written(), which tells the engine. */
+	PAGE_CODE = 1 << 1,
+	/* Set by an engine while it holds the page writable in a TLB. */
+	PAGE_WRITABLE_TLB = 1 << 2,
+};
+
+struct memory_slot {
+	gpa_t base;
+	u64 size;
+	u8 *host;              /* page-aligned; readable and writable by us */
+	enum memory_kind kind; /* the guest's writes to ROM go nowhere */
+	_Atomic u8 *page;      /* flags, one byte a page */
+	int fd;                /* memfd behind host, or -1 */
+	u64 fd_offset;
+	char name[16];
+};
+
+int memory_create(struct memory **out, struct error *err) MUST_CHECK;
+void memory_destroy(struct memory *mem);
+
+/*
+ * Add a slot of zeroed memory (size and base page-aligned), never executable.
+ * -ENOMEM when the host cannot give it, -EEXIST when it overlaps.
+ */
+int memory_add(struct memory *mem, gpa_t base, u64 size, enum memory_kind kind,
+               const char *name, struct error *err) MUST_CHECK;
+
+/*
+ * A second guest address for part of a slot (the BIOS below 1 MiB). Shares
+ * host memory and page flags.
+ */
+int memory_alias(struct memory *mem, gpa_t base, gpa_t target, u64 size,
+                 struct error *err) MUST_CHECK;
+
+size_t memory_slot_count(const struct memory *mem);
+const struct memory_slot *memory_slot_at(const struct memory *mem, size_t i);
+
+/* The slot that holds gpa, or NULL. */
+const struct memory_slot *memory_find(const struct memory *mem, gpa_t gpa);
+
+/* Host address of [gpa, gpa + len), or NULL unless one slot holds all of it.
+ * A writer calls memory_written() afterwards, and only for RAM. */
+void *memory_ptr(const struct memory *mem, gpa_t gpa, u64 len);
+/* As above, but NULL for ROM too. */
+void *memory_ptr_rw(const struct memory *mem, gpa_t gpa, u64 len);
+
+/* Copy; may span slots. false, and nothing copied, if any byte is in none. */
+bool memory_read(const struct memory *mem, gpa_t gpa, void *buf, u64 len);
+bool memory_write(struct memory *mem, gpa_t gpa, const void *buf, u64 len);
+
+/* [gpa, gpa + len) has been written: dirty log and code caches learn of it. */
+void memory_written(struct memory *mem, gpa_t gpa, u64 len);
+
+/*
+ * The engine that caches code: fn runs on the writer's thread, for each page
+ * written that has PAGE_CODE. Set before the first vCPU runs.
+ */
+typedef void memory_code_fn(void *ctx, gpa_t gpa, u64 len);
+void memory_set_code_watch(struct memory *mem, memory_code_fn *fn, void *ctx);
+
+/* Flags of the page that holds gpa, or NULL if no slot does. */
+_Atomic u8 *memory_page_flags(const struct memory *mem, gpa_t gpa);
+
+/* Bytes of RAM over all slots, aliases not counted twice. */
+u64 memory_ram_bytes(const struct memory *mem);
