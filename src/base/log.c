@@ -36,6 +36,7 @@ void log_set_level(enum log_level level)
 	out.level = (int)level;
 }
 
+PRINTF_LIKE(3, 0)
 static void write_line(enum log_level level, const char *room, const char *fmt,
                        va_list ap)
 {

@@ -171,7 +171,7 @@ int state_load(const struct state_reader *r, const char *type,
 		const u8 *m = take(&all, sizeof(magic));
 		size_t length = take_int(&all, 4);
 		const u8 *body = take(&all, length);
-		struct cursor c = { body, body + length, false };
+		struct cursor c;
 		u64 got;
 		int rc;
 
@@ -180,6 +180,7 @@ int state_load(const struct state_reader *r, const char *type,
 			                 "the saved state is damaged near "
 			                 "byte %zu",
 			                 (size_t)(all.at - r->data));
+		c = (struct cursor){ body, body + length, false };
 		got = take_int(&c, 2);
 		take_int(&c, 2);
 		if (!take_str(&c, name) || !take_str(&c, which))
