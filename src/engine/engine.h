@@ -135,6 +135,15 @@ struct engine_type {
 	                struct error *err);
 	u64 (*vcpu_stat)(struct vcpu *v, enum vcpu_stat stat);
 
+	/*
+	 * The guest's TSC less the host's, modulo 2^64; optional. Setting it
+	 * gives vCPUs one time base to the cycle, which vcpu_set of each with
+	 * its own reading of the clock cannot. get: any thread; set: as
+	 * vcpu_set.
+	 */
+	u64 (*vcpu_tsc_offset_get)(struct vcpu *v);
+	void (*vcpu_tsc_offset_set)(struct vcpu *v, u64 offset);
+
 	/* Replaces the set; step: EXIT_DEBUG after one instruction. */
 	int (*vcpu_debug)(struct vcpu *v, const struct vcpu_breakpoint *points,
 	                  size_t count, bool step);

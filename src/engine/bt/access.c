@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * access.c - guest addresses to host addresses.
+ *
+ * Each site has a slot that caches the last page it touched:
+ *
+ *	lea  r14, [address]
+ *	mov  r15, r14
+ *	sub  r15, gs:[slot.tag]
+ *	cmp  r15, 4096 - size         one test: right page, not crossing
+ *	ja   cold
+ *	add  r14, gs:[slot.delta]
+ *
+ * A miss asks the TLB, out of line, and fills the slot; a miss there leaves
+ * the instruction to the interpreter, which walks the tables or faults.
+ *
+ * Accesses near each other off the same registers share one such probe: R14
+ * then holds the host address of a span, until one of the registers changes
+ * or R14 is needed. Pushes and pops move RSP by known amounts, so positions
+ * off RSP are counted from where it was when the block began.
+ */
+#include "engine/bt/xlate.h"
+
+enum { SPAN_MAX = 256 };
+
+/* ---- addresses ---- */
+
+/* R14 = base + index << shift + disp, linear. */
+static void address(struct xlate *x, const struct access *a, s64 disp)
+{
+	unsigned base = NO_REG, index = NO_REG;
+
+	x->span.valid = false;
+	if (a->base == INSN_RIP) {
+		/* In terms of the page: the same page may be anywhere. */
+		asm_load_gs(&x->c, H_S0, CPU(pcbase));
+		base = H_S0;
+	} else if (a->base != INSN_NO_REG) {
+		base = x_read_gpr(x, a->base, H_S0);
+		if (a->base == GPR_RSP)
+			disp -= x->rsp;
+	}
+	if (a->index != INSN_NO_REG)
+		index = x_read_gpr(x, a->index, H_S1);
+	if (disp == (s32)disp) {
+		asm_lea(&x->c, a->wide, H_S0, base, index, a->shift,
+		        (s32)disp);
+	} else {
+		/* Only RIP-relative operands reach beyond 32 bits. */
+		asm_mov_imm64(&x->c, H_S1, (u64)disp);
+		asm_lea(&x->c, a->wide, H_S0, base, H_S1, 0, 0);
+	}
+	if (a->seg == SEG_FS || a->seg == SEG_GS)
+		asm_gs(&x->c, true, 0x03, H_S0, CPU(seg[0].base) +
+		       a->seg * (u32)sizeof(struct cpu_segment));
+}
+
+static s64 end_of(const struct xlate *x, unsigned k)
+{
+	return x->block->op[x->op[k]].off + x->insn[k].length;
+}
+
+static void operand_access(const struct xlate *x, unsigned k, s64 rsp,
+                           struct access *a)
+{
+	const struct insn *in = &x->insn[k];
+	const struct insn_mem *m = &in->mem;
+
+	*a = (struct access){
+		.base = m->base,
+		.index = m->index,
+		.shift = m->shift,
+		.seg = m->seg == SEG_FS || m->seg == SEG_GS ? m->seg : SEG_DS,
+		.wide = in->asize == 8,
+		.at = m->disp,
+		.write = in->lock, /* a locked one writes what it reads */
+	};
+	if (m->base == INSN_RIP)
+		a->at += end_of(x, k);
+	else if (m->base == GPR_RSP)
+		a->at += rsp;
+	for (unsigned i = 0; i < in->z.operand_count_visible; i++) {
+		const ZydisDecodedOperand *op = &in->zop[i];
+
+		if (op->type != ZYDIS_OPERAND_TYPE_MEMORY)
+			continue;
+		a->size = op->size / 8;
+		a->write |= (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+	}
+}
+
+void x_address(struct xlate *x, unsigned k)
+{
+	struct access a;
+
+	operand_access(x, k, x->rsp, &a);
+	address(x, &a, a.at);
+}
+
+/* ---- probes ---- */
+
+static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
+                  int stack_slot)
+{
+	struct bt *bt = x->bt;
+	bool user = x->block->key & KEY_USER;
+	unsigned n = stack_slot >= 0 ? (unsigned)stack_slot
+	                             : SLOT_FIRST + bt->next_slot++ %
+	                                                (SLOTS - SLOT_FIRST);
+	u32 slot = AREA(slot) + (u32)((user * SLOTS + n) * sizeof(struct slot));
+	struct cold *cold = &x->cold[x->colds++];
+
+	asm_mov_rr(&x->c, H_S1, H_S0);
+	asm_gs(&x->c, true, 0x2b, H_S1, slot + offsetof(struct slot, tag));
+	asm_bytes(&x->c, "\x49\x81\xff", 3); /* cmp r15, imm32 */
+	asm_32(&x->c, PAGE_SIZE - size);
+	cold->jump = asm_jcc(&x->c, CC_A);
+	asm_gs(&x->c, true, 0x03, H_S0, slot + offsetof(struct slot, delta));
+	cold->kind = COLD_FILL;
+	cold->resume = cursor_x(&x->c);
+	cold->slot = slot;
+	cold->write = write;
+	cold->size = (u16)size;
+	cold->flags = (u8)x->at;
+	cold->insn = (u16)k;
+}
+
+/* ---- spans ---- */
+
+static bool same_place(const struct access *a, const struct access *b)
+{
+	return a->base == b->base && a->index == b->index &&
+	       a->shift == b->shift && a->seg == b->seg && a->wide == b->wide;
+}
+
+/* The one plain access of an instruction, if it has just one. */
+static bool plain_access(const struct xlate *x, unsigned k, s64 rsp,
+                         struct access *a)
+{
+	const struct insn *in = &x->insn[k];
+	const struct insn_operand *op = &in->op[0];
+
+	switch (in->z.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+		if (op->kind == OPERAND_MEM)
+			return false;
+		*a = x_stack_access(rsp - 8, true);
+		return true;
+	case ZYDIS_MNEMONIC_CALL:
+		if (op->kind == OPERAND_MEM)
+			return false;
+		*a = x_stack_access(rsp - 8, true);
+		return true;
+	case ZYDIS_MNEMONIC_POP:
+	case ZYDIS_MNEMONIC_RET:
+		*a = x_stack_access(rsp, false);
+		return true;
+	case ZYDIS_MNEMONIC_LEAVE:
+	case ZYDIS_MNEMONIC_JMP:
+		return false;
+	default:
+		if (!in->has_mem || !x_touches_memory(in))
+			return false;
+		operand_access(x, k, rsp, a);
+		return true;
+	}
+}
+
+/* Does it use R14 for something else than one plain access? */
+static bool needs_scratch(const struct xlate *x, unsigned k)
+{
+	const struct insn *in = &x->insn[k];
+
+	switch (in->z.mnemonic) {
+	case ZYDIS_MNEMONIC_LEAVE:
+	case ZYDIS_MNEMONIC_LEA:
+		return true;
+	case ZYDIS_MNEMONIC_PUSH:
+		return in->op[0].kind == OPERAND_MEM;
+	default:
+		return !in->has_mem && bt_needs_both_scratch(in);
+	}
+}
+
+/* Registers that the instruction writes, RSP's known moves aside. */
+static u32 written_gprs(const struct insn *in)
+{
+	u32 mask = 0;
+
+	for (unsigned i = 0; i < in->z.operand_count; i++) {
+		const ZydisDecodedOperand *op = &in->zop[i];
+		ZydisRegister r;
+
+		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+		    !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			continue;
+		r = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64,
+		                                     op->reg.value);
+		if (ZydisRegisterGetClass(r) == ZYDIS_REGCLASS_GPR64)
+			mask |= 1u << ZydisRegisterGetId(r);
+	}
+	return mask;
+}
+
+/* By how much RSP moves; false if that is not known. */
+static bool rsp_move(const struct insn *in, s64 *by)
+{
+	const struct insn_operand *op = in->op;
+	bool to_rsp = op[0].kind == OPERAND_GPR && op[0].reg == GPR_RSP &&
+	              op[0].size == 8 && !op[0].high;
+
+	*by = 0;
+	switch (in->z.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_CALL:
+		*by = -8;
+		return true;
+	case ZYDIS_MNEMONIC_POP:
+		*by = 8;
+		return !to_rsp;
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_SUB:
+		if (!to_rsp || op[1].kind != OPERAND_IMM)
+			return false;
+		*by = in->z.mnemonic == ZYDIS_MNEMONIC_ADD ? (s64)op[1].value
+		                                           : -(s64)op[1].value;
+		return true;
+	case ZYDIS_MNEMONIC_LEA:
+		if (!to_rsp || in->mem.base != GPR_RSP ||
+		    in->mem.index != INSN_NO_REG || in->asize != 8)
+			return false;
+		*by = in->mem.disp;
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* What instruction k does to the registers that spans are made of. */
+static void effects(const struct insn *in, s64 *rsp, u32 *written)
+{
+	s64 by;
+
+	*written = written_gprs(in);
+	if (*written & 1u << GPR_RSP && rsp_move(in, &by)) {
+		*rsp += by;
+		*written &= ~(1u << GPR_RSP);
+	}
+}
+
+static bool depends(const struct access *a, u32 written)
+{
+	return (a->base < GPR_COUNT && written & 1u << a->base) ||
+	       (a->index < GPR_COUNT && written & 1u << a->index);
+}
+
+/* How far one probe for the access at k may reach. */
+static void look_ahead(const struct xlate *x, unsigned k, struct access *a)
+{
+	s64 rsp = x->rsp, low = a->at, high = a->at + a->size;
+
+	for (unsigned j = k; j < x->count; j++) {
+		const struct insn *in = &x->insn[j];
+		struct access b;
+		u32 written;
+
+		if (j > k && plain_access(x, j, rsp, &b)) {
+			if (!same_place(a, &b) ||
+			    MAX(high, b.at + b.size) - MIN(low, b.at) >
+			        SPAN_MAX)
+				break;
+			low = MIN(low, b.at);
+			high = MAX(high, b.at + b.size);
+			a->write |= b.write;
+		} else if (j > k && needs_scratch(x, j)) {
+			break;
+		}
+		/* What is behind a branch may never run. */
+		if (in->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+			break;
+		effects(in, &rsp, &written);
+		if (depends(a, written))
+			break;
+	}
+	a->at = low;
+	a->size = (u16)(high - low);
+}
+
+static bool covers(const struct xlate *x, const struct access *a)
+{
+	const struct access *s = &x->span.access;
+
+	return x->span.valid && same_place(s, a) && a->at >= s->at &&
+	       a->at + a->size <= s->at + s->size && (s->write || !a->write);
+}
+
+s32 x_reach(struct xlate *x, unsigned k, const struct access *a,
+            int stack_slot)
+{
+	struct access whole = *a;
+
+	if (!covers(x, a)) {
+		x_flags_clobber(x, x->live[k]);
+		if (x->merge)
+			look_ahead(x, k, &whole);
+		address(x, &whole, whole.at);
+		probe(x, k, whole.size, whole.write, stack_slot);
+		x->span.access = whole;
+		x->span.valid = x->merge;
+		x->code->out[k].span = whole.size;
+	}
+	/* An empty slot leads where no memory is: that fault is k's, too. */
+	x_point(x, k);
+	return x->span.valid ? (s32)(a->at - x->span.access.at) : 0;
+}
+
+s32 x_reach_operand(struct xlate *x, unsigned k)
+{
+	struct access a;
+
+	operand_access(x, k, x->rsp, &a);
+	return x_reach(x, k, &a, -1);
+}
+
+void x_after(struct xlate *x, unsigned k)
+{
+	u32 written;
+
+	effects(&x->insn[k], &x->rsp, &written);
+	if (depends(&x->span.access, written))
+		x->span.valid = false;
+	/* Positions off RSP are counted anew. */
+	if (written & 1u << GPR_RSP)
+		x->rsp = 0;
+}

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * bt.h - the binary translator: what its parts share.
+ *
+ * It stands on the interpreter. Each vCPU has the interpreter's own state,
+ * TLBs and decoded blocks; a block that has run some times gets host code, and
+ * the first operation of the block then enters that. Whatever host code does
+ * not do itself - a TLB miss, MMIO, a fault, a rare instruction - it leaves to
+ * the block's own operation for that instruction, at an exact guest boundary:
+ * the interpreter is the slow path of everything.
+ *
+ * In host code:
+ *	RAX-RDI, R8-R12   the guest's, but
+ *	R13               the guest's RSP
+ *	R14, R15          scratch; the guest's R13-R15 are in memory
+ *	RSP               the host's
+ *	GS base           struct icpu
+ *	RFLAGS            the guest's status flags, or saved in icpu.flags;
+ *	                  which, is known at each point of the code
+ *	XMM, YMM, MXCSR   the guest's while area.vector_live, else the host's
+ */
+#pragma once
+
+#include <Zydis/Zydis.h>
+
+#include "base/types.h"
+#include "engine/bt/asm.h"
+#include "engine/interp/code.h"
+#include "engine/interp/icpu.h"
+
+struct bt;
+
+enum {
+	SLOTS = 256,      /* page caches of access sites, each for 2 rings */
+	SLOT_STACK_READ = 0,
+	SLOT_STACK_WRITE = 1,
+	SLOT_FIRST = 2,
+	TARGETS = 4096,   /* of indirect jumps */
+	BT_CONTEXTS = 16, /* recent ones remembered */
+	HOT_RUNS = 8,     /* a block interpreted that often is translated */
+};
+
+/* As a block's runs: its accesses share no probes; see enter.c. */
+#define BT_NO_MERGE UINT32_MAX
+
+/* A site's page: an access at lin hits if lin - tag <= 4096 - size. */
+struct slot {
+	u64 tag;
+	u64 delta; /* host address - lin */
+};
+
+/* A line of the table of targets: good for one context alone. */
+struct target {
+	u64 rip;
+	const u8 *host; /* entry with flags saved */
+	u64 pcbase;
+	u64 context; /* 0: empty */
+};
+
+/* What host code reaches through GS, in icpu.area. */
+struct bt_area {
+	u64 host_rsp;
+	u64 value;      /* of a push or call with a memory operand */
+	u64 missed;     /* R14 when an operation was left to the interpreter */
+	u64 context;    /* of targets: mappings and mode; never 0 */
+	struct target *targets;
+	u32 vector_absent; /* 1: XMM and MXCSR are not the guest's */
+	u32 host_mxcsr;
+	struct bt *bt;
+	struct slot slot[2][SLOTS]; /* [cpl 3] */
+};
+
+/* Where flags are at a point of host code. */
+enum flags_at {
+	FLAGS_HOST,
+	FLAGS_SAVED, /* icpu.flags */
+	FLAGS_DEAD,  /* overwritten before anything reads them */
+};
+
+/* Why host code came back, with a value. */
+enum bt_exit_kind {
+	BT_EXIT_OP,   /* struct bt_out: the interpreter goes on there */
+	BT_EXIT_LINK, /* struct bt_link: its target has no known host code */
+	BT_EXIT_RIP,  /* icpu.rip is where to go on */
+};
+struct bt_exit {
+	void *value;
+	u64 kind;
+};
+
+/* One way out of a block, to a place in the same page. */
+struct bt_link {
+	struct bt_code *from;
+	u8 *jump;           /* write address of the displacement */
+	const u8 *unlinked; /* where it leads while not linked */
+	u16 off;        /* of the target in the page */
+	bool saved;     /* flags are saved there, else in the host */
+	bool linked;
+};
+
+enum {
+	DEAD_PATCH = 11, /* bytes that killing a block overwrites */
+};
+
+/* Where the interpreter takes over: an operation of a block. */
+struct bt_out {
+	struct block *block;
+	struct iop *op;
+	u16 span; /* bytes that a probe of the instruction spans, or 0 */
+};
+
+/* Host code of one block. */
+struct bt_code {
+	struct block *block;
+	const u8 *entry;       /* flags in the host */
+	const u8 *entry_saved;
+	u8 *entry_w, *entry_saved_w;
+	u8 *start_w;
+	u32 size;
+	u32 crossings; /* of spans over the end of a page */
+	struct bt_link *link;
+	struct bt_out *out; /* of each instruction, and of the one after */
+	/* Instructions' first host bytes, ascending, for faults. */
+	u32 count;
+	struct bt_point {
+		u32 host; /* offset from start_w */
+		u16 insn;
+		u8 flags; /* enum flags_at */
+	} point[];
+};
+
+struct bt_stats {
+	u64 translated, translated_bytes, host_bytes, flushes, entries;
+	u64 links, target_misses, deaths, switches, slot_clears;
+	u64 translate_ns;
+	u64 fallback[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+};
+
+/* Per vCPU. */
+struct bt {
+	struct icpu *cpu; /* owned by the engine's vCPU */
+	struct bt_area *area;
+
+	int fd;
+	u8 *write, *exec;
+	size_t size, used;
+	size_t start; /* after the common stubs */
+
+	/* Common stubs, run addresses. */
+	struct bt_exit (*enter)(const u8 *host);
+	const u8 *exit_op_host;   /* R15: struct bt_out; flags in the host */
+	const u8 *exit_op_saved;  /* ...saved, or dead */
+	const u8 *exit_link_host; /* R15: struct bt_link */
+	const u8 *exit_link_saved;
+	const u8 *exit_rip;       /* R14: rip; flags saved */
+	const u8 *fill[2]; /* [write]: R14 lin, R15 slot | size << 16 */
+	const u8 *load_vector, *save_vector;
+	const u8 *target_stale;   /* R15: struct target of another context */
+	const u8 *dead_host, *dead_saved; /* R15: offset of rip in its page */
+
+	struct bt_link *pending; /* wants its target's code */
+	u64 tlb_epoch;
+	struct tlb_entry *slot_tlb[2]; /* whose entries the slots hold */
+	struct bt_context {
+		u64 generation, id;
+		u32 key;
+	} context[BT_CONTEXTS];
+	unsigned context_last;
+	u64 contexts; /* ids given out */
+	struct bt_code **codes; /* by address, for faults */
+	size_t code_count, code_room;
+	unsigned next_slot;
+	struct xlate *xlate; /* workspace */
+	const struct insn_decoder *decoder; /* borrowed */
+	struct bt_stats stats;
+	bool count_fallbacks;
+	bool exact; /* flags are right at every fault, even dead ones */
+	u32 hot; /* runs before a block is translated */
+};
+
+/* ---- stubs.c ---- */
+/* Writes the common stubs at the start of the cache. */
+void bt_stubs(struct bt *bt, struct cursor *c);
+
+/* ---- translate.c ---- */
+/* Host code for the block, or NULL: no room (*full), or nothing gained. */
+struct bt_code *bt_translate(struct bt *bt, struct block *block, bool *full);
+
+/* ---- cache.c: the life of host code ---- */
+struct insn_decoder;
+int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
+              const struct insn_decoder *decoder, struct error *err) MUST_CHECK;
+void bt_destroy(struct bt *bt); /* NULL is legal; before the icpu */
+extern const struct icpu_code_ops bt_code_ops;
+/* Remember it for faults; the cache owns it. */
+void bt_add_code(struct bt *bt, struct bt_code *code);
+void bt_code_free(struct bt_code *code);
+/* Whoever still comes to it is sent to look its block up again. */
+void bt_kill_code(struct bt *bt, struct bt_code *code);
+void bt_link(struct bt *bt, struct bt_link *link, struct bt_code *to);
+/* Is host a place in host code where instruction k of a block may fault? */
+bool bt_find_fault(struct bt *bt, const u8 *host, struct bt_out **out,
+                   enum flags_at *flags);
+
+/* ---- enter.c: between the interpreter and host code ---- */
+iop_fn bt_op_count, bt_op_enter;
+/* This thread is about to run bt's vCPU. */
+void bt_attach_thread(struct bt *bt);
+int bt_install_signals(struct error *err) MUST_CHECK;
+
+/* ---- insn.c: may host code do this instruction? ---- */
+struct insn;
+bool bt_can(const struct icpu *cpu, const struct insn *insn);
+/* Of what bt_can allows: does it need the guest's vector state? */
+bool bt_uses_vector(const struct insn *insn);
+/* Are there scratch registers enough for a copy of it? */
+bool bt_registers_fit(const struct insn *insn);
+bool bt_needs_both_scratch(const struct insn *insn);
+/* 0-15 for Jcc, -1 for all else. */
+int bt_condition(const struct insn *insn);
+
+extern const struct engine_type bt_engine;

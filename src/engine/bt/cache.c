@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cache.c - the life of host code: room for it, links, death, flushes.
+ *
+ * The room is a memfd mapped twice, written through one mapping and run from
+ * the other: never both. It is filled front to back and emptied as a whole,
+ * with the interpreter's blocks: each vCPU has its own, so nothing here needs
+ * a lock, and nothing is patched while it runs.
+ */
+#include "engine/bt/bt.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "engine/bt/xlate.h"
+
+enum { HOST_MXCSR = 0x1f80 };
+
+void bt_code_free(struct bt_code *code)
+{
+	free(code->link);
+	free(code->out);
+	free(code);
+}
+
+static void forget_codes(struct bt *bt)
+{
+	for (size_t i = 0; i < bt->code_count; i++)
+		bt_code_free(bt->codes[i]);
+	bt->code_count = 0;
+}
+
+static void made(struct icpu *cpu, struct block *b)
+{
+	(void)cpu;
+	if (!(b->key & KEY_CODE64) || b->key & (KEY_STEP | KEY_ALIGN) ||
+	    b->crossing)
+		return;
+	b->first = b->op[0].fn;
+	b->op[0].fn = bt_op_count;
+}
+
+static void patch_dead(struct bt *bt, u8 *at, u16 off, const u8 *stub)
+{
+	struct cursor c = { .w = at, .end = at + DEAD_PATCH,
+		            .to_x = bt->exec - bt->write };
+
+	asm_bytes(&c, "\x41\xbf", 2); /* mov r15d, */
+	asm_32(&c, off);
+	asm_jmp_to(&c, stub);
+	ASSERT(!c.full);
+}
+
+void bt_kill_code(struct bt *bt, struct bt_code *code)
+{
+	if (bt->pending && bt->pending->from == code)
+		bt->pending = NULL;
+	patch_dead(bt, code->entry_saved_w, code->block->off, bt->dead_saved);
+	patch_dead(bt, code->entry_w, code->block->off, bt->dead_host);
+}
+
+static void died(struct icpu *cpu, struct block *b)
+{
+	struct bt *bt = ((struct bt_area *)(void *)cpu->area)->bt;
+
+	bt_kill_code(bt, b->made);
+	b->made = NULL;
+	bt->stats.deaths++;
+}
+
+static void flushed(struct icpu *cpu)
+{
+	struct bt *bt = ((struct bt_area *)(void *)cpu->area)->bt;
+
+	bt->pending = NULL;
+	bt->stats.flushes++;
+	bt->used = bt->start;
+	forget_codes(bt);
+	memset(bt->area->targets, 0, TARGETS * sizeof(struct target));
+}
+
+const struct icpu_code_ops bt_code_ops = {
+	.made = made,
+	.died = died,
+	.flushed = flushed,
+};
+
+void bt_link(struct bt *bt, struct bt_link *link, struct bt_code *to)
+{
+	const u8 *entry = link->saved ? to->entry_saved : to->entry;
+	struct cursor c = { .w = link->jump, .end = link->jump + 4,
+		            .to_x = bt->exec - bt->write };
+
+	asm_32(&c, (u32)(entry - (cursor_x(&c) + 4)));
+	bt->stats.links++;
+}
+
+void bt_add_code(struct bt *bt, struct bt_code *code)
+{
+	if (bt->code_count == bt->code_room) {
+		bt->code_room = bt->code_room ? bt->code_room * 2 : 1024;
+		bt->codes = xrealloc(bt->codes,
+		                     bt->code_room * sizeof(bt->codes[0]));
+	}
+	bt->codes[bt->code_count++] = code; /* addresses only grow */
+}
+
+bool bt_find_fault(struct bt *bt, const u8 *host, struct bt_out **out,
+                   enum flags_at *flags)
+{
+	const u8 *w = host - bt->exec + bt->write;
+	size_t low = 0, high = bt->code_count;
+	struct bt_code *code;
+	u32 at, p;
+
+	if (host < bt->exec || host >= bt->exec + bt->used)
+		return false;
+	while (low < high) {
+		size_t mid = (low + high) / 2;
+
+		if (bt->codes[mid]->start_w <= w)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	if (!low)
+		return false;
+	code = bt->codes[low - 1];
+	at = (u32)(w - code->start_w);
+	for (p = code->count; p > 0 && code->point[p - 1].host > at; p--)
+		;
+	if (!p || at >= code->size)
+		return false;
+	*out = &code->out[code->point[p - 1].insn];
+	*flags = code->point[p - 1].flags;
+	return true;
+}
+
+static int map_code(struct bt *bt, size_t size)
+{
+	bt->size = size;
+	bt->fd = memfd_create("code", MFD_CLOEXEC);
+	if (bt->fd < 0 || ftruncate(bt->fd, (off_t)size))
+		return -errno;
+	bt->write = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED,
+	                 bt->fd, 0);
+	if (bt->write == MAP_FAILED) {
+		bt->write = NULL;
+		return -errno;
+	}
+	bt->exec = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, bt->fd,
+	                0);
+	if (bt->exec == MAP_FAILED) {
+		bt->exec = NULL;
+		return -errno;
+	}
+	return 0;
+}
+
+int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
+              const struct insn_decoder *decoder, struct error *err)
+{
+	struct bt *bt = xalloc(sizeof(*bt));
+	struct cursor c;
+	int rc;
+
+	_Static_assert(sizeof(struct bt_area) <= sizeof(cpu->area),
+	               "the area is within reach of GS");
+	bt->fd = -1;
+	bt->cpu = cpu;
+	bt->decoder = decoder;
+	bt->area = (struct bt_area *)(void *)cpu->area;
+	bt->area->bt = bt;
+	bt->area->vector_absent = 1;
+	bt->area->host_mxcsr = HOST_MXCSR;
+	bt->area->targets = xalloc(TARGETS * sizeof(struct target));
+	bt->xlate = xalloc(sizeof(*bt->xlate));
+	rc = map_code(bt, ALIGN_UP(MAX(bytes, (u64)MIB), (u64)PAGE_SIZE));
+	if (rc) {
+		bt_destroy(bt);
+		return error_set(err, rc,
+		                 "cannot map a code cache of %" PRIu64
+		                 " MiB: %s",
+		                 bytes / MIB, strerror(-rc));
+	}
+	c = (struct cursor){ .w = bt->write, .end = bt->write + bt->size,
+		             .to_x = bt->exec - bt->write };
+	bt_stubs(bt, &c);
+	ASSERT(!c.full);
+	bt->start = bt->used = ALIGN_UP((size_t)(c.w - bt->write), (size_t)64);
+	bt->tlb_epoch = cpu->tlb_epoch - 1;
+	cpu->code_ops = &bt_code_ops;
+	*out = bt;
+	return 0;
+}
+
+void bt_destroy(struct bt *bt)
+{
+	if (!bt)
+		return;
+	bt->cpu->code_ops = NULL;
+	forget_codes(bt);
+	free(bt->codes);
+	free(bt->area->targets);
+	free(bt->xlate);
+	if (bt->exec)
+		munmap(bt->exec, bt->size);
+	if (bt->write)
+		munmap(bt->write, bt->size);
+	if (bt->fd >= 0)
+		close(bt->fd);
+	free(bt);
+}

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * engine.c - the translator's face: engine.h over the soft vCPU with host
+ * code.
+ *
+ * Options, after "bt,": tier=0 (interpret only), tier=1, stats,
+ * hot=N (translate a block when it runs for the Nth time), and exact (status
+ * flags are right at every fault, docs/decisions/0010).
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "engine/bt/bt.h"
+#include "engine/interp/interp.h"
+#include "engine/x86/decode.h"
+
+enum { DEFAULT_CODE_BYTES = 32 << 20 };
+
+struct bt_engine {
+	struct engine engine;
+	struct insn_decoder decoder;
+	u64 code_bytes; /* of each vCPU */
+	unsigned tier;
+	u64 hot; /* runs before a block is translated */
+	bool exact; /* see bt.h */
+	bool stats;
+	unsigned cpus;
+	struct bt **bt; /* by vCPU; NULL at tier 0 */
+};
+
+static struct bt_engine *bt_engine_of(struct engine *e)
+{
+	return container_of(e, struct bt_engine, engine);
+}
+
+static struct bt *bt_of_vcpu(struct vcpu *v)
+{
+	const struct icpu *cpu = (struct icpu *)v;
+
+	return ((const struct bt_area *)(const void *)cpu->area)->bt;
+}
+
+static int parse_options(struct bt_engine *e, const char *text,
+                         struct error *err)
+{
+	char *copy = xstrdup(text), *rest = copy, *word;
+	int rc = 0;
+
+	while (!rc && (word = strsep(&rest, ","))) {
+		if (!strcmp(word, "tier=0"))
+			e->tier = 0;
+		else if (!strcmp(word, "tier=1"))
+			e->tier = 1;
+		else if (!strncmp(word, "hot=", 4))
+			rc = parse_u64(word + 4, 1, 1000000, &e->hot, err);
+		else if (!strcmp(word, "exact"))
+			e->exact = true;
+		else if (!strcmp(word, "stats"))
+			e->stats = true;
+		else if (*word)
+			rc = error_set(err, -EINVAL,
+			               "engine bt has no option '%s'", word);
+	}
+	if (rc)
+		error_hint(err, "it has tier=0, tier=1, hot=N, exact and stats");
+	free(copy);
+	return rc;
+}
+
+static int bt_probe(struct error *err)
+{
+	if (!__builtin_cpu_supports("bmi2"))
+		return error_set(err, -ENOTSUP,
+		                 "this processor is older than x86-64-v3");
+	return 0;
+}
+
+static void bt_destroy_engine(struct engine *engine)
+{
+	struct bt_engine *e;
+
+	if (!engine)
+		return;
+	e = bt_engine_of(engine);
+	isystem_destroy(engine->sys);
+	free(e->bt);
+	free(e);
+}
+
+static int bt_create_engine(struct engine **out,
+                            const struct engine_config *config,
+                            struct error *err)
+{
+	struct bt_engine *e = xalloc(sizeof(*e));
+	int rc = 0;
+
+	e->tier = 1;
+	e->hot = HOT_RUNS;
+	e->cpus = config->cpus;
+	e->bt = xalloc(config->cpus * sizeof(struct bt *));
+	e->code_bytes = config->code_cache_bytes ? config->code_cache_bytes
+	                                         : DEFAULT_CODE_BYTES;
+	insn_decoder_init(&e->decoder, __builtin_cpu_is("amd"));
+	if (config->options)
+		rc = parse_options(e, config->options, err);
+	if (!rc)
+		rc = bt_install_signals(err);
+	if (!rc)
+		rc = isystem_create(&e->engine.sys, config, err);
+	if (rc) {
+		bt_destroy_engine(&e->engine);
+		return rc;
+	}
+	*out = &e->engine;
+	return 0;
+}
+
+static int bt_vcpu_create(struct engine *engine, unsigned index,
+                          const struct vcpu_host *host, struct vcpu **out,
+                          struct error *err)
+{
+	struct bt_engine *e = bt_engine_of(engine);
+	struct icpu *cpu;
+	int rc = icpu_create(&cpu, engine->sys, index, host, err);
+
+	if (rc)
+		return rc;
+	if (e->tier > 0) {
+		rc = bt_create(&e->bt[index], cpu, e->code_bytes, &e->decoder,
+		               err);
+		if (rc) {
+			icpu_destroy(cpu);
+			return rc;
+		}
+		e->bt[index]->count_fallbacks = e->stats;
+		e->bt[index]->exact = e->exact;
+		e->bt[index]->hot = (u32)e->hot;
+	}
+	*out = (struct vcpu *)cpu;
+	return 0;
+}
+
+static void bt_vcpu_destroy(struct vcpu *v)
+{
+	if (!v)
+		return;
+	bt_destroy(bt_of_vcpu(v));
+	icpu_destroy((struct icpu *)v);
+}
+
+static void bt_vcpu_run(struct vcpu *v, struct vcpu_exit *exit)
+{
+	struct bt *bt = bt_of_vcpu(v);
+
+	if (bt)
+		bt_attach_thread(bt);
+	icpu_run((struct icpu *)v, exit);
+}
+
+/* ---- figures ---- */
+
+static json_t *fallbacks_json(const struct bt_stats *s)
+{
+	json_t *o = json_object();
+
+	for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
+		if (s->fallback[m])
+			json_object_set_new(
+			    o, ZydisMnemonicGetString((ZydisMnemonic)m),
+			    json_integer((json_int_t)s->fallback[m]));
+	return o;
+}
+
+static json_t *vcpu_json(const struct bt *bt, bool fallbacks)
+{
+	const struct bt_stats *s = &bt->stats;
+	json_t *o = json_pack(
+	    "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "blocks",
+	    (json_int_t)s->translated, "guest_bytes",
+	    (json_int_t)s->translated_bytes, "host_bytes",
+	    (json_int_t)s->host_bytes, "entries", (json_int_t)s->entries,
+	    "links", (json_int_t)s->links, "target_misses",
+	    (json_int_t)s->target_misses, "deaths", (json_int_t)s->deaths,
+	    "flushes", (json_int_t)s->flushes, "context_switches",
+	    (json_int_t)s->switches, "slot_clears",
+	    (json_int_t)s->slot_clears, "translation_us",
+	    (json_int_t)(s->translate_ns / NSEC_PER_USEC));
+
+	if (fallbacks)
+		json_object_set_new(o, "untranslated", fallbacks_json(s));
+	return o;
+}
+
+static char *bt_stats_json(struct engine *engine)
+{
+	struct bt_engine *e = bt_engine_of(engine);
+	json_t *o = json_object(), *list = json_array();
+	char *text;
+
+	for (unsigned i = 0; i < e->cpus; i++)
+		if (e->bt[i])
+			json_array_append_new(list,
+			                      vcpu_json(e->bt[i], e->stats));
+	json_object_set_new(o, "vcpus", list);
+	text = json_dumps(o, JSON_COMPACT);
+	json_decref(o);
+	return text;
+}
+
+const struct engine_type bt_engine = {
+	.name = "bt",
+	.about = "the binary translator: any x86-64-v3 host, no privileges",
+	.probe = bt_probe,
+	.create = bt_create_engine,
+	.destroy = bt_destroy_engine,
+	.vcpu_create = bt_vcpu_create,
+	.vcpu_destroy = bt_vcpu_destroy,
+	.vcpu_run = bt_vcpu_run,
+	.vcpu_kick = interp_vcpu_kick,
+	.vcpu_attention = interp_vcpu_attention,
+	.vcpu_nmi = interp_vcpu_nmi,
+	.vcpu_get = interp_vcpu_get,
+	.vcpu_set = interp_vcpu_set,
+	.vcpu_stat = interp_vcpu_stat,
+	.vcpu_debug = interp_vcpu_debug,
+	.vcpu_translate = interp_vcpu_translate,
+	.dirty_start = interp_dirty_start,
+	.dirty_sync = interp_dirty_sync,
+	.dirty_stop = interp_dirty_stop,
+	.stats_json = bt_stats_json,
+};

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * enter.c - from the interpreter into host code, and back.
+ *
+ * Two operations take the place of a block's first: one counts runs until the
+ * block is worth translating, one enters its host code. Host code runs from
+ * block to block until something is not its business; what it then leaves to
+ * is an operation of the interpreter, or its run loop.
+ */
+#include "engine/bt/bt.h"
+
+#include <asm/prctl.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "engine/interp/code.h"
+
+enum { CROSSINGS_MAX = 32 };
+
+/* The one thing that a signal handler can't be told otherwise. */
+static _Thread_local struct bt *thread_bt;
+
+static struct bt *bt_of(const struct icpu *cpu)
+{
+	return ((const struct bt_area *)(const void *)cpu->area)->bt;
+}
+
+/* ---- what host code relies on ---- */
+
+/* No linear address is near it, and what it leads to faults on the host. */
+#define SLOT_EMPTY ((u64)1 << 60)
+
+static void clear_slots(struct bt *bt, unsigned ring)
+{
+	struct slot *slot = bt->area->slot[ring];
+
+	for (unsigned i = 0; i < SLOTS; i++)
+		slot[i] = (struct slot){ .tag = SLOT_EMPTY };
+	bt->stats.slot_clears++;
+}
+
+/* Slots hold what the TLB of this moment says, and nothing older. */
+static void sync_slots(struct bt *bt)
+{
+	struct icpu *cpu = bt->cpu;
+	unsigned ring = cpu->cpl == 3;
+
+	if (bt->tlb_epoch != cpu->tlb_epoch) {
+		bt->tlb_epoch = cpu->tlb_epoch;
+		bt->slot_tlb[0] = bt->slot_tlb[1] = NULL;
+	}
+	if (bt->slot_tlb[ring] != cpu->tlb) {
+		bt->slot_tlb[ring] = cpu->tlb;
+		clear_slots(bt, ring);
+	}
+}
+
+static struct bt_context *new_context(struct bt *bt)
+{
+	struct bt_context *x = &bt->context[bt->contexts % BT_CONTEXTS];
+
+	x->generation = bt->cpu->space->generation;
+	x->key = bt->cpu->key;
+	x->id = ++bt->contexts;
+	bt->stats.switches++;
+	return x;
+}
+
+/* Targets are good for one state of the mappings and one mode. */
+static void sync_context(struct bt *bt)
+{
+	u64 generation = bt->cpu->space->generation;
+	struct bt_context *x = &bt->context[bt->context_last];
+
+	if (likely(x->generation == generation && x->key == bt->cpu->key))
+		return;
+	for (x = bt->context; x < bt->context + BT_CONTEXTS; x++)
+		if (x->generation == generation && x->key == bt->cpu->key)
+			break;
+	if (x == bt->context + BT_CONTEXTS)
+		x = new_context(bt);
+	bt->context_last = (unsigned)(x - bt->context);
+	bt->area->context = x->id;
+}
+
+static void note_target(struct bt *bt, const struct bt_code *code, u64 rip)
+{
+	struct target *t =
+	    &bt->area->targets[(rip ^ rip >> 12) & (TARGETS - 1)];
+
+	t->rip = rip;
+	t->context = bt->area->context;
+	t->host = code->entry_saved;
+	t->pcbase = bt->cpu->pcbase;
+}
+
+/* ---- entering ---- */
+
+/*
+ * A span that lies across two pages fails every time. A block in which that
+ * is common is made again, with a probe for each access.
+ */
+static void note_crossing(struct bt *bt, const struct bt_out *out)
+{
+	struct block *b = out->block;
+	struct bt_code *code = b->made, *again;
+	bool full;
+
+	if (!code || (bt->area->missed & ~PAGE_MASK) + out->span <= PAGE_SIZE ||
+	    b->runs == BT_NO_MERGE || ++code->crossings < CROSSINGS_MAX)
+		return;
+	b->runs = BT_NO_MERGE;
+	again = bt_translate(bt, b, &full);
+	if (!again)
+		return;
+	bt_kill_code(bt, code);
+	bt_add_code(bt, again);
+	b->made = again;
+}
+
+static struct block *leave_at_op(struct icpu *cpu, const struct bt_out *out)
+{
+	struct iop *op = out->op;
+
+	if (out->span)
+		note_crossing(bt_of(cpu), out);
+	cpu->block = out->block;
+	cpu->link = NULL;
+	if (op == out->block->op)
+		return out->block->first(cpu, op);
+	return op->fn(cpu, op);
+}
+
+static struct block *enter(struct bt *bt, struct bt_code *code)
+{
+	struct icpu *cpu = bt->cpu;
+	u64 rip = cpu->pcbase + code->block->off;
+	struct bt_link *link;
+	struct bt_exit out;
+
+	sync_slots(bt);
+	sync_context(bt);
+	link = bt->pending;
+	bt->pending = NULL;
+	if (link && link->off == code->block->off &&
+	    link->from->block->page == code->block->page &&
+	    link->from->block->key == code->block->key)
+		bt_link(bt, link, code);
+	note_target(bt, code, rip);
+	bt->stats.entries++;
+	cpu->link = NULL;
+	out = bt->enter(code->entry_saved);
+	switch ((enum bt_exit_kind)out.kind) {
+	case BT_EXIT_OP:
+		return leave_at_op(cpu, out.value);
+	case BT_EXIT_LINK:
+		link = out.value;
+		bt->pending = link;
+		cpu->rip = cpu->pcbase + link->off;
+		return NULL;
+	default:
+		bt->stats.target_misses++;
+		return NULL;
+	}
+}
+
+struct block *bt_op_enter(struct icpu *cpu, struct iop *op)
+{
+	struct block *b = container_of(op, struct block, op[0]);
+
+	if (unlikely(!b->made)) /* it died; whoever runs it is to leave soon */
+		return b->first(cpu, op);
+	return enter(bt_of(cpu), b->made);
+}
+
+/* ---- getting hot ---- */
+
+struct block *bt_op_count(struct icpu *cpu, struct iop *op)
+{
+	struct block *b = container_of(op, struct block, op[0]);
+	struct bt *bt = bt_of(cpu);
+	struct bt_code *code;
+	bool full;
+
+	if (++b->runs < bt->hot)
+		return b->first(cpu, op);
+	code = bt_translate(bt, b, &full);
+	if (full) {
+		/* Everything goes; this block is looked up again. */
+		cpu->rip = cpu->pcbase + b->off;
+		code_cache_flush(cpu);
+		cpu->link = NULL;
+		return NULL;
+	}
+	if (!code) {
+		op->fn = b->first;
+		return b->first(cpu, op);
+	}
+	bt_add_code(bt, code);
+	b->made = code;
+	op->fn = bt_op_enter;
+	return enter(bt, code);
+}
+
+/* ---- host faults in host code ---- */
+
+/* What was there before, for faults that are not ours. */
+static struct sigaction old_action[NSIG];
+static const int caught[] = { SIGSEGV, SIGFPE, SIGBUS, SIGILL };
+
+static void pass_on(const struct sigaction *old, int sig, siginfo_t *info,
+                    void *context)
+{
+	if (old->sa_flags & SA_SIGINFO && old->sa_sigaction) {
+		old->sa_sigaction(sig, info, context);
+		return;
+	}
+	/* As if we had never been here: the fault comes again. */
+	sigaction(sig, old, NULL);
+}
+
+/*
+ * The interpreter does the instruction again, and finds the guest's fault:
+ * a division, an unmasked SIMD exception, a misaligned operand. Registers are
+ * the guest's still; only scratch was changed.
+ */
+static void on_fault(int sig, siginfo_t *info, void *context)
+{
+	ucontext_t *uc = context;
+	greg_t *regs = uc->uc_mcontext.gregs;
+	struct bt *bt = thread_bt;
+	enum flags_at flags;
+	struct bt_out *out;
+
+	if (bt && bt_find_fault(bt, (const u8 *)(uintptr_t)regs[REG_RIP], &out,
+	                        &flags)) {
+		regs[REG_R15] = (greg_t)(uintptr_t)out;
+		regs[REG_RIP] = (greg_t)(uintptr_t)(
+		    flags == FLAGS_HOST ? bt->exit_op_host : bt->exit_op_saved);
+		return;
+	}
+	pass_on(&old_action[sig], sig, info, context);
+}
+
+int bt_install_signals(struct error *err)
+{
+	struct sigaction sa = {
+		.sa_sigaction = on_fault,
+		.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER,
+	};
+
+	struct sigaction now;
+
+	sigemptyset(&sa.sa_mask);
+	for (size_t i = 0; i < ARRAY_SIZE(caught); i++) {
+		if (sigaction(caught[i], NULL, &now))
+			goto fail;
+		if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_fault)
+			continue; /* another machine of this process */
+		if (sigaction(caught[i], &sa, &old_action[caught[i]]))
+			goto fail;
+	}
+	return 0;
+fail:
+	return error_set(err, -errno, "cannot catch faults of translated code");
+}
+
+void bt_attach_thread(struct bt *bt)
+{
+	thread_bt = bt;
+	syscall(SYS_arch_prctl, ARCH_SET_GS, bt->cpu);
+}

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * flow.c - the stack, and where a block goes.
+ *
+ * A jump inside the page is a direct host jump, made when its target has code.
+ * All others go through the table of targets, with flags saved: a guest's page
+ * may be mapped at many addresses, so no block knows its own.
+ */
+#include "engine/bt/xlate.h"
+
+/* ---- the stack ---- */
+
+/* R14 + the result = host address of the 8 bytes at RSP + disp. */
+static s32 stack_reach(struct xlate *x, unsigned k, s32 disp, bool write)
+{
+	struct access a = x_stack_access(x->rsp + disp, write);
+
+	return x_reach(x, k, &a, write ? SLOT_STACK_WRITE : SLOT_STACK_READ);
+}
+
+static void move_rsp(struct xlate *x, s32 by)
+{
+	asm_lea(&x->c, true, H_GSP, H_GSP, NO_REG, 0, by);
+}
+
+/* area.value = the memory operand of 8 bytes. */
+static void load_value(struct xlate *x, unsigned k)
+{
+	s32 at = x_reach_operand(x, k);
+
+	asm_rm(&x->c, true, 0x8b, H_S1, H_S0, at);
+	asm_store_gs(&x->c, H_S1, AREA(value));
+}
+
+/* mov qword [r14 + at], imm */
+static void store_imm(struct xlate *x, s32 at, u32 imm)
+{
+	asm_rm(&x->c, true, 0xc7, 0, H_S0, at);
+	asm_32(&x->c, imm);
+}
+
+static void push(struct xlate *x, unsigned k)
+{
+	const struct insn_operand *op = &x->insn[k].op[0];
+	unsigned reg = H_S1;
+	s32 at;
+
+	if (op->kind == OPERAND_MEM)
+		load_value(x, k);
+	at = stack_reach(x, k, -8, true);
+	if (op->kind == OPERAND_IMM) {
+		store_imm(x, at, (u32)op->value);
+	} else {
+		if (op->kind == OPERAND_MEM)
+			asm_load_gs(&x->c, reg, AREA(value));
+		else
+			reg = x_read_gpr(x, op->reg, H_S1);
+		asm_rm(&x->c, true, 0x89, reg, H_S0, at);
+	}
+	move_rsp(x, -8);
+}
+
+static void pop(struct xlate *x, unsigned k)
+{
+	unsigned gpr = x->insn[k].op[0].reg;
+	unsigned reg = x_in_memory(gpr) ? (unsigned)H_S1 : x_home(gpr);
+	s32 at = stack_reach(x, k, 0, false);
+
+	asm_rm(&x->c, true, 0x8b, reg, H_S0, at);
+	if (x_in_memory(gpr))
+		asm_store_gs(&x->c, H_S1, GPR(gpr));
+	move_rsp(x, 8);
+}
+
+static void leave(struct xlate *x, unsigned k)
+{
+	struct access a = x_stack_access(0, false);
+	s32 at;
+
+	a.base = GPR_RBP;
+	at = x_reach(x, k, &a, SLOT_STACK_READ);
+	asm_rm(&x->c, true, 0x8b, H_S1, H_S0, at);
+	asm_lea(&x->c, true, H_GSP, H_RBP, NO_REG, 0, 8);
+	asm_mov_rr(&x->c, H_RBP, H_S1);
+}
+
+bool x_stack(struct xlate *x, unsigned k)
+{
+	void (*fn)(struct xlate *, unsigned);
+
+	switch (x->insn[k].z.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+		fn = push;
+		break;
+	case ZYDIS_MNEMONIC_POP:
+		fn = pop;
+		break;
+	case ZYDIS_MNEMONIC_LEAVE:
+		fn = leave;
+		break;
+	default:
+		return false;
+	}
+	fn(x, k);
+	return true;
+}
+
+/* ---- targets ---- */
+
+/*
+ * To the address in R14, flags saved: the table's line for it, or out. This
+ * is also where attention is paid: no loop gets by without it or a poll.
+ */
+static void go_to_target(struct xlate *x)
+{
+	struct cursor *c = &x->c;
+
+	/* cmp dword gs:[attention], 0; jne exit */
+	asm_bytes(c, "\x65\x83\x3c\x25", 4);
+	asm_32(c, CPU(attention));
+	asm_8(c, 0);
+	asm_bytes(c, "\x0f\x85", 2);
+	asm_32(c, (u32)(x->bt->exit_rip - (cursor_x(c) + 4)));
+	/* The line: (rip ^ rip >> 12) % TARGETS. */
+	asm_mov_rr(c, H_S1, H_S0);
+	asm_bytes(c, "\x49\xc1\xef\x0c", 4);     /* shr r15, 12 */
+	asm_rr(c, false, 0x33, H_S1, H_S0);      /* xor r15d, r14d */
+	asm_bytes(c, "\x41\x81\xe7", 3);         /* and r15d, */
+	asm_32(c, TARGETS - 1);
+	asm_bytes(c, "\x41\xc1\xe7\x05", 4);     /* shl r15d, 5 */
+	asm_gs(c, true, 0x03, H_S1, AREA(targets)); /* add r15, */
+	asm_rm(c, true, 0x3b, H_S0, H_S1, offsetof(struct target, rip));
+	asm_bytes(c, "\x0f\x85", 2);
+	asm_32(c, (u32)(x->bt->exit_rip - (cursor_x(c) + 4)));
+	asm_load_gs(c, H_S0, AREA(context));
+	asm_rm(c, true, 0x3b, H_S0, H_S1, offsetof(struct target, context));
+	asm_bytes(c, "\x0f\x85", 2);
+	asm_32(c, (u32)(x->bt->target_stale - (cursor_x(c) + 4)));
+	asm_rm(c, true, 0x8b, H_S0, H_S1, offsetof(struct target, pcbase));
+	asm_store_gs(c, H_S0, CPU(pcbase));
+	asm_bytes(c, "\x41\xff\x67", 3); /* jmp [r15 + host] */
+	asm_8(c, offsetof(struct target, host));
+}
+
+/* ---- links ---- */
+
+static struct cold *new_link(struct xlate *x, s64 off)
+{
+	unsigned n = x->links++;
+	struct bt_link *link = &x->code->link[n];
+	struct cold *cold = &x->cold[x->colds++];
+
+	ASSERT(n < x->total + 2);
+	link->from = x->code;
+	link->off = (u16)off;
+	link->saved = x->at != FLAGS_HOST;
+	cold->kind = COLD_LINK;
+	cold->link = (u16)n;
+	cold->flags = (u8)x->at;
+	return cold;
+}
+
+static void link_jump(struct xlate *x, s64 off)
+{
+	struct cold *cold = new_link(x, off);
+
+	cold->jump = asm_jmp(&x->c);
+	x->code->link[cold->link].jump = cold->jump;
+}
+
+/* Attention, without touching flags: JRCXZ. */
+static void poll(struct xlate *x)
+{
+	struct cold *cold = &x->cold[x->colds++];
+	struct cursor *c = &x->c;
+
+	cold->kind = COLD_POLL;
+	cold->flags = (u8)x->at;
+	cold->link = (u16)x->links; /* the one made next */
+	if (x->at == FLAGS_HOST) {
+		asm_mov_rr(c, H_S1, H_RCX);
+		asm_load_gs32(c, H_RCX, CPU(attention));
+		asm_bytes(c, "\xe3\x05", 2); /* jrcxz over the jump */
+		cold->jump = asm_jmp(c);
+		asm_mov_rr(c, H_RCX, H_S1);
+	} else {
+		asm_bytes(c, "\x65\x83\x3c\x25", 4);
+		asm_32(c, CPU(attention));
+		asm_8(c, 0);
+		cold->jump = asm_jcc(c, CC_NE);
+	}
+}
+
+static bool in_page(s64 off)
+{
+	return off >= 0 && off < PAGE_SIZE;
+}
+
+/* R14 = pcbase + off. */
+static void load_rip(struct xlate *x, unsigned reg, s64 off)
+{
+	asm_load_gs(&x->c, reg, CPU(pcbase));
+	asm_lea(&x->c, true, reg, reg, NO_REG, 0, (s32)off);
+}
+
+static void jump_to(struct xlate *x, s64 off, bool backward)
+{
+	if (in_page(off)) {
+		if (backward)
+			poll(x);
+		link_jump(x, off);
+		return;
+	}
+	x_flags_clobber(x, RFLAGS_STATUS);
+	load_rip(x, H_S0, off);
+	go_to_target(x);
+}
+
+void x_go_on(struct xlate *x, u16 off)
+{
+	jump_to(x, off, false);
+}
+
+/* ---- instructions ---- */
+
+static s64 end_of(const struct xlate *x, unsigned k)
+{
+	return x->block->op[x->op[k]].off + x->insn[k].length;
+}
+
+static void conditional(struct xlate *x, unsigned k, unsigned cc)
+{
+	s64 end = end_of(x, k), to = end + (s64)x->insn[k].op[0].value;
+	bool backward = to <= x->block->op[x->op[k]].off;
+	enum flags_at at;
+	u8 *over;
+
+	x_flags_need(x);
+	if (in_page(to) && !backward) {
+		struct cold *cold = new_link(x, to);
+
+		cold->jump = asm_jcc(&x->c, cc);
+		x->code->link[cold->link].jump = cold->jump;
+	} else {
+		over = asm_jcc(&x->c, cc ^ 1);
+		at = x->at;
+		jump_to(x, to, backward);
+		x->at = at;
+		asm_patch(&x->c, over);
+	}
+	/* The block may go on behind it. */
+	if (k + 1 == x->total)
+		jump_to(x, end, false);
+}
+
+static void call(struct xlate *x, unsigned k)
+{
+	const struct insn_operand *op = &x->insn[k].op[0];
+	s64 end = end_of(x, k);
+	unsigned reg;
+	s32 at;
+
+	x_flags_clobber(x, RFLAGS_STATUS);
+	if (op->kind == OPERAND_MEM) {
+		load_value(x, k);
+	} else if (op->kind == OPERAND_GPR) {
+		reg = x_read_gpr(x, op->reg, H_S1);
+		asm_store_gs(&x->c, reg, AREA(value));
+	}
+	at = stack_reach(x, k, -8, true);
+	load_rip(x, H_S1, end);
+	asm_rm(&x->c, true, 0x89, H_S1, H_S0, at);
+	move_rsp(x, -8);
+	if (op->kind == OPERAND_REL) {
+		jump_to(x, end + (s64)op->value, false);
+		return;
+	}
+	asm_load_gs(&x->c, H_S0, AREA(value));
+	go_to_target(x);
+}
+
+static void jump(struct xlate *x, unsigned k)
+{
+	const struct insn_operand *op = &x->insn[k].op[0];
+	s64 to = end_of(x, k) + (s64)op->value;
+	s32 at;
+
+	if (op->kind == OPERAND_REL) {
+		jump_to(x, to, to <= x->block->op[x->op[k]].off);
+		return;
+	}
+	x_flags_clobber(x, RFLAGS_STATUS);
+	if (op->kind == OPERAND_MEM) {
+		at = x_reach_operand(x, k);
+		asm_rm(&x->c, true, 0x8b, H_S0, H_S0, at);
+	} else {
+		asm_mov_rr(&x->c, H_S0, x_read_gpr(x, op->reg, H_S0));
+	}
+	go_to_target(x);
+}
+
+static void ret(struct xlate *x, unsigned k)
+{
+	const struct insn *in = &x->insn[k];
+	s32 extra = in->count ? (u16)in->op[0].value : 0, at;
+
+	x_flags_clobber(x, RFLAGS_STATUS);
+	at = stack_reach(x, k, 0, false);
+	asm_rm(&x->c, true, 0x8b, H_S0, H_S0, at);
+	move_rsp(x, 8 + extra);
+	go_to_target(x);
+}
+
+bool x_flow(struct xlate *x, unsigned k)
+{
+	int cc = bt_condition(&x->insn[k]);
+
+	if (cc >= 0) {
+		conditional(x, k, (unsigned)cc);
+		return true;
+	}
+	switch (x->insn[k].z.mnemonic) {
+	case ZYDIS_MNEMONIC_CALL:
+		call(x, k);
+		return true;
+	case ZYDIS_MNEMONIC_JMP:
+		jump(x, k);
+		return true;
+	case ZYDIS_MNEMONIC_RET:
+		ret(x, k);
+		return true;
+	default:
+		return false;
+	}
+}

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * stubs.c - the code that every translated block shares: the way in, the ways
+ * out, the fill of a site's page cache from the TLB, the vector registers.
+ */
+#include "engine/bt/bt.h"
+
+enum {
+	MODE_GS_ONLY = 0x04, /* modrm: SIB follows, reg in bits 3-5 */
+	SIB_ABSOLUTE = 0x25,
+};
+
+#define CPU(field) ((u32)offsetof(struct icpu, field))
+#define AREA(field)                                                            \
+	((u32)(offsetof(struct icpu, area) + offsetof(struct bt_area, field)))
+#define GPR(n) (CPU(gpr) + 8 * (u32)(n))
+
+static const u8 saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
+
+static void push(struct cursor *c, unsigned reg)
+{
+	asm_rex(c, false, 0, 0, reg);
+	asm_8(c, (u8)(0x50 | (reg & 7)));
+}
+
+static void pop(struct cursor *c, unsigned reg)
+{
+	asm_rex(c, false, 0, 0, reg);
+	asm_8(c, (u8)(0x58 | (reg & 7)));
+}
+
+static void ret(struct cursor *c)
+{
+	asm_8(c, 0xc3);
+}
+
+/* op gs:[off] with the opcode's own digit in reg. */
+static void gs_digit(struct cursor *c, u8 op0, u8 op1, unsigned digit, u32 off)
+{
+	asm_8(c, 0x65);
+	asm_8(c, op0);
+	if (op1)
+		asm_8(c, op1);
+	asm_8(c, (u8)(MODE_GS_ONLY | digit << 3));
+	asm_8(c, SIB_ABSOLUTE);
+	asm_32(c, off);
+}
+
+static void mov_gs_imm32(struct cursor *c, u32 off, u32 imm)
+{
+	gs_digit(c, 0xc7, 0, 0, off);
+	asm_32(c, imm);
+}
+
+/* The host register that holds a guest register while in host code. */
+static unsigned home(unsigned gpr)
+{
+	return gpr == GPR_RSP ? H_GSP : gpr;
+}
+
+/* struct bt_exit enter(host, cpu): RDI, RSI */
+static void emit_enter(struct bt *bt, struct cursor *c)
+{
+	bt->enter = (struct bt_exit(*)(const u8 *))(uintptr_t)cursor_x(c);
+	for (size_t i = 0; i < ARRAY_SIZE(saved); i++)
+		push(c, saved[i]);
+	asm_store_gs(c, H_RSP, AREA(host_rsp));
+	asm_mov_rr(c, H_S0, H_RDI);
+	for (unsigned r = GPR_RAX; r <= GPR_R12; r++)
+		asm_load_gs(c, home(r), GPR(r));
+	/* jmp r14 */
+	asm_8(c, 0x41);
+	asm_8(c, 0xff);
+	asm_8(c, 0xe6);
+}
+
+/* mov gs:[off], xmm or back; legacy SSE where the host has no AVX. */
+static void move_vector(struct cursor *c, bool avx, bool store, unsigned i)
+{
+	u32 low = CPU(xsave) + CPU_XSAVE_XMM + 16 * i;
+	u32 high = CPU(xsave) + CPU_XSAVE_YMMH + 16 * i;
+	u8 modrm = (u8)(MODE_GS_ONLY | (i & 7) << 3);
+
+	asm_8(c, 0x65);
+	if (!avx) { /* movups */
+		asm_rex(c, false, i, 0, 0);
+		asm_8(c, 0x0f);
+		asm_8(c, store ? 0x11 : 0x10);
+	} else { /* vmovups: VEX.128.0F */
+		asm_8(c, 0xc5);
+		asm_8(c, i < 8 ? 0xf8 : 0x78);
+		asm_8(c, store ? 0x11 : 0x10);
+	}
+	asm_8(c, modrm);
+	asm_8(c, SIB_ABSOLUTE);
+	asm_32(c, low);
+	if (!avx)
+		return;
+	/* vextractf128 gs:[high], ymm, 1; vinsertf128 ymm, ymm, .., 1 */
+	asm_8(c, 0x65);
+	asm_8(c, 0xc4);
+	asm_8(c, i < 8 ? 0xe3 : 0x63);
+	asm_8(c, store ? 0x7d : (u8)(0x05 | (~i & 15) << 3));
+	asm_8(c, store ? 0x19 : 0x18);
+	asm_8(c, modrm);
+	asm_8(c, SIB_ABSOLUTE);
+	asm_32(c, high);
+	asm_8(c, 1);
+}
+
+/* Both change no flags and no general register. */
+static void emit_vector(struct bt *bt, struct cursor *c)
+{
+	bool avx = __builtin_cpu_supports("avx");
+
+	bt->load_vector = cursor_x(c);
+	for (unsigned i = 0; i < 16; i++)
+		move_vector(c, avx, false, i);
+	gs_digit(c, 0x0f, 0xae, 2, CPU(xsave) + CPU_XSAVE_MXCSR); /* ldmxcsr */
+	mov_gs_imm32(c, AREA(vector_absent), 0);
+	ret(c);
+
+	bt->save_vector = cursor_x(c);
+	for (unsigned i = 0; i < 16; i++)
+		move_vector(c, avx, true, i);
+	gs_digit(c, 0x0f, 0xae, 3, CPU(xsave) + CPU_XSAVE_MXCSR); /* stmxcsr */
+	gs_digit(c, 0x0f, 0xae, 2, AREA(host_mxcsr));
+	mov_gs_imm32(c, AREA(vector_absent), 1);
+	if (avx)
+		asm_bytes(c, "\xc5\xf8\x77", 3); /* vzeroupper */
+	ret(c);
+}
+
+/* What every exit ends in: RAX is stored, RDX is the kind, R15 the value. */
+static const u8 *emit_leave(struct bt *bt, struct cursor *c)
+{
+	const u8 *at = cursor_x(c);
+	u8 *absent;
+
+	for (unsigned r = GPR_RCX; r <= GPR_R12; r++)
+		if (r != GPR_RDX)
+			asm_store_gs(c, home(r), GPR(r));
+	asm_mov_rr(c, H_RAX, H_S1);
+	/* cmp dword gs:[vector_absent], 0 */
+	gs_digit(c, 0x83, 0, 7, AREA(vector_absent));
+	asm_8(c, 0);
+	absent = asm_jcc(c, CC_NE);
+	asm_call_to(c, bt->save_vector);
+	asm_patch(c, absent);
+	asm_load_gs(c, H_RSP, AREA(host_rsp));
+	for (size_t i = ARRAY_SIZE(saved); i-- > 0;)
+		pop(c, saved[i]);
+	ret(c);
+	return at;
+}
+
+/* lahf; seto al; mov gs:[flags], ax: RAX was put aside. */
+static void store_flags(struct cursor *c)
+{
+	asm_8(c, 0x9f);
+	asm_bytes(c, "\x0f\x90\xc0", 3);
+	asm_8(c, 0x66);
+	asm_store_gs32(c, H_RAX, CPU(flags));
+}
+
+static const u8 *emit_exit(struct cursor *c, const u8 *leave, bool host,
+                           enum bt_exit_kind kind)
+{
+	const u8 *at = cursor_x(c);
+
+	asm_store_gs(c, H_RAX, GPR(GPR_RAX));
+	asm_store_gs(c, H_RDX, GPR(GPR_RDX));
+	asm_store_gs(c, H_S0, AREA(missed));
+	if (host)
+		store_flags(c);
+	asm_mov_imm64(c, H_RDX, kind);
+	asm_jmp_to(c, leave);
+	return at;
+}
+
+/*
+ * R14: linear address, R15: offset of the slot in struct icpu, and the size of
+ * the access in bits 16 and up. CF clear: it hit, the slot is filled, R14 is
+ * the host address. CF set: R14 unchanged.
+ */
+static const u8 *emit_fill(struct cursor *c, bool write)
+{
+	const u8 *at = cursor_x(c);
+	s32 tag = write ? offsetof(struct tlb_entry, wtag)
+	                : offsetof(struct tlb_entry, rtag);
+	u8 *miss, *crossing;
+
+	_Static_assert(sizeof(struct tlb_entry) == 32, "shifted by 5 below");
+	push(c, H_RAX);
+	push(c, H_RCX);
+	push(c, H_RDX);
+	asm_mov_rr(c, H_RAX, H_S0);
+	asm_bytes(c, "\xc1\xe8\x07", 3); /* shr eax, 12 - 5 */
+	asm_8(c, 0x25);                  /* and eax, */
+	asm_32(c, (TLB_ENTRIES - 1) << 5);
+	asm_gs(c, true, 0x03, H_RAX, CPU(tlb)); /* add rax, */
+	asm_mov_rr(c, H_RCX, H_S0);
+	asm_rm(c, true, 0x2b, H_RCX, H_RAX, tag); /* sub rcx, */
+	asm_bytes(c, "\x48\x81\xf9", 3);          /* cmp rcx, */
+	asm_32(c, PAGE_SIZE - 1);
+	miss = asm_jcc(c, CC_A);
+	asm_rr(c, false, 0x8b, H_RDX, H_S1);
+	asm_bytes(c, "\xc1\xea\x10", 3); /* shr edx, 16 */
+	asm_bytes(c, "\x01\xd1", 2);     /* add ecx, edx */
+	asm_bytes(c, "\x81\xf9", 2);     /* cmp ecx, */
+	asm_32(c, PAGE_SIZE);
+	crossing = asm_jcc(c, CC_A);
+	asm_bytes(c, "\x45\x0f\xb7\xff", 4); /* movzx r15d, r15w */
+	asm_rm(c, true, 0x8b, H_RCX, H_RAX, tag);
+	asm_bytes(c, "\x65\x49\x89\x0f", 4); /* mov gs:[r15], rcx */
+	asm_rm(c, true, 0x8b, H_RCX, H_RAX, offsetof(struct tlb_entry, addend));
+	asm_bytes(c, "\x65\x49\x89\x4f\x08", 5); /* mov gs:[r15+8], rcx */
+	asm_bytes(c, "\x49\x01\xce", 3);         /* add r14, rcx */
+	pop(c, H_RDX);
+	pop(c, H_RCX);
+	pop(c, H_RAX);
+	asm_8(c, 0xf8); /* clc */
+	ret(c);
+	asm_patch(c, miss);
+	asm_patch(c, crossing);
+	pop(c, H_RDX);
+	pop(c, H_RCX);
+	pop(c, H_RAX);
+	asm_8(c, 0xf9); /* stc */
+	ret(c);
+	return at;
+}
+
+static void emit_exit_rip(struct bt *bt, struct cursor *c, const u8 *leave)
+{
+	bt->target_stale = cursor_x(c);
+	asm_rm(c, true, 0x8b, H_S0, H_S1, offsetof(struct target, rip));
+	bt->exit_rip = cursor_x(c);
+	asm_store_gs(c, H_S0, CPU(rip));
+	asm_store_gs(c, H_RAX, GPR(GPR_RAX));
+	asm_store_gs(c, H_RDX, GPR(GPR_RDX));
+	asm_mov_imm64(c, H_RDX, BT_EXIT_RIP);
+	asm_jmp_to(c, leave);
+}
+
+/*
+ * A dead block's entries come here with the block's offset in R15: it is
+ * looked up again.
+ */
+static const u8 *emit_dead(struct bt *bt, struct cursor *c, bool host)
+{
+	const u8 *at = cursor_x(c);
+
+	asm_load_gs(c, H_S0, CPU(pcbase));
+	asm_lea(c, true, H_S0, H_S0, H_S1, 0, 0);
+	if (host) {
+		asm_mov_rr(c, H_S1, H_RAX);
+		store_flags(c);
+		asm_mov_rr(c, H_RAX, H_S1);
+	}
+	asm_jmp_to(c, bt->exit_rip);
+	return at;
+}
+
+void bt_stubs(struct bt *bt, struct cursor *c)
+{
+	const u8 *leave;
+
+	emit_enter(bt, c);
+	emit_vector(bt, c);
+	leave = emit_leave(bt, c);
+	bt->exit_op_host = emit_exit(c, leave, true, BT_EXIT_OP);
+	bt->exit_op_saved = emit_exit(c, leave, false, BT_EXIT_OP);
+	bt->exit_link_host = emit_exit(c, leave, true, BT_EXIT_LINK);
+	bt->exit_link_saved = emit_exit(c, leave, false, BT_EXIT_LINK);
+	emit_exit_rip(bt, c, leave);
+	bt->dead_host = emit_dead(bt, c, true);
+	bt->dead_saved = emit_dead(bt, c, false);
+	for (unsigned write = 0; write < 2; write++)
+		bt->fill[write] = emit_fill(c, write);
+}

@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * translate.c - a block of guest code into host code.
+ *
+ * Flags stay in the host's own register as long as nothing destroys them.
+ * Probes do; so before the first probe after an instruction that sets flags
+ * they are saved, unless they are overwritten in this block before anything
+ * reads them (98 % of accesses). Saved flags are restored where they are
+ * needed next. docs/decisions/0010 says what that means for faults.
+ *
+ * A block has two entries: flags in the host, or saved. Both are at least
+ * DEAD_PATCH bytes apart, so that each can be overwritten when the block dies.
+ */
+#include "engine/bt/xlate.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/alloc.h"
+
+enum { POINTS = 3 }; /* of an instruction: two probes and itself */
+
+/* ---- flags ---- */
+
+u32 x_flags_written(const struct insn *in)
+{
+	const ZydisAccessedFlags *f = in->z.cpu_flags;
+
+	return f ? (f->modified | f->set_0 | f->set_1 | f->undefined) &
+	               RFLAGS_STATUS
+	         : 0;
+}
+
+/* Shifts and rotates by a count that may be zero keep every flag. */
+static bool may_keep(const struct insn *in)
+{
+	const struct insn_operand *count = &in->op[in->count - 1];
+
+	switch (in->z.mnemonic) {
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_ROL:
+	case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_RCL:
+	case ZYDIS_MNEMONIC_RCR:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD:
+		return count->kind != OPERAND_IMM ||
+		       !(count->value & (in->opsize == 8 ? 63 : 31));
+	default:
+		return false;
+	}
+}
+
+u32 x_flags_read(const struct insn *in)
+{
+	const ZydisAccessedFlags *f = in->z.cpu_flags;
+
+	if (may_keep(in))
+		return RFLAGS_STATUS;
+	return f ? f->tested & RFLAGS_STATUS : 0;
+}
+
+static void save_flags(struct xlate *x)
+{
+	asm_mov_rr(&x->c, H_S1, H_RAX);
+	asm_bytes(&x->c, "\x9f\x0f\x90\xc0\x66", 5); /* lahf; seto al; 66 */
+	asm_store_gs32(&x->c, H_RAX, CPU(flags));
+	asm_mov_rr(&x->c, H_RAX, H_S1);
+}
+
+static void restore_flags(struct xlate *x)
+{
+	asm_mov_rr(&x->c, H_S1, H_RAX);
+	asm_load_gs32(&x->c, H_RAX, CPU(flags));
+	asm_bytes(&x->c, "\x04\x7f\x9e", 3); /* add al, 0x7f; sahf */
+	asm_mov_rr(&x->c, H_RAX, H_S1);
+}
+
+void x_flags_clobber(struct xlate *x, u32 live)
+{
+	if (!live) {
+		x->at = FLAGS_DEAD;
+	} else if (x->at == FLAGS_HOST) {
+		save_flags(x);
+		x->at = FLAGS_SAVED;
+	}
+}
+
+void x_flags_need(struct xlate *x)
+{
+	if (x->at == FLAGS_SAVED) {
+		restore_flags(x);
+		x->at = FLAGS_HOST;
+	}
+}
+
+/* ---- what the block holds ---- */
+
+static bool ends_block(const struct insn *in)
+{
+	switch (in->z.meta.category) {
+	case ZYDIS_CATEGORY_COND_BR:
+	case ZYDIS_CATEGORY_UNCOND_BR:
+	case ZYDIS_CATEGORY_CALL:
+	case ZYDIS_CATEGORY_RET:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool decode(struct xlate *x, const struct insn_decoder *d)
+{
+	const struct block *b = x->block;
+	unsigned off = b->off, end = b->off + b->len, op = 0;
+
+	while (off < end && x->total < BLOCK_OPS) {
+		struct insn *in = &x->insn[x->total];
+
+		if (insn_decode(d, INSN_64, b->page->host + off,
+		                PAGE_SIZE - off, in) != INSN_OK)
+			return false;
+		/* Operations and instructions go in step; one that is joined
+		 * to the one before has no operation of its own. */
+		while (op < b->ops && b->op[op].off < off)
+			op++;
+		if (op >= b->ops || b->op[op].off != off)
+			return false;
+		x->op[x->total++] = (u16)op;
+		off += in->length;
+	}
+	return off == end;
+}
+
+static void analyse(struct xlate *x)
+{
+	while (x->count < x->total && bt_can(x->cpu, &x->insn[x->count]))
+		x->count++;
+	for (unsigned k = x->total; k-- > 0;) {
+		const struct insn *in = &x->insn[k];
+
+		/* At a block's end, and before what the interpreter does, all
+		 * flags must be right. */
+		if (k >= x->count || x->bt->exact || bt_condition(in) >= 0)
+			x->live[k] = RFLAGS_STATUS;
+		else if (k + 1 == x->total)
+			x->live[k] = (RFLAGS_STATUS & ~x_flags_written(in)) |
+			             x_flags_read(in);
+		else
+			x->live[k] = (x->live[k + 1] & ~x_flags_written(in)) |
+			             x_flags_read(in);
+	}
+}
+
+void x_point(struct xlate *x, unsigned k)
+{
+	struct bt_point *p = &x->code->point[x->code->count];
+
+	ASSERT(x->code->count < x->count * POINTS);
+	x->code->count++;
+	p->host = (u32)(x->c.w - x->code->start_w);
+	p->insn = (u16)k;
+	p->flags = (u8)x->at;
+}
+
+/* ---- out of line ---- */
+
+static void leave_to(struct xlate *x, void *value, const u8 *exit)
+{
+	asm_mov_imm64(&x->c, H_S1, (u64)(uintptr_t)value);
+	asm_jmp_to(&x->c, exit);
+}
+
+/* The interpreter does instruction k and goes on from there. */
+static void leave_to_op(struct xlate *x, unsigned k, enum flags_at at)
+{
+	leave_to(x, &x->code->out[k],
+	         at == FLAGS_HOST ? x->bt->exit_op_host : x->bt->exit_op_saved);
+}
+
+static void cold_fill(struct xlate *x, const struct cold *cold)
+{
+	u8 *miss;
+
+	ASSERT(cold->slot < 0x10000);
+	asm_mov_imm64(&x->c, H_S1, cold->slot | (u32)cold->size << 16);
+	asm_call_to(&x->c, x->bt->fill[cold->write]);
+	miss = asm_jcc(&x->c, CC_B);
+	asm_jmp_to(&x->c, cold->resume);
+	asm_patch(&x->c, miss);
+	leave_to_op(x, cold->insn, cold->flags);
+}
+
+static void cold_exit(struct xlate *x, const struct cold *cold)
+{
+	struct bt_link *link = &x->code->link[cold->link];
+
+	if (cold->kind == COLD_POLL && cold->flags == FLAGS_HOST)
+		asm_mov_rr(&x->c, H_RCX, H_S1); /* poll() put it aside */
+	if (cold->kind == COLD_LINK)
+		link->unlinked = cursor_x(&x->c);
+	leave_to(x, link,
+	         cold->flags == FLAGS_HOST ? x->bt->exit_link_host
+	                                   : x->bt->exit_link_saved);
+}
+
+static void emit_cold(struct xlate *x)
+{
+	for (unsigned i = 0; i < x->colds; i++) {
+		asm_patch(&x->c, x->cold[i].jump);
+		if (x->cold[i].kind == COLD_FILL)
+			cold_fill(x, &x->cold[i]);
+		else
+			cold_exit(x, &x->cold[i]);
+	}
+}
+
+/* ---- the block ---- */
+
+static bool needs_vector(const struct xlate *x)
+{
+	for (unsigned k = 0; k < x->count; k++)
+		if (bt_uses_vector(&x->insn[k]))
+			return true;
+	return false;
+}
+
+/* Bring in the vector registers unless they are. Changes no flags. */
+static void ensure_vector(struct xlate *x)
+{
+	asm_mov_rr(&x->c, H_S1, H_RCX);
+	asm_load_gs32(&x->c, H_RCX, AREA(vector_absent));
+	asm_bytes(&x->c, "\xe3\x05", 2); /* jrcxz over the call */
+	asm_call_to(&x->c, x->bt->load_vector);
+	asm_mov_rr(&x->c, H_RCX, H_S1);
+}
+
+static void pad(struct xlate *x, const u8 *from)
+{
+	static const u8 nop[] = { 0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0 };
+
+	while (x->c.w - from < DEAD_PATCH && !x->c.full) {
+		size_t n = (size_t)(DEAD_PATCH - (x->c.w - from));
+
+		if (n >= sizeof(nop))
+			asm_bytes(&x->c, nop, sizeof(nop));
+		else
+			while (n--)
+				asm_8(&x->c, n ? 0x66 : 0x90);
+	}
+}
+
+static void emit_entries(struct xlate *x)
+{
+	struct bt_code *code = x->code;
+
+	code->start_w = code->entry_saved_w = x->c.w;
+	code->entry_saved = cursor_x(&x->c);
+	if (x->live[0])
+		restore_flags(x);
+	pad(x, code->entry_saved_w);
+	code->entry_w = x->c.w;
+	code->entry = cursor_x(&x->c);
+	x->at = x->live[0] ? FLAGS_HOST : FLAGS_DEAD;
+	if (needs_vector(x))
+		ensure_vector(x);
+}
+
+static void emit_body(struct xlate *x)
+{
+	for (unsigned k = 0; k < x->count; k++) {
+		if (!x_flow(x, k) && !x_stack(x, k))
+			x_copy(x, k);
+		x_after(x, k);
+	}
+	if (x->count < x->total)
+		leave_to_op(x, x->count, x->at);
+	else if (!ends_block(&x->insn[x->total - 1]))
+		x_go_on(x, (u16)(x->block->off + x->block->len));
+	pad(x, x->code->entry_w);
+}
+
+static u64 now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
+}
+
+static struct bt_code *place(struct xlate *x, bool *full)
+{
+	struct bt *bt = x->bt;
+	struct bt_code *code;
+
+	/* Host code holds the addresses of its links: it is never moved. */
+	x->code = code =
+	    xalloc(sizeof(*code) + x->count * POINTS * sizeof(code->point[0]));
+	code->block = x->block;
+	code->link = xalloc((x->total + 2) * sizeof(code->link[0]));
+	code->out = xalloc(x->total * sizeof(code->out[0]));
+	for (unsigned k = 0; k < x->total; k++)
+		code->out[k] = (struct bt_out){
+			.block = x->block,
+			.op = &x->block->op[x->op[k]],
+		};
+	x->c = (struct cursor){ .w = bt->write + bt->used,
+		                .end = bt->write + bt->size,
+		                .to_x = bt->exec - bt->write };
+	emit_entries(x);
+	emit_body(x);
+	emit_cold(x);
+	*full = x->c.full;
+	if (x->c.full) {
+		bt_code_free(code);
+		return NULL;
+	}
+	code->size = (u32)(x->c.w - code->start_w);
+	bt->used = ALIGN_UP((size_t)(x->c.w - bt->write), (size_t)16);
+	return code;
+}
+
+struct bt_code *bt_translate(struct bt *bt, struct block *block, bool *full)
+{
+	struct xlate *x = bt->xlate;
+	u64 start = now_ns();
+	struct bt_code *code = NULL;
+
+	*full = false;
+	memset(x, 0, offsetof(struct xlate, op));
+	x->bt = bt;
+	x->cpu = bt->cpu;
+	x->block = block;
+	x->merge = block->runs != BT_NO_MERGE;
+	if (decode(x, bt->decoder)) {
+		analyse(x);
+		if (x->count)
+			code = place(x, full);
+		if (x->count < x->total && bt->count_fallbacks)
+			bt->stats.fallback[x->insn[x->count].z.mnemonic]++;
+	}
+	if (code) {
+		bt->stats.translated++;
+		bt->stats.translated_bytes += block->len;
+		bt->stats.host_bytes += code->size;
+	}
+	bt->stats.translate_ns += now_ns() - start;
+	return code;
+}

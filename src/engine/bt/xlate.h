@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * xlate.h - the state of one block's translation.
+ */
+#pragma once
+
+#include "engine/bt/bt.h"
+#include "engine/x86/decode.h"
+
+#define CPU(field) ((u32)offsetof(struct icpu, field))
+#define AREA(field)                                                            \
+	((u32)(offsetof(struct icpu, area) + offsetof(struct bt_area, field)))
+#define GPR(n) (CPU(gpr) + 8 * (u32)(n))
+
+/* Code out of the way of the hot path, written when the block is done. */
+struct cold {
+	enum {
+		COLD_FILL, /* a site's page cache missed */
+		COLD_LINK, /* a link that is not linked yet */
+		COLD_POLL, /* attention at a backward jump */
+	} kind;
+	u8 *jump;         /* displacement that leads here */
+	const u8 *resume; /* COLD_FILL: run address after a hit */
+	u32 slot;         /* ... offset in struct icpu */
+	u16 size;         /* ... of the access */
+	bool write;
+	u8 flags;         /* enum flags_at */
+	u16 insn;
+	u16 link;
+};
+
+/* Bytes of guest memory. */
+struct access {
+	u8 base, index, shift;
+	u8 seg; /* FS, GS, or DS for all that have base 0 */
+	bool wide, write;
+	u16 size;
+	s64 at; /* displacement; off RSP, from where the block began */
+};
+
+struct xlate {
+	struct bt *bt;
+	struct icpu *cpu;
+	struct block *block;
+	struct bt_code *code;
+	struct cursor c;
+	enum flags_at at;
+	unsigned count; /* instructions done here; more may follow */
+	unsigned total;
+	unsigned colds, links;
+	bool merge; /* accesses may share a probe */
+	s64 rsp;    /* RSP less RSP at the block's beginning */
+	struct {
+		bool valid; /* R14 is the host address of access.at */
+		struct access access;
+	} span;
+	u16 op[BLOCK_OPS];       /* of each instruction, in block->op */
+	u32 live[BLOCK_OPS + 1]; /* status flags read before written */
+	struct cold cold[BLOCK_OPS * 3 + 8];
+	struct insn insn[BLOCK_OPS];
+};
+
+/* ---- flags (translate.c) ---- */
+/* What follows destroys host flags; insn k's are live before it. */
+void x_flags_clobber(struct xlate *x, u32 live);
+/* What follows reads flags, or changes some and keeps others. */
+void x_flags_need(struct xlate *x);
+
+/* RFLAGS_STATUS bits; a shift by CL reads all: it may keep them. */
+u32 x_flags_read(const struct insn *in);
+u32 x_flags_written(const struct insn *in);
+/* A fault in the host bytes from here on is instruction k's. */
+void x_point(struct xlate *x, unsigned k);
+
+/* ---- memory (access.c) ---- */
+/* R14 = linear address of instruction k's memory operand. No probe. Changes
+ * flags if it has a segment base: clobber before. */
+void x_address(struct xlate *x, unsigned k);
+/*
+ * R14 + the result = host address of the access, or off to the interpreter's
+ * operation of k. Flags are clobbered if need be. stack_slot: -1 for a slot of
+ * its own.
+ */
+s32 x_reach(struct xlate *x, unsigned k, const struct access *a,
+            int stack_slot);
+s32 x_reach_operand(struct xlate *x, unsigned k);
+/* Instruction k is done: what it did to registers that R14 depends on. */
+void x_after(struct xlate *x, unsigned k);
+/* Does the memory operand stand for an access, not just an address? */
+bool x_touches_memory(const struct insn *in);
+
+/* 8 bytes at a position off RSP. */
+static inline struct access x_stack_access(s64 at, bool write)
+{
+	return (struct access){ .base = GPR_RSP, .index = INSN_NO_REG,
+		                .seg = SEG_DS, .wide = true, .at = at,
+		                .size = 8, .write = write };
+}
+
+/* ---- copies (copy.c) ---- */
+void x_copy(struct xlate *x, unsigned k);
+
+/* ---- stack and control flow (flow.c) ---- */
+bool x_stack(struct xlate *x, unsigned k); /* false: not one of these */
+bool x_flow(struct xlate *x, unsigned k);
+void x_go_on(struct xlate *x, u16 off); /* the block ends; next is at off */
+
+static inline unsigned x_home(unsigned gpr)
+{
+	return gpr == GPR_RSP ? (unsigned)H_GSP : gpr;
+}
+static inline bool x_in_memory(unsigned gpr)
+{
+	return gpr >= GPR_R13 && gpr <= GPR_R15;
+}
+/* A host register that holds the guest's, loaded into scratch if it must. */
+static inline unsigned x_read_gpr(struct xlate *x, unsigned gpr,
+                                  unsigned scratch)
+{
+	if (!x_in_memory(gpr))
+		return x_home(gpr);
+	asm_load_gs(&x->c, scratch, GPR(gpr));
+	return scratch;
+}

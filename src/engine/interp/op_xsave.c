@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * op_xsave.c - the XSAVE family: SDM vol. 1 ch. 13.
+ */
+#include <string.h>
+
+#include "engine/interp/fpu.h"
+#include "engine/interp/ops.h"
+#include "engine/x86/cpuid.h"
+#include "engine/x86/decode.h"
+
+static void check(struct icpu *cpu, bool supervisor)
+{
+	if (!(cpu->cr4 & CR4_OSXSAVE))
+		icpu_ud(cpu);
+	if (cpu->cr0 & CR0_TS)
+		icpu_fault(cpu, VEC_NM);
+	if (supervisor && cpu->cpl)
+		icpu_gp(cpu);
+}
+
+static u64 enabled(const struct icpu *cpu, bool supervisor)
+{
+	return cpu->xcr0 | (supervisor ? cpu->xss : 0);
+}
+
+static u64 requested(const struct icpu *cpu, bool supervisor)
+{
+	u64 mask = (u32)cpu->gpr[GPR_RAX] | cpu->gpr[GPR_RDX] << 32;
+
+	return mask & enabled(cpu, supervisor);
+}
+
+static struct fpu_mode mode_of(const struct icpu *cpu, const struct iop *op)
+{
+	return (struct fpu_mode){
+		.long_mode = icpu_code64(cpu),
+		.rex_w = op->opsize == 8,
+		.amd = cpu->amd,
+	};
+}
+
+static gva_t area_address(struct icpu *cpu, struct iop *op, size_t extent,
+                          enum icpu_access access)
+{
+	gva_t lin = op_linear(cpu, op, (unsigned)extent, access);
+
+	if (lin & 63)
+		icpu_gp(cpu);
+	return lin;
+}
+
+static struct block *op_xsave(struct icpu *cpu, struct iop *op)
+{
+	_Alignas(64) u8 area[CPU_XSAVE_SIZE];
+	enum fpu_xsave_kind kind = op->aux;
+	struct fpu_range ranges[FPU_RANGES];
+	size_t extent, n;
+	u64 rfbm;
+	gva_t lin;
+
+	ENTER;
+	check(cpu, kind == FPU_XSAVES);
+	rfbm = requested(cpu, kind == FPU_XSAVES);
+	extent = fpu_xsave_extent(kind, rfbm);
+	lin = area_address(cpu, op, extent, ACCESS_WRITE);
+	icpu_probe(cpu, lin, extent, ACCESS_WRITE, cpu->priv);
+	memset(area, 0, sizeof(area));
+	icpu_read(cpu, lin + 512, area + 512, 8, cpu->priv);
+	n = fpu_xsave(cpu->xsave, mode_of(cpu, op), kind, rfbm, area, ranges);
+	for (size_t i = 0; i < n; i++)
+		icpu_write(cpu, lin + ranges[i].offset,
+		           area + ranges[i].offset, ranges[i].size, cpu->priv);
+	NEXT;
+}
+
+static struct block *op_xrstor(struct icpu *cpu, struct iop *op)
+{
+	_Alignas(64) u8 area[CPU_XSAVE_SIZE];
+	bool supervisor = op->aux;
+	size_t extent;
+	u64 rfbm;
+	gva_t lin;
+
+	ENTER;
+	check(cpu, supervisor);
+	rfbm = requested(cpu, supervisor);
+	lin = area_address(cpu, op, FPU_HEADER_END, ACCESS_READ);
+	memset(area, 0, sizeof(area));
+	icpu_read(cpu, lin, area, FPU_HEADER_END, cpu->priv);
+	extent = fpu_xrstor_extent(area, rfbm);
+	if (extent > FPU_HEADER_END)
+		icpu_read(cpu, lin, area, MIN(extent, sizeof(area)),
+		          cpu->priv);
+	if (!fpu_xrstor(cpu->xsave, mode_of(cpu, op), supervisor,
+	                cpuid_has(cpu->cpuid, FEATURE_XSAVEC), rfbm,
+	                enabled(cpu, supervisor), area))
+		icpu_gp(cpu);
+	NEXT;
+}
+
+bool build_xsave(struct build *b, struct iop *op)
+{
+	build_address(b, op);
+	op->opsize = 4;
+	op->fn = op_xsave;
+	switch (b->insn->z.mnemonic) {
+	case ZYDIS_MNEMONIC_XSAVE64:
+		op->opsize = 8;
+		/* fall through */
+	case ZYDIS_MNEMONIC_XSAVE:
+		op->aux = FPU_XSAVE;
+		break;
+	case ZYDIS_MNEMONIC_XSAVEOPT64:
+		op->opsize = 8;
+		/* fall through */
+	case ZYDIS_MNEMONIC_XSAVEOPT:
+		op->aux = FPU_XSAVEOPT;
+		break;
+	case ZYDIS_MNEMONIC_XSAVEC64:
+		op->opsize = 8;
+		/* fall through */
+	case ZYDIS_MNEMONIC_XSAVEC:
+		op->aux = FPU_XSAVEC;
+		break;
+	case ZYDIS_MNEMONIC_XSAVES64:
+		op->opsize = 8;
+		/* fall through */
+	case ZYDIS_MNEMONIC_XSAVES:
+		op->aux = FPU_XSAVES;
+		break;
+	case ZYDIS_MNEMONIC_XRSTOR64:
+		op->opsize = 8;
+		/* fall through */
+	case ZYDIS_MNEMONIC_XRSTOR:
+		op->fn = op_xrstor;
+		break;
+	case ZYDIS_MNEMONIC_XRSTORS64:
+		op->opsize = 8;
+		/* fall through */
+	default:
+		op->fn = op_xrstor;
+		op->aux = 1;
+		break;
+	}
+	return true;
+}

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cpuid.c - the model: features out of one table, and the leaves built of it.
+ *
+ * User-level instructions run on the host's own units, so a feature is shown
+ * only if the host has it. What belongs to the machine and not to the
+ * processor (x2APIC, the APIC's deadline timer, the hypervisor bit) is shown
+ * always.
+ */
+#include "engine/x86/cpuid.h"
+
+#include <cpuid.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "engine/x86/cpuid_leaves.h"
+#include "guest/cpu.h"
+
+enum reg { EAX, EBX, ECX, EDX };
+
+/* What else it takes to be shown. */
+enum {
+	BASELINE = 1 << 0, /* x86-64-v2 and what any system needs */
+	MACHINE = 1 << 1,  /* not the host's to give */
+	NEEDS_AVX = 1 << 2, /* the host's kernel must have it switched on */
+	NOT_MODELLED = 1 << 3,
+};
+
+struct feature {
+	u32 leaf;
+	u8 subleaf, reg, bit, flags;
+};
+
+static const struct feature features[FEATURE_COUNT] = {
+	[FEATURE_SSE3] = { 1, 0, ECX, 0, BASELINE },
+	[FEATURE_PCLMUL] = { 1, 0, ECX, 1, 0 },
+	[FEATURE_SSSE3] = { 1, 0, ECX, 9, BASELINE },
+	[FEATURE_FMA] = { 1, 0, ECX, 12, NEEDS_AVX },
+	[FEATURE_CX16] = { 1, 0, ECX, 13, BASELINE },
+	[FEATURE_PCID] = { 1, 0, ECX, 17, 0 },
+	[FEATURE_SSE41] = { 1, 0, ECX, 19, BASELINE },
+	[FEATURE_SSE42] = { 1, 0, ECX, 20, BASELINE },
+	[FEATURE_X2APIC] = { 1, 0, ECX, 21, BASELINE | MACHINE },
+	[FEATURE_MOVBE] = { 1, 0, ECX, 22, 0 },
+	[FEATURE_POPCNT] = { 1, 0, ECX, 23, BASELINE },
+	[FEATURE_TSC_DEADLINE] = { 1, 0, ECX, 24, BASELINE | MACHINE },
+	[FEATURE_AES] = { 1, 0, ECX, 25, 0 },
+	[FEATURE_XSAVE] = { 1, 0, ECX, 26, 0 },
+	[FEATURE_AVX] = { 1, 0, ECX, 28, NEEDS_AVX },
+	[FEATURE_F16C] = { 1, 0, ECX, 29, NEEDS_AVX },
+	[FEATURE_RDRAND] = { 1, 0, ECX, 30, 0 },
+	[FEATURE_FSGSBASE] = { 7, 0, EBX, 0, 0 },
+	[FEATURE_BMI1] = { 7, 0, EBX, 3, NEEDS_AVX },
+	[FEATURE_AVX2] = { 7, 0, EBX, 5, NEEDS_AVX },
+	[FEATURE_SMEP] = { 7, 0, EBX, 7, 0 },
+	[FEATURE_BMI2] = { 7, 0, EBX, 8, NEEDS_AVX },
+	[FEATURE_ERMS] = { 7, 0, EBX, 9, 0 },
+	[FEATURE_INVPCID] = { 7, 0, EBX, 10, 0 },
+	[FEATURE_RDSEED] = { 7, 0, EBX, 18, 0 },
+	[FEATURE_ADX] = { 7, 0, EBX, 19, 0 },
+	[FEATURE_SMAP] = { 7, 0, EBX, 20, 0 },
+	[FEATURE_CLFLUSHOPT] = { 7, 0, EBX, 23, 0 },
+	[FEATURE_CLWB] = { 7, 0, EBX, 24, 0 },
+	[FEATURE_SHA] = { 7, 0, EBX, 29, 0 },
+	[FEATURE_UMIP] = { 7, 0, ECX, 2, 0 },
+	[FEATURE_VAES] = { 7, 0, ECX, 9, NEEDS_AVX },
+	[FEATURE_VPCLMUL] = { 7, 0, ECX, 10, NEEDS_AVX },
+	[FEATURE_RDPID] = { 7, 0, ECX, 22, 0 },
+	[FEATURE_FSRM] = { 7, 0, EDX, 4, 0 },
+	[FEATURE_XSAVEOPT] = { 0xd, 1, EAX, 0, 0 },
+	[FEATURE_XSAVEC] = { 0xd, 1, EAX, 1, 0 },
+	[FEATURE_XGETBV1] = { 0xd, 1, EAX, 2, 0 },
+	[FEATURE_XSAVES] = { 0xd, 1, EAX, 3, 0 },
+	[FEATURE_LAHF64] = { 0x80000001, 0, ECX, 0, BASELINE },
+	[FEATURE_LZCNT] = { 0x80000001, 0, ECX, 5, 0 },
+	[FEATURE_SSE4A] = { 0x80000001, 0, ECX, 6, 0 },
+	/* MXCSR.MM does not exist here: fpu.h, FPU_MXCSR_MASK. */
+	[FEATURE_MISALIGNSSE] = { 0x80000001, 0, ECX, 7, NOT_MODELLED },
+	[FEATURE_PREFETCHW] = { 0x80000001, 0, ECX, 8, 0 },
+	[FEATURE_SYSCALL] = { 0x80000001, 0, EDX, 11, BASELINE },
+	[FEATURE_NX] = { 0x80000001, 0, EDX, 20, BASELINE },
+	[FEATURE_MMXEXT] = { 0x80000001, 0, EDX, 22, 0 },
+	[FEATURE_PAGE1G] = { 0x80000001, 0, EDX, 26, 0 },
+	[FEATURE_RDTSCP] = { 0x80000001, 0, EDX, 27, BASELINE },
+	[FEATURE_LM] = { 0x80000001, 0, EDX, 29, BASELINE },
+	[FEATURE_INVARIANT_TSC] = { 0x80000007, 0, EDX, 8, BASELINE },
+	[FEATURE_CLZERO] = { 0x80000008, 0, EBX, 0, 0 },
+};
+
+static u32 host_reg(const struct feature *f)
+{
+	u32 r[4] = { 0 };
+
+	if (!__get_cpuid_count(f->leaf, f->subleaf, &r[0], &r[1], &r[2], &r[3]))
+		return 0;
+	return r[f->reg];
+}
+
+/* Has the host's kernel switched on what VEX instructions need? */
+static bool host_avx_on(void)
+{
+	u32 a, b, c, d, low, high;
+
+	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+		return false;
+	__asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+	return (low & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX);
+}
+
+static bool shown(const struct feature *f, bool baseline, bool avx)
+{
+	if (f->flags & NOT_MODELLED)
+		return false;
+	if (baseline && !(f->flags & BASELINE))
+		return false;
+	if (f->flags & MACHINE)
+		return true;
+	if ((f->flags & NEEDS_AVX) && !avx)
+		return false;
+	return (host_reg(f) & BIT(f->bit)) != 0;
+}
+
+/* A feature says nothing without those that it builds on. */
+static void drop(struct cpuid_model *m, enum cpuid_feature needed,
+                 const enum cpuid_feature *list, size_t n)
+{
+	size_t i;
+
+	for (i = 0; !m->has[needed] && i < n; i++)
+		m->has[list[i]] = false;
+}
+
+static void drop_orphans(struct cpuid_model *m)
+{
+	static const enum cpuid_feature of_xsave[] = {
+		FEATURE_AVX,	  FEATURE_XSAVEOPT, FEATURE_XSAVEC,
+		FEATURE_XGETBV1, FEATURE_XSAVES,
+	};
+	static const enum cpuid_feature of_avx[] = {
+		FEATURE_FMA,  FEATURE_F16C, FEATURE_AVX2,
+		FEATURE_BMI1, FEATURE_BMI2, FEATURE_VAES,
+		FEATURE_VPCLMUL,
+	};
+
+	drop(m, FEATURE_XSAVE, of_xsave, ARRAY_SIZE(of_xsave));
+	drop(m, FEATURE_AVX, of_avx, ARRAY_SIZE(of_avx));
+}
+
+static void read_host(struct cpuid_model *m, bool baseline)
+{
+	u32 a, b, c, d, i;
+
+	__cpuid(0, a, b, c, d);
+	m->vendor[0] = b;
+	m->vendor[1] = d;
+	m->vendor[2] = c;
+	m->amd = !memcmp(m->vendor, "AuthenticAMD", 12) ||
+	         !memcmp(m->vendor, "HygonGenuine", 12);
+	__cpuid(1, m->signature, b, c, d);
+	m->phys_bits = 40;
+	if (__get_cpuid(0x80000008, &a, &b, &c, &d)) {
+		u8 bits = a & 0xff;
+
+		/* Below 40 too: a guest may hand addresses to real tables. */
+		m->phys_bits = bits < 40 || !baseline ? MIN(bits, 46) : 40;
+		m->xsave_error_pointers = m->amd && (b & BIT(2));
+	}
+	if (__get_cpuid(0x80000001, &a, &b, &c, &d))
+		m->ffxsr = m->amd && !baseline && (d & BIT(25));
+	if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
+		m->tsc_adjust = (b & BIT(1)) != 0;
+	if (__get_cpuid(0x80000021, &a, &b, &c, &d))
+		m->lfence_serializes = m->amd && (a & BIT(2));
+	for (i = 0; i < 3; i++) {
+		u32 *words = &m->brand[4 * i];
+
+		if (baseline || !__get_cpuid(0x80000002 + i, &words[0],
+		                             &words[1], &words[2], &words[3]))
+			break;
+	}
+	if (!m->brand[0])
+		memcpy(m->brand, "Atoll x86-64-v2 processor", 26);
+}
+
+struct cpuid_model *cpuid_model_create(const struct cpuid_config *config)
+{
+	struct cpuid_model *m = xalloc(sizeof(*m));
+	bool avx = host_avx_on();
+	size_t i;
+
+	m->config = *config;
+	read_host(m, config->baseline);
+	for (i = 0; i < FEATURE_COUNT; i++)
+		m->has[i] = shown(&features[i], config->baseline, avx);
+	drop_orphans(m);
+	for (m->apic_bits = 0; (1u << m->apic_bits) < config->cpus;)
+		m->apic_bits++;
+	return m;
+}
+
+void cpuid_model_destroy(struct cpuid_model *model)
+{
+	free(model);
+}
+
+bool cpuid_has(const struct cpuid_model *model, enum cpuid_feature feature)
+{
+	return feature < FEATURE_COUNT && model->has[feature];
+}
+
+void cpuid_add_features(const struct cpuid_model *m, u32 leaf, u32 subleaf,
+                        struct cpuid_regs *out)
+{
+	u32 *reg[4] = { &out->eax, &out->ebx, &out->ecx, &out->edx };
+	size_t i;
+
+	for (i = 0; i < FEATURE_COUNT; i++) {
+		const struct feature *f = &features[i];
+
+		if (m->has[i] && f->leaf == leaf && f->subleaf == subleaf)
+			*reg[f->reg] |= (u32)BIT(f->bit);
+	}
+}

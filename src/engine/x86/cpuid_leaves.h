@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cpuid_leaves.h - inside of a CPUID model.
+ */
+#pragma once
+
+#include "engine/x86/cpuid.h"
+
+struct cpuid_model {
+	struct cpuid_config config;
+	bool has[FEATURE_COUNT];
+	bool amd; /* AMD's leaves and AMD's habits */
+	u32 vendor[3]; /* in the order of the text */
+	u32 signature; /* leaf 1 EAX */
+	u32 brand[12];
+	u8 phys_bits;
+	u8 apic_bits; /* of an APIC ID, to tell the cores apart */
+	bool xsave_error_pointers, ffxsr, tsc_adjust, lfence_serializes;
+};
+
+/* The feature bits of one leaf, ORed in. */
+void cpuid_add_features(const struct cpuid_model *m, u32 leaf, u32 subleaf,
+                        struct cpuid_regs *out);
