@@ -61,8 +61,10 @@ enum {
 	BLOCK_OPEN_READONLY = 1 << 0,
 	BLOCK_OPEN_DIRECT = 1 << 1,   /* O_DIRECT */
 	BLOCK_OPEN_NO_LOCK = 1 << 2,  /* the caller holds it */
-	BLOCK_OPEN_THREADS = 1 << 3,  /* thread pool even where io_uring works */
+	BLOCK_OPEN_THREADS = 1 << 3,  /* a pool of threads, never io_uring */
 	BLOCK_OPEN_NO_FLUSH = 1 << 4, /* cache=unsafe: flushes do nothing */
+	BLOCK_OPEN_URING = 1 << 5,    /* io_uring if the host has it; else it is
+	                               * used for O_DIRECT only */
 };
 
 /*

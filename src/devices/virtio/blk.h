@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * blk.h - a virtio disk (virtio 1.2 section 5.2) over a struct block.
+ */
+#pragma once
+
+#include "base/types.h"
+#include "devices/device.h"
+
+struct block;
+struct pci_bus;
+
+struct virtio_blk_config {
+	struct block *block; /* borrowed: outlives the device */
+	const char *serial;  /* at most 20 bytes are used; may be NULL */
+	unsigned queues;     /* 1 to 64: one a vCPU */
+	bool readonly;       /* besides block_info.readonly */
+	bool eventfd;        /* queue notifications through eventfds */
+	int devfn;           /* or PCI_SLOT_ANY */
+};
+
+int virtio_blk_create(struct device **out, struct device_host *host,
+                      struct pci_bus *bus,
+                      const struct virtio_blk_config *config,
+                      struct error *err) MUST_CHECK;
+
+/* The block's size changed: tell the guest. Any thread. */
+void virtio_blk_resized(struct device *dev);

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * net.h - a virtio network card (virtio 1.2 section 5.1) over a struct link.
+ */
+#pragma once
+
+#include "base/types.h"
+#include "devices/device.h"
+
+struct link;
+struct pci_bus;
+
+struct virtio_net_config {
+	struct link *link; /* borrowed: outlives the device */
+	u8 mac[6];
+	u16 mtu;        /* 0: not told to the guest */
+	unsigned pairs; /* queue pairs, 1 to 32 */
+	bool eventfd;
+	int devfn; /* or PCI_SLOT_ANY */
+};
+
+int virtio_net_create(struct device **out, struct device_host *host,
+                      struct pci_bus *bus,
+                      const struct virtio_net_config *config,
+                      struct error *err) MUST_CHECK;
+
+/* Have the guest announce itself to its peers (after a migration or a
+ * restore). Any thread. */
+void virtio_net_announce(struct device *dev);

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * driver.h - what a kind of disk gives to block.c, and gets from it.
+ *
+ * A driver embeds struct block first in its own struct. block.c has checked
+ * every request (bounds, alignment, writability, vector length) before submit
+ * sees it, and counts it until block_complete(). A driver may complete from
+ * any thread of its own, never from inside submit.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "storage/block.h"
+
+struct block_driver {
+	const char *name;
+	void (*submit)(struct block *b, struct block_request *req);
+	/* Complete req with result from one of the driver's threads. */
+	void (*post)(struct block *b, struct block_request *req, int result);
+	/* No request is under way. Frees b, after block_fini(). */
+	void (*close)(struct block *b);
+	/* Optional; no request is under way and none arrives meanwhile. */
+	int (*resize)(struct block *b, u64 size, struct error *err);
+	/* Optional; see block_map(). Any thread. */
+	int (*map)(struct block *b, u64 offset, u64 length,
+	           struct block_extent *extent);
+	/* Optional: complete req with -ECANCELED if it has not begun. */
+	bool (*cancel)(struct block *b, struct block_request *req);
+};
+
+struct block {
+	const struct block_driver *driver;
+	struct block_info info; /* all but size, fixed once open */
+	_Atomic u64 size;
+	/* A file that grows as it is written; reads past its end give zeroes. */
+	bool unbounded;
+
+	pthread_mutex_t lock;
+	pthread_cond_t idle;
+	u64 inflight; /* under lock */
+};
+
+/* driver_private[0] is the front's; drivers keep their state from [1] on. */
+enum { BLOCK_PRIVATE_FRONT = 1 };
+
+void block_init(struct block *b, const struct block_driver *driver);
+void block_fini(struct block *b);
+
+/* The request is over. It may be gone when this returns. */
+void block_complete(struct block_request *req, int result);
+
+static inline u64 block_size(const struct block *b)
+{
+	return atomic_load_explicit(&b->size, memory_order_acquire);
+}

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * image.h - disk images as files: made, described, checked, changed.
+ *
+ * What tools need beyond reading and writing (block.h). Calls that take a
+ * struct block want an open qcow2 image unless they say otherwise, and wait
+ * for its requests under way; -ENOTSUP tells that the format can't do it.
+ */
+#pragma once
+
+#include "storage/block.h"
+
+enum image_preallocation {
+	IMAGE_SPARSE,   /* nothing */
+	IMAGE_METADATA, /* every guest cluster has its place */
+	IMAGE_FALLOC,   /* and the host has reserved it */
+	IMAGE_FULL,     /* and it was written */
+};
+
+struct image_create {
+	const char *path;
+	const char *format;  /* "raw", "qcow2" */
+	u64 size;            /* bytes, a multiple of 512 */
+	bool replace;        /* an existing file */
+	enum image_preallocation preallocation;
+	/* qcow2 only; 0 or NULL is the usual value. */
+	const char *backing, *backing_format;
+	unsigned version; /* 2 or 3 (usual) */
+	u32 cluster_bytes; /* 64 KiB */
+	u32 refcount_bits; /* 16 */
+	const char *compression; /* "zlib", "zstd" */
+	bool lazy_refcounts, extended_l2;
+	const char *data_file;
+	bool data_file_raw;
+};
+
+int image_create(const struct image_create *how, struct error *err) MUST_CHECK;
+
+/* More flags for block_open.flags. */
+enum {
+	IMAGE_OPEN_NO_BACKING = 1 << 17, /* only the image itself: for info,
+	                                  * check and changes of its header */
+	IMAGE_OPEN_AS_IS = 1 << 18,      /* no repair, no refusal of damage */
+};
+
+struct image_snapshot {
+	char *id, *name;
+	u64 seconds;
+	u32 nanoseconds;
+	u64 clock_ns, state_bytes, disk_bytes;
+};
+
+struct image_bitmap {
+	char *name;
+	u64 granularity;
+	bool enabled, in_use, readable;
+};
+
+/* Strings live as long as the block, or until the next change of it. */
+struct image_details {
+	const char *format; /* "raw": nothing below is set */
+	unsigned version;
+	u32 cluster_bytes, refcount_bits;
+	const char *compression;
+	bool lazy_refcounts, extended_l2, dirty, corrupt, data_file_raw;
+	const char *backing, *backing_format, *data_file; /* NULL: none */
+	struct image_snapshot *snapshots;
+	u32 snapshot_count;
+	struct image_bitmap *bitmaps;
+	u32 bitmap_count;
+};
+
+/* Any format. */
+void image_details(struct block *b, struct image_details *out);
+void image_details_free(struct image_details *details);
+
+enum { IMAGE_REPAIR_LEAKS = 1 << 0, IMAGE_REPAIR_ALL = 1 << 1 };
+
+struct image_check {
+	u64 corruptions, leaks;             /* found and left */
+	u64 corruptions_fixed, leaks_fixed; /* found and repaired */
+	u64 clusters, allocated, compressed, fragmented; /* of the guest */
+	u64 file_bytes; /* where the last cluster in use ends */
+	/* Called for each finding, if set. */
+	void (*finding)(void *ctx, const char *words);
+	void *ctx;
+};
+
+/* Opened with IMAGE_OPEN_AS_IS | IMAGE_OPEN_NO_BACKING, for writing if
+ * anything is to be repaired. */
+int image_check(struct block *b, unsigned repair, struct image_check *result,
+                struct error *err) MUST_CHECK;
+
+/* One cluster of guest data, stored compressed if that is smaller (and the
+ * cluster was never written). offset is a multiple of the cluster. */
+int image_write_compressed(struct block *b, u64 offset, const void *data,
+                           struct error *err) MUST_CHECK;
+
+int image_snapshot_create(struct block *b, const char *name,
+                          struct error *err) MUST_CHECK;
+/* name is an id or a name. */
+int image_snapshot_apply(struct block *b, const char *name,
+                         struct error *err) MUST_CHECK;
+int image_snapshot_delete(struct block *b, const char *name,
+                          struct error *err) MUST_CHECK;
+
+int image_bitmap_create(struct block *b, const char *name, u64 granularity,
+                        struct error *err) MUST_CHECK;
+int image_bitmap_delete(struct block *b, const char *name,
+                        struct error *err) MUST_CHECK;
+/* Stop or go on recording. */
+int image_bitmap_enable(struct block *b, const char *name, bool enabled,
+                        struct error *err) MUST_CHECK;
+int image_bitmap_clear(struct block *b, const char *name,
+                       struct error *err) MUST_CHECK;
+/* The first run of bits alike from offset on: *length bytes of the disk. */
+int image_bitmap_next(struct block *b, const char *name, u64 offset,
+                      bool *dirty, u64 *length, struct error *err) MUST_CHECK;
+
+/* Name another backing file (NULL: none); contents are the caller's affair. */
+int image_set_backing(struct block *b, const char *backing,
+                      const char *format, struct error *err) MUST_CHECK;
+/* Zero or unmap everything so that the backing file shows. */
+int image_make_empty(struct block *b, struct error *err) MUST_CHECK;
+
+/* Progress of long work: bytes looked at, of total. Any thread, never two at
+ * once. */
+struct image_progress {
+	void (*step)(void *ctx, u64 done, u64 total); /* may be NULL */
+	void *ctx;
+};
+
+/*
+ * Contents of one disk to another of at least its size. What is a hole or
+ * zero is not written if the target is known to read as zeroes (blank), and
+ * written as zeroes if not. compress: the target is a new qcow2 image.
+ */
+int image_copy(struct block *from, struct block *to, bool blank, bool compress,
+               const struct image_progress *progress,
+               struct error *err) MUST_CHECK;
+
+/* 0 and *same; *where is the first byte that differs. Where one disk is
+ * longer, the rest has to be zero. */
+int image_compare(struct block *a, struct block *b, bool *same, u64 *where,
+                  const struct image_progress *progress,
+                  struct error *err) MUST_CHECK;
+
+/*
+ * Before image (with its chain open) gets `backing` (NULL: none) under it:
+ * whatever would look different is written into it.
+ */
+int image_rebase_data(struct block *image, struct block *backing,
+                      const struct image_progress *progress,
+                      struct error *err) MUST_CHECK;
+
+/* What image (opened with IMAGE_OPEN_NO_BACKING) holds itself goes down into
+ * backing, which is made longer if it must. */
+int image_commit_data(struct block *image, struct block *backing,
+                      const struct image_progress *progress,
+                      struct error *err) MUST_CHECK;
