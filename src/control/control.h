@@ -19,6 +19,7 @@
 
 #include <jansson.h>
 
+#include "base/end.h" /* what "code" in "stopped" may be */
 #include "base/types.h"
 
 struct error;
@@ -34,15 +35,3 @@ int control_send(int sock, json_t *message, const int *fds, size_t count,
  */
 int control_receive(int sock, json_t **message, int *fds, size_t room,
                     size_t *count, struct error *err) MUST_CHECK;
-
-/* How a machine ended, and what atoll run exits with. */
-enum machine_end {
-	END_POWER_OFF = 0,
-	END_FAILURE = 1,      /* could not start */
-	END_USAGE = 2,
-	END_TRIPLE_FAULT = 16,
-	END_ENGINE_ERROR = 17,
-	END_TIMEOUT = 18,
-	END_QUIT = 19,        /* the person said so, or a signal */
-	END_WORKER_DIED = 20,
-};

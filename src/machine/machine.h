@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include "base/end.h"
 #include "base/types.h"
 #include "engine/engine.h"
 
@@ -16,11 +17,15 @@ struct error;
 struct loop;
 struct machine;
 
-enum { MACHINE_CPUS_MAX = 64, MACHINE_DISKS_MAX = 16, MACHINE_NICS_MAX = 8,
-       MACHINE_SERIALS_MAX = 4 };
+enum {
+	MACHINE_CPUS_MAX = 64,
+	MACHINE_DISKS_MAX = 16,
+	MACHINE_NICS_MAX = 8,
+	MACHINE_SERIALS_MAX = 4
+};
 
 struct machine_disk {
-	int fd; /* taken over */
+	int fd;           /* taken over */
 	const char *path; /* for messages */
 	const char *format;
 	const char *serial;
@@ -62,15 +67,17 @@ struct machine_config {
 	bool virtio_console;
 	bool rng;
 	bool testdev, debug_exit;
+	/* Unpack a compressed kernel on the host (machine/boot/boot.h). */
+	enum { UNPACK_AUTO, UNPACK_YES, UNPACK_NO } unpack;
 
-	int gdb_fd; /* listening socket, taken over; -1: none */
+	int gdb_fd;     /* listening socket, taken over; -1: none */
 	u64 timeout_ns; /* 0: none */
 };
 
 struct machine_outcome {
-	int code;        /* enum machine_end, or the debug-exit code */
-	char cause[32];  /* "power-off", "reset", "triple-fault", ... */
-	char words[1024]; /* for a person; where the guest stood */
+	int code;         /* enum machine_end, or the debug-exit code */
+	char cause[32];   /* "power-off", "reset", "triple-fault", ... */
+	char words[2048]; /* for a person; where the guest stood */
 };
 
 /* Builds everything; no vCPU runs yet. Sandboxing goes between this and

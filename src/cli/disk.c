@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * atoll disk - the table of its verbs, and what they share.
+ */
+#include "cli/disk.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/end.h"
+#include "base/error.h"
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/say.h"
+
+enum {
+	EXIT_NOT_FOUND = 3,
+	EXIT_CONFLICT = 4,
+	EXIT_DENIED = 5,
+	EXIT_NO_ROOM = 6,
+};
+
+static const struct command verbs[] = {
+	{ "create", "make an empty disk", disk_create },
+	{ "info", "tell what an image is", disk_info },
+	{ "check", "find and repair damage", disk_check },
+	{ "convert", "copy to another format", disk_convert },
+	{ "resize", "give a disk another size", disk_resize },
+	{ "map", "show where the data is", disk_map },
+	{ "compare", "tell whether two disks hold the same", disk_compare },
+	{ "rebase", "change the backing file", disk_rebase },
+	{ "commit", "write changes into the backing file", disk_commit },
+	{ "snapshot", "list, create, apply, delete snapshots", disk_snapshot },
+	{ "bitmap", "list, create, clear, delete bitmaps", disk_bitmap },
+	{ 0 },
+};
+
+int cmd_disk(int argc, char **argv)
+{
+	const struct command *c;
+
+	if (argc < 2 || (argc == 2 && options_want_help(argc, argv))) {
+		puts("usage: atoll disk VERB [OPTION]... FILE...\n\n"
+		     "Disk images as files.\n\nVerbs:");
+		command_list(verbs);
+		return argc < 2 ? END_USAGE : 0;
+	}
+	c = command_find(verbs, "disk verb", argv[1]);
+	return c ? c->fn(argc - 1, argv + 1) : END_USAGE;
+}
+
+int disk_arg(struct disk_args *args, int id, const char *value,
+             struct error *err)
+{
+	switch (id) {
+	case OPT_FORMAT:
+		args->format = value;
+		return 0;
+	case OPT_JSON:
+		args->json = true;
+		return 0;
+	case OPT_QUIET:
+		args->quiet = true;
+		return 0;
+	case OPT_FORCE:
+		args->force = true;
+		return 0;
+	default:
+		if (args->name_count == ARRAY_SIZE(args->names))
+			return error_set(err, -EINVAL,
+			                 "'%s' is one argument too many",
+			                 value);
+		args->names[args->name_count++] = value;
+		return 0;
+	}
+}
+
+static const struct {
+	const char *suffix, *format;
+} suffixes[] = {
+	{ ".qcow2", "qcow2" }, { ".raw", "raw" },   { ".img", "raw" },
+	{ ".iso", "raw" },     { ".vmdk", "vmdk" }, { ".vhdx", "vhdx" },
+	{ ".vdi", "vdi" },     { ".vhd", "vpc" },
+};
+
+bool disk_format_foreign(const char *format)
+{
+	return strcmp(format, "raw") != 0 && strcmp(format, "qcow2") != 0;
+}
+
+const char *disk_format(const char *path, const char *said, struct error *err)
+{
+	size_t n = strlen(path);
+
+	if (said)
+		return said;
+	for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
+		size_t len = strlen(suffixes[i].suffix);
+
+		if (n > len &&
+		    strcasecmp(path + n - len, suffixes[i].suffix) == 0)
+			return suffixes[i].format;
+	}
+	if (strncmp(path, "/dev/", 5) == 0)
+		return "raw";
+	error_set(err, -EINVAL, "%s: its format is not clear from its name",
+	          path);
+	error_hint(err, "say it with --format raw or --format qcow2");
+	return NULL;
+}
+
+int disk_open(struct block **out, const char *path, const char *format,
+              unsigned flags, struct error *err)
+{
+	struct block_open how = { .path = path,
+		                  .fd = -1,
+		                  .format = disk_format(path, format, err),
+		                  .flags = flags,
+		                  .opener = &block_opener_paths };
+
+	return how.format ? block_open(out, &how, err) : -EINVAL;
+}
+
+int disk_fail(const struct error *err)
+{
+	int code = say_error(err);
+
+	switch (err->code) {
+	case -ENOENT:
+	case -ENODEV:
+	case -ENXIO:
+		return EXIT_NOT_FOUND;
+	case -EEXIST:
+	case -EBUSY:
+		return EXIT_CONFLICT;
+	case -EACCES:
+	case -EPERM:
+	case -EROFS:
+		return EXIT_DENIED;
+	case -ENOSPC:
+	case -EDQUOT:
+	case -EFBIG:
+	case -ENOMEM:
+		return EXIT_NO_ROOM;
+	default:
+		return code;
+	}
+}
+
+static void show_progress(void *ctx, u64 done, u64 total)
+{
+	struct disk_progress *p = ctx;
+	int percent = total ? (int)(done * 100.0 / total) : 100;
+	char bar[41];
+
+	if (percent == p->percent)
+		return;
+	p->percent = percent;
+	for (int i = 0; i < 40; i++)
+		bar[i] = i < percent * 40 / 100 ? '#' : '.';
+	bar[40] = '\0';
+	fprintf(stderr, "\r%s [%s] %3d%%", p->what, bar, percent);
+}
+
+void disk_progress_begin(struct disk_progress *p, const char *what, bool quiet)
+{
+	*p = (struct disk_progress){ .what = what, .percent = -1 };
+	p->shown = !quiet && isatty(STDERR_FILENO);
+	p->progress.ctx = p;
+	p->progress.step = p->shown ? show_progress : NULL;
+}
+
+void disk_progress_end(struct disk_progress *p)
+{
+	if (p->shown && p->percent >= 0)
+		fputc('\n', stderr);
+}

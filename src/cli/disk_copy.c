@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * atoll disk convert, atoll disk compare
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "cli/disk.h"
+#include "cli/disk_options.h"
+#include "cli/options.h"
+
+enum { OPT_FROM = OPT_OWN, OPT_TO, OPT_COMPRESS, OPT_SYNC };
+
+struct convert {
+	struct disk_args args;
+	struct image_create how;
+	const char *from, *to;
+	bool compress, sync;
+};
+
+static const struct option_spec convert_options[] = {
+	{ "from", "F", "the source's format", OPT_FROM },
+	{ "to", "F", "the target's format", OPT_TO },
+	{ "compress", NULL, "store clusters compressed (qcow2)", OPT_COMPRESS },
+	DISK_CREATE_OPTIONS,
+	{ "sync", NULL, "end only when the copy is on stable storage",
+	  OPT_SYNC },
+	{ "force", NULL, "replace a file that is there", OPT_FORCE },
+	DISK_OPT_QUIET,
+	{ 0 },
+};
+
+static int convert_option(void *ctx, int id, const char *value,
+                          struct error *err)
+{
+	struct convert *c = ctx;
+	int rc = 0;
+
+	if (id == OPT_FROM)
+		c->from = value;
+	else if (id == OPT_TO)
+		c->to = value;
+	else if (id == OPT_COMPRESS)
+		c->compress = true;
+	else if (id == OPT_SYNC)
+		c->sync = true;
+	else
+		rc = disk_create_option(&c->how, id, value, err);
+	return rc <= 0 ? rc : disk_arg(&c->args, id, value, err);
+}
+
+/* VMDK, VHDX and their like are qemu-img's. */
+static int convert_foreign(const struct convert *c, struct error *err)
+{
+	int status = 0;
+	pid_t pid;
+
+	if (!c->args.force && access(c->args.names[1], F_OK) == 0) {
+		error_set(err, -EEXIST, "%s: is there already",
+		          c->args.names[1]);
+		error_hint(err, "--force replaces it");
+		return -EEXIST;
+	}
+	fflush(stdout);
+	pid = fork();
+	if (pid == 0) {
+		execlp("qemu-img", "qemu-img", "convert",
+		       !c->args.quiet && isatty(STDERR_FILENO) ? "-pf" : "-f",
+		       c->from, "-O", c->to, c->args.names[0],
+		       c->args.names[1], NULL);
+		_exit(127);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) < 0)
+		return error_set(err, -errno, "can't start a process: %s",
+		                 strerror(errno));
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+		return 0;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 127) {
+		error_set(err, -ENOTSUP, "%s is a format of other programs",
+		          disk_format_foreign(c->from) ? c->from : c->to);
+		error_hint(err, "install qemu-img (Debian: apt-get install"
+		                " qemu-utils); convert uses it for these");
+		return -ENOTSUP;
+	}
+	return error_set(err, -EIO, "qemu-img could not convert it");
+}
+
+/* Over a backing file only what differs from it is kept. */
+static int fill(struct convert *c, struct block *from, struct block *to,
+                struct error *err)
+{
+	struct disk_progress p;
+	bool blank = !c->how.backing;
+	int rc;
+
+	disk_progress_begin(&p, "converting", c->args.quiet);
+	rc = image_copy(from, to, blank, c->compress && blank, &p.progress,
+	                err);
+	disk_progress_end(&p);
+	return rc;
+}
+
+static int convert(struct convert *c, struct error *err)
+{
+	struct block *from, *to;
+	struct block_info info;
+	int rc = disk_open(&from, c->args.names[0], c->from,
+	                   BLOCK_OPEN_READONLY, err);
+
+	if (rc < 0)
+		return rc;
+	block_info(from, &info);
+	c->how.path = c->args.names[1];
+	c->how.format = c->to;
+	c->how.size = info.size;
+	c->how.replace = c->args.force;
+	if (c->how.backing && !c->how.backing_format)
+		c->how.backing_format = disk_format(c->how.backing, NULL, err);
+	rc = c->how.backing && !c->how.backing_format
+	         ? -EINVAL
+	         : image_create(&c->how, err);
+	if (rc == 0) {
+		/* As cp does, unless asked: after a crash of the host the copy
+		 * has to be made anew anyhow. */
+		rc = disk_open(&to, c->how.path, c->to,
+		               c->sync ? 0 : BLOCK_OPEN_NO_FLUSH, err);
+		if (rc == 0) {
+			rc = fill(c, from, to, err);
+			block_close(to);
+		}
+		if (rc < 0 && !c->args.force)
+			unlink(c->how.path);
+	}
+	block_close(from);
+	return rc;
+}
+
+int disk_convert(int argc, char **argv)
+{
+	struct convert c = { 0 };
+	struct error err;
+	int rc;
+
+	if (options_want_help(argc, argv)) {
+		options_help("atoll disk convert SOURCE TARGET [OPTION]...",
+		             "Copy a disk to another format; holes stay holes.",
+		             convert_options);
+		return 0;
+	}
+	rc = options_parse(convert_options, argc, argv, convert_option, &c,
+	                   &err);
+	if (rc == 0 && c.args.name_count != 2)
+		rc = error_set(&err, -EINVAL, "say SOURCE and TARGET");
+	if (rc < 0)
+		return disk_fail(&err);
+	c.from = disk_format(c.args.names[0], c.from, &err);
+	c.to = c.from ? disk_format(c.args.names[1], c.to, &err) : NULL;
+	if (!c.to)
+		return disk_fail(&err);
+	if (c.compress && (strcmp(c.to, "qcow2") != 0 || c.how.backing ||
+	                   c.how.data_file)) {
+		error_set(&err, -EINVAL, "only a qcow2 image by itself can be"
+		                         " compressed");
+		return disk_fail(&err);
+	}
+	if (disk_format_foreign(c.from) || disk_format_foreign(c.to))
+		rc = convert_foreign(&c, &err);
+	else
+		rc = convert(&c, &err);
+	return rc < 0 ? disk_fail(&err) : 0;
+}
+
+struct compare {
+	struct disk_args args;
+	const char *second;
+};
+
+static const struct option_spec compare_options[] = {
+	{ "format", "F", "of the first", OPT_FORMAT },
+	{ "second-format", "F", "of the second", OPT_TO },
+	DISK_OPT_QUIET,
+	{ 0 },
+};
+
+static int compare_option(void *ctx, int id, const char *value,
+                          struct error *err)
+{
+	struct compare *c = ctx;
+
+	if (id != OPT_TO)
+		return disk_arg(&c->args, id, value, err);
+	c->second = value;
+	return 0;
+}
+
+int disk_compare(int argc, char **argv)
+{
+	struct compare c = { 0 };
+	struct disk_progress p;
+	struct block *a, *b;
+	struct error err;
+	bool same = false;
+	u64 where = 0;
+	int rc;
+
+	if (options_want_help(argc, argv)) {
+		options_help("atoll disk compare FILE FILE [OPTION]...",
+		             "Tell whether two disks hold the same. Exits with"
+		             " 1 if not.",
+		             compare_options);
+		return 0;
+	}
+	rc = options_parse(compare_options, argc, argv, compare_option, &c,
+	                   &err);
+	if (rc == 0 && c.args.name_count != 2)
+		rc = error_set(&err, -EINVAL, "say two FILEs");
+	if (rc == 0)
+		rc = disk_open(&a, c.args.names[0], c.args.format,
+		               BLOCK_OPEN_READONLY, &err);
+	if (rc < 0)
+		return disk_fail(&err);
+	rc = disk_open(&b, c.args.names[1], c.second, BLOCK_OPEN_READONLY,
+	               &err);
+	if (rc == 0) {
+		disk_progress_begin(&p, "comparing", c.args.quiet);
+		rc = image_compare(a, b, &same, &where, &p.progress, &err);
+		disk_progress_end(&p);
+		block_close(b);
+	}
+	block_close(a);
+	if (rc < 0)
+		return disk_fail(&err);
+	if (same)
+		puts("the disks hold the same");
+	else
+		printf("the disks differ at byte %" PRIu64 "\n", where);
+	return same ? 0 : 1;
+}

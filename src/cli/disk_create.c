@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * atoll disk create, atoll disk resize
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "cli/disk.h"
+#include "cli/disk_options.h"
+#include "cli/options.h"
+
+static const char *const preallocations[] = { "off", "metadata", "falloc",
+	                                      "full" };
+
+int disk_create_option(struct image_create *how, int id, const char *value,
+                       struct error *err)
+{
+	u64 n;
+	int rc = 0;
+
+	switch (id) {
+	case OPT_BACKING:
+		how->backing = value;
+		break;
+	case OPT_BACKING_FORMAT:
+		how->backing_format = value;
+		break;
+	case OPT_CLUSTER:
+		rc = parse_size(value, 1, &n, err);
+		how->cluster_bytes = n > UINT32_MAX ? 1 : (u32)n;
+		break;
+	case OPT_REFCOUNT:
+		rc = parse_u64(value, 1, 64, &n, err);
+		how->refcount_bits = (u32)n;
+		break;
+	case OPT_VERSION:
+		rc = parse_u64(value, 2, 3, &n, err);
+		how->version = (unsigned)n;
+		break;
+	case OPT_COMPRESSION:
+		how->compression = value;
+		break;
+	case OPT_LAZY:
+		how->lazy_refcounts = true;
+		break;
+	case OPT_EXTENDED:
+		how->extended_l2 = true;
+		break;
+	case OPT_DATA_FILE:
+		how->data_file = value;
+		break;
+	case OPT_DATA_RAW:
+		how->data_file_raw = true;
+		break;
+	case OPT_PREALLOCATION:
+		for (size_t i = 0; i < ARRAY_SIZE(preallocations); i++)
+			if (strcmp(value, preallocations[i]) == 0) {
+				how->preallocation =
+				    (enum image_preallocation)i;
+				return 0;
+			}
+		return error_set(err, -EINVAL,
+		                 "preallocation is off, metadata, falloc or"
+		                 " full, not '%s'",
+		                 value);
+	default:
+		return 1;
+	}
+	return rc;
+}
+
+struct create {
+	struct disk_args args;
+	struct image_create how;
+};
+
+static const struct option_spec create_options[] = {
+	DISK_OPT_FORMAT,
+	DISK_CREATE_OPTIONS,
+	{ "force", NULL, "replace a file that is there", OPT_FORCE },
+	{ 0 },
+};
+
+static int create_option(void *ctx, int id, const char *value,
+                         struct error *err)
+{
+	struct create *c = ctx;
+	int rc = disk_create_option(&c->how, id, value, err);
+
+	return rc <= 0 ? rc : disk_arg(&c->args, id, value, err);
+}
+
+/* A disk over another is as large as that, unless said. */
+static int size_of_backing(struct image_create *how, struct error *err)
+{
+	struct block_info info;
+	struct block *b;
+	char *path;
+	const char *slash = how->backing[0] == '/' ? NULL
+	                                           : strrchr(how->path, '/');
+	int rc;
+
+	path = xasprintf("%.*s%s", slash ? (int)(slash - how->path) + 1 : 0,
+	                 how->path, how->backing);
+	rc = disk_open(&b, path, how->backing_format, BLOCK_OPEN_READONLY,
+	               err);
+	free(path);
+	if (rc < 0)
+		return error_prefix(err, "backing file");
+	block_info(b, &info);
+	if (how->size == 0)
+		how->size = info.size;
+	block_close(b);
+	return 0;
+}
+
+int disk_create(int argc, char **argv)
+{
+	struct create c = { 0 };
+	struct error err;
+	int rc;
+
+	if (options_want_help(argc, argv)) {
+		options_help("atoll disk create FILE [SIZE] [OPTION]...",
+		             "Make an empty disk of SIZE (10G, 512M).",
+		             create_options);
+		return 0;
+	}
+	rc = options_parse(create_options, argc, argv, create_option, &c, &err);
+	if (rc == 0 && (c.args.name_count < 1 || c.args.name_count > 2))
+		rc = error_set(&err, -EINVAL, "say FILE and SIZE");
+	if (rc == 0 && c.args.name_count == 1 && !c.how.backing)
+		rc = error_set(&err, -EINVAL, "say the disk's size");
+	if (rc == 0 && c.args.name_count == 2)
+		rc = parse_size(c.args.names[1], 1, &c.how.size, &err);
+	if (rc < 0)
+		return disk_fail(&err);
+	c.how.path = c.args.names[0];
+	c.how.replace = c.args.force;
+	c.how.format = disk_format(c.how.path, c.args.format, &err);
+	if (!c.how.format)
+		return disk_fail(&err);
+	if (c.how.backing && !c.how.backing_format)
+		c.how.backing_format = disk_format(c.how.backing, NULL, &err);
+	if (c.how.backing && (!c.how.backing_format ||
+	                      size_of_backing(&c.how, &err) < 0))
+		return disk_fail(&err);
+	c.how.size = ALIGN_UP(c.how.size, 512);
+	return image_create(&c.how, &err) < 0 ? disk_fail(&err) : 0;
+}
+
+static const struct option_spec resize_options[] = {
+	DISK_OPT_FORMAT,
+	{ "shrink", NULL, "allow cutting off what is beyond SIZE", OPT_FORCE },
+	{ 0 },
+};
+
+static int resize_option(void *ctx, int id, const char *value,
+                         struct error *err)
+{
+	return disk_arg(ctx, id, value, err);
+}
+
+static int new_size(const char *text, u64 old, u64 *size, struct error *err)
+{
+	u64 n;
+	int rc = parse_size(text + (text[0] == '+' || text[0] == '-'), 1, &n,
+	                    err);
+
+	if (rc < 0)
+		return rc;
+	if (text[0] == '-' && n > old)
+		return error_set(err, -EINVAL, "the disk is smaller than that");
+	*size = text[0] == '+' ? old + n : text[0] == '-' ? old - n : n;
+	*size = ALIGN_UP(*size, 512);
+	return 0;
+}
+
+int disk_resize(int argc, char **argv)
+{
+	struct disk_args args = { 0 };
+	struct block_info info;
+	struct error err;
+	struct block *b;
+	u64 size = 0;
+	int rc;
+
+	if (options_want_help(argc, argv)) {
+		options_help("atoll disk resize FILE [+|-]SIZE [OPTION]...",
+		             "Give a disk another size. New space is zero.",
+		             resize_options);
+		return 0;
+	}
+	rc = options_parse(resize_options, argc, argv, resize_option, &args,
+	                   &err);
+	if (rc == 0 && args.name_count != 2)
+		rc = error_set(&err, -EINVAL, "say FILE and SIZE");
+	if (rc == 0)
+		rc = disk_open(&b, args.names[0], args.format, 0, &err);
+	if (rc < 0)
+		return disk_fail(&err);
+	block_info(b, &info);
+	rc = new_size(args.names[1], info.size, &size, &err);
+	if (rc == 0 && size < info.size && !args.force) {
+		rc = error_set(&err, -EINVAL, "that would cut off data");
+		error_hint(&err, "--shrink does it all the same");
+	}
+	if (rc == 0)
+		rc = block_resize(b, size, &err);
+	block_close(b);
+	return rc < 0 ? disk_fail(&err) : 0;
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/files.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/units.h"
+
+static int fail_open(const char *what, const char *path, struct error *err)
+{
+	int code = errno;
+
+	error_set(err, -code, "cannot open the %s %s: %s", what, path,
+	          strerror(code));
+	if (code == EACCES || code == EPERM)
+		error_hint(err, "ls -l %s shows who may", path);
+	return -code;
+}
+
+static int close_with(int fd, int code)
+{
+	close(fd);
+	return code;
+}
+
+int file_open_input(const char *what, const char *path, struct error *err)
+{
+	struct stat st;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+
+	if (fd < 0)
+		return fail_open(what, path, err);
+	if (fstat(fd, &st) < 0)
+		return close_with(fd, fail_open(what, path, err));
+	if (!S_ISREG(st.st_mode)) {
+		close(fd);
+		return error_set(err, -EISDIR, "the %s %s is %s, not a file",
+		                 what, path,
+		                 S_ISDIR(st.st_mode) ? "a directory"
+		                                     : "a device or pipe");
+	}
+	if (st.st_size == 0) {
+		close(fd);
+		return error_set(err, -ENODATA, "the %s %s is empty", what,
+		                 path);
+	}
+	return fd;
+}
+
+/* The block layer locks it for good; asking now gives the better words. */
+static int check_lock(int fd, const char *path, bool readonly,
+                      struct error *err)
+{
+	struct flock lock = {
+		.l_type = readonly ? F_RDLCK : F_WRLCK,
+		.l_whence = SEEK_SET,
+	};
+
+	if (fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK)
+		return 0;
+	error_set(err, -EBUSY, "the disk %s is in use by another process",
+	          path);
+	return error_hint(err, readonly ? "somebody writes to it"
+	                                : "stop the other machine, or add "
+	                                  ",readonly when both only read");
+}
+
+int file_open_disk(const char *path, bool readonly, struct error *err)
+{
+	struct stat st;
+	int rc, fd = open(path, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC |
+	                            O_NOCTTY | O_NONBLOCK);
+
+	if (fd < 0 && errno == EISDIR)
+		return error_set(err, -EISDIR,
+		                 "the disk %s is a directory, not a file",
+		                 path);
+	if (fd < 0 && !readonly && (errno == EACCES || errno == EROFS)) {
+		rc = fail_open("disk", path, err);
+		error_hint(err, "add ,readonly if the guest only reads it");
+		return rc;
+	}
+	if (fd < 0)
+		return fail_open("disk", path, err);
+	if (fstat(fd, &st) < 0)
+		return close_with(fd, fail_open("disk", path, err));
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+		close(fd);
+		return error_set(err, -EISDIR,
+		                 "the disk %s is %s, not a file or block "
+		                 "device",
+		                 path,
+		                 S_ISDIR(st.st_mode) ? "a directory"
+		                                     : "a device or pipe");
+	}
+	rc = check_lock(fd, path, readonly, err);
+	return rc < 0 ? close_with(fd, rc) : fd;
+}
+
+int file_open_output(const char *what, const char *path, struct error *err)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY,
+	              0666);
+
+	return fd < 0 ? fail_open(what, path, err) : fd;
+}
+
+int socket_listen(const char *what, const char *where, struct error *err)
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET };
+	const char *colon = strrchr(where, ':');
+	char host[64] = "127.0.0.1";
+	int fd, one = 1, code;
+	u64 port;
+
+	if (colon && colon != where)
+		snprintf(host, sizeof(host), "%.*s",
+		         (int)MIN(colon - where, (ptrdiff_t)63), where);
+	if (strcmp(host, "localhost") == 0)
+		snprintf(host, sizeof(host), "127.0.0.1");
+	if (parse_u64(colon ? colon + 1 : where, 1, 65535, &port, NULL) < 0 ||
+	    inet_pton(AF_INET, host, &addr.sin_addr) != 1)
+		return error_set(err, -EINVAL, "%s: %s is not [ADDRESS]:PORT",
+		                 what, where);
+	addr.sin_port = htons((u16)port);
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return error_set(err, -errno, "%s: %s", what, strerror(errno));
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+	    listen(fd, 1) < 0) {
+		code = errno;
+		close(fd);
+		return error_set(err, -code, "%s: cannot listen on %s: %s",
+		                 what, where, strerror(code));
+	}
+	return fd;
+}
+
+int tap_open(const char *name, struct error *err)
+{
+	struct ifreq ifr = { 0 };
+	int code, fd;
+
+	if (strlen(name) == 0 || strlen(name) >= sizeof(ifr.ifr_name))
+		return error_set(err, -EINVAL,
+		                 "--net tap:%s: not the name of an interface",
+		                 name);
+	fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return fail_open("tap driver", "/dev/net/tun", err);
+	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
+	ifr.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+	if (ioctl(fd, TUNSETIFF, &ifr) == 0)
+		return fd;
+	code = errno;
+	close(fd);
+	error_set(err, -code == -EINVAL ? -ENODEV : -code,
+	          "cannot open the tap interface %s: %s", name,
+	          strerror(code));
+	if (code == EBUSY)
+		return error_hint(err, "another machine has it");
+	return error_hint(err, "as root: ip tuntap add dev %s mode tap user "
+	                       "YOU vnet_hdr && ip link set %s up",
+	                  name, name);
+}

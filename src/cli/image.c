@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * atoll image - build, list, inspect, delete; and what atoll run takes of one.
+ */
+#include "cli/image.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/say.h"
+#include "control/control.h"
+
+/* ---- a private copy ---- */
+
+/* Shares the blocks where the file system can; else copies what is data. */
+static int copy_sparse(int from, int to, off_t size)
+{
+	off_t at = 0, data, hole;
+	ssize_t n;
+
+	if (ioctl(to, FICLONE, from) == 0)
+		return 0;
+	if (ftruncate(to, size) < 0)
+		return -errno;
+	while (at < size) {
+		data = lseek(from, at, SEEK_DATA);
+		if (data < 0 && errno == ENXIO)
+			break; /* nothing but a hole is left */
+		hole = data < 0 ? -1 : lseek(from, data, SEEK_HOLE);
+		if (hole < 0)
+			return -errno;
+		for (at = data; at < hole;) {
+			off_t in = at, out = at;
+
+			n = copy_file_range(from, &in, to, &out,
+			                    (size_t)(hole - at), 0);
+			if (n <= 0)
+				return n < 0 ? -errno : -EIO;
+			at += n;
+		}
+	}
+	return 0;
+}
+
+/* Beside the images: the same file system, so that blocks can be shared. */
+static int open_copy(const char *store, bool keep, char **path,
+                     struct error *err)
+{
+	char *folder = xasprintf("%s/../disks", store);
+	int fd;
+
+	if (mkdir(folder, 0777) < 0 && errno != EEXIST) {
+		error_set(err, -errno, "cannot make the folder %s: %s", folder,
+		          strerror(errno));
+		free(folder);
+		return err->code;
+	}
+	*path = xasprintf("%s/XXXXXX", folder);
+	free(folder);
+	fd = mkostemp(*path, O_CLOEXEC);
+	if (fd < 0) {
+		error_set(err, -errno, "cannot make a disk %s: %s", *path,
+		          strerror(errno));
+		free(*path);
+		return err->code;
+	}
+	/* Without a name from the start, it is gone whatever happens. */
+	if (!keep)
+		unlink(*path);
+	return fd;
+}
+
+static int copy_disk(struct image_use *use, const char *store,
+                     const char *folder, bool keep, struct error *err)
+{
+	char *path = xasprintf("%s/disk.raw", folder);
+	int from = open(path, O_RDONLY | O_CLOEXEC), to, rc = 0;
+	struct stat st;
+
+	if (from < 0 || fstat(from, &st) < 0)
+		rc = error_set(err, -errno, "cannot open %s: %s", path,
+		               strerror(errno));
+	to = rc < 0 ? rc : open_copy(store, keep, &use->disk_path, err);
+	if (to >= 0) {
+		rc = copy_sparse(from, to, st.st_size);
+		if (rc < 0) {
+			if (keep)
+				unlink(use->disk_path);
+			close(to);
+			free(use->disk_path);
+			error_set(err, rc, "cannot copy the disk %s: %s", path,
+			          strerror(-rc));
+		}
+	} else {
+		rc = to;
+	}
+	if (from >= 0)
+		close(from);
+	free(path);
+	use->disk_fd = to;
+	return rc;
+}
+
+int image_use(struct image_use *use, const char *name, bool keep,
+              struct error *err)
+{
+	char *store = image_store(err), *folder = NULL;
+	json_t *manifest = NULL;
+	int rc = -ENOENT;
+
+	if (store)
+		folder = image_find(name, err);
+	if (folder)
+		manifest = image_manifest(folder, err);
+	if (manifest)
+		rc = copy_disk(use, store, folder, keep, err);
+	if (rc == 0) {
+		use->kernel = xasprintf("%s/vmlinuz", folder);
+		use->initrd = xasprintf("%s/initrd", folder);
+		use->cmdline = xstrdup(json_string_value(
+		    json_object_get(manifest, "cmdline")));
+		if (keep)
+			fprintf(stderr, "disk: %s\n", use->disk_path);
+	} else {
+		rc = err->code;
+	}
+	json_decref(manifest);
+	free(folder);
+	free(store);
+	return rc;
+}
+
+/* ---- list, inspect, delete ---- */
+
+static const struct option_spec no_options[] = { { 0 } };
+
+struct one_name {
+	const char *name;
+};
+
+static int take_name(void *ctx, int id, const char *value, struct error *err)
+{
+	struct one_name *one = ctx;
+
+	(void)id;
+	if (one->name)
+		return error_set(err, -EINVAL, "one image at a time: %s or %s",
+		                 one->name, value);
+	one->name = value;
+	return 0;
+}
+
+/* 0, or the exit code plus one: 1 is help. */
+static int parse_name(struct one_name *one, int argc, char **argv,
+                      const char *usage, const char *summary)
+{
+	struct error err = { 0 };
+
+	if (options_want_help(argc, argv)) {
+		options_help(usage, summary, no_options);
+		return 1;
+	}
+	if (options_parse(no_options, argc, argv, take_name, one, &err) < 0)
+		return say_error(&err) + 1;
+	return 0;
+}
+
+static u64 folder_bytes(const char *folder)
+{
+	static const char *const files[] = { "disk.raw", "vmlinuz", "initrd" };
+	struct stat st;
+	u64 bytes = 0;
+	char *path;
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		path = xasprintf("%s/%s", folder, files[i]);
+		if (stat(path, &st) == 0)
+			bytes += (u64)st.st_blocks * 512;
+		free(path);
+	}
+	return bytes;
+}
+
+static void print_image(const char *store, const char *name)
+{
+	char *path = xasprintf("%s/names/%s", store, name), size[32];
+	char *folder = realpath(path, NULL);
+	json_t *manifest = folder ? image_manifest(folder, NULL) : NULL;
+	const char *id = "", *kernel = "";
+
+	if (manifest &&
+	    json_unpack(manifest, "{s:s, s?s}", "id", &id, "kernel_version",
+	                &kernel) == 0)
+		printf("%-14s %-12.12s %-10s %s\n", name, id,
+		       format_size(folder_bytes(folder), size, sizeof(size)),
+		       kernel);
+	else
+		printf("%-14s damaged\n", name);
+	json_decref(manifest);
+	free(folder);
+	free(path);
+}
+
+static int image_list(int argc, char **argv)
+{
+	struct one_name one = { 0 };
+	int rc = parse_name(&one, argc, argv, "atoll image list",
+	                    "List the images that are ready to run.");
+	struct error err = { 0 };
+	struct dirent **entries;
+	char *store, *path;
+	int n;
+
+	if (rc)
+		return rc - 1;
+	if (one.name)
+		return say_usage("list takes no arguments");
+	store = image_store(&err);
+	if (!store)
+		return say_error(&err);
+	path = xasprintf("%s/names", store);
+	n = scandir(path, &entries, NULL, alphasort);
+	printf("%-14s %-12s %-10s %s\n", "NAME", "ID", "ON DISK", "KERNEL");
+	for (int i = 0; i < n; i++) {
+		if (image_name_valid(entries[i]->d_name))
+			print_image(store, entries[i]->d_name);
+		free(entries[i]);
+	}
+	if (n >= 0)
+		free(entries);
+	free(path);
+	free(store);
+	return 0;
+}
+
+static int image_inspect(int argc, char **argv)
+{
+	struct one_name one = { 0 };
+	int rc = parse_name(&one, argc, argv, "atoll image inspect IMAGE",
+	                    "Print all that is known of an image, as JSON.");
+	struct error err = { 0 };
+	char *folder;
+	json_t *manifest;
+
+	if (rc)
+		return rc - 1;
+	if (!one.name)
+		return say_usage("inspect needs the name of an image");
+	folder = image_find(one.name, &err);
+	manifest = folder ? image_manifest(folder, &err) : NULL;
+	if (!manifest) {
+		free(folder);
+		return say_error(&err);
+	}
+	json_object_set_new(manifest, "folder", json_string(folder));
+	json_dumpf(manifest, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+	putchar('\n');
+	json_decref(manifest);
+	free(folder);
+	return 0;
+}
+
+/* Names that lead to this folder. */
+static void delete_names(const char *store, const char *folder)
+{
+	char *names = xasprintf("%s/names", store), *path, *real;
+	DIR *dir = opendir(names);
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		if (!image_name_valid(entry->d_name))
+			continue;
+		path = xasprintf("%s/%s", names, entry->d_name);
+		real = realpath(path, NULL);
+		if (!real || strcmp(real, folder) == 0)
+			unlink(path);
+		free(real);
+		free(path);
+	}
+	if (dir)
+		closedir(dir);
+	free(names);
+}
+
+static int delete_folder(const char *folder, struct error *err)
+{
+	DIR *dir = opendir(folder);
+	struct dirent *entry;
+	int rc = 0;
+
+	if (!dir)
+		return error_set(err, -errno, "cannot open %s: %s", folder,
+		                 strerror(errno));
+	/* An image holds plain files only. */
+	while (rc == 0 && (entry = readdir(dir)))
+		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") &&
+		    unlinkat(dirfd(dir), entry->d_name, 0) < 0)
+			rc = -errno;
+	closedir(dir);
+	if (rc == 0 && rmdir(folder) < 0)
+		rc = -errno;
+	return rc < 0 ? error_set(err, rc, "cannot delete %s: %s", folder,
+	                          strerror(-rc))
+	              : 0;
+}
+
+static int image_delete(int argc, char **argv)
+{
+	struct one_name one = { 0 };
+	int rc = parse_name(&one, argc, argv, "atoll image delete IMAGE",
+	                    "Delete an image and all its names. Machines that "
+	                    "run from it go on.");
+	struct error err = { 0 };
+	char *store, *folder;
+
+	if (rc)
+		return rc - 1;
+	if (!one.name)
+		return say_usage("delete needs the name of an image");
+	store = image_store(&err);
+	folder = store ? image_find(one.name, &err) : NULL;
+	rc = folder ? 0 : -ENOENT;
+	if (rc == 0) {
+		delete_names(store, folder);
+		rc = delete_folder(folder, &err);
+	}
+	free(folder);
+	free(store);
+	return rc < 0 ? say_error(&err) : 0;
+}
+
+/* ---- the verb ---- */
+
+static const struct command verbs[] = {
+	{ "build", "make an image from the host's package sources",
+	  image_build },
+	{ "list", "list the images", image_list },
+	{ "inspect", "print what is known of one", image_inspect },
+	{ "delete", "delete one", image_delete },
+	{ 0 },
+};
+
+int command_image(int argc, char **argv)
+{
+	const struct command *c;
+
+	if (argc < 2 || argv[1][0] == '-') {
+		bool help = options_want_help(argc, argv);
+
+		if (argc >= 2 && !help)
+			return say_usage("there is no option %s", argv[1]);
+		puts("usage: atoll image VERB [OPTION]...\n\nVerbs:");
+		command_list(verbs);
+		return help ? 0 : END_USAGE;
+	}
+	c = command_find(verbs, "verb atoll image", argv[1]);
+	return c ? c->fn(argc - 1, argv + 1) : END_USAGE;
+}

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/options.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "cli/say.h"
+
+static size_t spec_count(const struct option_spec *specs)
+{
+	size_t n = 0;
+
+	while (specs[n].name)
+		n++;
+	return n;
+}
+
+static const struct option_spec *find(const struct option_spec *specs,
+                                      const char *name, size_t len)
+{
+	for (; specs->name; specs++)
+		if (strlen(specs->name) == len &&
+		    memcmp(specs->name, name, len) == 0)
+			return specs;
+	return NULL;
+}
+
+static int unknown(const struct option_spec *specs, const char *name,
+                   size_t len, struct error *err)
+{
+	const char *near;
+	char word[64];
+
+	snprintf(word, sizeof(word), "%.*s", (int)MIN(len, (size_t)63), name);
+	near = nearest(word, &specs->name, spec_count(specs), sizeof(*specs));
+	error_set(err, -EINVAL, "there is no option --%s", word);
+	if (near)
+		return error_hint(err, "did you mean --%s?", near);
+	return error_hint(err, "--help lists the options");
+}
+
+/* One option; *at is moved when its value is the next argument. */
+static int parse_one(const struct option_spec *specs, int argc, char **argv,
+                     int *at, option_fn *fn, void *ctx, struct error *err)
+{
+	const char *name = argv[*at] + 2, *value = strchr(name, '=');
+	size_t len = value ? (size_t)(value - name) : strlen(name);
+	const struct option_spec *spec = find(specs, name, len);
+
+	if (!spec)
+		return unknown(specs, name, len, err);
+	if (!spec->value)
+		return value ? error_set(err, -EINVAL, "--%s takes no value",
+		                         spec->name)
+		             : fn(ctx, spec->id, NULL, err);
+	if (value)
+		return fn(ctx, spec->id, value + 1, err);
+	if (*at + 1 >= argc)
+		return error_set(err, -EINVAL, "--%s needs a value: %s",
+		                 spec->name, spec->value);
+	return fn(ctx, spec->id, argv[++*at], err);
+}
+
+int options_parse(const struct option_spec *specs, int argc, char **argv,
+                  option_fn *fn, void *ctx, struct error *err)
+{
+	bool only_arguments = false;
+	int rc = 0;
+
+	for (int i = 1; i < argc && rc >= 0; i++) {
+		const char *arg = argv[i];
+
+		if (only_arguments || arg[0] != '-' || arg[1] == '\0')
+			rc = fn(ctx, 0, arg, err);
+		else if (strcmp(arg, "--") == 0)
+			only_arguments = true;
+		else if (arg[1] == '-')
+			rc = parse_one(specs, argc, argv, &i, fn, ctx, err);
+		else
+			rc = unknown(specs, arg + 1, strlen(arg + 1), err);
+	}
+	return rc;
+}
+
+void options_help(const char *usage, const char *summary,
+                  const struct option_spec *specs)
+{
+	char left[64];
+
+	printf("usage: %s\n\n%s\n", usage, summary);
+	if (specs->name)
+		putchar('\n');
+	for (; specs->name; specs++) {
+		snprintf(left, sizeof(left), "--%s%s%s", specs->name,
+		         specs->value ? " " : "",
+		         specs->value ? specs->value : "");
+		printf("  %-26s %s\n", left, specs->help);
+	}
+}
+
+bool options_want_help(int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++) {
+		if (strcmp(argv[i], "--") == 0)
+			return false;
+		if (strcmp(argv[i], "--help") == 0 ||
+		    strcmp(argv[i], "-h") == 0)
+			return true;
+	}
+	return false;
+}

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * run.h - what atoll run was asked for, and the steps it takes.
+ *
+ *	run_options.c  the command line
+ *	run_machine.c  files opened, the machine file with its descriptors
+ *	launch.c       the processes
+ *	session.c      the machine while it runs
+ */
+#pragma once
+
+#include <jansson.h>
+#include <sys/types.h>
+
+#include "base/types.h"
+
+struct error;
+
+enum {
+	RUN_DISKS_MAX = 15,
+	RUN_NETS_MAX = 8,
+	RUN_SERIALS_MAX = 4,
+	RUN_MODULES_MAX = 8,
+	RUN_PUBLISH_MAX = 64,
+	RUN_FDS_MAX = 64,
+};
+
+struct run_disk {
+	char *path, *format, *serial; /* owned */
+	bool readonly;
+};
+
+struct run_options {
+	const char *image;
+	const char *name;
+	char *engine, *engine_options; /* owned */
+	unsigned cpus;
+	u64 memory_bytes;
+	const char *kernel, *initrd, *append;
+	const char *modules[RUN_MODULES_MAX];
+	unsigned module_count;
+	struct run_disk disks[RUN_DISKS_MAX];
+	unsigned disk_count;
+	const char *nets[RUN_NETS_MAX]; /* "user", "tap:NAME" */
+	unsigned net_count;
+	bool net_given;
+	u64 mtu;
+	const char *publish[RUN_PUBLISH_MAX];
+	unsigned publish_count;
+	const char *serials[RUN_SERIALS_MAX];
+	unsigned serial_count;
+	bool virtio_console;
+	u64 timeout_ns;
+	const char *report; /* path */
+	const char *gdb;
+	json_t *devices; /* array of names; owned */
+	bool keep, interactive;
+};
+
+/* 0, or -EINVAL with words. 1: only help was wanted, and printed. */
+int run_options_parse(struct run_options *o, int argc, char **argv,
+                      struct error *err) MUST_CHECK;
+void run_options_fini(struct run_options *o);
+
+/* Everything that goes to the worker, and what atoll keeps of it. */
+struct run_machine {
+	json_t *file; /* the machine file */
+	int fds[RUN_FDS_MAX];
+	unsigned fd_count;
+	char *kernel, *initrd, *cmdline; /* when they come from an image */
+	int console_in, console_out; /* our ends of serial "stdio"; -1: none */
+	pid_t nets[RUN_NETS_MAX];
+	unsigned net_count;
+};
+
+/* Opens all files and starts the networks. On failure nothing is left. */
+int run_machine_prepare(struct run_machine *m, const struct run_options *o,
+                        struct error *err) MUST_CHECK;
+/* Closes and ends what is left; NULL-safe on zeroed structs. */
+void run_machine_fini(struct run_machine *m);
+/* Adds fd to what is sent; taken over. Its index, or -1: too many. */
+int run_machine_add_fd(struct run_machine *m, int fd);
+
+struct worker {
+	pid_t pid;
+	int control;  /* socket */
+	int messages; /* its standard error */
+};
+
+/* Path of a program of ours: beside atoll, in the build tree, or installed. */
+char *program_find(const char *name, struct error *err) MUST_CHECK;
+int worker_start(struct worker *w, struct error *err) MUST_CHECK;
+/* Starts atoll-net and waits until it is ready. pid, or -errno with its own
+ * words. The far end of the cable comes in *link. */
+pid_t net_start(const struct run_options *o, bool first, int *link,
+                struct error *err) MUST_CHECK;
+/* Waits for a child, a while, then ends it. Its wait status. */
+int child_end(pid_t pid, unsigned wait_ms);
+
+struct session_config {
+	struct worker worker;
+	int console_in, console_out; /* taken over; -1: none */
+	const char *name;
+	u64 timeout_ns; /* the worker keeps it; past it by far, we do */
+};
+
+/* Until the machine has ended. The exit code of atoll. */
+int session_run(const struct session_config *config);

@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * run_machine.c - open everything, and say in the machine file
+ * (docs/machine-file.md) which descriptor is what. The worker opens nothing.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "cli/files.h"
+#include "cli/image.h"
+#include "cli/run.h"
+
+int run_machine_add_fd(struct run_machine *m, int fd)
+{
+	if (m->fd_count == RUN_FDS_MAX) {
+		close(fd);
+		return -1;
+	}
+	m->fds[m->fd_count] = fd;
+	return (int)m->fd_count++;
+}
+
+static void set_fd(struct run_machine *m, json_t *object, const char *key,
+                   int fd)
+{
+	json_object_set_new(object, key,
+	                    json_integer(run_machine_add_fd(m, fd)));
+}
+
+static void set_string(json_t *object, const char *key, const char *value)
+{
+	if (value)
+		json_object_set_new(object, key, json_string(value));
+}
+
+/* ---- boot ---- */
+
+static int open_modules(struct run_machine *m, const struct run_options *o,
+                        json_t *boot, struct error *err)
+{
+	json_t *list = json_array();
+	int fd;
+
+	json_object_set_new(boot, "modules", list);
+	for (unsigned i = 0; i < o->module_count; i++) {
+		fd = file_open_input("module", o->modules[i], err);
+		if (fd < 0)
+			return fd;
+		json_array_append_new(list,
+		                      json_integer(run_machine_add_fd(m, fd)));
+	}
+	return 0;
+}
+
+/* The command line: the image's, what we know of the terminal, --append. */
+static char *command_line(const struct run_machine *m,
+                          const struct run_options *o)
+{
+	bool terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+	const char *term = getenv("TERM");
+	struct winsize size = { 0 };
+	char where[128] = "", host[80] = "";
+
+	if (!o->image)
+		return xstrdup(o->append ? o->append : "");
+	if (o->name)
+		snprintf(host, sizeof(host), " systemd.hostname=%s", o->name);
+	if (!terminal && !o->interactive)
+		snprintf(where, sizeof(where), " atoll.report");
+	else if (terminal && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 &&
+	         term && strlen(term) < 32 && !strpbrk(term, " \"'$`\\"))
+		snprintf(where, sizeof(where), " atoll.term=%s atoll.size=%ux%u",
+		         term, size.ws_col, size.ws_row);
+	return xasprintf("%s%s%s%s%s%s", m->cmdline ? m->cmdline : "",
+	                 o->virtio_console ? " console=hvc0" : "", host, where,
+	                 o->append ? " " : "", o->append ? o->append : "");
+}
+
+static int open_boot(struct run_machine *m, const struct run_options *o,
+                     struct error *err)
+{
+	const char *kernel = o->kernel ? o->kernel : m->kernel;
+	/* A kernel given has its own initrd or none. */
+	const char *initrd = o->initrd || o->kernel ? o->initrd : m->initrd;
+	json_t *boot = json_object();
+	char *cmdline;
+	int fd;
+
+	json_object_set_new(m->file, "boot", boot);
+	fd = file_open_input("kernel", kernel, err);
+	if (fd < 0)
+		return fd;
+	set_fd(m, boot, "kernel", fd);
+	set_string(boot, "kernel_path", kernel);
+	if (initrd) {
+		fd = file_open_input("initrd", initrd, err);
+		if (fd < 0)
+			return fd;
+		set_fd(m, boot, "initrd", fd);
+		set_string(boot, "initrd_path", initrd);
+	}
+	cmdline = command_line(m, o);
+	set_string(boot, "cmdline", cmdline);
+	free(cmdline);
+	return open_modules(m, o, boot, err);
+}
+
+/* ---- disks ---- */
+
+static void add_disk(struct run_machine *m, json_t *list, int fd,
+                     const struct run_disk *d)
+{
+	json_t *disk = json_object();
+
+	set_fd(m, disk, "fd", fd);
+	set_string(disk, "path", d->path);
+	set_string(disk, "format", d->format);
+	set_string(disk, "serial", d->serial);
+	json_object_set_new(disk, "readonly", json_boolean(d->readonly));
+	json_array_append_new(list, disk);
+}
+
+static int open_disks(struct run_machine *m, const struct run_options *o,
+                      struct error *err)
+{
+	json_t *list = json_array();
+	int fd;
+
+	json_object_set_new(m->file, "disks", list);
+	if (o->image) {
+		struct image_use use;
+		struct run_disk d = { .format = (char[]){ "raw" } };
+		int rc = image_use(&use, o->image, o->keep, err);
+
+		if (rc < 0)
+			return rc;
+		m->kernel = use.kernel;
+		m->initrd = use.initrd;
+		m->cmdline = use.cmdline;
+		d.path = use.disk_path;
+		add_disk(m, list, use.disk_fd, &d);
+		free(use.disk_path);
+	}
+	for (unsigned i = 0; i < o->disk_count; i++) {
+		fd = file_open_disk(o->disks[i].path, o->disks[i].readonly,
+		                    err);
+		if (fd < 0)
+			return fd;
+		add_disk(m, list, fd, &o->disks[i]);
+	}
+	return 0;
+}
+
+/* ---- networks ---- */
+
+static int random_mac(char *text, size_t size, struct error *err)
+{
+	u8 mac[6];
+
+	if (getrandom(mac, sizeof(mac), 0) != (ssize_t)sizeof(mac))
+		return error_set(err, -EIO, "no random numbers");
+	/* IEEE 802: locally administered, one station. */
+	mac[0] = (u8)((mac[0] & 0xfc) | 0x02);
+	snprintf(text, size, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1],
+	         mac[2], mac[3], mac[4], mac[5]);
+	return 0;
+}
+
+static int open_nets(struct run_machine *m, const struct run_options *o,
+                     struct error *err)
+{
+	json_t *list = json_array(), *nic;
+	char mac[18];
+	bool user;
+	int fd, rc;
+
+	json_object_set_new(m->file, "nics", list);
+	for (unsigned i = 0; i < o->net_count; i++) {
+		user = strcmp(o->nets[i], "user") == 0;
+		if (user) {
+			rc = net_start(o, m->net_count == 0, &fd, err);
+			if (rc < 0)
+				return rc;
+			m->nets[m->net_count++] = rc;
+		} else {
+			fd = tap_open(o->nets[i] + 4, err);
+			if (fd < 0)
+				return fd;
+		}
+		nic = json_object();
+		json_array_append_new(list, nic);
+		set_fd(m, nic, "fd", fd);
+		set_string(nic, "type", user ? "socket" : "tap");
+		json_object_set_new(nic, "mtu",
+		                    json_integer(o->mtu ? (int)o->mtu : 1500));
+		rc = random_mac(mac, sizeof(mac), err);
+		if (rc < 0)
+			return rc;
+		set_string(nic, "mac", mac);
+	}
+	return 0;
+}
+
+/* ---- serial ports ---- */
+
+static int add_pipes(struct run_machine *m, json_t *port, struct error *err)
+{
+	int in[2], out[2];
+
+	if (pipe2(in, O_CLOEXEC) < 0)
+		return error_set(err, -errno, "pipe: %s", strerror(errno));
+	set_fd(m, port, "in", in[0]);
+	m->console_in = in[1];
+	if (pipe2(out, O_CLOEXEC) < 0)
+		return error_set(err, -errno, "pipe: %s", strerror(errno));
+	set_fd(m, port, "out", out[1]);
+	m->console_out = out[0];
+	return 0;
+}
+
+static int open_serials(struct run_machine *m, const struct run_options *o,
+                        struct error *err)
+{
+	json_t *list = json_array(), *port;
+	int fd, rc = 0;
+
+	json_object_set_new(m->file, "serials", list);
+	for (unsigned i = 0; i < o->serial_count && rc == 0; i++) {
+		port = json_object();
+		json_array_append_new(list, port);
+		if (strcmp(o->serials[i], "stdio") == 0) {
+			rc = add_pipes(m, port, err);
+		} else if (strncmp(o->serials[i], "file:", 5) == 0) {
+			fd = file_open_output("serial log", o->serials[i] + 5,
+			                      err);
+			if (fd < 0)
+				return fd;
+			set_fd(m, port, "out", fd);
+		}
+	}
+	return rc;
+}
+
+/* ---- the whole ---- */
+
+static int open_rest(struct run_machine *m, const struct run_options *o,
+                     struct error *err)
+{
+	int fd;
+
+	if (o->report) {
+		fd = file_open_output("report", o->report, err);
+		if (fd < 0)
+			return fd;
+		set_fd(m, m->file, "report", fd);
+	}
+	if (o->gdb) {
+		fd = socket_listen("--gdb", o->gdb, err);
+		if (fd < 0)
+			return fd;
+		set_fd(m, m->file, "gdb", fd);
+	}
+	return 0;
+}
+
+int run_machine_prepare(struct run_machine *m, const struct run_options *o,
+                        struct error *err)
+{
+	int rc;
+
+	memset(m, 0, sizeof(*m));
+	m->console_in = m->console_out = -1;
+	m->file = json_pack("{s:s, s:s, s:i, s:I, s:b, s:b, s:O}", "name",
+	                    o->name ? o->name : "machine", "engine", o->engine,
+	                    "cpus", (int)o->cpus, "memory_bytes",
+	                    (json_int_t)o->memory_bytes, "virtio_console",
+	                    o->virtio_console, "rng", true, "devices",
+	                    o->devices);
+	set_string(m->file, "engine_options", o->engine_options);
+	if (o->timeout_ns)
+		json_object_set_new(m->file, "timeout_s",
+		                    json_integer((json_int_t)(
+		                        (o->timeout_ns + NSEC_PER_SEC - 1) /
+		                        NSEC_PER_SEC)));
+	rc = open_disks(m, o, err);
+	if (rc == 0)
+		rc = open_boot(m, o, err);
+	if (rc == 0)
+		rc = open_serials(m, o, err);
+	if (rc == 0)
+		rc = open_rest(m, o, err);
+	if (rc == 0)
+		rc = open_nets(m, o, err);
+	if (rc < 0)
+		run_machine_fini(m);
+	return rc;
+}
+
+void run_machine_fini(struct run_machine *m)
+{
+	json_decref(m->file);
+	for (unsigned i = 0; i < m->fd_count; i++)
+		close(m->fds[i]);
+	if (m->console_in >= 0)
+		close(m->console_in);
+	if (m->console_out >= 0)
+		close(m->console_out);
+	/* Their cables are out now: they end by themselves. */
+	for (unsigned i = 0; i < m->net_count; i++)
+		child_end(m->nets[i], 2000);
+	free(m->kernel);
+	free(m->initrd);
+	free(m->cmdline);
+	memset(m, 0, sizeof(*m));
+	m->console_in = m->console_out = -1;
+}

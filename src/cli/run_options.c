@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "cli/options.h"
+#include "cli/run.h"
+
+enum { CPUS_MAX = 64 };
+
+enum {
+	OPT_APPEND = 1,
+	OPT_CODE_CACHE,
+	OPT_CONSOLE,
+	OPT_CPUS,
+	OPT_DEVICE,
+	OPT_DISK,
+	OPT_ENGINE,
+	OPT_GDB,
+	OPT_INITRD,
+	OPT_INTERACTIVE,
+	OPT_KEEP,
+	OPT_KERNEL,
+	OPT_MEMORY,
+	OPT_MODULE,
+	OPT_MTU,
+	OPT_NAME,
+	OPT_NET,
+	OPT_PERF_MAP,
+	OPT_PUBLISH,
+	OPT_REPORT,
+	OPT_SERIAL,
+	OPT_TIMEOUT,
+};
+
+static const struct option_spec specs[] = {
+	{ "name", "NAME", "what the machine is called", OPT_NAME },
+	{ "engine", "ENGINE", "auto, kvm, bt or interp (bt,OPTIONS)",
+	  OPT_ENGINE },
+	{ "cpus", "N", "virtual CPUs (1)", OPT_CPUS },
+	{ "memory", "SIZE", "guest memory, as 512M or 2G (512M)", OPT_MEMORY },
+	{ "kernel", "FILE", "bzImage, PVH or multiboot ELF", OPT_KERNEL },
+	{ "initrd", "FILE", "initial RAM disk", OPT_INITRD },
+	{ "module", "FILE", "multiboot module; may be repeated", OPT_MODULE },
+	{ "append", "WORDS", "added to the kernel command line", OPT_APPEND },
+	{ "disk", "FILE[,OPTION]...",
+	  "format=raw|qcow2, readonly, serial=TEXT", OPT_DISK },
+	{ "net", "user|tap:T|none", "network cards (user); repeatable",
+	  OPT_NET },
+	{ "publish", "[A:]PORT:PORT[/udp]", "forward a host port to the guest",
+	  OPT_PUBLISH },
+	{ "mtu", "BYTES", "of the network cards (1500)", OPT_MTU },
+	{ "serial", "stdio|file:F|none", "serial ports (stdio); repeatable",
+	  OPT_SERIAL },
+	{ "console", "serial|virtio", "add a virtio console (serial)",
+	  OPT_CONSOLE },
+	{ "device", "NAME", "testdev or debug-exit; repeatable", OPT_DEVICE },
+	{ "timeout", "TIME", "stop the machine after 90, 1.5m, 1h",
+	  OPT_TIMEOUT },
+	{ "report", "json:FILE", "figures about the run", OPT_REPORT },
+	{ "gdb", "[ADDRESS]:PORT", "wait for a debugger there", OPT_GDB },
+	{ "code-cache", "SIZE", "of the bt engine", OPT_CODE_CACHE },
+	{ "perf-map", NULL, "name translated code for perf (bt engine)",
+	  OPT_PERF_MAP },
+	{ "keep", NULL, "keep the machine's copy of the image", OPT_KEEP },
+	{ "interactive", NULL, "standard input is typed into the console",
+	  OPT_INTERACTIVE },
+	{ 0 },
+};
+
+static int too_many(const char *what, int max, struct error *err)
+{
+	return error_set(err, -EINVAL, "more than %d %s", max, what);
+}
+
+/* The next part of a list with commas, in place; NULL at its end. */
+static char *next_part(char **rest)
+{
+	char *part = *rest, *comma;
+
+	if (!part)
+		return NULL;
+	comma = strchr(part, ',');
+	*rest = comma ? comma + 1 : NULL;
+	if (comma)
+		*comma = '\0';
+	return part;
+}
+
+static int disk_option(struct run_disk *d, const char *part, struct error *err)
+{
+	if (strcmp(part, "readonly") == 0) {
+		d->readonly = true;
+	} else if (strncmp(part, "format=", 7) == 0) {
+		free(d->format);
+		d->format = xstrdup(part + 7);
+	} else if (strncmp(part, "serial=", 7) == 0) {
+		/* virtio 1.1 section 5.2.6: 20 bytes. */
+		if (strlen(part + 7) > 20)
+			return error_set(err, -EINVAL,
+			                 "--disk: serial=%s has more than 20 "
+			                 "characters",
+			                 part + 7);
+		free(d->serial);
+		d->serial = xstrdup(part + 7);
+	} else {
+		error_set(err, -EINVAL, "--disk: there is no option %s", part);
+		return error_hint(err, "there are format=, readonly and "
+		                       "serial=TEXT");
+	}
+	return 0;
+}
+
+static int add_disk(struct run_options *o, const char *value,
+                    struct error *err)
+{
+	struct run_disk *d = &o->disks[o->disk_count];
+	char *copy, *rest, *part;
+	int rc = 0;
+
+	if (o->disk_count == RUN_DISKS_MAX)
+		return too_many("disks", RUN_DISKS_MAX, err);
+	copy = rest = xstrdup(value);
+	o->disk_count++;
+	d->path = xstrdup(next_part(&rest));
+	d->format = xstrdup("raw");
+	while (rc == 0 && (part = next_part(&rest)))
+		rc = disk_option(d, part, err);
+	free(copy);
+	if (rc == 0 && !d->path[0])
+		rc = error_set(err, -EINVAL, "--disk needs a file");
+	return rc;
+}
+
+static int set_engine(struct run_options *o, const char *value,
+                      struct error *err)
+{
+	static const char *const known[] = { "auto", "bt", "interp", "kvm" };
+	const char *comma = strchr(value, ',');
+	size_t len = comma ? (size_t)(comma - value) : strlen(value);
+	char *options;
+
+	free(o->engine);
+	o->engine = xasprintf("%.*s", (int)len, value);
+	if (comma) {
+		options = xasprintf("%s%s%s",
+		                    o->engine_options ? o->engine_options : "",
+		                    o->engine_options ? "," : "", comma + 1);
+		free(o->engine_options);
+		o->engine_options = options;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
+		if (strcmp(o->engine, known[i]) == 0)
+			return 0;
+	error_set(err, -EINVAL, "there is no engine %s", o->engine);
+	return error_hint(err, "the engines are auto, kvm, bt and interp");
+}
+
+static void add_engine_option(struct run_options *o, const char *name,
+                              const char *value)
+{
+	const char *old = o->engine_options;
+	char *all = xasprintf("%s%s%s%s%s", old ? old : "", old ? "," : "",
+	                      name, value ? "=" : "", value ? value : "");
+
+	free(o->engine_options);
+	o->engine_options = all;
+}
+
+static int add_net(struct run_options *o, const char *value, struct error *err)
+{
+	o->net_given = true;
+	if (strcmp(value, "none") == 0)
+		return 0;
+	if (strcmp(value, "user") != 0 &&
+	    (strncmp(value, "tap:", 4) != 0 || !value[4])) {
+		error_set(err, -EINVAL, "--net %s: not user, tap:NAME or none",
+		          value);
+		return err->code;
+	}
+	if (o->net_count == RUN_NETS_MAX)
+		return too_many("network cards", RUN_NETS_MAX, err);
+	o->nets[o->net_count++] = value;
+	return 0;
+}
+
+static int add_serial(struct run_options *o, const char *value,
+                      struct error *err)
+{
+	if (strcmp(value, "stdio") && strcmp(value, "none") &&
+	    (strncmp(value, "file:", 5) || !value[5]))
+		return error_set(err, -EINVAL,
+		                 "--serial %s: not stdio, file:NAME or none",
+		                 value);
+	if (o->serial_count == RUN_SERIALS_MAX)
+		return too_many("serial ports", RUN_SERIALS_MAX, err);
+	for (unsigned i = 0; i < o->serial_count; i++)
+		if (strcmp(value, "stdio") == 0 &&
+		    strcmp(o->serials[i], "stdio") == 0)
+			return error_set(err, -EINVAL,
+			                 "only one --serial can be stdio");
+	o->serials[o->serial_count++] = value;
+	return 0;
+}
+
+static int add_device(struct run_options *o, const char *value,
+                      struct error *err)
+{
+	if (strcmp(value, "testdev") && strcmp(value, "debug-exit")) {
+		error_set(err, -EINVAL, "there is no device %s to add", value);
+		return error_hint(err, "there are testdev and debug-exit");
+	}
+	json_array_append_new(o->devices, json_string(value));
+	return 0;
+}
+
+static int set_console(struct run_options *o, const char *value,
+                       struct error *err)
+{
+	o->virtio_console = strcmp(value, "virtio") == 0;
+	if (!o->virtio_console && strcmp(value, "serial") != 0)
+		return error_set(err, -EINVAL,
+		                 "--console %s: not serial or virtio", value);
+	return 0;
+}
+
+static int set_report(struct run_options *o, const char *value,
+                      struct error *err)
+{
+	if (strncmp(value, "json:", 5) != 0 || !value[5]) {
+		error_set(err, -EINVAL, "--report %s: not json:FILE", value);
+		return error_hint(err, "write --report json:%s", value);
+	}
+	o->report = value + 5;
+	return 0;
+}
+
+static int set_name(struct run_options *o, const char *value,
+                    struct error *err)
+{
+	size_t len = strlen(value);
+
+	/* It becomes the guest's host name. */
+	if (!len || len > 63 || value[0] == '-' ||
+	    strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	                  "0123456789-") != len)
+		return error_set(err, -EINVAL,
+		                 "--name %s: not 1 to 63 letters, digits and "
+		                 "dashes",
+		                 value);
+	o->name = value;
+	return 0;
+}
+
+static int parse_number(const char *name, const char *value, u64 min, u64 max,
+                        u64 *number, struct error *err)
+{
+	int rc = parse_u64(value, min, max, number, err);
+
+	return rc < 0 ? (error_prefix(err, "--%s", name), rc) : 0;
+}
+
+static int set_cpus(struct run_options *o, const char *value,
+                    struct error *err)
+{
+	u64 n;
+	int rc = parse_number("cpus", value, 1, CPUS_MAX, &n, err);
+
+	if (rc == 0)
+		o->cpus = (unsigned)n;
+	return rc;
+}
+
+static int set_memory(struct run_options *o, const char *value,
+                      struct error *err)
+{
+	char least[32];
+	int rc = parse_size(value, 1, &o->memory_bytes, err);
+
+	if (rc < 0) {
+		error_prefix(err, "--memory");
+		return rc;
+	}
+	/* Whole pages; a machine needs some to have its tables in. */
+	if (o->memory_bytes < 32 * MIB) {
+		error_set(err, -EINVAL, "--memory %s: a machine has at least "
+		                        "%s",
+		          value, format_size(32 * MIB, least, sizeof(least)));
+		return error_hint(err, "a bare number is in bytes: write %sM",
+		                  value);
+	}
+	o->memory_bytes = ALIGN_UP(o->memory_bytes, 2 * MIB);
+	return 0;
+}
+
+static int set_timeout(struct run_options *o, const char *value,
+                       struct error *err)
+{
+	int rc = parse_duration(value, &o->timeout_ns, err);
+
+	return rc < 0 ? (error_prefix(err, "--timeout"), rc) : 0;
+}
+
+static int add_publish(struct run_options *o, const char *value,
+                       struct error *err)
+{
+	if (o->publish_count == RUN_PUBLISH_MAX)
+		return too_many("published ports", RUN_PUBLISH_MAX, err);
+	o->publish[o->publish_count++] = value;
+	return 0;
+}
+
+static int add_module(struct run_options *o, const char *value,
+                      struct error *err)
+{
+	if (o->module_count == RUN_MODULES_MAX)
+		return too_many("modules", RUN_MODULES_MAX, err);
+	o->modules[o->module_count++] = value;
+	return 0;
+}
+
+static int set_image(struct run_options *o, const char *value,
+                     struct error *err)
+{
+	if (o->image)
+		return error_set(err, -EINVAL,
+		                 "one image at a time: %s or %s", o->image,
+		                 value);
+	o->image = value;
+	return 0;
+}
+
+static int one_option(void *ctx, int id, const char *value, struct error *err)
+{
+	struct run_options *o = ctx;
+
+	switch (id) {
+	case 0:
+		return set_image(o, value, err);
+	case OPT_APPEND:
+		o->append = value;
+		return 0;
+	case OPT_CODE_CACHE:
+		add_engine_option(o, "code-cache", value);
+		return 0;
+	case OPT_CONSOLE:
+		return set_console(o, value, err);
+	case OPT_CPUS:
+		return set_cpus(o, value, err);
+	case OPT_DEVICE:
+		return add_device(o, value, err);
+	case OPT_DISK:
+		return add_disk(o, value, err);
+	case OPT_ENGINE:
+		return set_engine(o, value, err);
+	case OPT_GDB:
+		o->gdb = value;
+		return 0;
+	case OPT_INITRD:
+		o->initrd = value;
+		return 0;
+	case OPT_INTERACTIVE:
+		o->interactive = true;
+		return 0;
+	case OPT_KEEP:
+		o->keep = true;
+		return 0;
+	case OPT_KERNEL:
+		o->kernel = value;
+		return 0;
+	case OPT_MEMORY:
+		return set_memory(o, value, err);
+	case OPT_MODULE:
+		return add_module(o, value, err);
+	case OPT_MTU:
+		return parse_number("mtu", value, 576, 65521, &o->mtu, err);
+	case OPT_NAME:
+		return set_name(o, value, err);
+	case OPT_NET:
+		return add_net(o, value, err);
+	case OPT_PERF_MAP:
+		add_engine_option(o, "perf-map", NULL);
+		return 0;
+	case OPT_PUBLISH:
+		return add_publish(o, value, err);
+	case OPT_REPORT:
+		return set_report(o, value, err);
+	case OPT_SERIAL:
+		return add_serial(o, value, err);
+	default:
+		return set_timeout(o, value, err); /* OPT_TIMEOUT */
+	}
+}
+
+static int check_together(struct run_options *o, struct error *err)
+{
+	bool user = false;
+
+	if (!o->image && !o->kernel) {
+		error_set(err, -EINVAL, "nothing to run: name an image or a "
+		                        "--kernel");
+		return error_hint(err, "atoll image build debian:12 && atoll "
+		                       "run debian:12");
+	}
+	if (o->initrd && !o->kernel && !o->image)
+		return error_set(err, -EINVAL, "--initrd needs a --kernel");
+	if (!o->net_given)
+		o->nets[o->net_count++] = "user";
+	for (unsigned i = 0; i < o->net_count; i++)
+		user |= strcmp(o->nets[i], "user") == 0;
+	if (o->publish_count && !user)
+		return error_set(err, -EINVAL, "--publish needs --net user");
+	if (!o->serial_count)
+		o->serials[o->serial_count++] = "stdio";
+	if (o->keep && !o->image)
+		return error_set(err, -EINVAL, "--keep needs an image");
+	return 0;
+}
+
+int run_options_parse(struct run_options *o, int argc, char **argv,
+                      struct error *err)
+{
+	int rc;
+
+	memset(o, 0, sizeof(*o));
+	if (options_want_help(argc, argv)) {
+		options_help("atoll run [OPTION]... IMAGE\n"
+		             "       atoll run [OPTION]... --kernel FILE",
+		             "Run a machine on this terminal. Ctrl-] opens "
+		             "its menu.",
+		             specs);
+		return 1;
+	}
+	o->engine = xstrdup("auto");
+	o->cpus = 1;
+	o->memory_bytes = 512 * MIB;
+	o->devices = json_array();
+	rc = options_parse(specs, argc, argv, one_option, o, err);
+	return rc < 0 ? rc : check_together(o, err);
+}
+
+void run_options_fini(struct run_options *o)
+{
+	free(o->engine);
+	free(o->engine_options);
+	for (unsigned i = 0; i < o->disk_count; i++) {
+		free(o->disks[i].path);
+		free(o->disks[i].format);
+		free(o->disks[i].serial);
+	}
+	json_decref(o->devices);
+}

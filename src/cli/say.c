@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/say.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "control/control.h"
+
+enum { WORD_MAX = 32 };
+
+int say_error(const struct error *err)
+{
+	fprintf(stderr, "error: %s\n", err->text);
+	if (err->hint[0])
+		fprintf(stderr, "hint: %s\n", err->hint);
+	return err->code == -EINVAL ? END_USAGE : END_FAILURE;
+}
+
+int say_usage(const char *fmt, ...)
+{
+	va_list ap;
+
+	fputs("error: ", stderr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	return END_USAGE;
+}
+
+/* Edits (insert, delete, replace) that make b of a. */
+static size_t distance(const char *a, const char *b)
+{
+	size_t row[WORD_MAX + 1], la = strlen(a), lb = strlen(b), diagonal, up;
+
+	if (la > WORD_MAX || lb > WORD_MAX)
+		return WORD_MAX;
+	for (size_t j = 0; j <= lb; j++)
+		row[j] = j;
+	for (size_t i = 1; i <= la; i++) {
+		diagonal = row[0];
+		row[0] = i;
+		for (size_t j = 1; j <= lb; j++) {
+			up = row[j];
+			row[j] = MIN(MIN(up, row[j - 1]) + 1,
+			             diagonal + (a[i - 1] != b[j - 1]));
+			diagonal = up;
+		}
+	}
+	return row[lb];
+}
+
+const char *nearest(const char *word, const char *const *first, size_t count,
+                    size_t stride)
+{
+	const char *best = NULL, *name;
+	size_t best_edits = WORD_MAX, edits;
+
+	for (size_t i = 0; i < count; i++) {
+		name = *(const char *const *)((const char *)first + i * stride);
+		if (!name)
+			continue;
+		edits = distance(word, name);
+		/* What was cut short counts as near: --mem. */
+		if (strlen(word) >= 3 &&
+		    strncmp(word, name, strlen(word)) == 0)
+			edits = MIN(edits, (size_t)1);
+		if (edits < best_edits) {
+			best_edits = edits;
+			best = name;
+		}
+	}
+	/* Two letters swapped are two edits. */
+	return best_edits <= MAX((size_t)2, strlen(word) / 3) ? best : NULL;
+}

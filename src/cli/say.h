@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * say.h - failures on standard error, always in the same form:
+ *
+ *	error: what is wrong
+ *	hint: what to do about it
+ */
+#pragma once
+
+#include "base/types.h"
+
+struct error;
+
+/* Prints err; returns the exit code that fits it: END_USAGE for -EINVAL, else
+ * END_FAILURE. */
+int say_error(const struct error *err);
+/* A usage error in one call; returns END_USAGE. */
+int say_usage(const char *fmt, ...) PRINTF_LIKE(1, 2);
+
+/* The one of count words nearest to word when it is near enough to be a
+ * misspelling, else NULL. stride is the distance between the pointers. */
+const char *nearest(const char *word, const char *const *first, size_t count,
+                    size_t stride);

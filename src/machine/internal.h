@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * internal.h - what a machine is made of; for machine/ alone.
+ *
+ * Threads: the loop's thread owns the life cycle (start, stop, reset, end).
+ * A vCPU's thread runs its vCPU and parks when the loop's thread asks.
+ * Anything else asks for things with machine_request().
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/loop.h"
+#include "devices/chips/lapic.h"
+#include "devices/device.h"
+#include "devices/pci/pci.h"
+#include "engine/engine.h"
+#include "machine/boot/boot.h"
+#include "machine/machine.h"
+#include "machine/pv.h"
+
+struct acpi_pm;
+struct console;
+struct cpuid_model;
+struct gdb;
+struct ioapic;
+struct pic;
+struct pit;
+struct rtc;
+
+enum { /* machine_cpu.events: what its thread must look at */
+       CPU_EVENT_STOP = 1 << 0, /* park, until start */
+       CPU_EVENT_IRQ = 1 << 1,  /* an interrupt may be pending */
+       CPU_EVENT_NMI = 1 << 2,
+       CPU_EVENT_INIT = 1 << 3,
+       CPU_EVENT_SIPI = 1 << 4,
+       CPU_EVENT_QUIT = 1 << 5, /* the thread ends */
+};
+
+/* Where a vCPU's thread is. */
+enum cpu_activity {
+	CPU_ACTIVE,
+	CPU_HALT, /* HLT */
+	CPU_WAITS_SIPI,
+};
+
+struct machine_cpu {
+	struct machine *machine; /* borrowed */
+	unsigned index;
+	struct vcpu *vcpu;
+	struct lapic *lapic; /* NULL if the kernel has them */
+	struct pv_cpu pv;
+
+	pthread_t thread;
+	bool has_thread;
+	_Atomic u32 events;
+	_Atomic u8 sipi_vector;
+	enum cpu_activity activity; /* its thread's; others' while parked */
+
+	pthread_mutex_t lock; /* the rest; wake when anything changes */
+	pthread_cond_t wake;
+	bool parked;
+	_Atomic bool sleeping; /* waits on wake for events */
+
+	bool frozen; /* stays parked when others go; the loop's thread */
+};
+
+/* What is asked of the loop's thread; the strongest wins. */
+enum { REQUEST_RESET = 1 << 0, REQUEST_END = 1 << 1 };
+
+struct machine {
+	struct machine_config config; /* strings are ours */
+	struct loop *loop;            /* borrowed */
+	struct device_host host;
+	struct device *devices; /* newest first */
+
+	struct memory *memory;
+	struct e820_entry map[8];
+	unsigned map_count;
+	u64 low_ram_end;
+	struct pci_windows windows;
+
+	const struct engine_type *engine_type;
+	struct engine *engine;
+	struct cpuid_model *cpuid;
+	u32 cpuid_1_eax;
+	u64 tsc_hz;
+	u64 tsc_offset;  /* guest TSC less the host's, when all are in step */
+	u64 stopped_tsc; /* the host's when vCPUs were stopped */
+	u64 pv_ref_tsc, pv_ref_ns; /* one moment: host TSC, machine clock */
+	struct lapic_set *lapics;
+	struct pic *pic;
+	struct ioapic *ioapic;
+	struct pit *pit;
+	struct rtc *rtc;
+	struct acpi_pm *pm;
+	struct pci_bus *pci;
+	struct block *blocks[MACHINE_DISKS_MAX];
+	struct link *links[MACHINE_NICS_MAX];
+	struct console *consoles[MACHINE_SERIALS_MAX];
+	struct device *virtio_console;
+	u8 *acpi;
+	size_t acpi_size;
+
+	struct machine_cpu cpus[MACHINE_CPUS_MAX];
+	struct gdb *gdb;
+	struct loop_timer timeout;
+
+	_Atomic u32 requests;
+	pthread_mutex_t lock; /* outcome, paused */
+	struct machine_outcome outcome;
+	_Atomic bool ended; /* outcome is decided */
+	bool show_cpu; /* add the registers of cpu_words to it */
+	unsigned cpu_words;
+	bool running;   /* vCPUs are not parked; the loop's thread */
+	bool paused;    /* by machine_pause(); the loop's thread */
+	unsigned holds; /* who keeps vCPUs stopped; the loop's thread */
+
+	u64 start_ns, run_ns, end_ns; /* host time */
+	_Atomic u64 first_output_ns;
+	unsigned resets;
+	int statm_fd; /* our own memory figures, for the report */
+};
+
+/* ---- board.c: memory, chips, devices ---- */
+
+int board_create(struct machine *m, struct error *err) MUST_CHECK;
+/* Devices only: they must go before what they use. */
+void board_destroy_devices(struct machine *m);
+void board_destroy(struct machine *m);
+/* Power-on state of every device; no vCPU runs. */
+void board_reset(struct machine *m);
+int board_memory(struct machine *m, struct error *err) MUST_CHECK;
+int board_add_peripherals(struct machine *m, struct error *err) MUST_CHECK;
+
+/* Into the list, or fail with what creation said. */
+void board_add(struct machine *m, struct device *dev);
+
+/* ---- vcpu.c, host.c ---- */
+
+int cpus_create(struct machine *m, struct error *err) MUST_CHECK;
+int cpus_start_threads(struct machine *m, struct error *err) MUST_CHECK;
+/* The loop's thread; stop returns when all are parked. */
+void cpus_stop(struct machine *m);
+void cpus_go(struct machine *m);
+/* Ends and joins the threads. */
+void cpus_quit(struct machine *m);
+void cpus_destroy(struct machine *m);
+/* Power-on registers, and the loaded kernel's; all parked. */
+int cpus_reset(struct machine *m, const struct cpu_state *bsp,
+               struct error *err) MUST_CHECK;
+/* Any thread. */
+void cpu_event(struct machine_cpu *cpu, u32 event);
+
+extern const struct vcpu_host machine_vcpu_host; /* ctx to be filled in */
+
+/* ---- machine.c ---- */
+
+/* Any thread; takes effect on the loop's thread. The first outcome stays. */
+void machine_end(struct machine *m, int code, const char *cause, int show_cpu,
+                 const char *fmt, ...) PRINTF_LIKE(5, 6);
+/* vCPUs stay stopped while anyone holds; the loop's thread. */
+void machine_hold(struct machine *m);
+void machine_release(struct machine *m);
+
+/* ---- engine choice, time ---- */
+
+const struct engine_type *choose_engine(const char *name, struct error *err);
+u64 tsc_frequency(void);
+u64 host_tsc(void);
+/* What the guest reads, less what the host does; and what it reads now. */
+u64 machine_tsc_offset(struct machine *m, unsigned cpu);
+u64 machine_guest_tsc(struct machine *m, unsigned cpu);

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * report - figures of a run, as JSON text.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "guest/memory.h"
+#include "machine/internal.h"
+
+/* Our resident memory; the descriptor was opened before the sandbox closed. */
+static u64 resident_bytes(const struct machine *m)
+{
+	unsigned long total, resident;
+	char text[128];
+	ssize_t n = m->statm_fd < 0
+	                ? -1
+	                : pread(m->statm_fd, text, sizeof(text) - 1, 0);
+
+	if (n <= 0)
+		return 0;
+	text[n] = 0;
+	if (sscanf(text, "%lu %lu", &total, &resident) != 2)
+		return 0;
+	return resident * (u64)PAGE_SIZE;
+}
+
+/* Guest memory is files in memory: what they hold is what is resident. */
+static u64 guest_resident_bytes(const struct machine *m)
+{
+	u64 bytes = 0;
+
+	for (size_t i = 0; i < memory_slot_count(m->memory); i++) {
+		const struct memory_slot *slot = memory_slot_at(m->memory, i);
+		struct stat st;
+
+		if (slot->fd >= 0 && slot->fd_offset == 0 &&
+		    fstat(slot->fd, &st) == 0)
+			bytes += (u64)st.st_blocks * 512;
+	}
+	return bytes;
+}
+
+static u64 stat_sum(struct machine *m, enum vcpu_stat stat)
+{
+	u64 sum = 0;
+
+	for (unsigned i = 0; i < m->config.cpus; i++)
+		sum += m->engine_type->vcpu_stat(m->cpus[i].vcpu, stat);
+	return sum;
+}
+
+/* Milliseconds from the start of the machine's building; null if never. */
+static void put_time(FILE *f, const char *name, const struct machine *m,
+                     u64 when_ns)
+{
+	if (when_ns)
+		fprintf(f, "\"%s\":%.3f,", name,
+		        (double)(when_ns - m->start_ns) / 1e6);
+	else
+		fprintf(f, "\"%s\":null,", name);
+}
+
+static double seconds(struct timeval tv)
+{
+	return (double)tv.tv_sec + (double)tv.tv_usec / 1e6;
+}
+
+char *machine_report(struct machine *m)
+{
+	u64 all = resident_bytes(m), guest = guest_resident_bytes(m);
+	u64 end = m->end_ns ? m->end_ns : loop_now_ns();
+	struct rusage usage = { 0 };
+	char *text = NULL, *engine;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	ASSERT(f);
+	getrusage(RUSAGE_SELF, &usage);
+	fprintf(f,
+	        "{\"engine\":\"%s\",\"cpus\":%u,\"memory_bytes\":%" PRIu64 ",",
+	        m->engine_type->name, m->config.cpus, m->config.memory_bytes);
+	put_time(f, "first_instruction_ms", m, m->run_ns);
+	put_time(f, "first_output_ms", m, m->first_output_ns);
+	fprintf(f, "\"run_ms\":%.3f,",
+	        m->run_ns ? (double)(end - m->run_ns) / 1e6 : 0.0);
+	fprintf(f, "\"user_s\":%.3f,\"system_s\":%.3f,\"resets\":%u,",
+	        seconds(usage.ru_utime), seconds(usage.ru_stime), m->resets);
+	fprintf(f, "\"instructions\":%" PRIu64 ",\"exits\":{",
+	        stat_sum(m, STAT_INSTRUCTIONS));
+	for (int i = STAT_INSTRUCTIONS + 1; i < STAT_COUNT; i++)
+		fprintf(f, "%s\"%s\":%" PRIu64,
+		        i > STAT_INSTRUCTIONS + 1 ? "," : "",
+		        vcpu_stat_names[i], stat_sum(m, (enum vcpu_stat)i));
+	fprintf(f,
+	        "},\"resident_bytes\":%" PRIu64
+	        ",\"guest_resident_bytes\":%" PRIu64
+	        ",\"overhead_bytes\":%" PRIu64,
+	        all, guest, all > guest ? all - guest : 0);
+	engine = m->engine_type->stats_json
+	             ? m->engine_type->stats_json(m->engine)
+	             : NULL;
+	if (engine)
+		fprintf(f, ",\"engine_stats\":%s", engine);
+	free(engine);
+	fputs("}", f);
+	fclose(f);
+	return text;
+}

@@ -1,0 +1,468 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * config - reads a machine file.
+ */
+#include "vm/config.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+enum { STRING_MAX = 4096, CMDLINE_MAX = 65535, NAME_MAX_BYTES = 64 };
+enum { MTU_MIN = 68, MTU_MAX = 65535 };
+enum { TIMEOUT_MAX_S = 10 * 365 * 24 * 3600 };
+
+/* An object being read. The first failure stays in err. */
+struct reader {
+	json_t *object;
+	char where[64]; /* "disks[0]", for messages */
+	struct fd_table *fds;
+	struct error *err;
+};
+
+struct fd_table {
+	int *fd;
+	size_t count;
+	u8 uses[128];
+	u8 takes[128]; /* by those who close it themselves */
+};
+
+static int fail(const struct reader *r, const char *key, const char *what)
+{
+	return error_set(r->err, -EINVAL, "machine file: %s%s%s %s", r->where,
+	                 r->where[0] ? "." : "", key, what);
+}
+
+static int check_keys(const struct reader *r, const char *const *keys)
+{
+	const char *key;
+	json_t *value;
+
+	if (!json_is_object(r->object))
+		return error_set(r->err, -EINVAL,
+		                 "machine file: %s is not an "
+		                 "object",
+		                 r->where[0] ? r->where : "it");
+	json_object_foreach(r->object, key, value)
+	{
+		const char *const *known = keys;
+
+		while (*known && strcmp(*known, key))
+			known++;
+		if (!*known)
+			return fail(r, key, "is not known");
+	}
+	return 0;
+}
+
+/* NULL if absent or null. */
+static json_t *find(const struct reader *r, const char *key)
+{
+	json_t *v = json_object_get(r->object, key);
+
+	return json_is_null(v) ? NULL : v;
+}
+
+static int get_string(const struct reader *r, const char *key, size_t max,
+                      const char **out)
+{
+	json_t *v = find(r, key);
+	const char *s;
+
+	if (!v)
+		return 0;
+	if (!json_is_string(v))
+		return fail(r, key, "is not a string");
+	s = json_string_value(v);
+	if (json_string_length(v) > max)
+		return fail(r, key, "is too long");
+	for (const char *p = s; *p; p++)
+		if ((u8)*p < ' ' || *p == 0x7f)
+			return fail(r, key, "holds control characters");
+	if (strlen(s) != json_string_length(v))
+		return fail(r, key, "holds control characters");
+	*out = s;
+	return 0;
+}
+
+static int get_number(const struct reader *r, const char *key, u64 min, u64 max,
+                      u64 *out)
+{
+	json_t *v = find(r, key);
+	char words[80];
+	json_int_t n;
+
+	if (!v)
+		return 0;
+	if (!json_is_integer(v))
+		return fail(r, key, "is not a whole number");
+	n = json_integer_value(v);
+	if (n < 0 || (u64)n < min || (u64)n > max) {
+		snprintf(words, sizeof(words),
+		         "is not from %" PRIu64 " to %" PRIu64, min, max);
+		return fail(r, key, words);
+	}
+	*out = (u64)n;
+	return 0;
+}
+
+static int get_bool(const struct reader *r, const char *key, bool *out)
+{
+	json_t *v = find(r, key);
+
+	if (v && !json_is_boolean(v))
+		return fail(r, key, "is neither true nor false");
+	if (v)
+		*out = json_is_true(v);
+	return 0;
+}
+
+/* The index of a descriptor; taken: its user will close it. */
+static int get_fd(const struct reader *r, const char *key, bool taken, int *out)
+{
+	u64 index = UINT64_MAX;
+	int rc = get_number(r, key, 0, INT32_MAX, &index);
+
+	if (rc < 0 || index == UINT64_MAX)
+		return rc;
+	if (index >= r->fds->count)
+		return fail(r, key, "names a descriptor that was not sent");
+	r->fds->uses[index]++;
+	r->fds->takes[index] |= taken;
+	if (r->fds->takes[index] && r->fds->uses[index] > 1)
+		return fail(r, key, "names a descriptor that is used twice");
+	*out = r->fds->fd[index];
+	return 0;
+}
+
+/* Opens the nth object of an array. */
+static struct reader element(const struct reader *r, const char *key,
+                             json_t *array, size_t i)
+{
+	struct reader e = *r;
+
+	e.object = json_array_get(array, i);
+	snprintf(e.where, sizeof(e.where), "%s[%zu]", key, i);
+	return e;
+}
+
+typedef int element_fn(struct reader *r, void *out);
+
+static int get_array(const struct reader *r, const char *key, size_t max,
+                     size_t size, element_fn *fn, void *out, unsigned *count)
+{
+	json_t *array = find(r, key);
+	size_t n = json_array_size(array);
+
+	if (!array)
+		return 0;
+	if (!json_is_array(array))
+		return fail(r, key, "is not an array");
+	if (n > max)
+		return fail(r, key, "has too many elements");
+	for (size_t i = 0; i < n; i++) {
+		struct reader e = element(r, key, array, i);
+		int rc = fn(&e, (u8 *)out + i * size);
+
+		if (rc < 0)
+			return rc;
+	}
+	*count = (unsigned)n;
+	return 0;
+}
+
+/* ---- the parts ---- */
+
+static int read_disk(struct reader *r, void *out)
+{
+	static const char *const keys[] = { "fd",     "path",     "format",
+		                            "serial", "readonly", NULL };
+	struct machine_disk *d = out;
+	int rc = check_keys(r, keys);
+
+	d->fd = -1;
+	d->path = "disk";
+	d->format = "raw";
+	if (rc == 0)
+		rc = get_fd(r, "fd", true, &d->fd);
+	if (rc == 0 && d->fd < 0)
+		rc = fail(r, "fd", "is missing");
+	if (rc == 0)
+		rc = get_string(r, "path", STRING_MAX, &d->path);
+	if (rc == 0)
+		rc = get_string(r, "format", 32, &d->format);
+	if (rc == 0)
+		rc = get_string(r, "serial", 20, &d->serial);
+	if (rc == 0)
+		rc = get_bool(r, "readonly", &d->readonly);
+	return rc;
+}
+
+/* "52:54:00:12:34:56": a unicast address. */
+static int parse_mac(const struct reader *r, const char *text, u8 *mac)
+{
+	unsigned b[6];
+	int used = 0;
+
+	if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2],
+	           &b[3], &b[4], &b[5], &used) != 6 ||
+	    used != 17 || text[used])
+		return fail(r, "mac",
+		            "is not six hexadecimal bytes with "
+		            "colons between them");
+	if (b[0] & 1)
+		return fail(r, "mac", "is a multicast address");
+	for (int i = 0; i < 6; i++)
+		mac[i] = (u8)b[i];
+	return 0;
+}
+
+static int read_nic(struct reader *r, void *out)
+{
+	static const char *const keys[] = { "fd", "type", "mac", "mtu", NULL };
+	struct machine_nic *n = out;
+	const char *mac = NULL;
+	u64 mtu = 0;
+	int rc = check_keys(r, keys);
+
+	n->fd = -1;
+	n->type = "socket";
+	if (rc == 0)
+		rc = get_fd(r, "fd", true, &n->fd);
+	if (rc == 0 && n->fd < 0)
+		rc = fail(r, "fd", "is missing");
+	if (rc == 0)
+		rc = get_string(r, "type", 16, &n->type);
+	if (rc == 0 && strcmp(n->type, "socket") && strcmp(n->type, "tap"))
+		rc = fail(r, "type", "is neither socket nor tap");
+	if (rc == 0)
+		rc = get_number(r, "mtu", MTU_MIN, MTU_MAX, &mtu);
+	if (rc == 0)
+		rc = get_string(r, "mac", 17, &mac);
+	if (rc == 0 && !mac)
+		rc = fail(r, "mac", "is missing");
+	if (rc == 0)
+		rc = parse_mac(r, mac, n->mac);
+	n->mtu = (u16)mtu;
+	return rc;
+}
+
+static int read_serial(struct reader *r, void *out)
+{
+	static const char *const keys[] = { "in", "out", NULL };
+	struct machine_serial *s = out;
+	int rc = check_keys(r, keys);
+
+	s->in = s->out = -1;
+	if (rc == 0)
+		rc = get_fd(r, "in", false, &s->in);
+	if (rc == 0)
+		rc = get_fd(r, "out", false, &s->out);
+	return rc;
+}
+
+static int read_unpack(const struct reader *r, struct machine_config *m)
+{
+	const char *s = "auto";
+	int rc = get_string(r, "unpack", 8, &s);
+
+	if (rc < 0)
+		return rc;
+	if (!strcmp(s, "auto"))
+		m->unpack = UNPACK_AUTO;
+	else if (!strcmp(s, "yes"))
+		m->unpack = UNPACK_YES;
+	else if (!strcmp(s, "no"))
+		m->unpack = UNPACK_NO;
+	else
+		return fail(r, "unpack", "is none of auto, yes and no");
+	return 0;
+}
+
+static int read_modules(const struct reader *r, struct machine_config *m)
+{
+	json_t *array = find(r, "modules");
+
+	if (!array)
+		return 0;
+	if (!json_is_array(array))
+		return fail(r, "modules", "is not an array");
+	if (json_array_size(array) > ARRAY_SIZE(m->module_fds))
+		return fail(r, "modules", "has too many elements");
+	for (size_t i = 0; i < json_array_size(array); i++) {
+		json_t *holder =
+		    json_pack("{s:O}", "fd", json_array_get(array, i));
+		struct reader e = *r;
+		int fd = -1;
+		int rc;
+
+		e.object = holder;
+		snprintf(e.where, sizeof(e.where), "boot.modules[%zu]", i);
+		rc = get_fd(&e, "fd", false, &fd);
+		json_decref(holder);
+		if (rc == 0 && fd < 0)
+			rc = fail(&e, "fd", "is missing");
+		if (rc < 0)
+			return rc;
+		m->module_fds[m->module_count++] = fd;
+	}
+	return 0;
+}
+
+static int read_boot(const struct reader *top, struct machine_config *m)
+{
+	static const char *const keys[] = { "kernel",  "kernel_path",
+		                            "initrd",  "initrd_path",
+		                            "cmdline", "modules",
+		                            "unpack",  NULL };
+	struct reader r = *top;
+	int rc;
+
+	r.object = find(top, "boot");
+	if (!r.object)
+		return fail(top, "boot", "is missing");
+	snprintf(r.where, sizeof(r.where), "boot");
+	rc = check_keys(&r, keys);
+	if (rc == 0)
+		rc = get_fd(&r, "kernel", false, &m->kernel_fd);
+	if (rc == 0)
+		rc = get_fd(&r, "initrd", false, &m->initrd_fd);
+	if (rc == 0)
+		rc = get_string(&r, "kernel_path", STRING_MAX, &m->kernel_path);
+	if (rc == 0)
+		rc = get_string(&r, "initrd_path", STRING_MAX, &m->initrd_path);
+	if (rc == 0)
+		rc = get_string(&r, "cmdline", CMDLINE_MAX, &m->cmdline);
+	if (rc == 0)
+		rc = read_unpack(&r, m);
+	return rc == 0 ? read_modules(&r, m) : rc;
+}
+
+static int read_devices(const struct reader *r, struct machine_config *m)
+{
+	json_t *array = find(r, "devices"), *v;
+	size_t i;
+
+	if (array && !json_is_array(array))
+		return fail(r, "devices", "is not an array");
+	json_array_foreach(array, i, v)
+	{
+		const char *name = json_string_value(v);
+
+		if (name && !strcmp(name, "testdev"))
+			m->testdev = true;
+		else if (name && !strcmp(name, "debug-exit"))
+			m->debug_exit = true;
+		else
+			return fail(r, "devices",
+			            "names something that is "
+			            "neither testdev nor debug-exit");
+	}
+	return 0;
+}
+
+static int read_machine(const struct reader *r, struct machine_config *m)
+{
+	u64 cpus = 1, timeout_s = 0;
+	int rc = get_string(r, "name", NAME_MAX_BYTES, &m->name);
+
+	if (rc == 0)
+		rc = get_string(r, "engine", 32, &m->engine);
+	if (rc == 0)
+		rc = get_string(r, "engine_options", STRING_MAX,
+		                &m->engine_options);
+	if (rc == 0)
+		rc = get_number(r, "cpus", 1, MACHINE_CPUS_MAX, &cpus);
+	if (rc == 0)
+		rc =
+		    get_number(r, "memory_bytes", 1, BIT(46), &m->memory_bytes);
+	if (rc == 0)
+		rc = get_number(r, "timeout_s", 0, TIMEOUT_MAX_S, &timeout_s);
+	if (rc == 0)
+		rc = get_bool(r, "virtio_console", &m->virtio_console);
+	if (rc == 0)
+		rc = get_bool(r, "rng", &m->rng);
+	m->cpus = (unsigned)cpus;
+	m->timeout_ns = timeout_s * NSEC_PER_SEC;
+	return rc;
+}
+
+static int read_all(const struct reader *r, struct vm_config *out)
+{
+	static const char *const keys[] = { "name",
+		                            "engine",
+		                            "engine_options",
+		                            "cpus",
+		                            "memory_bytes",
+		                            "boot",
+		                            "disks",
+		                            "nics",
+		                            "serials",
+		                            "virtio_console",
+		                            "rng",
+		                            "devices",
+		                            "gdb",
+		                            "timeout_s",
+		                            "report",
+		                            NULL };
+	struct machine_config *m = &out->machine;
+	int rc = check_keys(r, keys);
+
+	if (rc == 0)
+		rc = read_machine(r, m);
+	if (rc == 0)
+		rc = read_boot(r, m);
+	if (rc == 0)
+		rc = get_array(r, "disks", MACHINE_DISKS_MAX,
+		               sizeof(m->disks[0]), read_disk, m->disks,
+		               &m->disk_count);
+	if (rc == 0)
+		rc = get_array(r, "nics", MACHINE_NICS_MAX, sizeof(m->nics[0]),
+		               read_nic, m->nics, &m->nic_count);
+	if (rc == 0)
+		rc = get_array(r, "serials", MACHINE_SERIALS_MAX,
+		               sizeof(m->serials[0]), read_serial, m->serials,
+		               &m->serial_count);
+	if (rc == 0)
+		rc = read_devices(r, m);
+	if (rc == 0)
+		rc = get_fd(r, "gdb", true, &m->gdb_fd);
+	if (rc == 0)
+		rc = get_fd(r, "report", false, &out->report_fd);
+	return rc;
+}
+
+int vm_config_parse(json_t *file, int *fds, size_t fd_count,
+                    struct vm_config *out, struct error *err)
+{
+	struct fd_table table = { .fd = fds, .count = fd_count };
+	struct reader r = { .object = file, .fds = &table, .err = err };
+	int rc;
+
+	ASSERT(fd_count <= ARRAY_SIZE(table.uses));
+	*out = (struct vm_config){
+		.machine = { .name = "machine",
+		             .engine = "auto",
+		             .kernel_fd = -1,
+		             .initrd_fd = -1,
+		             .gdb_fd = -1,
+		             .memory_bytes = 512 * MIB },
+		.report_fd = -1,
+	};
+	rc = read_all(&r, out);
+	for (size_t i = 0; i < fd_count; i++)
+		if (rc < 0 || !table.uses[i])
+			close(fds[i]);
+	if (rc == 0)
+		out->json = json_incref(file);
+	return rc;
+}
+
+void vm_config_fini(struct vm_config *config)
+{
+	json_decref(config->json);
+	config->json = NULL;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * config.h - from the machine file, as the start message brings it, to what
+ * machine/ builds from. docs/machine-file.md is the reference.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "machine/machine.h"
+
+struct error;
+
+struct vm_config {
+	struct machine_config machine;
+	int report_fd; /* -1: none */
+	json_t *json;  /* the strings in machine live here */
+};
+
+/*
+ * Check everything, refuse what is unknown. fds came with the message; those
+ * that the file names are in *out afterwards, and every other is closed. On
+ * failure all are.
+ */
+int vm_config_parse(json_t *file, int *fds, size_t fd_count,
+                    struct vm_config *out, struct error *err) MUST_CHECK;
+void vm_config_fini(struct vm_config *config);

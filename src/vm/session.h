@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * session.h - a machine from the start message to its end.
+ */
+#pragma once
+
+/* sock is taken over. The process's exit status: enum machine_end, or what
+ * the guest gave to debug-exit. */
+int vm_session(int sock);

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Each exception, with the error code and the RIP that hardware gives. */
+#include "guest.h"
+
+static void divide(void)
+{
+	__asm__ volatile("xor %%edx, %%edx; xor %%ecx, %%ecx; div %%ecx"
+	                 :
+	                 :
+	                 : "eax", "ecx", "edx");
+}
+static void undefined(void)
+{
+	__asm__ volatile("ud2");
+}
+static void breakpoint(void)
+{
+	__asm__ volatile("int3");
+}
+static void bad_selector(void)
+{
+	__asm__ volatile("mov %0, %%fs" : : "r"(0x1238));
+}
+static void non_canonical(void)
+{
+	*(volatile u64 *)0x8000000000000000 = 1;
+}
+static void non_canonical_stack(void)
+{
+	__asm__ volatile("push %%rbp; mov %0, %%rbp; mov (%%rbp), %%rax; "
+	                 "pop %%rbp"
+	                 :
+	                 : "r"(0x8000000000000000)
+	                 : "rax");
+}
+static void bad_msr(void)
+{
+	rdmsr(0xdeadbeef);
+}
+static void misaligned_sse(void)
+{
+	static u8 buf[32] __attribute__((aligned(16)));
+
+	__asm__ volatile("movaps (%0), %%xmm0" : : "r"(buf + 1));
+}
+static void divide_overflow(void)
+{
+	__asm__ volatile("idivl %%ecx"
+	                 :
+	                 : "a"(0x80000000), "d"(0xffffffff), "c"(-1));
+}
+static void reserved_cr4(void)
+{
+	write_cr4(read_cr(4) | 1ul << 63);
+}
+static void simd(void)
+{
+	u32 mxcsr = 0x1f80 & ~(1u << 9);
+	double zero = 0;
+
+	__asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
+	__asm__ volatile("divsd %1, %%xmm0; divsd %1, %%xmm0"
+	                 :
+	                 : "m"(mxcsr), "m"(zero)
+	                );
+}
+
+int main(void)
+{
+	u32 mxcsr = 0x1f80;
+	double one = 1;
+
+	check(catch(divide) == 0);
+	check(*(u8 *)caught.rip == 0xf7);
+	check(catch(divide_overflow) == 0);
+	check(catch(undefined) == 6);
+	check(caught.rip == (u64)undefined || *(u16 *)caught.rip == 0x0b0f);
+	check(catch(breakpoint) == 3);
+	check(*(u8 *)(caught.rip - 1) == 0xcc);
+	check(catch(bad_selector) == 13);
+	check(caught.error == 0x1238);
+	check(catch(non_canonical) == 13);
+	check(caught.error == 0);
+	check(catch(non_canonical_stack) == 12);
+	check(catch(bad_msr) == 13);
+	check(catch(misaligned_sse) == 13);
+	check(catch(reserved_cr4) == 13);
+	__asm__ volatile("movsd %0, %%xmm0" : : "m"(one));
+	check(catch(simd) == 19);
+	__asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
+	return failures();
+}

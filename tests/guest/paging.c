@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Page tables: error codes, NX, WP, user pages, A and D bits, aliases. */
+#include "guest.h"
+
+enum { P = 1, W = 2, U = 4, A = 0x20, D = 0x40, LARGE = 0x80 };
+#define NX (1ul << 63)
+#define TEST_LIN 0x8000000000ul /* the second line of the PML4 */
+
+static u64 top[512] __attribute__((aligned(4096)));
+static u64 middle[512] __attribute__((aligned(4096)));
+static u64 table[512] __attribute__((aligned(4096)));
+static u8 page[4][4096] __attribute__((aligned(4096)));
+static u8 user_stack[4096] __attribute__((aligned(4096)));
+
+static volatile u8 *at(unsigned i)
+{
+	return (volatile u8 *)(TEST_LIN + i * 4096ul);
+}
+static void map(unsigned i, unsigned n, u64 flags)
+{
+	table[i] = (u64)page[n] | flags;
+	invlpg(at(i));
+}
+
+static void read0(void)
+{
+	(void)*at(0);
+}
+static void write0(void)
+{
+	*at(0) = 1;
+}
+static void run0(void)
+{
+	((void (*)(void))(u64)at(0))();
+}
+static void user_read(void)
+{
+	(void)*at(0);
+	__asm__ volatile("int $0x80");
+}
+static void user_privileged(void)
+{
+	__asm__ volatile("hlt");
+}
+static void go_user_read(void)
+{
+	call_user(user_read, user_stack + sizeof(user_stack));
+}
+static void go_user_privileged(void)
+{
+	call_user(user_privileged, user_stack + sizeof(user_stack));
+}
+
+static void accessed_and_dirty(void)
+{
+	map(0, 0, P | W);
+	check(!(table[0] & (A | D)));
+	read0();
+	check((table[0] & (A | D)) == A);
+	write0();
+	check((table[0] & (A | D)) == (A | D));
+	table[0] &= ~(u64)(A | D);
+	invlpg(at(0));
+	write0();
+	check((table[0] & (A | D)) == (A | D));
+}
+
+static void protections(void)
+{
+	table[0] = 0;
+	invlpg(at(0));
+	check(catch(read0) == 14 && caught.error == 0);
+	check(read_cr(2) == TEST_LIN);
+	check(catch(write0) == 14 && caught.error == 2);
+	map(0, 0, P);
+	check(catch(read0) == -1);
+	check(catch(write0) == 14 && caught.error == 3);
+	write_cr0(read_cr(0) & ~(1ul << 16)); /* WP off */
+	check(catch(write0) == -1);
+	write_cr0(read_cr(0) | 1ul << 16);
+	check(catch(write0) == 14);
+	page[0][0] = 0xc3;
+	map(0, 0, P | W);
+	check(catch(run0) == -1);
+	map(0, 0, P | W | NX);
+	check(catch(run0) == 14 && caught.error == 0x11);
+	/* A reserved address bit. */
+	table[0] = (u64)page[0] | P | 1ul << 51;
+	invlpg(at(0));
+	check(catch(read0) == 14 && caught.error == 9);
+}
+
+static void users(void)
+{
+	map(0, 0, P | W);
+	check(catch(go_user_read) == 14 && caught.error == 5);
+	map(0, 0, P | W | U);
+	check(catch(go_user_read) == -1);
+	check(catch(go_user_privileged) == 13);
+}
+
+static void smap_and_smep(void)
+{
+	u32 r[4];
+
+	cpuid(7, 0, r);
+	if (!(r[1] & 1u << 20) || !(r[1] & 1u << 7))
+		return;
+	/* Our own pages are user pages: make the code's supervisor ones. */
+	page_directories[0][0] &= ~4ul;
+	write_cr3(read_cr(3));
+	map(0, 0, P | W | U);
+	page[0][0] = 0xc3;
+	write_cr4(read_cr(4) | 1ul << 20 | 1ul << 21);
+	check(catch(run0) == 14 && caught.error == 0x11);
+	check(catch(read0) == 14 && caught.error == 1);
+	__asm__ volatile("stac" : : : "memory");
+	check(*at(0) == 0xc3);
+	__asm__ volatile("clac" : : : "memory");
+	check(catch(read0) == 14);
+	write_cr4(read_cr(4) & ~(1ul << 20 | 1ul << 21));
+	page_directories[0][0] |= 4ul;
+	write_cr3(read_cr(3));
+}
+
+static void aliases_and_crossing(void)
+{
+	map(0, 0, P | W);
+	map(1, 1, P | W);
+	map(2, 0, P | W);
+	*at(0) = 0x11;
+	check(*at(2) == 0x11);
+	*(volatile u64 *)(at(0) + 4092) = 0x1122334455667788;
+	check(*(u32 *)(page[0] + 4092) == 0x55667788);
+	check(*(u32 *)page[1] == 0x11223344);
+	/* The second half faults: nothing of the first is written. */
+	map(1, 1, P);
+	*(u32 *)(page[0] + 4092) = 0;
+	*(volatile u32 *)(page[0] + 4092) = 0;
+}
+
+static void write_across(void)
+{
+	*(volatile u64 *)(at(0) + 4092) = ~0ul;
+}
+
+int main(void)
+{
+	pml4[1] = (u64)top | P | W | U;
+	top[0] = (u64)middle | P | W | U;
+	middle[0] = (u64)table | P | W | U;
+	write_cr3(read_cr(3));
+	accessed_and_dirty();
+	protections();
+	users();
+	smap_and_smep();
+	aliases_and_crossing();
+	check(catch(write_across) == 14 && caught.error == 3);
+	check(read_cr(2) == TEST_LIN + 4096);
+	check(*(u32 *)(page[0] + 4092) == 0);
+	return failures();
+}
