@@ -87,7 +87,8 @@ static void go(struct slot *s)
 		return;
 	s->req.op = p->op;
 	s->req.flags = p->flush_every ? BLOCK_REQ_FUA : 0;
-	s->req.offset = (p->random ? scramble(i) % units : i % units) * p->bytes;
+	s->req.offset =
+	    (p->random ? scramble(i) % units : i % units) * p->bytes;
 	s->req.length = p->bytes;
 	block_submit(r->b, &s->req);
 }
@@ -140,14 +141,12 @@ static double run(struct block *b, const struct pattern *p, double *cpu)
 
 static struct block *make(const char *path, const char *format, unsigned flags)
 {
-	struct image_create how = { .path = path,
-		                    .format = format,
-		                    .size = DISK,
-		                    .replace = true };
-	struct block_open open = { .path = path,
-		                   .fd = -1,
-		                   .format = format,
-		                   .flags = flags };
+	struct image_create how = {
+		.path = path, .format = format, .size = DISK, .replace = true
+	};
+	struct block_open open = {
+		.path = path, .fd = -1, .format = format, .flags = flags
+	};
 	struct error err;
 	struct block *b;
 	u8 *data = aligned_alloc(4096, MIB);

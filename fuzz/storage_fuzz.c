@@ -60,8 +60,8 @@ static int serve(struct memory_file *f, struct block_request *req)
 
 static void submit(struct block *b, struct block_request *req)
 {
-	block_complete(req, serve(container_of(b, struct memory_file, block),
-	                          req));
+	block_complete(req,
+	               serve(container_of(b, struct memory_file, block), req));
 }
 
 static void post(struct block *b, struct block_request *req, int result)
@@ -175,11 +175,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	look(b);
 	if (choice & 4)
-		(void)!image_check(b,
-		                   choice & 1 ? 0
-		                              : IMAGE_REPAIR_ALL |
-		                                    IMAGE_REPAIR_LEAKS,
-		                   &found, NULL);
+		(void)!image_check(
+		    b, choice & 1 ? 0 : IMAGE_REPAIR_ALL | IMAGE_REPAIR_LEAKS,
+		    &found, NULL);
 	if (!(choice & 1))
 		change(b);
 	block_close(b);

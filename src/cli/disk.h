@@ -19,26 +19,33 @@ int cmd_disk(int argc, char **argv);
 
 /* What every verb takes. */
 struct disk_args {
-	const char *format;    /* --format, else from the name */
-	const char *names[3];  /* arguments that are no options */
+	const char *format;   /* --format, else from the name */
+	const char *names[3]; /* arguments that are no options */
 	unsigned name_count;
 	bool json, quiet, force;
 };
 
 enum { OPT_FORMAT = 900, OPT_JSON, OPT_QUIET, OPT_FORCE };
 #define DISK_OPT_FORMAT                                                        \
-	{ "format", "F", "raw or qcow2; usually clear from the name",          \
-	  OPT_FORMAT }
-#define DISK_OPT_JSON { "json", NULL, "print JSON", OPT_JSON }
-#define DISK_OPT_QUIET { "quiet", NULL, "no progress", OPT_QUIET }
+	{                                                                      \
+		"format", "F", "raw or qcow2; usually clear from the name",    \
+		    OPT_FORMAT                                                 \
+	}
+#define DISK_OPT_JSON                                                          \
+	{                                                                      \
+		"json", NULL, "print JSON", OPT_JSON                           \
+	}
+#define DISK_OPT_QUIET                                                         \
+	{                                                                      \
+		"quiet", NULL, "no progress", OPT_QUIET                        \
+	}
 
 /* Take a common option or an argument; -EINVAL with words if too many. */
 int disk_arg(struct disk_args *args, int id, const char *value,
              struct error *err);
 
 /* The format of a file by its name, unless said. NULL with words. */
-const char *disk_format(const char *path, const char *said,
-                        struct error *err);
+const char *disk_format(const char *path, const char *said, struct error *err);
 bool disk_format_foreign(const char *format);
 
 int disk_open(struct block **out, const char *path, const char *format,
@@ -54,8 +61,7 @@ struct disk_progress {
 	int percent;
 	bool shown;
 };
-void disk_progress_begin(struct disk_progress *p, const char *what,
-                         bool quiet);
+void disk_progress_begin(struct disk_progress *p, const char *what, bool quiet);
 void disk_progress_end(struct disk_progress *p);
 
 /* The verbs, a few a file. */

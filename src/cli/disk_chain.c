@@ -36,8 +36,7 @@ static const struct option_spec commit_options[] = {
 	{ 0 },
 };
 
-static int chain_option(void *ctx, int id, const char *value,
-                        struct error *err)
+static int chain_option(void *ctx, int id, const char *value, struct error *err)
 {
 	struct chain *c = ctx;
 
@@ -68,9 +67,8 @@ static char *beside(const char *path, const char *name)
 	                 name);
 }
 
-static int open_backing(struct block **out, const char *image,
-                        const char *name, const char *format, bool writable,
-                        struct error *err)
+static int open_backing(struct block **out, const char *image, const char *name,
+                        const char *format, bool writable, struct error *err)
 {
 	char *path = beside(image, name);
 	int rc = disk_open(out, path, format,
@@ -106,8 +104,8 @@ static int rebase(struct chain *c, struct error *err)
 {
 	struct image_details d;
 	struct block *b;
-	int rc = disk_open(&b, c->args.names[0], "qcow2",
-	                   IMAGE_OPEN_NO_BACKING, err);
+	int rc = disk_open(&b, c->args.names[0], "qcow2", IMAGE_OPEN_NO_BACKING,
+	                   err);
 
 	if (rc < 0)
 		return rc;

@@ -71,8 +71,8 @@ static int convert_foreign(const struct convert *c, struct error *err)
 	if (pid == 0) {
 		execlp("qemu-img", "qemu-img", "convert",
 		       !c->args.quiet && isatty(STDERR_FILENO) ? "-pf" : "-f",
-		       c->from, "-O", c->to, c->args.names[0],
-		       c->args.names[1], NULL);
+		       c->from, "-O", c->to, c->args.names[0], c->args.names[1],
+		       NULL);
 		_exit(127);
 	}
 	if (pid < 0 || waitpid(pid, &status, 0) < 0)
@@ -99,8 +99,8 @@ static int fill(struct convert *c, struct block *from, struct block *to,
 	int rc;
 
 	disk_progress_begin(&p, "converting", c->args.quiet);
-	rc = image_copy(from, to, blank, c->compress && blank, &p.progress,
-	                err);
+	rc =
+	    image_copy(from, to, blank, c->compress && blank, &p.progress, err);
 	disk_progress_end(&p);
 	return rc;
 }
@@ -162,10 +162,11 @@ int disk_convert(int argc, char **argv)
 	c.to = c.from ? disk_format(c.args.names[1], c.to, &err) : NULL;
 	if (!c.to)
 		return disk_fail(&err);
-	if (c.compress && (strcmp(c.to, "qcow2") != 0 || c.how.backing ||
-	                   c.how.data_file)) {
-		error_set(&err, -EINVAL, "only a qcow2 image by itself can be"
-		                         " compressed");
+	if (c.compress &&
+	    (strcmp(c.to, "qcow2") != 0 || c.how.backing || c.how.data_file)) {
+		error_set(&err, -EINVAL,
+		          "only a qcow2 image by itself can be"
+		          " compressed");
 		return disk_fail(&err);
 	}
 	if (disk_format_foreign(c.from) || disk_format_foreign(c.to))
@@ -224,8 +225,8 @@ int disk_compare(int argc, char **argv)
 		               BLOCK_OPEN_READONLY, &err);
 	if (rc < 0)
 		return disk_fail(&err);
-	rc = disk_open(&b, c.args.names[1], c.second, BLOCK_OPEN_READONLY,
-	               &err);
+	rc =
+	    disk_open(&b, c.args.names[1], c.second, BLOCK_OPEN_READONLY, &err);
 	if (rc == 0) {
 		disk_progress_begin(&p, "comparing", c.args.quiet);
 		rc = image_compare(a, b, &same, &where, &p.progress, &err);

@@ -101,14 +101,13 @@ static int size_of_backing(struct image_create *how, struct error *err)
 	struct block_info info;
 	struct block *b;
 	char *path;
-	const char *slash = how->backing[0] == '/' ? NULL
-	                                           : strrchr(how->path, '/');
+	const char *slash =
+	    how->backing[0] == '/' ? NULL : strrchr(how->path, '/');
 	int rc;
 
 	path = xasprintf("%.*s%s", slash ? (int)(slash - how->path) + 1 : 0,
 	                 how->path, how->backing);
-	rc = disk_open(&b, path, how->backing_format, BLOCK_OPEN_READONLY,
-	               err);
+	rc = disk_open(&b, path, how->backing_format, BLOCK_OPEN_READONLY, err);
 	free(path);
 	if (rc < 0)
 		return error_prefix(err, "backing file");
@@ -147,8 +146,8 @@ int disk_create(int argc, char **argv)
 		return disk_fail(&err);
 	if (c.how.backing && !c.how.backing_format)
 		c.how.backing_format = disk_format(c.how.backing, NULL, &err);
-	if (c.how.backing && (!c.how.backing_format ||
-	                      size_of_backing(&c.how, &err) < 0))
+	if (c.how.backing &&
+	    (!c.how.backing_format || size_of_backing(&c.how, &err) < 0))
 		return disk_fail(&err);
 	c.how.size = ALIGN_UP(c.how.size, 512);
 	return image_create(&c.how, &err) < 0 ? disk_fail(&err) : 0;
@@ -169,8 +168,8 @@ static int resize_option(void *ctx, int id, const char *value,
 static int new_size(const char *text, u64 old, u64 *size, struct error *err)
 {
 	u64 n;
-	int rc = parse_size(text + (text[0] == '+' || text[0] == '-'), 1, &n,
-	                    err);
+	int rc =
+	    parse_size(text + (text[0] == '+' || text[0] == '-'), 1, &n, err);
 
 	if (rc < 0)
 		return rc;

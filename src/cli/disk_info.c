@@ -42,18 +42,18 @@ static json_t *snapshot_json(const struct image_snapshot *s)
 
 static json_t *bitmap_json(const struct image_bitmap *b)
 {
-	return json_pack("{s:s, s:I, s:b, s:b}", "name", b->name,
-	                 "granularity", (json_int_t)b->granularity, "enabled",
-	                 b->enabled, "in_use", b->in_use);
+	return json_pack("{s:s, s:I, s:b, s:b}", "name", b->name, "granularity",
+	                 (json_int_t)b->granularity, "enabled", b->enabled,
+	                 "in_use", b->in_use);
 }
 
 static json_t *details_json(const char *path, const struct block_info *info,
                             const struct image_details *d, u64 on_host)
 {
-	json_t *o = json_pack("{s:i, s:s, s:s, s:I, s:I}", "version", 1, "file",
-	                      path, "format", d->format, "size",
-	                      (json_int_t)info->size, "host_bytes",
-	                      (json_int_t)on_host);
+	json_t *o =
+	    json_pack("{s:i, s:s, s:s, s:I, s:I}", "version", 1, "file", path,
+	              "format", d->format, "size", (json_int_t)info->size,
+	              "host_bytes", (json_int_t)on_host);
 	json_t *snapshots = json_array(), *bitmaps = json_array();
 
 	if (d->version == 0) {
@@ -143,17 +143,17 @@ static void print_details(const char *path, const struct block_info *info,
 static int open_to_look(struct block **b, struct disk_args *args, int argc,
                         char **argv, unsigned flags, struct error *err)
 {
-	int rc = options_parse(info_options, argc, argv, common_option, args,
-	                       err);
+	int rc =
+	    options_parse(info_options, argc, argv, common_option, args, err);
 
 	if (rc == 0 && args->name_count != 1)
 		rc = error_set(err, -EINVAL, "say one FILE");
 	/* Looking does no harm beside a machine that runs on it. */
-	return rc < 0 ? rc
-	              : disk_open(b, args->names[0], args->format,
-	                          flags | BLOCK_OPEN_READONLY |
-	                              BLOCK_OPEN_NO_LOCK,
-	                          err);
+	return rc < 0
+	           ? rc
+	           : disk_open(b, args->names[0], args->format,
+	                       flags | BLOCK_OPEN_READONLY | BLOCK_OPEN_NO_LOCK,
+	                       err);
 }
 
 int disk_info(int argc, char **argv)
@@ -200,8 +200,7 @@ static void print_extent(u64 offset, const struct block_extent *e)
 
 	printf("%#14" PRIx64 " %#14" PRIx64 "  %5u  %-10s", offset, e->length,
 	       e->depth, kind);
-	if ((e->flags & BLOCK_EXTENT_MAPPED) &&
-	    !(e->flags & BLOCK_EXTENT_ZERO))
+	if ((e->flags & BLOCK_EXTENT_MAPPED) && !(e->flags & BLOCK_EXTENT_ZERO))
 		printf("  %#" PRIx64, e->host_offset);
 	putchar('\n');
 }
@@ -215,8 +214,7 @@ static json_t *extent_json(u64 offset, const struct block_extent *e)
 	    "zero", !!(e->flags & BLOCK_EXTENT_ZERO), "compressed",
 	    !!(e->flags & BLOCK_EXTENT_COMPRESSED));
 
-	if ((e->flags & BLOCK_EXTENT_MAPPED) &&
-	    !(e->flags & BLOCK_EXTENT_ZERO))
+	if ((e->flags & BLOCK_EXTENT_MAPPED) && !(e->flags & BLOCK_EXTENT_ZERO))
 		json_object_set_new(o, "offset",
 		                    json_integer((json_int_t)e->host_offset));
 	return o;

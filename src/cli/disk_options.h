@@ -30,8 +30,7 @@ enum {
 	    { "refcount-bits", "N", "1 to 64 (16)", OPT_REFCOUNT },            \
 	    { "qcow2-version", "N", "2 or 3 (3)", OPT_VERSION },               \
 	    { "compression", "M", "zlib or zstd (zlib)", OPT_COMPRESSION },    \
-	    { "lazy-refcounts", NULL, "count references at close",             \
-	      OPT_LAZY },                                                      \
+	    { "lazy-refcounts", NULL, "count references at close", OPT_LAZY }, \
 	    { "extended-l2", NULL, "allocate in 32 parts of a cluster",        \
 	      OPT_EXTENDED },                                                  \
 	    { "data-file", "FILE", "keep the contents in FILE",                \

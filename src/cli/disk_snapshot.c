@@ -78,12 +78,9 @@ static const struct action snapshot_actions[] = {
 };
 
 static const struct action bitmap_actions[] = {
-	{ "create", image_bitmap_create },
-	{ "clear", bitmap_clear },
-	{ "enable", bitmap_enable },
-	{ "disable", bitmap_disable },
-	{ "delete", bitmap_delete },
-	{ 0 },
+	{ "create", image_bitmap_create }, { "clear", bitmap_clear },
+	{ "enable", bitmap_enable },       { "disable", bitmap_disable },
+	{ "delete", bitmap_delete },       { 0 },
 };
 
 struct request {

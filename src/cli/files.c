@@ -44,10 +44,9 @@ int file_open_input(const char *what, const char *path, struct error *err)
 		return close_with(fd, fail_open(what, path, err));
 	if (!S_ISREG(st.st_mode)) {
 		close(fd);
-		return error_set(err, -EISDIR, "the %s %s is %s, not a file",
-		                 what, path,
-		                 S_ISDIR(st.st_mode) ? "a directory"
-		                                     : "a device or pipe");
+		return error_set(
+		    err, -EISDIR, "the %s %s is %s, not a file", what, path,
+		    S_ISDIR(st.st_mode) ? "a directory" : "a device or pipe");
 	}
 	if (st.st_size == 0) {
 		close(fd);
@@ -166,11 +165,11 @@ int tap_open(const char *name, struct error *err)
 	code = errno;
 	close(fd);
 	error_set(err, -code == -EINVAL ? -ENODEV : -code,
-	          "cannot open the tap interface %s: %s", name,
-	          strerror(code));
+	          "cannot open the tap interface %s: %s", name, strerror(code));
 	if (code == EBUSY)
 		return error_hint(err, "another machine has it");
-	return error_hint(err, "as root: ip tuntap add dev %s mode tap user "
-	                       "YOU vnet_hdr && ip link set %s up",
+	return error_hint(err,
+	                  "as root: ip tuntap add dev %s mode tap user "
+	                  "YOU vnet_hdr && ip link set %s up",
 	                  name, name);
 }

@@ -131,8 +131,8 @@ int image_use(struct image_use *use, const char *name, bool keep,
 	if (rc == 0) {
 		use->kernel = xasprintf("%s/vmlinuz", folder);
 		use->initrd = xasprintf("%s/initrd", folder);
-		use->cmdline = xstrdup(json_string_value(
-		    json_object_get(manifest, "cmdline")));
+		use->cmdline = xstrdup(
+		    json_string_value(json_object_get(manifest, "cmdline")));
 		if (keep)
 			fprintf(stderr, "disk: %s\n", use->disk_path);
 	} else {
@@ -202,9 +202,8 @@ static void print_image(const char *store, const char *name)
 	json_t *manifest = folder ? image_manifest(folder, NULL) : NULL;
 	const char *id = "", *kernel = "";
 
-	if (manifest &&
-	    json_unpack(manifest, "{s:s, s?s}", "id", &id, "kernel_version",
-	                &kernel) == 0)
+	if (manifest && json_unpack(manifest, "{s:s, s?s}", "id", &id,
+	                            "kernel_version", &kernel) == 0)
 		printf("%-14s %-12.12s %-10s %s\n", name, id,
 		       format_size(folder_bytes(folder), size, sizeof(size)),
 		       kernel);

@@ -20,7 +20,8 @@ struct error;
 /* What a machine needs of an image; strings are the caller's. */
 struct image_use {
 	char *kernel, *initrd, *cmdline;
-	char *disk_path; /* the private copy; for messages when it is unlinked */
+	char
+	    *disk_path; /* the private copy; for messages when it is unlinked */
 	int disk_fd;
 };
 

@@ -59,8 +59,8 @@ static int hash_files(const char *const *paths, size_t count, char hex[HEX],
 	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
 	u8 digest[EVP_MAX_MD_SIZE];
 	unsigned len = 0;
-	int rc = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) ? 0
-	                                                           : -ENOMEM;
+	int rc =
+	    ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) ? 0 : -ENOMEM;
 
 	for (size_t i = 0; i < count && rc == 0; i++) {
 		rc = hash_add(ctx, paths[i]);
@@ -123,8 +123,8 @@ static json_t *read_packages(const char *folder, char *kernel, size_t room)
 	return list;
 }
 
-static int write_manifest(const char *folder, const char *name,
-                          const char *id, struct error *err)
+static int write_manifest(const char *folder, const char *name, const char *id,
+                          struct error *err)
 {
 	char kernel[128] = "", *path = xasprintf("%s/manifest.json", folder);
 	json_t *files = json_object();
@@ -139,7 +139,7 @@ static int write_manifest(const char *folder, const char *name,
 	manifest = json_pack(
 	    "{s:s, s:s, s:s, s:s, s:o, s:o}", "id", id, "name", name,
 	    "kernel_version", kernel, "cmdline",
-	    "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=true",
+	    "root=/dev/vda rw console=ttyS0 systemd.show_status=true",
 	    "files", files, "packages", packages);
 	if (rc == 0 && json_dump_file(manifest, path,
 	                              JSON_INDENT(2) | JSON_PRESERVE_ORDER))
@@ -320,8 +320,8 @@ static int check(const struct build_options *o, u64 *size, struct error *err)
 	if (rc < 0)
 		error_prefix(err, "--size");
 	else if (*size < GIB || *size > 1024 * GIB)
-		rc = error_set(err, -EINVAL, "--size %s: not 1G to 1T",
-		               o->size);
+		rc =
+		    error_set(err, -EINVAL, "--size %s: not 1G to 1T", o->size);
 	return rc;
 }
 

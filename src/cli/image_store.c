@@ -43,8 +43,9 @@ char *image_store(struct error *err)
 	} else if (home && home[0] == '/') {
 		path = xasprintf("%s/.local/share/atoll/images", home);
 	} else {
-		error_set(err, -ENOENT, "there is no place for images: HOME "
-		                        "and XDG_DATA_HOME are not set");
+		error_set(err, -ENOENT,
+		          "there is no place for images: HOME "
+		          "and XDG_DATA_HOME are not set");
 		return NULL;
 	}
 	names = xasprintf("%s/names", path);
@@ -73,8 +74,7 @@ static bool is_hex(const char *text)
 }
 
 /* The one folder whose ID starts so. */
-static char *find_by_id(const char *store, const char *start,
-                        struct error *err)
+static char *find_by_id(const char *store, const char *start, struct error *err)
 {
 	DIR *dir = opendir(store);
 	struct dirent *entry;

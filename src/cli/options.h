@@ -19,8 +19,7 @@ struct option_spec {
  * Called for each option, and with id 0 for each argument that is none.
  * 0, or -errno and words, which end the parse.
  */
-typedef int option_fn(void *ctx, int id, const char *value,
-                      struct error *err);
+typedef int option_fn(void *ctx, int id, const char *value, struct error *err);
 
 /* -EINVAL with words (and the nearest name) for an option not in the table.
  * argv[0] is skipped; after "--" everything is an argument. */

@@ -18,13 +18,13 @@
  * cables open after its end. */
 static int start(struct worker *w, struct run_machine *m, struct error *err)
 {
-	json_t *message = json_pack("{s:s, s:O}", "op", "start", "machine",
-	                            m->file);
+	json_t *message =
+	    json_pack("{s:s, s:O}", "op", "start", "machine", m->file);
 	int rc = worker_start(w, err);
 
 	if (rc == 0) {
-		rc = control_send(w->control, message, m->fds, m->fd_count,
-		                  err);
+		rc =
+		    control_send(w->control, message, m->fds, m->fd_count, err);
 		if (rc < 0) {
 			close(w->control);
 			close(w->messages);

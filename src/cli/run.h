@@ -49,7 +49,7 @@ struct run_options {
 	unsigned publish_count;
 	const char *serials[RUN_SERIALS_MAX];
 	unsigned serial_count;
-	bool virtio_console;
+	bool virtio_console, console_given;
 	u64 timeout_ns;
 	const char *report; /* path */
 	const char *gdb;

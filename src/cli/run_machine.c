@@ -60,14 +60,32 @@ static int open_modules(struct run_machine *m, const struct run_options *o,
 	return 0;
 }
 
-/* The command line: the image's, what we know of the terminal, --append. */
+/*
+ * The image's words, with its console moved to the virtio one if that is
+ * wanted: on both, each line would come twice to the one terminal. What the
+ * kernel says before it has the driver goes out by the serial port.
+ */
+static char *image_words(const struct run_machine *m,
+                         const struct run_options *o)
+{
+	static const char serial[] = "console=ttyS0";
+	const char *words = m->cmdline ? m->cmdline : "";
+	const char *at = o->virtio_console ? strstr(words, serial) : NULL;
+
+	if (!at)
+		return xstrdup(words);
+	return xasprintf("%.*searlycon=uart8250,io,0x3f8 console=hvc0%s",
+	                 (int)(at - words), words, at + strlen(serial));
+}
+
+/* The image's words, what we know of the terminal, and --append. */
 static char *command_line(const struct run_machine *m,
                           const struct run_options *o)
 {
 	bool terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+	char where[128] = "", host[128] = "", *image, *line;
 	const char *term = getenv("TERM");
 	struct winsize size = { 0 };
-	char where[128] = "", host[80] = "";
 
 	if (!o->image)
 		return xstrdup(o->append ? o->append : "");
@@ -77,11 +95,14 @@ static char *command_line(const struct run_machine *m,
 		snprintf(where, sizeof(where), " atoll.report");
 	else if (terminal && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 &&
 	         term && strlen(term) < 32 && !strpbrk(term, " \"'$`\\"))
-		snprintf(where, sizeof(where), " atoll.term=%s atoll.size=%ux%u",
-		         term, size.ws_col, size.ws_row);
-	return xasprintf("%s%s%s%s%s%s", m->cmdline ? m->cmdline : "",
-	                 o->virtio_console ? " console=hvc0" : "", host, where,
-	                 o->append ? " " : "", o->append ? o->append : "");
+		snprintf(where, sizeof(where),
+		         " atoll.term=%s atoll.size=%ux%u", term, size.ws_col,
+		         size.ws_row);
+	image = image_words(m, o);
+	line = xasprintf("%s%s%s%s%s", image, host, where, o->append ? " " : "",
+	                 o->append ? o->append : "");
+	free(image);
+	return line;
 }
 
 static int open_boot(struct run_machine *m, const struct run_options *o,
@@ -150,8 +171,8 @@ static int open_disks(struct run_machine *m, const struct run_options *o,
 		free(use.disk_path);
 	}
 	for (unsigned i = 0; i < o->disk_count; i++) {
-		fd = file_open_disk(o->disks[i].path, o->disks[i].readonly,
-		                    err);
+		fd =
+		    file_open_disk(o->disks[i].path, o->disks[i].readonly, err);
 		if (fd < 0)
 			return fd;
 		add_disk(m, list, fd, &o->disks[i]);
@@ -278,18 +299,19 @@ int run_machine_prepare(struct run_machine *m, const struct run_options *o,
 
 	memset(m, 0, sizeof(*m));
 	m->console_in = m->console_out = -1;
-	m->file = json_pack("{s:s, s:s, s:i, s:I, s:b, s:b, s:O}", "name",
-	                    o->name ? o->name : "machine", "engine", o->engine,
-	                    "cpus", (int)o->cpus, "memory_bytes",
-	                    (json_int_t)o->memory_bytes, "virtio_console",
-	                    o->virtio_console, "rng", true, "devices",
-	                    o->devices);
+	m->file =
+	    json_pack("{s:s, s:s, s:i, s:I, s:b, s:b, s:O}", "name",
+	              o->name ? o->name : "machine", "engine", o->engine,
+	              "cpus", (int)o->cpus, "memory_bytes",
+	              (json_int_t)o->memory_bytes, "virtio_console",
+	              o->virtio_console, "rng", true, "devices", o->devices);
 	set_string(m->file, "engine_options", o->engine_options);
 	if (o->timeout_ns)
-		json_object_set_new(m->file, "timeout_s",
-		                    json_integer((json_int_t)(
-		                        (o->timeout_ns + NSEC_PER_SEC - 1) /
-		                        NSEC_PER_SEC)));
+		json_object_set_new(
+		    m->file, "timeout_s",
+		    json_integer(
+			(json_int_t)((o->timeout_ns + NSEC_PER_SEC - 1) /
+		                     NSEC_PER_SEC)));
 	rc = open_disks(m, o, err);
 	if (rc == 0)
 		rc = open_boot(m, o, err);

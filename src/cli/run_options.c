@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -47,8 +48,8 @@ static const struct option_spec specs[] = {
 	{ "initrd", "FILE", "initial RAM disk", OPT_INITRD },
 	{ "module", "FILE", "multiboot module; may be repeated", OPT_MODULE },
 	{ "append", "WORDS", "added to the kernel command line", OPT_APPEND },
-	{ "disk", "FILE[,OPTION]...",
-	  "format=raw|qcow2, readonly, serial=TEXT", OPT_DISK },
+	{ "disk", "FILE[,OPTION]...", "format=raw|qcow2, readonly, serial=TEXT",
+	  OPT_DISK },
 	{ "net", "user|tap:T|none", "network cards (user); repeatable",
 	  OPT_NET },
 	{ "publish", "[A:]PORT:PORT[/udp]", "forward a host port to the guest",
@@ -56,7 +57,7 @@ static const struct option_spec specs[] = {
 	{ "mtu", "BYTES", "of the network cards (1500)", OPT_MTU },
 	{ "serial", "stdio|file:F|none", "serial ports (stdio); repeatable",
 	  OPT_SERIAL },
-	{ "console", "serial|virtio", "add a virtio console (serial)",
+	{ "console", "serial|virtio", "virtio: add a console that knows its size",
 	  OPT_CONSOLE },
 	{ "device", "NAME", "testdev or debug-exit; repeatable", OPT_DEVICE },
 	{ "timeout", "TIME", "stop the machine after 90, 1.5m, 1h",
@@ -115,8 +116,7 @@ static int disk_option(struct run_disk *d, const char *part, struct error *err)
 	return 0;
 }
 
-static int add_disk(struct run_options *o, const char *value,
-                    struct error *err)
+static int add_disk(struct run_options *o, const char *value, struct error *err)
 {
 	struct run_disk *d = &o->disks[o->disk_count];
 	char *copy, *rest, *part;
@@ -221,6 +221,7 @@ static int add_device(struct run_options *o, const char *value,
 static int set_console(struct run_options *o, const char *value,
                        struct error *err)
 {
+	o->console_given = true;
 	o->virtio_console = strcmp(value, "virtio") == 0;
 	if (!o->virtio_console && strcmp(value, "serial") != 0)
 		return error_set(err, -EINVAL,
@@ -239,8 +240,7 @@ static int set_report(struct run_options *o, const char *value,
 	return 0;
 }
 
-static int set_name(struct run_options *o, const char *value,
-                    struct error *err)
+static int set_name(struct run_options *o, const char *value, struct error *err)
 {
 	size_t len = strlen(value);
 
@@ -264,8 +264,7 @@ static int parse_number(const char *name, const char *value, u64 min, u64 max,
 	return rc < 0 ? (error_prefix(err, "--%s", name), rc) : 0;
 }
 
-static int set_cpus(struct run_options *o, const char *value,
-                    struct error *err)
+static int set_cpus(struct run_options *o, const char *value, struct error *err)
 {
 	u64 n;
 	int rc = parse_number("cpus", value, 1, CPUS_MAX, &n, err);
@@ -287,8 +286,9 @@ static int set_memory(struct run_options *o, const char *value,
 	}
 	/* Whole pages; a machine needs some to have its tables in. */
 	if (o->memory_bytes < 32 * MIB) {
-		error_set(err, -EINVAL, "--memory %s: a machine has at least "
-		                        "%s",
+		error_set(err, -EINVAL,
+		          "--memory %s: a machine has at least "
+		          "%s",
 		          value, format_size(32 * MIB, least, sizeof(least)));
 		return error_hint(err, "a bare number is in bytes: write %sM",
 		                  value);
@@ -327,9 +327,8 @@ static int set_image(struct run_options *o, const char *value,
                      struct error *err)
 {
 	if (o->image)
-		return error_set(err, -EINVAL,
-		                 "one image at a time: %s or %s", o->image,
-		                 value);
+		return error_set(err, -EINVAL, "one image at a time: %s or %s",
+		                 o->image, value);
 	o->image = value;
 	return 0;
 }
@@ -401,8 +400,9 @@ static int check_together(struct run_options *o, struct error *err)
 	bool user = false;
 
 	if (!o->image && !o->kernel) {
-		error_set(err, -EINVAL, "nothing to run: name an image or a "
-		                        "--kernel");
+		error_set(err, -EINVAL,
+		          "nothing to run: name an image or a "
+		          "--kernel");
 		return error_hint(err, "atoll image build debian:12 && atoll "
 		                       "run debian:12");
 	}
@@ -414,6 +414,10 @@ static int check_together(struct run_options *o, struct error *err)
 		user |= strcmp(o->nets[i], "user") == 0;
 	if (o->publish_count && !user)
 		return error_set(err, -EINVAL, "--publish needs --net user");
+	/* It learns the size of the terminal; an image knows how to use it. */
+	if (!o->console_given && o->image && !o->serial_count)
+		o->virtio_console =
+		    isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
 	if (!o->serial_count)
 		o->serials[o->serial_count++] = "stdio";
 	if (o->keep && !o->image)

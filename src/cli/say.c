@@ -65,8 +65,7 @@ const char *nearest(const char *word, const char *const *first, size_t count,
 			continue;
 		edits = distance(word, name);
 		/* What was cut short counts as near: --mem. */
-		if (strlen(word) >= 3 &&
-		    strncmp(word, name, strlen(word)) == 0)
+		if (strlen(word) >= 3 && strncmp(word, name, strlen(word)) == 0)
 			edits = MIN(edits, (size_t)1);
 		if (edits < best_edits) {
 			best_edits = edits;

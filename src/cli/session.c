@@ -28,8 +28,16 @@
 #include "control/control.h"
 
 enum { ESCAPE = 0x1d /* Ctrl-] */, BUFFER = 64 * 1024 };
-enum { AT_SIGNAL, AT_CONTROL, AT_KEYS, AT_GUEST_IN, AT_GUEST_OUT, AT_SCREEN,
-       AT_MESSAGES, AT_COUNT };
+enum {
+	AT_SIGNAL,
+	AT_CONTROL,
+	AT_KEYS,
+	AT_GUEST_IN,
+	AT_GUEST_OUT,
+	AT_SCREEN,
+	AT_MESSAGES,
+	AT_COUNT
+};
 /* After the worker's last words: how long its pipes may stay open. */
 enum { LAST_BYTES_MS = 3000, GRACE_MS = 5000 };
 
@@ -48,7 +56,7 @@ struct session {
 	bool screen_owned, screen_gone;
 	bool keys_ended, in_menu, paused;
 	bool overdue;    /* the worker missed its own timeout */
-	unsigned quits; /* times we were told to stop */
+	unsigned quits;  /* times we were told to stop */
 	u64 deadline_ns; /* 0: none */
 
 	bool stopped; /* the worker said how it ended */
@@ -116,9 +124,9 @@ static void send_size(struct session *s)
 	struct winsize size;
 
 	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col)
-		request(s, json_pack("{s:s, s:i, s:i}", "op", "resize",
-		                     "columns", size.ws_col, "rows",
-		                     size.ws_row));
+		request(s,
+		        json_pack("{s:s, s:i, s:i}", "op", "resize", "columns",
+		                  size.ws_col, "rows", size.ws_row));
 }
 
 /* ---- the menu ---- */
@@ -221,8 +229,7 @@ static void read_keys(struct session *s)
 static void feed_guest(struct session *s)
 {
 	struct buffer *b = &s->keys;
-	ssize_t n = write(s->fds[AT_GUEST_IN], b->data + b->at,
-	                  b->end - b->at);
+	ssize_t n = write(s->fds[AT_GUEST_IN], b->data + b->at, b->end - b->at);
 
 	if (n > 0)
 		b->at += (size_t)n;
@@ -298,8 +305,8 @@ static void read_control(struct session *s)
 	int fds[CONTROL_FDS_MAX];
 	size_t count = 0;
 
-	if (control_receive(s->fds[AT_CONTROL], &message, fds,
-	                    ARRAY_SIZE(fds), &count, &err) < 0) {
+	if (control_receive(s->fds[AT_CONTROL], &message, fds, ARRAY_SIZE(fds),
+	                    &count, &err) < 0) {
 		/* Gone; with or without its last words. */
 		close_at(s, AT_CONTROL);
 		s->deadline_ns = loop_now_ns() + LAST_BYTES_MS * NSEC_PER_MSEC;

@@ -9,7 +9,7 @@
 #include "base/types.h"
 
 struct terminal {
-	int fd;      /* of standard input; -1: not ours to change */
+	int fd; /* of standard input; -1: not ours to change */
 	bool raw;
 	struct termios saved, guest;
 	int guardian; /* pipe to the process that watches over it; -1: none */

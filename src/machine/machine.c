@@ -238,6 +238,36 @@ static void host_guest_exit(void *ctx, int code)
 
 /* ---- create and destroy ---- */
 
+static u64 host_memory(void)
+{
+	long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+
+	return pages > 0 && size > 0 ? (u64)pages * (u64)size : UINT64_MAX;
+}
+
+static int check_memory(u64 bytes, struct error *err)
+{
+	if (bytes < MEMORY_MIN) {
+		error_set(err, -EINVAL, "%" PRIu64 " MiB is too little memory",
+		          bytes / MIB);
+		return error_hint(err, "a machine needs at least 32 MiB");
+	}
+	if (!IS_ALIGNED(bytes, (u64)PAGE_SIZE))
+		return error_set(err, -EINVAL,
+		                 "memory of %" PRIu64
+		                 " bytes is not a whole number of pages",
+		                 bytes);
+	if (bytes > host_memory()) {
+		error_set(err, -ENOMEM,
+		          "%" PRIu64
+		          " MiB is more memory than the host has, %" PRIu64
+		          " MiB",
+		          bytes / MIB, host_memory() / MIB);
+		return error_hint(err, "give the machine less memory");
+	}
+	return 0;
+}
+
 static int check_config(const struct machine_config *c, struct error *err)
 {
 	if (c->cpus < 1 || c->cpus > MACHINE_CPUS_MAX)
@@ -245,16 +275,8 @@ static int check_config(const struct machine_config *c, struct error *err)
 		                 "a machine has 1 to %d vCPUs, "
 		                 "not %u",
 		                 MACHINE_CPUS_MAX, c->cpus);
-	if (c->memory_bytes < MEMORY_MIN) {
-		error_set(err, -EINVAL, "%" PRIu64 " MiB is too little memory",
-		          c->memory_bytes / MIB);
-		return error_hint(err, "a machine needs at least 32 MiB");
-	}
-	if (!IS_ALIGNED(c->memory_bytes, (u64)PAGE_SIZE))
-		return error_set(err, -EINVAL,
-		                 "memory of %" PRIu64
-		                 " bytes is not a whole number of pages",
-		                 c->memory_bytes);
+	if (check_memory(c->memory_bytes, err) < 0)
+		return -EINVAL;
 	if (c->kernel_fd < 0) {
 		error_set(err, -EINVAL, "there is no kernel to boot");
 		return error_hint(err, "give one with --kernel, or an image");

@@ -46,8 +46,8 @@ int csum_finish(const struct vnet_header *h, u8 *frame, size_t len)
 
 	if (field + 2 > len)
 		return -EINVAL;
-	sum = csum_fold(csum_add(0, frame + h->csum_start,
-	                         len - h->csum_start));
+	sum =
+	    csum_fold(csum_add(0, frame + h->csum_start, len - h->csum_start));
 	/* Zero says "no checksum" in UDP (RFC 768); both forms are right in
 	 * TCP. */
 	if (sum == 0)

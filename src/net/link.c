@@ -227,8 +227,8 @@ int link_open(struct link **out, const char *type, int fd, struct loop *loop,
 		goto fail;
 	flags = fcntl(fd, F_GETFL);
 	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
-		rc = error_set(err, -errno, "network link: %s",
-		               strerror(errno));
+		rc =
+		    error_set(err, -errno, "network link: %s", strerror(errno));
 		goto fail;
 	}
 	if (!link->tap) {
@@ -382,9 +382,9 @@ static int send_parts(struct link *link, const struct iovec *iov, int count)
 	int e;
 
 	do {
-		n = link->tap ? writev(link->fd, iov, count)
-		              : sendmsg(link->fd, &msg,
-		                        MSG_DONTWAIT | MSG_NOSIGNAL);
+		n = link->tap
+		        ? writev(link->fd, iov, count)
+		        : sendmsg(link->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 	} while (n < 0 && errno == EINTR);
 	if (n >= 0)
 		return 0;
@@ -545,9 +545,8 @@ static int receive_batch(struct link *link)
 		return -EAGAIN;
 	}
 	for (int i = 0; i < n; i++)
-		link->lengths[i] = msgs[i].msg_hdr.msg_flags & MSG_TRUNC
-		                       ? 0
-		                       : msgs[i].msg_len;
+		link->lengths[i] =
+		    msgs[i].msg_hdr.msg_flags & MSG_TRUNC ? 0 : msgs[i].msg_len;
 	link->next = 0;
 	link->filled = (unsigned)n;
 	return 0;

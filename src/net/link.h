@@ -20,11 +20,11 @@ struct loop;
 enum { LINK_HDR = 12, LINK_FRAME_MAX = 65536 + 64 };
 
 enum { /* offloads: what an end accepts in frames it is given */
-	LINK_CSUM = 1 << 0,
-	LINK_TSO4 = 1 << 1,
-	LINK_TSO6 = 1 << 2,
-	LINK_TSO_ECN = 1 << 3,
-	LINK_UFO = 1 << 4,
+       LINK_CSUM = 1 << 0,
+       LINK_TSO4 = 1 << 1,
+       LINK_TSO6 = 1 << 2,
+       LINK_TSO_ECN = 1 << 3,
+       LINK_UFO = 1 << 4,
 };
 
 struct link_config {

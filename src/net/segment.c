@@ -7,8 +7,13 @@
 #include "net/csum.h"
 #include "net/vnet.h"
 
-enum { ETH_HEADER = 14, ETH_IPV4 = 0x0800, ETH_IPV6 = 0x86dd,
-       ETH_VLAN = 0x8100, ETH_QINQ = 0x88a8 };
+enum {
+	ETH_HEADER = 14,
+	ETH_IPV4 = 0x0800,
+	ETH_IPV6 = 0x86dd,
+	ETH_VLAN = 0x8100,
+	ETH_QINQ = 0x88a8
+};
 enum { IPV4_MIN = 20, IPV6_HEADER = 40, TCP_MIN = 20, PROTO_TCP = 6 };
 enum { TCP_FIN = 0x01, TCP_PSH = 0x08, TCP_CWR = 0x80 };
 

@@ -9,17 +9,17 @@
 
 #include "base/types.h"
 
-enum { /* flags */
-	VNET_NEEDS_CSUM = 1, /* finish the checksum from csum_start on */
-	VNET_DATA_VALID = 2, /* the checksum was seen to be right */
+enum {                      /* flags */
+       VNET_NEEDS_CSUM = 1, /* finish the checksum from csum_start on */
+       VNET_DATA_VALID = 2, /* the checksum was seen to be right */
 };
 
 enum { /* gso_type */
-	VNET_GSO_NONE = 0,
-	VNET_GSO_TCP4 = 1,
-	VNET_GSO_UDP = 3,
-	VNET_GSO_TCP6 = 4,
-	VNET_GSO_ECN = 0x80, /* added to one of the above */
+       VNET_GSO_NONE = 0,
+       VNET_GSO_TCP4 = 1,
+       VNET_GSO_UDP = 3,
+       VNET_GSO_TCP6 = 4,
+       VNET_GSO_ECN = 0x80, /* added to one of the above */
 };
 
 struct vnet_header {

@@ -184,8 +184,7 @@ int block_resize(struct block *b, u64 size, struct error *err)
 	if (b->info.readonly)
 		return error_set(err, -EROFS, "the disk is read-only");
 	if (!b->driver->resize)
-		return error_set(err, -EOPNOTSUPP,
-		                 "a %s disk has a fixed size",
+		return error_set(err, -EOPNOTSUPP, "a %s disk has a fixed size",
 		                 b->driver->name);
 	if (size > INT64_MAX || !IS_ALIGNED(size, b->info.sector))
 		return error_set(err, -EINVAL,

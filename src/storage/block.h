@@ -49,11 +49,11 @@ struct block_request {
 };
 
 struct block_info {
-	u64 size;      /* bytes */
-	u32 sector;    /* 512 or 4096: the unit of requests */
-	u32 cluster;   /* preferred unit of allocation; 0: none */
+	u64 size;    /* bytes */
+	u32 sector;  /* 512 or 4096: the unit of requests */
+	u32 cluster; /* preferred unit of allocation; 0: none */
 	bool readonly;
-	bool discard;  /* discard and unmap reach the host */
+	bool discard; /* discard and unmap reach the host */
 	bool rotational;
 };
 
@@ -85,9 +85,9 @@ struct block_opener {
 extern const struct block_opener block_opener_paths;
 
 struct block_open {
-	const char *path;    /* for messages */
-	int fd;              /* open descriptor, taken over; -1: open path */
-	const char *format;  /* "raw", "qcow2"; never probed; NULL is raw */
+	const char *path;   /* for messages */
+	int fd;             /* open descriptor, taken over; -1: open path */
+	const char *format; /* "raw", "qcow2"; never probed; NULL is raw */
 	unsigned flags;
 	/* NULL: an image that needs a further file is refused. */
 	const struct block_opener *opener;
@@ -128,13 +128,13 @@ int block_resize(struct block *b, u64 size, struct error *err) MUST_CHECK;
 
 /* What a range is made of, as far as the format knows. */
 enum {
-	BLOCK_EXTENT_DATA = 1 << 0,       /* else nothing is stored here */
-	BLOCK_EXTENT_ZERO = 1 << 1,       /* reads as zeroes */
+	BLOCK_EXTENT_DATA = 1 << 0, /* else nothing is stored here */
+	BLOCK_EXTENT_ZERO = 1 << 1, /* reads as zeroes */
 	BLOCK_EXTENT_COMPRESSED = 1 << 2,
-	BLOCK_EXTENT_MAPPED = 1 << 3,     /* host_offset is valid */
+	BLOCK_EXTENT_MAPPED = 1 << 3, /* host_offset is valid */
 };
 struct block_extent {
-	u64 length;      /* from the offset asked for; never 0 */
+	u64 length; /* from the offset asked for; never 0 */
 	unsigned flags;
 	unsigned depth;  /* 0: this image; 1: its backing file; ... */
 	u64 host_offset; /* in the file that holds it */

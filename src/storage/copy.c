@@ -60,8 +60,7 @@ static bool take(struct walk *w, u64 *offset, u64 *length)
 	return more;
 }
 
-static void account(struct walk *w, u64 length, int rc,
-                    const struct error *err)
+static void account(struct walk *w, u64 length, int rc, const struct error *err)
 {
 	pthread_mutex_lock(&w->lock);
 	w->done += length;
@@ -201,8 +200,8 @@ static int visit_copy(struct walk *w, u64 offset, u64 length, u8 *buf,
 		if (e.flags & BLOCK_EXTENT_ZERO) {
 			rc = write_zeroes(w, offset, e.length, err);
 		} else {
-			rc = read_piece(w->from, w->from_size, offset,
-			                e.length, buf, err);
+			rc = read_piece(w->from, w->from_size, offset, e.length,
+			                buf, err);
 			if (rc == 0)
 				rc = write_runs(w, offset, e.length, buf, err);
 		}
@@ -334,8 +333,8 @@ static int visit_rebase(struct walk *w, u64 offset, u64 length, u8 *buf,
 			break;
 		own = e.depth == 0 && (e.flags & BLOCK_EXTENT_DATA);
 		if (!own) {
-			rc = read_piece(w->from, w->from_size, offset,
-			                e.length, buf, err);
+			rc = read_piece(w->from, w->from_size, offset, e.length,
+			                buf, err);
 			if (rc == 0)
 				rc = read_piece(w->to, w->to_size, offset,
 				                e.length, other, err);
@@ -352,8 +351,7 @@ static int visit_rebase(struct walk *w, u64 offset, u64 length, u8 *buf,
 }
 
 int image_rebase_data(struct block *image, struct block *backing,
-                      const struct image_progress *progress,
-                      struct error *err)
+                      const struct image_progress *progress, struct error *err)
 {
 	struct block_info a, b = { 0 };
 	struct walk w = { .visit = visit_rebase,
@@ -394,8 +392,8 @@ static int visit_commit(struct walk *w, u64 offset, u64 length, u8 *buf,
 		    (e.flags & BLOCK_EXTENT_ZERO)) {
 			rc = write_zeroes(w, offset, e.length, err);
 		} else if (e.flags & BLOCK_EXTENT_DATA) {
-			rc = read_piece(w->from, w->from_size, offset,
-			                e.length, buf, err);
+			rc = read_piece(w->from, w->from_size, offset, e.length,
+			                buf, err);
 			if (rc == 0)
 				rc = write_runs(w, offset, e.length, buf, err);
 		}
@@ -405,8 +403,7 @@ static int visit_commit(struct walk *w, u64 offset, u64 length, u8 *buf,
 }
 
 int image_commit_data(struct block *image, struct block *backing,
-                      const struct image_progress *progress,
-                      struct error *err)
+                      const struct image_progress *progress, struct error *err)
 {
 	struct block_info a, b;
 	struct walk w = { .visit = visit_commit,

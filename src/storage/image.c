@@ -19,9 +19,8 @@
 
 static int make_file(const char *path, bool replace, struct error *err)
 {
-	int fd = open(path,
-	              O_RDWR | O_CLOEXEC | O_CREAT | (replace ? 0 : O_EXCL),
-	              0644);
+	int fd = open(
+	    path, O_RDWR | O_CLOEXEC | O_CREAT | (replace ? 0 : O_EXCL), 0644);
 
 	if (fd < 0) {
 		int rc = -errno;
@@ -291,15 +290,14 @@ static int link_packed(struct qcow2 *q, u64 offset, u64 at, u32 size)
 	if (rc < 0)
 		return rc;
 	old = l2_entry(q, t, l2_index(q, offset), &bitmap);
-	l2_set(q, t, l2_index(q, offset),
-	       ENTRY_COMPRESSED | sectors << x | at, 0);
+	l2_set(q, t, l2_index(q, offset), ENTRY_COMPRESSED | sectors << x | at,
+	       0);
 	rc = l2_entry_free(q, old);
 	table_put(t);
 	return rc;
 }
 
-static int write_packed(struct qcow2 *q, u64 offset, const void *data,
-                        u32 size)
+static int write_packed(struct qcow2 *q, u64 offset, const void *data, u32 size)
 {
 	struct hold h;
 	u64 at;
@@ -353,8 +351,8 @@ int image_write_compressed(struct block *b, u64 offset, const void *data,
 	return rc < 0 ? error_set(err, rc, "%s", strerror(-rc)) : 0;
 }
 
-int image_set_backing(struct block *b, const char *backing,
-                      const char *format, struct error *err)
+int image_set_backing(struct block *b, const char *backing, const char *format,
+                      struct error *err)
 {
 	struct header old;
 	struct qcow2 *q;

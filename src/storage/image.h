@@ -19,15 +19,15 @@ enum image_preallocation {
 
 struct image_create {
 	const char *path;
-	const char *format;  /* "raw", "qcow2" */
-	u64 size;            /* bytes, a multiple of 512 */
-	bool replace;        /* an existing file */
+	const char *format; /* "raw", "qcow2" */
+	u64 size;           /* bytes, a multiple of 512 */
+	bool replace;       /* an existing file */
 	enum image_preallocation preallocation;
 	/* qcow2 only; 0 or NULL is the usual value. */
 	const char *backing, *backing_format;
-	unsigned version; /* 2 or 3 (usual) */
-	u32 cluster_bytes; /* 64 KiB */
-	u32 refcount_bits; /* 16 */
+	unsigned version;        /* 2 or 3 (usual) */
+	u32 cluster_bytes;       /* 64 KiB */
+	u32 refcount_bits;       /* 16 */
 	const char *compression; /* "zlib", "zstd" */
 	bool lazy_refcounts, extended_l2;
 	const char *data_file;
@@ -118,8 +118,8 @@ int image_bitmap_next(struct block *b, const char *name, u64 offset,
                       bool *dirty, u64 *length, struct error *err) MUST_CHECK;
 
 /* Name another backing file (NULL: none); contents are the caller's affair. */
-int image_set_backing(struct block *b, const char *backing,
-                      const char *format, struct error *err) MUST_CHECK;
+int image_set_backing(struct block *b, const char *backing, const char *format,
+                      struct error *err) MUST_CHECK;
 /* Zero or unmap everything so that the backing file shows. */
 int image_make_empty(struct block *b, struct error *err) MUST_CHECK;
 

@@ -12,8 +12,8 @@
 
 /* 0: no limit. Bursts of 0 are a tenth of a second's worth. */
 struct throttle_limits {
-	u64 iops, iops_burst;     /* requests */
-	u64 bytes, bytes_burst;   /* bytes, both ways */
+	u64 iops, iops_burst;   /* requests */
+	u64 bytes, bytes_burst; /* bytes, both ways */
 };
 
 /* Takes over b: closing the throttle closes it. */

@@ -116,10 +116,16 @@ static const char *compare_memory(const u8 *h, const u8 *g)
 	return NULL;
 }
 
-/* Linux calls every page of its own half present, to tell nothing. */
+/*
+ * Linux calls every page of its own present, the last of the lower half too, to tell nothing; and where
+ * the guest's kernel has its pages, the host has none.
+ */
 static u32 hidden_error_bits(const struct isa_state *host)
 {
-	return host->vector == VEC_PF && host->cr2 >> 63 ? 1 : 0;
+	if (host->vector != VEC_PF)
+		return 0;
+	return host->cr2 >= 0x7ffffffff000 ||
+	       host->cr2 >> 16 == ISA_KERNEL >> 16;
 }
 
 static ZydisMnemonic mnemonic_at(const struct isa_snippet *s, u64 rip)

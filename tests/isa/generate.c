@@ -622,6 +622,10 @@ static void add_form(struct gen *g, u32 index)
 		hide_selectors(g, &d);
 	else if (saves_mxcsr_mask(f) && !twin)
 		hide_mask(g, &d);
+	/* Whether zeroed registers count as used (XSTATE_BV) differs:
+	 * pcmpeqd xmm0, xmm0. */
+	if (f->mnemonic == ZYDIS_MNEMONIC_VZEROALL)
+		append_glued(g->s, (const u8 *)"\x66\x0f\x76\xc0", 4);
 	g->s->undefined = isa_flags_undefined(&d.insn, g->s->undefined);
 	/* Their results are no two times the same. */
 	if (d.insn.meta.category == ZYDIS_CATEGORY_RDRAND ||

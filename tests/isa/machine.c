@@ -23,7 +23,6 @@ enum {
 	P_PD = 0x3000,
 	P_PT = 0x4000,
 	P_CODE = 0x10000,
-	P_EXIT = 0x18000,
 	P_DATA = 0x20000,
 	P_KERNEL = 0x30000,
 	P_SIZE = 0x100000,
@@ -142,8 +141,6 @@ static void build_paging(u8 *ram)
 	put64(ram + P_PD + (ISA_CODE >> 21 & 511) * 8, P_PT | table);
 	for (i = 0; i < ISA_CODE_SIZE; i += 4096)
 		map_page(ram, ISA_CODE + i, P_CODE + i, PTE_U);
-	/* There on the host; no snippet reads it but by chance. */
-	map_page(ram, ISA_EXIT, P_EXIT, PTE_U);
 	for (i = 0; i < ISA_DATA_SIZE; i += 4096)
 		map_page(ram, ISA_DATA + i, P_DATA + i,
 		         PTE_U | (i < ISA_DATA_WRITABLE ? PTE_W : 0));

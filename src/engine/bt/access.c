@@ -125,6 +125,35 @@ static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
 	cold->insn = (u16)k;
 }
 
+/*
+ * Without a slot, for sites that go from page to page: nine instructions, and
+ * every page that the TLB holds is as good as the last one.
+ */
+static void probe_direct(struct xlate *x, unsigned k, unsigned size,
+                         bool write)
+{
+	struct cold *cold = &x->cold[x->colds++];
+	struct cursor *c = &x->c;
+	u32 tag = write ? offsetof(struct tlb_entry, wtag)
+	                : offsetof(struct tlb_entry, rtag);
+
+	_Static_assert(sizeof(struct tlb_entry) == 32, "shifted by 5 below");
+	asm_rr(c, false, 0x8b, H_S1, H_S0);
+	asm_bytes(c, "\x41\xc1\xef\x07", 4); /* shr r15d, 12 - 5 */
+	asm_bytes(c, "\x41\x81\xe7", 3);     /* and r15d, */
+	asm_32(c, (TLB_ENTRIES - 1) << 5);
+	asm_gs(c, true, 0x03, H_S1, CPU(tlb));
+	asm_rm(c, true, 0x2b, H_S0, H_S1, (s32)tag); /* sub r14, */
+	asm_bytes(c, "\x49\x81\xfe", 3);           /* cmp r14, */
+	asm_32(c, PAGE_SIZE - size);
+	cold->jump = asm_jcc(c, CC_A);
+	asm_rm(c, true, 0x03, H_S0, H_S1, (s32)tag);
+	asm_rm(c, true, 0x03, H_S0, H_S1, offsetof(struct tlb_entry, addend));
+	cold->kind = COLD_MISS;
+	cold->flags = (u8)x->at;
+	cold->insn = (u16)k;
+}
+
 /* ---- spans ---- */
 
 static bool same_place(const struct access *a, const struct access *b)
@@ -304,7 +333,10 @@ s32 x_reach(struct xlate *x, unsigned k, const struct access *a,
 		if (x->merge)
 			look_ahead(x, k, &whole);
 		address(x, &whole, whole.at);
-		probe(x, k, whole.size, whole.write, stack_slot);
+		if (x->direct & BIT(k))
+			probe_direct(x, k, whole.size, whole.write);
+		else
+			probe(x, k, whole.size, whole.write, stack_slot);
 		x->span.access = whole;
 		x->span.valid = x->merge;
 		x->code->out[k].span = whole.size;
@@ -312,6 +344,17 @@ s32 x_reach(struct xlate *x, unsigned k, const struct access *a,
 	/* An empty slot leads where no memory is: that fault is k's, too. */
 	x_point(x, k);
 	return x->span.valid ? (s32)(a->at - x->span.access.at) : 0;
+}
+
+void x_reach_at(struct xlate *x, unsigned k, unsigned size, bool write)
+{
+	x->span.valid = false;
+	if (x->direct & BIT(k))
+		probe_direct(x, k, size, write);
+	else
+		probe(x, k, size, write, -1);
+	x->code->out[k].span = (u16)size;
+	x_point(x, k);
 }
 
 s32 x_reach_operand(struct xlate *x, unsigned k)

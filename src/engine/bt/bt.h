@@ -37,11 +37,9 @@ enum {
 	SLOT_FIRST = 2,
 	TARGETS = 4096,   /* of indirect jumps */
 	BT_CONTEXTS = 16, /* recent ones remembered */
+	MISSES_MAX = 2048, /* of a site's slot, and it goes without */
 	HOT_RUNS = 8,     /* a block interpreted that often is translated */
 };
-
-/* As a block's runs: its accesses share no probes; see enter.c. */
-#define BT_NO_MERGE UINT32_MAX
 
 /* A site's page: an access at lin hits if lin - tag <= 4096 - size. */
 struct slot {
@@ -106,7 +104,9 @@ enum {
 struct bt_out {
 	struct block *block;
 	struct iop *op;
-	u16 span; /* bytes that a probe of the instruction spans, or 0 */
+	u16 span;   /* bytes that a probe of the instruction spans, or 0 */
+	u16 insn;   /* its number in the block */
+	u32 misses; /* of the probe's slot, counted down by host code */
 };
 
 /* Host code of one block. */
@@ -118,6 +118,8 @@ struct bt_code {
 	u8 *start_w;
 	u32 size;
 	u32 crossings; /* of spans over the end of a page */
+	bool merge;    /* accesses share probes */
+	u64 direct;    /* instructions whose probes ask the TLB at once */
 	struct bt_link *link;
 	struct bt_out *out; /* of each instruction, and of the one after */
 	/* Instructions' first host bytes, ascending, for faults. */
@@ -183,8 +185,12 @@ struct bt {
 void bt_stubs(struct bt *bt, struct cursor *c);
 
 /* ---- translate.c ---- */
-/* Host code for the block, or NULL: no room (*full), or nothing gained. */
-struct bt_code *bt_translate(struct bt *bt, struct block *block, bool *full);
+/*
+ * Host code for the block, or NULL: no room (*full), or nothing gained. old:
+ * what it was before, if that was found wanting, or NULL.
+ */
+struct bt_code *bt_translate(struct bt *bt, struct block *block,
+                             const struct bt_code *old, bool *full);
 
 /* ---- cache.c: the life of host code ---- */
 struct insn_decoder;
@@ -195,8 +201,8 @@ extern const struct icpu_code_ops bt_code_ops;
 /* Remember it for faults; the cache owns it. */
 void bt_add_code(struct bt *bt, struct bt_code *code);
 void bt_code_free(struct bt_code *code);
-/* Whoever still comes to it is sent to look its block up again. */
-void bt_kill_code(struct bt *bt, struct bt_code *code);
+/* Whoever still comes to old goes on in new. */
+void bt_replace_code(struct bt *bt, struct bt_code *old, struct bt_code *new);
 void bt_link(struct bt *bt, struct bt_link *link, struct bt_code *to);
 /* Is host a place in host code where instruction k of a block may fault? */
 bool bt_find_fault(struct bt *bt, const u8 *host, struct bt_out **out,
@@ -211,6 +217,8 @@ int bt_install_signals(struct error *err) MUST_CHECK;
 /* ---- insn.c: may host code do this instruction? ---- */
 struct insn;
 bool bt_can(const struct icpu *cpu, const struct insn *insn);
+/* ...if it is one of the system's, in code of this key (system.c)? */
+bool bt_can_system(u32 key, const struct insn *insn);
 /* Of what bt_can allows: does it need the guest's vector state? */
 bool bt_uses_vector(const struct insn *insn);
 /* Are there scratch registers enough for a copy of it? */

@@ -37,8 +37,7 @@ static void forget_codes(struct bt *bt)
 static void made(struct icpu *cpu, struct block *b)
 {
 	(void)cpu;
-	if (!(b->key & KEY_CODE64) || b->key & (KEY_STEP | KEY_ALIGN) ||
-	    b->crossing)
+	if (!(b->key & KEY_CODE64) || b->key & (KEY_STEP | KEY_ALIGN))
 		return;
 	b->first = b->op[0].fn;
 	b->op[0].fn = bt_op_count;
@@ -55,20 +54,37 @@ static void patch_dead(struct bt *bt, u8 *at, u16 off, const u8 *stub)
 	ASSERT(!c.full);
 }
 
-void bt_kill_code(struct bt *bt, struct bt_code *code)
+static void patch_jump(struct bt *bt, u8 *at, const u8 *to)
 {
-	if (bt->pending && bt->pending->from == code)
-		bt->pending = NULL;
-	patch_dead(bt, code->entry_saved_w, code->block->off, bt->dead_saved);
-	patch_dead(bt, code->entry_w, code->block->off, bt->dead_host);
+	struct cursor c = { .w = at, .end = at + DEAD_PATCH,
+		            .to_x = bt->exec - bt->write };
+
+	asm_jmp_to(&c, to);
 }
 
+void bt_replace_code(struct bt *bt, struct bt_code *old, struct bt_code *new)
+{
+	if (bt->pending && bt->pending->from == old)
+		bt->pending = NULL;
+	patch_jump(bt, old->entry_saved_w, new->entry_saved);
+	patch_jump(bt, old->entry_w, new->entry);
+}
+
+/*
+ * Targets that still lead to it find the way out. Links do not: they come from
+ * the same page, all of which dies at once.
+ */
 static void died(struct icpu *cpu, struct block *b)
 {
 	struct bt *bt = ((struct bt_area *)(void *)cpu->area)->bt;
 
-	bt_kill_code(bt, b->made);
+	struct bt_code *code = b->made;
+
 	b->made = NULL;
+	if (bt->pending && bt->pending->from == code)
+		bt->pending = NULL;
+	patch_dead(bt, code->entry_saved_w, b->off, bt->dead_saved);
+	patch_dead(bt, code->entry_w, b->off, bt->dead_host);
 	bt->stats.deaths++;
 }
 
@@ -83,7 +99,14 @@ static void flushed(struct icpu *cpu)
 	memset(bt->area->targets, 0, TARGETS * sizeof(struct target));
 }
 
+/* What the interpreter is needed for ends a block: the rest is another. */
+static bool splits(struct icpu *cpu, u32 key, const struct insn *in)
+{
+	return key & KEY_CODE64 && !bt_can(cpu, in) && !bt_can_system(key, in);
+}
+
 const struct icpu_code_ops bt_code_ops = {
+	.splits = splits,
 	.made = made,
 	.died = died,
 	.flushed = flushed,

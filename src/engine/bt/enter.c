@@ -49,13 +49,16 @@ static void sync_slots(struct bt *bt)
 {
 	struct icpu *cpu = bt->cpu;
 	unsigned ring = cpu->cpl == 3;
+	/* Nothing is put into slots while AC is set. */
+	struct tlb_entry *tlb =
+	    cpu->space->data[ring ? PRIV_USER : PRIV_SUPER];
 
 	if (bt->tlb_epoch != cpu->tlb_epoch) {
 		bt->tlb_epoch = cpu->tlb_epoch;
 		bt->slot_tlb[0] = bt->slot_tlb[1] = NULL;
 	}
-	if (bt->slot_tlb[ring] != cpu->tlb) {
-		bt->slot_tlb[ring] = cpu->tlb;
+	if (bt->slot_tlb[ring] != tlb) {
+		bt->slot_tlb[ring] = tlb;
 		clear_slots(bt, ring);
 	}
 }
@@ -102,23 +105,29 @@ static void note_target(struct bt *bt, const struct bt_code *code, u64 rip)
 /* ---- entering ---- */
 
 /*
- * A span that lies across two pages fails every time. A block in which that
- * is common is made again, with a probe for each access.
+ * A span that lies across two pages fails every time, and a site that goes
+ * from page to page has no use of a slot. A block in which either is common
+ * is made again, better.
  */
-static void note_crossing(struct bt *bt, const struct bt_out *out)
+static void improve(struct bt *bt, const struct bt_out *out)
 {
 	struct block *b = out->block;
 	struct bt_code *code = b->made, *again;
 	bool full;
 
-	if (!code || (bt->area->missed & ~PAGE_MASK) + out->span <= PAGE_SIZE ||
-	    b->runs == BT_NO_MERGE || ++code->crossings < CROSSINGS_MAX)
+	if (!code || out != &code->out[out->insn])
 		return;
-	b->runs = BT_NO_MERGE;
-	again = bt_translate(bt, b, &full);
+	if (out->misses == 0)
+		code->direct |= BIT(out->insn);
+	else if ((bt->area->missed & ~PAGE_MASK) + out->span > PAGE_SIZE &&
+	         code->merge && ++code->crossings == CROSSINGS_MAX)
+		code->merge = false;
+	else
+		return;
+	again = bt_translate(bt, b, code, &full);
 	if (!again)
 		return;
-	bt_kill_code(bt, code);
+	bt_replace_code(bt, code, again);
 	bt_add_code(bt, again);
 	b->made = again;
 }
@@ -128,7 +137,7 @@ static struct block *leave_at_op(struct icpu *cpu, const struct bt_out *out)
 	struct iop *op = out->op;
 
 	if (out->span)
-		note_crossing(bt_of(cpu), out);
+		improve(bt_of(cpu), out);
 	cpu->block = out->block;
 	cpu->link = NULL;
 	if (op == out->block->op)
@@ -147,7 +156,7 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 	sync_context(bt);
 	link = bt->pending;
 	bt->pending = NULL;
-	if (link && link->off == code->block->off &&
+	if (link && link->off == code->block->off && !code->block->crossing &&
 	    link->from->block->page == code->block->page &&
 	    link->from->block->key == code->block->key)
 		bt_link(bt, link, code);
@@ -189,7 +198,7 @@ struct block *bt_op_count(struct icpu *cpu, struct iop *op)
 
 	if (++b->runs < bt->hot)
 		return b->first(cpu, op);
-	code = bt_translate(bt, b, &full);
+	code = bt_translate(bt, b, NULL, &full);
 	if (full) {
 		/* Everything goes; this block is looked up again. */
 		cpu->rip = cpu->pcbase + b->off;

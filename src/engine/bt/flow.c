@@ -191,9 +191,13 @@ static void poll(struct xlate *x)
 	}
 }
 
+/*
+ * Surely in the same page? What begins near its end may go on in the next,
+ * and what that is depends on the mappings: the table of targets knows.
+ */
 static bool in_page(s64 off)
 {
-	return off >= 0 && off < PAGE_SIZE;
+	return off >= 0 && off < PAGE_SIZE - 14;
 }
 
 /* R14 = pcbase + off. */

@@ -229,7 +229,8 @@ static bool is_integer(const struct insn *in)
 
 bool bt_uses_vector(const struct insn *in)
 {
-	return !control_flow(in) && !stack(in) && !is_integer(in);
+	return !control_flow(in) && !stack(in) && !is_integer(in) &&
+	       !bt_can_system(0, in) && !bt_can_system(KEY_USER, in);
 }
 
 bool bt_can(const struct icpu *cpu, const struct insn *in)

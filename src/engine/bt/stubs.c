@@ -188,7 +188,7 @@ static const u8 *emit_fill(struct cursor *c, bool write)
 	const u8 *at = cursor_x(c);
 	s32 tag = write ? offsetof(struct tlb_entry, wtag)
 	                : offsetof(struct tlb_entry, rtag);
-	u8 *miss, *crossing;
+	u8 *miss, *crossing, *keep;
 
 	_Static_assert(sizeof(struct tlb_entry) == 32, "shifted by 5 below");
 	push(c, H_RAX);
@@ -211,10 +211,15 @@ static const u8 *emit_fill(struct cursor *c, bool write)
 	asm_32(c, PAGE_SIZE);
 	crossing = asm_jcc(c, CC_A);
 	asm_bytes(c, "\x45\x0f\xb7\xff", 4); /* movzx r15d, r15w */
-	asm_rm(c, true, 0x8b, H_RCX, H_RAX, tag);
-	asm_bytes(c, "\x65\x49\x89\x0f", 4); /* mov gs:[r15], rcx */
+	asm_rm(c, true, 0x8b, H_RDX, H_RAX, tag);
 	asm_rm(c, true, 0x8b, H_RCX, H_RAX, offsetof(struct tlb_entry, addend));
+	/* What only AC allows outlives AC in no slot. */
+	gs_digit(c, 0x80, 0, 7, CPU(priv)); /* cmp byte */
+	asm_8(c, PRIV_AC);
+	keep = asm_jcc(c, CC_E);
+	asm_bytes(c, "\x65\x49\x89\x17", 4); /* mov gs:[r15], rdx */
 	asm_bytes(c, "\x65\x49\x89\x4f\x08", 5); /* mov gs:[r15+8], rcx */
+	asm_patch(c, keep);
 	asm_bytes(c, "\x49\x01\xce", 3);         /* add r14, rcx */
 	pop(c, H_RDX);
 	pop(c, H_RCX);

@@ -115,12 +115,20 @@ static bool decode(struct xlate *x, const struct insn_decoder *d)
 {
 	const struct block *b = x->block;
 	unsigned off = b->off, end = b->off + b->len, op = 0;
+	const u8 *bytes = b->page->host + off;
+	size_t avail = PAGE_SIZE - off;
+	u8 joined[32];
 
+	if (b->crossing) {
+		memcpy(joined, bytes, avail);
+		memcpy(joined + avail, b->page2->host, 15);
+		bytes = joined;
+		avail += 15;
+	}
 	while (off < end && x->total < BLOCK_OPS) {
 		struct insn *in = &x->insn[x->total];
 
-		if (insn_decode(d, INSN_64, b->page->host + off,
-		                PAGE_SIZE - off, in) != INSN_OK)
+		if (insn_decode(d, INSN_64, bytes, avail, in) != INSN_OK)
 			return false;
 		/* Operations and instructions go in step; one that is joined
 		 * to the one before has no operation of its own. */
@@ -130,13 +138,16 @@ static bool decode(struct xlate *x, const struct insn_decoder *d)
 			return false;
 		x->op[x->total++] = (u16)op;
 		off += in->length;
+		bytes += in->length;
+		avail -= in->length;
 	}
 	return off == end;
 }
 
 static void analyse(struct xlate *x)
 {
-	while (x->count < x->total && bt_can(x->cpu, &x->insn[x->count]))
+	while (x->count < x->total && (bt_can(x->cpu, &x->insn[x->count]) ||
+	                               x_can_system(x, x->count)))
 		x->count++;
 	for (unsigned k = x->total; k-- > 0;) {
 		const struct insn *in = &x->insn[k];
@@ -180,16 +191,23 @@ static void leave_to_op(struct xlate *x, unsigned k, enum flags_at at)
 	         at == FLAGS_HOST ? x->bt->exit_op_host : x->bt->exit_op_saved);
 }
 
+/* What was missed too often leaves, too: its block is made anew. */
 static void cold_fill(struct xlate *x, const struct cold *cold)
 {
-	u8 *miss;
+	struct bt_out *out = &x->code->out[cold->insn];
+	struct cursor *c = &x->c;
+	u8 *often, *miss;
 
 	ASSERT(cold->slot < 0x10000);
-	asm_mov_imm64(&x->c, H_S1, cold->slot | (u32)cold->size << 16);
-	asm_call_to(&x->c, x->bt->fill[cold->write]);
-	miss = asm_jcc(&x->c, CC_B);
-	asm_jmp_to(&x->c, cold->resume);
-	asm_patch(&x->c, miss);
+	asm_mov_imm64(c, H_S1, (u64)(uintptr_t)&out->misses);
+	asm_bytes(c, "\x41\xff\x0f", 3); /* dec dword [r15] */
+	often = asm_jcc(c, CC_E);
+	asm_mov_imm64(c, H_S1, cold->slot | (u32)cold->size << 16);
+	asm_call_to(c, x->bt->fill[cold->write]);
+	miss = asm_jcc(c, CC_B);
+	asm_jmp_to(c, cold->resume);
+	asm_patch(c, often);
+	asm_patch(c, miss);
 	leave_to_op(x, cold->insn, cold->flags);
 }
 
@@ -212,6 +230,8 @@ static void emit_cold(struct xlate *x)
 		asm_patch(&x->c, x->cold[i].jump);
 		if (x->cold[i].kind == COLD_FILL)
 			cold_fill(x, &x->cold[i]);
+		else if (x->cold[i].kind == COLD_MISS)
+			leave_to_op(x, x->cold[i].insn, x->cold[i].flags);
 		else
 			cold_exit(x, &x->cold[i]);
 	}
@@ -271,7 +291,7 @@ static void emit_entries(struct xlate *x)
 static void emit_body(struct xlate *x)
 {
 	for (unsigned k = 0; k < x->count; k++) {
-		if (!x_flow(x, k) && !x_stack(x, k))
+		if (!x_flow(x, k) && !x_stack(x, k) && !x_system(x, k))
 			x_copy(x, k);
 		x_after(x, k);
 	}
@@ -299,12 +319,16 @@ static struct bt_code *place(struct xlate *x, bool *full)
 	x->code = code =
 	    xalloc(sizeof(*code) + x->count * POINTS * sizeof(code->point[0]));
 	code->block = x->block;
+	code->merge = x->merge;
+	code->direct = x->direct;
 	code->link = xalloc((x->total + 2) * sizeof(code->link[0]));
 	code->out = xalloc(x->total * sizeof(code->out[0]));
 	for (unsigned k = 0; k < x->total; k++)
 		code->out[k] = (struct bt_out){
 			.block = x->block,
 			.op = &x->block->op[x->op[k]],
+			.insn = (u16)k,
+			.misses = MISSES_MAX,
 		};
 	x->c = (struct cursor){ .w = bt->write + bt->used,
 		                .end = bt->write + bt->size,
@@ -322,7 +346,8 @@ static struct bt_code *place(struct xlate *x, bool *full)
 	return code;
 }
 
-struct bt_code *bt_translate(struct bt *bt, struct block *block, bool *full)
+struct bt_code *bt_translate(struct bt *bt, struct block *block,
+                             const struct bt_code *old, bool *full)
 {
 	struct xlate *x = bt->xlate;
 	u64 start = now_ns();
@@ -333,7 +358,8 @@ struct bt_code *bt_translate(struct bt *bt, struct block *block, bool *full)
 	x->bt = bt;
 	x->cpu = bt->cpu;
 	x->block = block;
-	x->merge = block->runs != BT_NO_MERGE;
+	x->merge = !old || old->merge;
+	x->direct = old ? old->direct : 0;
 	if (decode(x, bt->decoder)) {
 		analyse(x);
 		if (x->count)

@@ -16,6 +16,7 @@
 struct cold {
 	enum {
 		COLD_FILL, /* a site's page cache missed */
+		COLD_MISS, /* the TLB missed */
 		COLD_LINK, /* a link that is not linked yet */
 		COLD_POLL, /* attention at a backward jump */
 	} kind;
@@ -49,6 +50,7 @@ struct xlate {
 	unsigned total;
 	unsigned colds, links;
 	bool merge; /* accesses may share a probe */
+	u64 direct; /* instructions whose probe has no slot */
 	s64 rsp;    /* RSP less RSP at the block's beginning */
 	struct {
 		bool valid; /* R14 is the host address of access.at */
@@ -84,6 +86,8 @@ void x_address(struct xlate *x, unsigned k);
 s32 x_reach(struct xlate *x, unsigned k, const struct access *a,
             int stack_slot);
 s32 x_reach_operand(struct xlate *x, unsigned k);
+/* R14: linear to host address, flags clobbered already. */
+void x_reach_at(struct xlate *x, unsigned k, unsigned size, bool write);
 /* Instruction k is done: what it did to registers that R14 depends on. */
 void x_after(struct xlate *x, unsigned k);
 /* Does the memory operand stand for an access, not just an address? */
@@ -99,6 +103,10 @@ static inline struct access x_stack_access(s64 at, bool write)
 
 /* ---- copies (copy.c) ---- */
 void x_copy(struct xlate *x, unsigned k);
+
+/* ---- the system's instructions (system.c) ---- */
+bool x_can_system(const struct xlate *x, unsigned k);
+bool x_system(struct xlate *x, unsigned k); /* false: not one of these */
 
 /* ---- stack and control flow (flow.c) ---- */
 bool x_stack(struct xlate *x, unsigned k); /* false: not one of these */

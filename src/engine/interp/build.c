@@ -137,6 +137,7 @@ enum insn_status icpu_decode(struct icpu *cpu, u32 key, const u8 *bytes,
 /* Returns false when the block ends before this instruction. */
 static bool add_instruction(struct build *b, size_t *at)
 {
+	const struct icpu_code_ops *ops = b->cpu->code_ops;
 	struct iop *op = &b->op[b->ops];
 	enum insn_status st;
 
@@ -168,7 +169,7 @@ static bool add_instruction(struct build *b, size_t *at)
 	b->ops++;
 	b->count++;
 	*at += op->len;
-	return !b->ended;
+	return !b->ended && !(ops && ops->splits(b->cpu, b->key, b->insn));
 }
 
 void build_block(struct build *b)

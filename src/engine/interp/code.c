@@ -394,6 +394,8 @@ static struct block *make_crossing(struct icpu *cpu, gva_t lin, u32 key,
 	b->cross = page2->cross;
 	page2->cross = b;
 	arena_take(cpu, block_bytes(build.ops + 1));
+	if (cpu->code_ops)
+		cpu->code_ops->made(cpu, b);
 	return b;
 }
 

@@ -28,14 +28,15 @@ struct codepage;
 struct cpuid_model;
 struct hostop_pool;
 struct icpu;
+struct insn;
 struct icpu_code_ops;
 struct iop;
 struct isystem;
 
 enum {
-	TLB_ENTRIES = 1024, /* per table */
+	TLB_ENTRIES = 4096, /* per table */
 	TLB_SPACES = 4,     /* address spaces (PCIDs) kept at a time */
-	TLB_LOG = 256,
+	TLB_LOG = 2048,
 	XTLB_ENTRIES = 512,
 	ICPU_AREA = 1088,
 };
@@ -92,6 +93,7 @@ enum {
 	KEY_ALIGN = 1 << 10, /* #AC checked */
 	KEY_STEP = 1 << 11,  /* one instruction a block, looked at after each */
 	KEY_FPU_DENY = 1 << 12, /* some of fpu_deny is set */
+	KEY_MIDDLE = 1 << 13,   /* CPL 1 or 2 */
 };
 
 /* cpu->attention */
@@ -239,10 +241,12 @@ struct icpu_code_ops {
 	void (*made)(struct icpu *cpu, struct block *b);
 	void (*died)(struct icpu *cpu, struct block *b);
 	void (*flushed)(struct icpu *cpu); /* every block is gone */
+	/* Shall a block of this key end with the instruction? */
+	bool (*splits)(struct icpu *cpu, u32 key, const struct insn *insn);
 };
 
 /* Everything that the vCPUs of one machine share. */
-enum { ISYSTEM_SLOTS = 32 };
+enum { ISYSTEM_SLOTS = 32, ISYSTEM_CPUS = 64 };
 struct code_meta { /* of one RAM page */
 	u64 granules;  /* 64-byte pieces that hold decoded code */
 	u32 misses;    /* stores that met none of them */

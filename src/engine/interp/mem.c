@@ -352,7 +352,7 @@ void icpu_probe(struct icpu *cpu, gva_t lin, size_t len,
 
 	if (!icpu_code64(cpu)) {
 		lin &= 0xffffffff;
-		last &= 0xffffffff;
+		last = wrapped(cpu, lin + len - 1);
 	}
 	translate(cpu, lin, access, priv, &p);
 	if ((lin ^ last) & PAGE_MASK)

@@ -438,10 +438,6 @@ bool build_iret(struct build *b, struct iop *op)
 static struct block *op_int(struct icpu *cpu, struct iop *op)
 {
 	ENTER;
-	/* SDM vol. 3 20.3: INT n in V86 mode below IOPL 3 without VME. */
-	if (op->dst && icpu_v86(cpu) && icpu_iopl(cpu) < 3 &&
-	    !(cpu->cr4 & CR4_VME))
-		icpu_gp(cpu);
 	/* INT1 takes along what MOV SS held back. */
 	if (op->aux == EVENT_INT1) {
 		cpu->dr[6] |= cpu->pending_db;
@@ -467,7 +463,7 @@ bool build_int(struct build *b, struct iop *op)
 	switch (b->insn->z.mnemonic) {
 	case ZYDIS_MNEMONIC_INT:
 		op->imm = b->insn->op[0].value & 0xff;
-		op->dst = 1;
+		op->aux = EVENT_INTN;
 		break;
 	case ZYDIS_MNEMONIC_INT3:
 		op->imm = VEC_BP;

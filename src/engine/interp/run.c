@@ -125,6 +125,9 @@ static void wake(struct icpu *cpu)
 static void take_nmi(struct icpu *cpu)
 {
 	if (cpu->nmi_masked || cpu->shadow) {
+		/* While one is served, one more waits and the rest merge. */
+		if (cpu->nmi_masked)
+			atomic_store(&cpu->nmis, 1);
 		cpu->events.nmi_pending = true;
 		return;
 	}
@@ -169,7 +172,7 @@ static void take_restored(struct icpu *cpu)
 		return;
 	cpu->events.exception_pending = false;
 	if (e.soft_interrupt)
-		event_deliver(cpu, e.exception_vector, EVENT_SOFT, false, 0,
+		event_deliver(cpu, e.exception_vector, EVENT_INTN, false, 0,
 		              cpu->rip + e.insn_length);
 	else
 		deliver_exception(cpu, (struct icpu_fault){

@@ -106,6 +106,8 @@ void icpu_update(struct icpu *cpu)
 		cpu->priv = PRIV_USER;
 	} else {
 		cpu->priv = cpu->sysflags & RFLAGS_AC ? PRIV_AC : PRIV_SUPER;
+		if (unlikely(cpu->cpl))
+			key |= KEY_MIDDLE;
 	}
 	if (!debug_active(cpu))
 		cpu->sysflags &= ~(u32)RFLAGS_RF;

@@ -75,10 +75,14 @@ static int copy_slots(struct isystem *sys, struct error *err)
 int isystem_create(struct isystem **out, const struct engine_config *config,
                    struct error *err)
 {
-	struct isystem *sys = xalloc(sizeof(*sys));
+	struct isystem *sys;
 	struct cpuid_regs vendor;
 	int r;
 
+	if (!config->cpus || config->cpus > ISYSTEM_CPUS)
+		return error_set(err, -EINVAL, "1 to %d vCPUs, not %u",
+		                 ISYSTEM_CPUS, config->cpus);
+	sys = xalloc(sizeof(*sys));
 	sys->memory = config->memory;
 	sys->cpuid = config->cpuid;
 	sys->cpus = config->cpus;

@@ -164,20 +164,30 @@ void icpu_tlb_flush_pcid_page(struct icpu *cpu, u64 pcid, gva_t lin)
 			space_flush_page(cpu, &cpu->spaces[i], lin, false);
 }
 
+static void drop_write(struct tlb_entry *e, unsigned index, const u8 *host)
+{
+	if (!host || e->wtag + e->addend == (uintptr_t)host)
+		e->wtag = tlb_invalid_tag(index);
+}
+
 void icpu_tlb_drop_writes(struct icpu *cpu, const u8 *host)
 {
 	cpu->tlb_epoch++;
 	for (unsigned n = 0; n < TLB_SPACES; n++) {
 		struct tlb_space *s = &cpu->spaces[n];
 
-		for (unsigned p = 0; p < PRIV_COUNT; p++)
-			for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-				struct tlb_entry *e = &s->data[p][i];
+		/* Few are filled most of the time, and they are logged. */
+		for (u32 i = 0; s->filled <= TLB_LOG && i < s->filled; i++) {
+			unsigned p = s->log[i] / TLB_ENTRIES;
+			unsigned x = s->log[i] % TLB_ENTRIES;
 
-				if (!host ||
-				    e->wtag + e->addend == (uintptr_t)host)
-					e->wtag = tlb_invalid_tag(i);
-			}
+			drop_write(&s->data[p][x], x, host);
+		}
+		if (s->filled <= TLB_LOG)
+			continue;
+		for (unsigned p = 0; p < PRIV_COUNT; p++)
+			for (unsigned i = 0; i < TLB_ENTRIES; i++)
+				drop_write(&s->data[p][i], i, host);
 	}
 }
 

@@ -119,7 +119,7 @@ static bool untagged(struct icpu *cpu, u64 ticket)
 
 void icpu_untag_others(struct isystem *sys, struct icpu *cpu, u8 *host)
 {
-	u64 ticket[64];
+	u64 ticket[ISYSTEM_CPUS] = { 0 };
 
 	if (sys->cpus == 1 && cpu)
 		return;

@@ -20,6 +20,9 @@ enum {
 	HYPERVISOR_ECX = 1u << 31,
 	X2APIC_ECX = 1u << 21,
 	TSC_DEADLINE_ECX = 1u << 24,
+	/* Documentation/virt/kvm/x86/cpuid.rst: ASYNC_PF, its exits in a
+	 * nested guest, its interrupt. */
+	ASYNC_PF_EAX = 1u << 4 | 1u << 10 | 1u << 14,
 };
 
 /* Leaves whose registers are sets of features: which of them are masked. */
@@ -100,13 +103,17 @@ static void mask_features(const struct engine *e, struct kvm_cpuid_entry2 *c)
 		c->ecx |= X2APIC_ECX;
 }
 
-/* The kernel answers these hypercalls and MSRs, so it says which it has. */
+/*
+ * The kernel answers these hypercalls and MSRs, so it says which it has. Not
+ * asynchronous page faults: a process of the guest that waits for one hangs
+ * if the event does not come, and no saved state tells who waits.
+ */
 static void paravirtual(const struct engine *e, struct kvm_cpuid_entry2 *c)
 {
 	const struct kvm_cpuid_entry2 *h = host_leaf(e, c->function, 0);
 
 	if (c->function == LEAF_KVM_FEATURES && h) {
-		c->eax = h->eax;
+		c->eax = h->eax & ~(u32)ASYNC_PF_EAX;
 		c->edx = h->edx;
 	} else if (c->function == LEAF_KVM && h) {
 		c->ebx = h->ebx;

@@ -24,7 +24,7 @@ struct event {
 
 static bool soft(const struct event *e)
 {
-	return e->kind == EVENT_SOFT;
+	return e->kind == EVENT_SOFT || e->kind == EVENT_INTN;
 }
 
 /* Error code for a bad gate: SDM vol. 3 6.13. */
@@ -59,7 +59,7 @@ static bool redirected(struct icpu *cpu, const struct event *e)
 {
 	u16 map;
 
-	if (!soft(e) || !icpu_v86(cpu) || !(cpu->cr4 & CR4_VME))
+	if (e->kind != EVENT_INTN || !icpu_v86(cpu) || !(cpu->cr4 & CR4_VME))
 		return false;
 	if (cpu->tr.limit < 0x67)
 		return false;
@@ -318,7 +318,7 @@ void event_deliver(struct icpu *cpu, u8 vector, enum event_kind kind,
 		deliver_long(cpu, &e);
 	else if (redirected(cpu, &e))
 		deliver_redirected(cpu, &e);
-	else if (soft(&e) && icpu_v86(cpu) && icpu_iopl(cpu) < 3)
+	else if (kind == EVENT_INTN && icpu_v86(cpu) && icpu_iopl(cpu) < 3)
 		icpu_gp(cpu);
 	else
 		deliver_legacy(cpu, &e);

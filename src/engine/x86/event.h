@@ -9,7 +9,8 @@
 enum event_kind {
 	EVENT_EXCEPTION,
 	EVENT_INTERRUPT, /* from outside, NMI too */
-	EVENT_SOFT,      /* INT n, INT3, INTO: the gate's DPL counts */
+	EVENT_SOFT,      /* INT3, INTO: the gate's DPL counts */
+	EVENT_INTN,      /* INT n: so it does, and V86 mode has its say */
 	EVENT_INT1,      /* INT1: soft, but the DPL does not count */
 };
 

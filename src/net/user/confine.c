@@ -47,8 +47,8 @@ static void allow_reading(int rules, const char *dir)
 	rule.parent_fd = open(dir, O_PATH | O_CLOEXEC);
 	if (rule.parent_fd < 0)
 		return;
-	syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH,
-	        &rule, 0);
+	syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule,
+	        0);
 	close(rule.parent_fd);
 }
 
@@ -65,8 +65,8 @@ static int forbid_files(void)
 	char real[PATH_MAX];
 	int rules, rc = 0;
 
-	rules = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr),
-	                     0);
+	rules =
+	    (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
 	if (rules < 0)
 		return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -errno;
 	allow_reading(rules, "/etc");
@@ -80,22 +80,53 @@ static int forbid_files(void)
 
 static const int allowed[] = {
 	/* sockets */
-	SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(bind), SCMP_SYS(connect),
-	SCMP_SYS(getpeername), SCMP_SYS(getsockname), SCMP_SYS(getsockopt),
-	SCMP_SYS(listen), SCMP_SYS(recvfrom), SCMP_SYS(recvmmsg),
-	SCMP_SYS(recvmsg), SCMP_SYS(sendmmsg), SCMP_SYS(sendmsg),
-	SCMP_SYS(sendto), SCMP_SYS(setsockopt), SCMP_SYS(shutdown),
+	SCMP_SYS(accept),
+	SCMP_SYS(accept4),
+	SCMP_SYS(bind),
+	SCMP_SYS(connect),
+	SCMP_SYS(getpeername),
+	SCMP_SYS(getsockname),
+	SCMP_SYS(getsockopt),
+	SCMP_SYS(listen),
+	SCMP_SYS(recvfrom),
+	SCMP_SYS(recvmmsg),
+	SCMP_SYS(recvmsg),
+	SCMP_SYS(sendmmsg),
+	SCMP_SYS(sendmsg),
+	SCMP_SYS(sendto),
+	SCMP_SYS(setsockopt),
+	SCMP_SYS(shutdown),
 	/* descriptors */
-	SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(fstat), SCMP_SYS(ioctl),
-	SCMP_SYS(lseek), SCMP_SYS(newfstatat), SCMP_SYS(poll), SCMP_SYS(ppoll),
-	SCMP_SYS(read), SCMP_SYS(stat), SCMP_SYS(write), SCMP_SYS(writev),
+	SCMP_SYS(close),
+	SCMP_SYS(fcntl),
+	SCMP_SYS(fstat),
+	SCMP_SYS(ioctl),
+	SCMP_SYS(lseek),
+	SCMP_SYS(newfstatat),
+	SCMP_SYS(poll),
+	SCMP_SYS(ppoll),
+	SCMP_SYS(read),
+	SCMP_SYS(stat),
+	SCMP_SYS(write),
+	SCMP_SYS(writev),
 	/* memory, time, ending */
-	SCMP_SYS(brk), SCMP_SYS(clock_gettime), SCMP_SYS(exit),
-	SCMP_SYS(exit_group), SCMP_SYS(futex), SCMP_SYS(getpid),
-	SCMP_SYS(getrandom), SCMP_SYS(gettid), SCMP_SYS(gettimeofday),
-	SCMP_SYS(madvise), SCMP_SYS(mremap), SCMP_SYS(munmap),
-	SCMP_SYS(restart_syscall), SCMP_SYS(rt_sigaction),
-	SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(tgkill),
+	SCMP_SYS(brk),
+	SCMP_SYS(clock_gettime),
+	SCMP_SYS(exit),
+	SCMP_SYS(exit_group),
+	SCMP_SYS(futex),
+	SCMP_SYS(getpid),
+	SCMP_SYS(getrandom),
+	SCMP_SYS(gettid),
+	SCMP_SYS(gettimeofday),
+	SCMP_SYS(madvise),
+	SCMP_SYS(mremap),
+	SCMP_SYS(munmap),
+	SCMP_SYS(restart_syscall),
+	SCMP_SYS(rt_sigaction),
+	SCMP_SYS(rt_sigprocmask),
+	SCMP_SYS(rt_sigreturn),
+	SCMP_SYS(tgkill),
 };
 
 static int add_rules(scmp_filter_ctx ctx)
@@ -108,18 +139,17 @@ static int add_rules(scmp_filter_ctx ctx)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
 		                      SCMP_A0(SCMP_CMP_EQ, AF_INET));
 	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
-		                      SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE,
-		                              O_RDONLY));
+		rc = seccomp_rule_add(
+		    ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
+		    SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE, O_RDONLY));
 	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-		                      SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC,
-		                              0));
+		rc =
+		    seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
+		                     SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect),
-		                      1,
-		                      SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC,
-		                              0));
+		rc =
+		    seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
+		                     SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 	return rc;
 }
 

@@ -168,8 +168,7 @@ int main(int argc, char **argv)
 
 	log_setup(STDERR_FILENO, LOG_WARN, "atoll-net");
 	signal(SIGPIPE, SIG_IGN);
-	if (parse_options(&o, argc, argv, &err) < 0 ||
-	    set_up(&s, &o, &err) < 0)
+	if (parse_options(&o, argc, argv, &err) < 0 || set_up(&s, &o, &err) < 0)
 		return fail(&o, &err);
 	if (o.ready_fd >= 0) {
 		dprintf(o.ready_fd, "ok\n");

@@ -155,8 +155,7 @@ int wire_flush(struct wire *w)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return errno == EAGAIN || errno == ENOBUFS ? 0
-			                                           : -EPIPE;
+			return errno == EAGAIN || errno == ENOBUFS ? 0 : -EPIPE;
 		for (int i = 0; i < n; i++, w->head++)
 			free(w->queue[w->head % QUEUE].iov_base);
 	}

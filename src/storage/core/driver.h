@@ -34,7 +34,8 @@ struct block {
 	const struct block_driver *driver;
 	struct block_info info; /* all but size, fixed once open */
 	_Atomic u64 size;
-	/* A file that grows as it is written; reads past its end give zeroes. */
+	/* A file that grows as it is written; reads past its end give zeroes.
+	 */
 	bool unbounded;
 
 	pthread_mutex_t lock;

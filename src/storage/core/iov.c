@@ -52,8 +52,8 @@ static void walk(enum walk how, const struct iovec *iov, int count, u64 from,
 	}
 }
 
-void iov_copy_in(const struct iovec *iov, int count, u64 from,
-                 const void *data, u64 length)
+void iov_copy_in(const struct iovec *iov, int count, u64 from, const void *data,
+                 u64 length)
 {
 	union {
 		const void *in;

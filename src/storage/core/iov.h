@@ -15,8 +15,8 @@
  * entries. Returns how many. */
 int iov_slice(struct iovec *out, const struct iovec *iov, int count, u64 from,
               u64 length);
-void iov_copy_in(const struct iovec *iov, int count, u64 from,
-                 const void *data, u64 length);
+void iov_copy_in(const struct iovec *iov, int count, u64 from, const void *data,
+                 u64 length);
 void iov_copy_out(const struct iovec *iov, int count, u64 from, void *data,
                   u64 length);
 void iov_zero(const struct iovec *iov, int count, u64 from, u64 length);

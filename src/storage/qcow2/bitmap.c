@@ -97,8 +97,7 @@ static int parse_entry(struct qcow2 *q, const u8 *p, u64 room, u64 *used)
 		return -ENOMEM;
 	memcpy(b->extra, p + BITMAP_HEAD, extra);
 	memcpy(b->name, p + BITMAP_HEAD + extra, name);
-	if (in_cluster(q, b->table_offset) ||
-	    b->table_offset >= q->host_end ||
+	if (in_cluster(q, b->table_offset) || b->table_offset >= q->host_end ||
 	    (u64)b->table_size * 8 > q->host_end - b->table_offset ||
 	    b->granularity_bits > 63 || (b->flags & ~(u32)BITMAP_FLAGS_KNOWN) ||
 	    (usable(b) && !(b->flags & BITMAP_IN_USE) &&
@@ -122,9 +121,9 @@ int bitmaps_load(struct qcow2 *q, const char *name, struct error *err)
 	    h->bitmaps_size > q->host_end - h->bitmaps_offset)
 		goto out;
 	dir = try_alloc(1, ALIGN_UP(h->bitmaps_size, (u64)q->cluster_size));
-	rc = dir ? meta_read(q, h->bitmaps_offset, dir,
-	                     ALIGN_UP(h->bitmaps_size,
-	                              (u64)q->file->info.sector))
+	rc = dir ? meta_read(
+		       q, h->bitmaps_offset, dir,
+		       ALIGN_UP(h->bitmaps_size, (u64)q->file->info.sector))
 	         : -ENOMEM;
 	for (u32 i = 0; i < h->bitmaps && rc == 0; i++) {
 		rc = parse_entry(q, dir + at, h->bitmaps_size - at, &used);
@@ -140,8 +139,7 @@ out:
 
 int bitmap_table(struct qcow2 *q, const struct bitmap *b, u64 **out)
 {
-	u64 bytes = ALIGN_UP((u64)b->table_size * 8,
-	                     (u64)q->file->info.sector);
+	u64 bytes = ALIGN_UP((u64)b->table_size * 8, (u64)q->file->info.sector);
 	u64 *table = try_alloc(1, bytes);
 	int rc = table ? 0 : -ENOMEM;
 
@@ -188,16 +186,15 @@ static u64 directory_bytes(const struct qcow2 *q)
 	u64 bytes = 0;
 
 	for (const struct bitmap *b = q->bitmaps; b; b = b->next)
-		bytes += ALIGN_UP((u64)BITMAP_HEAD + b->extra_size +
-		                      strlen(b->name),
-		                  8);
+		bytes += ALIGN_UP(
+		    (u64)BITMAP_HEAD + b->extra_size + strlen(b->name), 8);
 	return bytes;
 }
 
 static u8 *make_directory(const struct qcow2 *q)
 {
-	u8 *dir = try_alloc(1, ALIGN_UP(directory_bytes(q) + 1,
-	                                (u64)q->cluster_size));
+	u8 *dir = try_alloc(
+	    1, ALIGN_UP(directory_bytes(q) + 1, (u64)q->cluster_size));
 	u8 *p = dir;
 
 	for (const struct bitmap *b = q->bitmaps; b && dir; b = b->next) {
@@ -318,7 +315,8 @@ void bitmaps_mark(struct qcow2 *q, u64 offset, u64 length)
 			u64 bit = BIT(i & 63);
 
 			if (!(__atomic_load_n(&b->bits[i / 64],
-			                      __ATOMIC_RELAXED) & bit))
+			                      __ATOMIC_RELAXED) &
+			      bit))
 				__atomic_fetch_or(&b->bits[i / 64], bit,
 				                  __ATOMIC_RELAXED);
 		}
@@ -370,10 +368,10 @@ static int store_bits(struct qcow2 *q, struct bitmap *b)
 		if (old[i] & ENTRY_OFFSET)
 			rc = clusters_free(q, old[i] & ENTRY_OFFSET, 1);
 	if (rc == 0 && moved)
-		rc = clusters_free(q, b->table_offset,
-		                   ((u64)b->table_size * 8 +
-		                    q->cluster_size - 1) >>
-		                       q->h.cluster_bits);
+		rc = clusters_free(
+		    q, b->table_offset,
+		    ((u64)b->table_size * 8 + q->cluster_size - 1) >>
+			q->h.cluster_bits);
 	free(old);
 	free(out);
 	if (rc < 0)
@@ -416,8 +414,8 @@ int bitmaps_resize(struct qcow2 *q, u64 size)
 {
 	for (struct bitmap *b = q->bitmaps; b; b = b->next) {
 		u64 words = words_for(q, entries_for(q, b, size));
-		u64 old = words_for(q, entries_for(q, b, b->bit_count
-		                                   << b->granularity_bits));
+		u64 old = words_for(
+		    q, entries_for(q, b, b->bit_count << b->granularity_bits));
 		u64 *bits;
 
 		if (!b->tracked)
@@ -478,16 +476,15 @@ static int missing(const char *name, struct error *err)
 static int add(struct qcow2 *q, struct bitmap *b, struct error *err)
 {
 	u64 n = entries_for(q, b, q->h.size);
-	u64 clusters = MAX((n * 8 + q->cluster_size - 1) >> q->h.cluster_bits,
-	                   (u64)1);
+	u64 clusters =
+	    MAX((n * 8 + q->cluster_size - 1) >> q->h.cluster_bits, (u64)1);
 	u8 *zero = try_alloc(1, q->cluster_size);
 	int rc = zero ? alloc_bits(q, b) : -ENOMEM;
 
 	if (rc == 0)
 		rc = clusters_alloc_run(q, clusters, &b->table_offset);
 	for (u64 i = 0; i < clusters && rc == 0; i++)
-		rc = meta_write(q,
-		                b->table_offset + (i << q->h.cluster_bits),
+		rc = meta_write(q, b->table_offset + (i << q->h.cluster_bits),
 		                zero, q->cluster_size);
 	free(zero);
 	if (rc < 0)
@@ -525,9 +522,9 @@ int image_bitmap_create(struct block *blk, const char *name, u64 granularity,
 	if (rc < 0)
 		return rc;
 	if (find(q, name))
-		return leave(q, &all,
-		             error_set(err, -EEXIST,
-		                       "there is a bitmap '%s'", name));
+		return leave(
+		    q, &all,
+		    error_set(err, -EEXIST, "there is a bitmap '%s'", name));
 	if (q->h.bitmaps >= BITMAPS_MAX)
 		return leave(q, &all,
 		             error_set(err, -EFBIG, "too many bitmaps"));
@@ -566,11 +563,11 @@ static int drop(struct qcow2 *q, struct bitmap *b, struct error *err)
 		if (table[i] & ENTRY_OFFSET)
 			rc = clusters_free(q, table[i] & ENTRY_OFFSET, 1);
 	if (rc == 0)
-		rc = clusters_free(q, b->table_offset,
-		                   MAX(((u64)b->table_size * 8 +
-		                        q->cluster_size - 1) >>
-		                           q->h.cluster_bits,
-		                       (u64)1));
+		rc = clusters_free(
+		    q, b->table_offset,
+		    MAX(((u64)b->table_size * 8 + q->cluster_size - 1) >>
+		            q->h.cluster_bits,
+		        (u64)1));
 	free(table);
 	bitmap_free(b);
 	return rc;

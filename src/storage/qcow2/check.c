@@ -26,7 +26,7 @@ struct walk {
 	u8 *buf; /* an L2 table, or a bitmap's */
 	/* Flags in the active tables that contradict the counts. */
 	u64 wrong_flags;
-	bool broken; /* found what a new count can't repair */
+	bool broken;      /* found what a new count can't repair */
 	bool refs_broken; /* the refcount structures themselves */
 };
 
@@ -292,8 +292,9 @@ static int compare_counts(struct walk *w, u64 *low, u64 *high)
 		if (count == want)
 			continue;
 		*(count < want ? low : high) += 1;
-		say(w, "%s: cluster %" PRIu64 " has count %" PRIu64
-		       " and %" PRIu64 " references",
+		say(w,
+		    "%s: cluster %" PRIu64 " has count %" PRIu64 " and %" PRIu64
+		    " references",
 		    count < want ? "corruption" : "leak", c, count, want);
 	}
 	return 0;
@@ -436,8 +437,9 @@ static int judge(struct walk *w, unsigned repair)
 	if (rc < 0)
 		return rc;
 	if (w->wrong_flags)
-		say(w, "corruption: %" PRIu64 " entries are marked wrongly as"
-		       " shared or not",
+		say(w,
+		    "corruption: %" PRIu64 " entries are marked wrongly as"
+		    " shared or not",
 		    w->wrong_flags);
 	r->file_bytes = w->last_used << q->h.cluster_bits;
 	r->clusters = (q->h.size + q->cluster_size - 1) >> q->h.cluster_bits;

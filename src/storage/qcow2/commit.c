@@ -155,8 +155,8 @@ static bool counting_later(const struct qcow2 *q)
 
 int commit(struct qcow2 *q)
 {
-	bool tables = q->cache.dirty[TABLE_L2] ||
-	              q->l1_dirty_from < q->l1_dirty_to;
+	bool tables =
+	    q->cache.dirty[TABLE_L2] || q->l1_dirty_from < q->l1_dirty_to;
 	int rc = 0;
 
 	if (atomic_load(&q->corrupt))

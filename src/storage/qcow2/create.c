@@ -55,8 +55,8 @@ static int check_options(const struct image_create *how, u32 cluster,
 		                 "a refcount has 1, 2, 4, 8, 16, 32 or 64"
 		                 " bits");
 	if (v2 && (how->lazy_refcounts || how->extended_l2 || how->data_file ||
-	           refcount != 16 || (how->compression &&
-	                              strcmp(how->compression, "zlib") != 0)))
+	           refcount != 16 ||
+	           (how->compression && strcmp(how->compression, "zlib") != 0)))
 		return error_set(err, -EINVAL,
 		                 "that needs version 3 of the format");
 	if (how->extended_l2 && cluster < 1u << CLUSTER_BITS_EXTENDED_MIN)
@@ -156,8 +156,8 @@ static int place_table(struct qcow2 *q, u64 offset, u64 end)
 	int rc = l2_get(q, offset, true, &t);
 
 	while (offset < end && rc == 0) {
-		u64 want = (end - offset + q->cluster_size - 1) >>
-		           q->h.cluster_bits;
+		u64 want =
+		    (end - offset + q->cluster_size - 1) >> q->h.cluster_bits;
 		u64 host = offset, got = want;
 
 		if (!q->external)

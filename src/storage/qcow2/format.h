@@ -13,39 +13,39 @@
 #include "base/types.h"
 
 enum { /* "Header": byte offsets */
-	H_MAGIC = 0,
-	H_VERSION = 4,
-	H_BACKING_OFFSET = 8,
-	H_BACKING_SIZE = 16,
-	H_CLUSTER_BITS = 20,
-	H_SIZE = 24,
-	H_CRYPT = 32,
-	H_L1_SIZE = 36,
-	H_L1_OFFSET = 40,
-	H_REFTABLE_OFFSET = 48,
-	H_REFTABLE_CLUSTERS = 56,
-	H_SNAPSHOTS = 60,
-	H_SNAPSHOTS_OFFSET = 64,
-	H_V2_LENGTH = 72,
-	H_INCOMPATIBLE = 72,
-	H_COMPATIBLE = 80,
-	H_AUTOCLEAR = 88,
-	H_REFCOUNT_ORDER = 96,
-	H_LENGTH = 100,
-	H_V3_LENGTH = 104,
-	H_COMPRESSION = 104,
-	H_OUR_LENGTH = 112, /* with compression type and its padding */
+       H_MAGIC = 0,
+       H_VERSION = 4,
+       H_BACKING_OFFSET = 8,
+       H_BACKING_SIZE = 16,
+       H_CLUSTER_BITS = 20,
+       H_SIZE = 24,
+       H_CRYPT = 32,
+       H_L1_SIZE = 36,
+       H_L1_OFFSET = 40,
+       H_REFTABLE_OFFSET = 48,
+       H_REFTABLE_CLUSTERS = 56,
+       H_SNAPSHOTS = 60,
+       H_SNAPSHOTS_OFFSET = 64,
+       H_V2_LENGTH = 72,
+       H_INCOMPATIBLE = 72,
+       H_COMPATIBLE = 80,
+       H_AUTOCLEAR = 88,
+       H_REFCOUNT_ORDER = 96,
+       H_LENGTH = 100,
+       H_V3_LENGTH = 104,
+       H_COMPRESSION = 104,
+       H_OUR_LENGTH = 112, /* with compression type and its padding */
 };
 
 #define QCOW2_MAGIC 0x514649fbu
 
 enum { /* incompatible features */
-	INCOMPAT_DIRTY = 1 << 0,
-	INCOMPAT_CORRUPT = 1 << 1,
-	INCOMPAT_DATA_FILE = 1 << 2,
-	INCOMPAT_COMPRESSION = 1 << 3,
-	INCOMPAT_EXTENDED_L2 = 1 << 4,
-	INCOMPAT_KNOWN = (1 << 5) - 1,
+       INCOMPAT_DIRTY = 1 << 0,
+       INCOMPAT_CORRUPT = 1 << 1,
+       INCOMPAT_DATA_FILE = 1 << 2,
+       INCOMPAT_COMPRESSION = 1 << 3,
+       INCOMPAT_EXTENDED_L2 = 1 << 4,
+       INCOMPAT_KNOWN = (1 << 5) - 1,
 };
 enum { COMPAT_LAZY_REFCOUNTS = 1 << 0 };
 enum {

@@ -15,8 +15,8 @@
 #include "storage/qcow2/qcow2.h"
 
 static const char *const feature_names[] = {
-	"dirty bit", "corrupt bit", "external data file", "compression type",
-	"extended L2 entries",
+	"dirty bit",        "corrupt bit",         "external data file",
+	"compression type", "extended L2 entries",
 };
 
 static void parse_fields(struct header *h, const u8 *p)
@@ -165,7 +165,8 @@ static int parse_extensions(struct qcow2 *q, const char *name,
 	int rc = 0;
 
 	while (rc == 0 && at + 8 <= end) {
-		u32 type = get32(q->head + at), length = get32(q->head + at + 4);
+		u32 type = get32(q->head + at),
+		    length = get32(q->head + at + 4);
 		const u8 *data = q->head + at + 8;
 
 		if (type == EXT_END)
@@ -175,10 +176,9 @@ static int parse_extensions(struct qcow2 *q, const char *name,
 			                 "%s: header extension %#x is too long",
 			                 name, type);
 		if (type == EXT_BACKING_FORMAT)
-			rc = copy_string(h->backing_format,
-			                 sizeof(h->backing_format), data,
-			                 length, "the backing format", name,
-			                 err);
+			rc = copy_string(
+			    h->backing_format, sizeof(h->backing_format), data,
+			    length, "the backing format", name, err);
 		else if (type == EXT_DATA_FILE)
 			rc = copy_string(h->data_file, sizeof(h->data_file),
 			                 data, length, "the data file's name",
@@ -199,7 +199,8 @@ static void unknown_feature(const struct qcow2 *q, char *text, size_t size)
 
 	snprintf(text, size, "bit %d", bit);
 	while (at + 8 <= end) {
-		u32 type = get32(q->head + at), length = get32(q->head + at + 4);
+		u32 type = get32(q->head + at),
+		    length = get32(q->head + at + 4);
 		const u8 *p = q->head + at + 8;
 
 		if (type == EXT_END || length > end - at - 8)
@@ -425,7 +426,8 @@ static void keep_unknown(struct writer *w, const struct qcow2 *q)
 	u32 at = q->h.length, end = extensions_end(&q->h);
 
 	while (at + 8 <= end) {
-		u32 type = get32(q->head + at), length = get32(q->head + at + 4);
+		u32 type = get32(q->head + at),
+		    length = get32(q->head + at + 4);
 
 		if (type == EXT_END || length > end - at - 8)
 			break;
@@ -439,10 +441,13 @@ static void keep_unknown(struct writer *w, const struct qcow2 *q)
 int header_rewrite(struct qcow2 *q, struct error *err)
 {
 	struct header *h = &q->h;
-	u32 length = h->version == 2 ? H_V2_LENGTH : MAX(h->length, H_OUR_LENGTH);
+	u32 length =
+	    h->version == 2 ? H_V2_LENGTH : MAX(h->length, H_OUR_LENGTH);
 	u32 name = (u32)strlen(h->backing);
 	u8 *fresh = xalloc(MAX(4096u, q->cluster_size));
-	struct writer w = { .to = fresh, .at = length, .room = q->cluster_size };
+	struct writer w = { .to = fresh,
+		            .at = length,
+		            .room = q->cluster_size };
 	int rc;
 
 	memcpy(fresh, q->head, MIN(h->length, length));

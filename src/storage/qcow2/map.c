@@ -77,8 +77,8 @@ static int classify(const struct qcow2 *q, u64 entry, u64 bitmap, u32 sub,
 	}
 	if (entry & L2_RESERVED)
 		return -EIO;
-	if (host && (in_cluster(q, host) ||
-	             (!q->external && host >= q->host_end)))
+	if (host &&
+	    (in_cluster(q, host) || (!q->external && host >= q->host_end)))
 		return -EIO;
 	if (q->extended) {
 		bool alloc = bitmap & BIT(sub), zero = bitmap & BIT(sub + 32);
@@ -86,7 +86,9 @@ static int classify(const struct qcow2 *q, u64 entry, u64 bitmap, u32 sub,
 		if ((alloc && zero) || (alloc && !allocated) ||
 		    (entry & ENTRY_ZERO))
 			return -EIO;
-		e->kind = alloc ? EXTENT_DATA : zero ? EXTENT_ZERO : EXTENT_HOLE;
+		e->kind = alloc  ? EXTENT_DATA
+		          : zero ? EXTENT_ZERO
+		                 : EXTENT_HOLE;
 	} else if (entry & ENTRY_ZERO) {
 		if (!q->has_zero)
 			return -EIO;
@@ -116,8 +118,8 @@ static int extent_in(struct qcow2 *q, const struct table *t, u64 offset,
                      u64 length, struct extent *e)
 {
 	u64 table_bytes = (u64)q->l2_entries << q->h.cluster_bits;
-	u64 end = MIN(offset + length, ALIGN_DOWN(offset, table_bytes) +
-	                                   table_bytes);
+	u64 end =
+	    MIN(offset + length, ALIGN_DOWN(offset, table_bytes) + table_bytes);
 	u64 at = offset;
 
 	*e = (struct extent){ .kind = EXTENT_HOLE, .length = end - offset };
@@ -194,9 +196,9 @@ int extent_get(struct qcow2 *q, u64 offset, u64 length, struct extent *e)
 	rc = extent_in(q, t, offset, length, e);
 	table_put(t);
 	if (rc < 0)
-		return mark_corrupt(q, "the L2 entry for guest offset %#" PRIx64
-		                       " can't be",
-		                    offset);
+		return mark_corrupt(
+		    q, "the L2 entry for guest offset %#" PRIx64 " can't be",
+		    offset);
 	return 0;
 }
 
@@ -254,9 +256,9 @@ int l2_get(struct qcow2 *q, u64 offset, bool create, struct table **out)
 
 	*out = NULL;
 	if (l1_entry(q, offset, &at) < 0)
-		return mark_corrupt(q, "the L1 entry for guest offset %#" PRIx64
-		                       " can't be",
-		                    offset);
+		return mark_corrupt(
+		    q, "the L1 entry for guest offset %#" PRIx64 " can't be",
+		    offset);
 	own = q->l1[l1_index(q, offset)] & ENTRY_COPIED;
 	if (at && !meta_offset_valid(q, at))
 		return mark_corrupt(q, "an L2 table at %#" PRIx64, at);

@@ -42,9 +42,9 @@ static int load_l1(struct qcow2 *q, const char *name, struct error *err)
 	if (!q->l1)
 		return error_set(err, -ENOMEM, "%s: out of memory", name);
 	if (q->h.l1_size > 0)
-		rc = meta_read(q, q->h.l1_offset, q->l1,
-		               ALIGN_UP((u64)q->h.l1_size * 8,
-		                        (u64)q->file->info.sector));
+		rc = meta_read(
+		    q, q->h.l1_offset, q->l1,
+		    ALIGN_UP((u64)q->h.l1_size * 8, (u64)q->file->info.sector));
 	if (rc < 0)
 		return error_set(err, rc, "%s: the L1 table: %s", name,
 		                 strerror(-rc));
@@ -63,8 +63,8 @@ static int open_further(const struct block_open *how, const char *file,
 		          name_of(how), what, file);
 		return -EPERM;
 	}
-	fd = how->opener->open(how->opener->ctx, how->path, file, writable,
-	                       err);
+	fd =
+	    how->opener->open(how->opener->ctx, how->path, file, writable, err);
 	if (fd < 0)
 		(void)error_prefix(err, "%s: its %s", name_of(how), what);
 	return fd;
@@ -85,8 +85,8 @@ static int open_data_file(struct qcow2 *q, const struct block_open *how,
 		return error_set(err, -EINVAL,
 		                 "%s: does not name its data file",
 		                 name_of(how));
-	data.fd = open_further(how, q->h.data_file, "data file", q->writable,
-	                       err);
+	data.fd =
+	    open_further(how, q->h.data_file, "data file", q->writable, err);
 	if (data.fd < 0)
 		return data.fd;
 	data.path = path_beside(how->path, q->h.data_file);
@@ -98,13 +98,13 @@ static int open_data_file(struct qcow2 *q, const struct block_open *how,
 static int open_backing(struct qcow2 *q, const struct block_open *how,
                         unsigned depth, struct error *err)
 {
-	struct block_open next = { .format = q->h.backing_format,
-		                   .opener = how->opener,
-		                   .flags = (how->flags &
-		                             (BLOCK_OPEN_DIRECT |
-		                              BLOCK_OPEN_THREADS |
-		                              BLOCK_OPEN_NO_LOCK)) |
-		                            BLOCK_OPEN_READONLY };
+	struct block_open next = {
+		.format = q->h.backing_format,
+		.opener = how->opener,
+		.flags = (how->flags & (BLOCK_OPEN_DIRECT | BLOCK_OPEN_THREADS |
+		                        BLOCK_OPEN_NO_LOCK)) |
+		         BLOCK_OPEN_READONLY
+	};
 	struct block *file;
 	char *path;
 	int rc;
@@ -161,8 +161,7 @@ static int ready_to_write(struct qcow2 *q, const struct block_open *how,
 	if (!q->writable || (how->flags & IMAGE_OPEN_AS_IS))
 		return 0;
 	if (q->h.incompatible & INCOMPAT_CORRUPT) {
-		error_set(err, -EIO,
-		          "%s: marked as corrupt, and so read-only",
+		error_set(err, -EIO, "%s: marked as corrupt, and so read-only",
 		          name_of(how));
 		error_hint(err, "atoll disk check --repair %s", name_of(how));
 		return -EIO;
@@ -254,9 +253,8 @@ static int bring_up(struct qcow2 *q, const struct block_open *how,
 		                 name, q->cluster_size, q->file->info.sector);
 	q->host_end = ALIGN_UP(file_size, (u64)q->cluster_size);
 	q->fresh_from = q->file->unbounded ? q->host_end : UINT64_MAX;
-	atomic_store(&q->corrupt,
-	             (q->h.incompatible & INCOMPAT_CORRUPT) &&
-	                 !(how->flags & IMAGE_OPEN_AS_IS));
+	atomic_store(&q->corrupt, (q->h.incompatible & INCOMPAT_CORRUPT) &&
+	                              !(how->flags & IMAGE_OPEN_AS_IS));
 	rc = cache_init(q, how->cache_bytes);
 	if (rc < 0)
 		return error_set(err, rc, "%s: out of memory", name);

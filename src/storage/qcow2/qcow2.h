@@ -130,16 +130,16 @@ struct qcow2 {
 
 	u64 *l1; /* under lock */
 	u32 l1_dirty_from, l1_dirty_to;
-	u64 *reftable; /* meta */
+	u64 *reftable;                       /* meta */
 	u32 reftable_entries, reftable_used; /* used: behind the last one */
 	u32 reftable_dirty_from, reftable_dirty_to;
 	struct cache cache;
 
 	/* Allocation; meta. */
-	u64 cursor;      /* no free cluster lies before it */
-	u64 host_end;    /* bytes: nothing valid lies behind */
-	u64 fresh_from;  /* bytes: from here on the file was never written */
-	u64 packed_at;   /* where the next compressed cluster may start; 0: - */
+	u64 cursor;     /* no free cluster lies before it */
+	u64 host_end;   /* bytes: nothing valid lies behind */
+	u64 fresh_from; /* bytes: from here on the file was never written */
+	u64 packed_at;  /* where the next compressed cluster may start; 0: - */
 	struct run *frees; /* references dropped since the last commit */
 	u64 free_count, free_room;
 	bool committing, rebuilding;
@@ -257,9 +257,9 @@ enum extent_kind {
 };
 struct extent {
 	enum extent_kind kind;
-	u64 length;    /* bytes from the offset asked for */
-	u64 host;      /* DATA: offset; COMPRESSED: the entry */
-	bool in_place; /* DATA: may be overwritten where it is */
+	u64 length;     /* bytes from the offset asked for */
+	u64 host;       /* DATA: offset; COMPRESSED: the entry */
+	bool in_place;  /* DATA: may be overwritten where it is */
 	bool host_kept; /* HOLE or ZERO with a host cluster behind it */
 };
 /* With lock held: -EAGAIN if the table is not in memory. */
@@ -272,8 +272,7 @@ int l2_get(struct qcow2 *q, u64 offset, bool create, struct table **out);
 u32 l2_index(const struct qcow2 *q, u64 offset);
 u64 l2_entry(const struct qcow2 *q, const struct table *t, u32 index,
              u64 *bitmap);
-void l2_set(struct qcow2 *q, struct table *t, u32 index, u64 entry,
-            u64 bitmap);
+void l2_set(struct qcow2 *q, struct table *t, u32 index, u64 entry, u64 bitmap);
 /* Drop the references an L2 entry holds. */
 int l2_entry_free(struct qcow2 *q, u64 entry);
 void compressed_extent(const struct qcow2 *q, u64 entry, u64 *offset,

@@ -99,9 +99,8 @@ int refcounts_rebuild(struct qcow2 *q, const u32 *counts, u64 clusters)
 	q->cursor = 0;
 	q->packed_at = 0;
 	q->free_count = 0;
-	q->host_end = MAX(q->host_end,
-	                  (l.at + l.blocks + l.table_clusters)
-	                      << q->h.cluster_bits);
+	q->host_end = MAX(q->host_end, (l.at + l.blocks + l.table_clusters)
+	                                   << q->h.cluster_bits);
 	if (q->fresh_from != UINT64_MAX)
 		q->fresh_from = q->host_end;
 	return 0;

@@ -67,8 +67,8 @@ void refcount_write(void *block, u32 order, u64 index, u64 value)
 		u32 shift = (u32)(index % per) * bits;
 		u32 mask = ((1u << bits) - 1) << shift;
 
-		p[index / per] = (u8)((p[index / per] & ~mask) |
-		                      ((u32)value << shift));
+		p[index / per] =
+		    (u8)((p[index / per] & ~mask) | ((u32)value << shift));
 	}
 	}
 }
@@ -164,8 +164,7 @@ static int refcount_set(struct qcow2 *q, u64 cluster, u64 count)
 
 static u64 refcount_max(const struct qcow2 *q)
 {
-	return q->refcount_bits == 64 ? UINT64_MAX
-	                              : BIT(q->refcount_bits) - 1;
+	return q->refcount_bits == 64 ? UINT64_MAX : BIT(q->refcount_bits) - 1;
 }
 
 int refcount_add(struct qcow2 *q, u64 cluster, u64 count)
@@ -176,8 +175,9 @@ int refcount_add(struct qcow2 *q, u64 cluster, u64 count)
 	for (u64 i = 0; i < count && rc == 0; i++) {
 		rc = refcount_get(q, cluster + i, &old);
 		if (rc == 0 && old == 0)
-			rc = mark_corrupt(q, "cluster %#" PRIx64 " is in use"
-			                     " but counted as free",
+			rc = mark_corrupt(q,
+			                  "cluster %#" PRIx64 " is in use"
+			                  " but counted as free",
 			                  cluster + i);
 		if (rc == 0 && old == refcount_max(q))
 			rc = -E2BIG;
@@ -233,8 +233,9 @@ static int block_make(struct qcow2 *q, u64 i, u64 at, struct table **out)
 	int rc;
 
 	if (is_metadata(q, at))
-		return mark_corrupt(q, "cluster %#" PRIx64 " is metadata but"
-		                       " not counted",
+		return mark_corrupt(q,
+		                    "cluster %#" PRIx64 " is metadata but"
+		                    " not counted",
 		                    at);
 	rc = before_change(q);
 	if (rc < 0)
@@ -311,7 +312,8 @@ static int reftable_grow(struct qcow2 *q, u64 entries)
 	int rc;
 
 	/* The blocks that count the new table need entries in it as well. */
-	clusters = MAX((u64)q->h.reftable_clusters * 2, entries / per_cluster + 1);
+	clusters =
+	    MAX((u64)q->h.reftable_clusters * 2, entries / per_cluster + 1);
 	blocks = blocks_for(q, clusters);
 	while (clusters * per_cluster < (u64)old_entries + blocks) {
 		clusters *= 2;
@@ -398,8 +400,9 @@ static int take(struct qcow2 *q, u64 first, u64 count)
 
 	for (u64 i = 0; i < count && rc == 0; i++) {
 		if (is_metadata(q, first + i))
-			rc = mark_corrupt(q, "cluster %#" PRIx64 " is metadata"
-			                     " but counted as free",
+			rc = mark_corrupt(q,
+			                  "cluster %#" PRIx64 " is metadata"
+			                  " but counted as free",
 			                  first + i);
 		if (rc == 0)
 			rc = refcount_set(q, first + i, 1);
@@ -435,8 +438,7 @@ static int find_free(struct qcow2 *q, u64 *at, u64 want, u64 *got)
 
 	while (n < want) {
 		/* A block of its own would take the middle of the run. */
-		if (n > 0 && (c + n) >> q->refblock_bits >=
-		                 q->reftable_entries)
+		if (n > 0 && (c + n) >> q->refblock_bits >= q->reftable_entries)
 			break;
 		if (n > 0 && !q->reftable[(c + n) >> q->refblock_bits])
 			break;
@@ -558,8 +560,8 @@ static int apply_run(struct qcow2 *q, struct run run)
 	for (u64 c = run.first; c < run.first + run.count && rc == 0; c++) {
 		rc = refcount_get(q, c, &count);
 		if (rc == 0 && count == 0)
-			rc = mark_corrupt(q, "cluster %#" PRIx64
-			                     " was freed twice", c);
+			rc = mark_corrupt(
+			    q, "cluster %#" PRIx64 " was freed twice", c);
 		if (rc < 0)
 			break;
 		if (count > 1) {

@@ -229,7 +229,8 @@ static bool try_fast(struct qcow2 *q, struct block_request *req)
 	struct piece pieces[PARTS_MAX];
 	struct split *s;
 	struct hold h = { .first = cluster_of(q, req->offset),
-		          .last = cluster_of(q, req->offset + req->length - 1) };
+		          .last =
+		              cluster_of(q, req->offset + req->length - 1) };
 	int n, parts;
 
 	/* A durable write needs its mapping to be durable, too. */
@@ -462,8 +463,8 @@ int requests_init(struct qcow2 *q, unsigned workers)
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	while (rc == 0 && q->worker_count < workers) {
-		rc = pthread_create(&q->workers[q->worker_count], &attr,
-		                    worker, q);
+		rc = pthread_create(&q->workers[q->worker_count], &attr, worker,
+		                    q);
 		q->worker_count += rc == 0;
 	}
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

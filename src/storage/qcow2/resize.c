@@ -97,8 +97,8 @@ int qcow2_resize(struct block *b, u64 size, struct error *err)
 	return rc;
 }
 
-static void translate(const struct qcow2 *q, u64 offset,
-                      const struct extent *e, struct block_extent *out)
+static void translate(const struct qcow2 *q, u64 offset, const struct extent *e,
+                      struct block_extent *out)
 {
 	out->length = e->length;
 	switch (e->kind) {

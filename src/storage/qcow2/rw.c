@@ -209,11 +209,11 @@ static int plan_clusters(struct qcow2 *q, struct table *t, u64 offset,
 {
 	u64 start = ALIGN_DOWN(offset, (u64)q->cluster_size);
 	u32 index = l2_index(q, offset);
-	u64 most = cluster_of(q, offset + length - 1) - cluster_of(q, offset) +
-	           1;
+	u64 most =
+	    cluster_of(q, offset + length - 1) - cluster_of(q, offset) + 1;
 	u64 bitmap, host, n = 0;
-	bool keep = keeps_host(q, offset, l2_entry(q, t, index, &bitmap),
-	                       &p->host);
+	bool keep =
+	    keeps_host(q, offset, l2_entry(q, t, index, &bitmap), &p->host);
 	int rc = 0;
 
 	most = MIN(most, MAX(PLAN_MAX >> q->h.cluster_bits, 1u));
@@ -263,8 +263,9 @@ static int plan_write(struct qcow2 *q, u64 offset, u64 length, struct plan *p)
 		return rc;
 	if (e.kind == EXTENT_DATA && e.in_place) {
 		if (hits_metadata(q, e.host, e.length))
-			return mark_corrupt(q, "guest data at %#" PRIx64
-			                       " where metadata is", e.host);
+			return mark_corrupt(
+			    q, "guest data at %#" PRIx64 " where metadata is",
+			    e.host);
 		p->length = e.length;
 		p->host = e.host;
 		return 0;
@@ -461,8 +462,7 @@ static int clear_cluster(struct qcow2 *q, struct table *t, u64 offset,
 	return keep ? 0 : l2_entry_free(q, old);
 }
 
-static int clear_table(struct qcow2 *q, u64 offset, u64 end,
-                       enum clear_how how)
+static int clear_table(struct qcow2 *q, u64 offset, u64 end, enum clear_how how)
 {
 	bool covered = q->backing && offset < q->backing_bytes;
 	struct table *t;

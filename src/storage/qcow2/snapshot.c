@@ -141,8 +141,8 @@ int snapshots_load(struct qcow2 *q, const char *name, struct error *err)
 
 int snapshot_l1(struct qcow2 *q, const struct snapshot *s, u64 **out)
 {
-	u64 bytes = ALIGN_UP((u64)s->l1_size * 8,
-	                     (u64)MAX(512u, q->file->info.sector));
+	u64 bytes =
+	    ALIGN_UP((u64)s->l1_size * 8, (u64)MAX(512u, q->file->info.sector));
 	u64 *l1 = try_alloc(1, MAX(bytes, 512u));
 	int rc = l1 ? 0 : -ENOMEM;
 
@@ -477,11 +477,11 @@ static int remove_at(struct qcow2 *q, u32 i)
 	}
 	rc = count_tree(q, l1, gone.l1_size, false);
 	if (rc == 0)
-		rc = clusters_free(q, gone.l1_offset,
-		                   MAX((u64)gone.l1_size * 8 +
-		                               q->cluster_size - 1,
-		                       (u64)q->cluster_size) >>
-		                       q->h.cluster_bits);
+		rc = clusters_free(
+		    q, gone.l1_offset,
+		    MAX((u64)gone.l1_size * 8 + q->cluster_size - 1,
+		        (u64)q->cluster_size) >>
+			q->h.cluster_bits);
 	/* The counts have to have come down before the flags follow. */
 	if (rc == 0)
 		rc = commit_all(q);
@@ -555,9 +555,10 @@ static int apply(struct qcow2 *q, const struct snapshot *s)
 	             ALIGN_UP(q->h.size, (u64)q->block.info.sector));
 	rc = count_tree(q, was, old.l1_size, false);
 	if (rc == 0)
-		rc = clusters_free(q, old.l1_offset,
-		                   ((u64)old.l1_size * 8 + q->cluster_size -
-		                    1) >> q->h.cluster_bits);
+		rc = clusters_free(
+		    q, old.l1_offset,
+		    ((u64)old.l1_size * 8 + q->cluster_size - 1) >>
+			q->h.cluster_bits);
 	if (rc == 0)
 		rc = commit_all(q);
 	if (rc == 0)

@@ -45,8 +45,7 @@ static int open_path(const struct block_open *how, struct error *err)
 	return fd;
 }
 
-static int check_access(int fd, const struct block_open *how,
-                        struct error *err)
+static int check_access(int fd, const struct block_open *how, struct error *err)
 {
 	int flags = fcntl(fd, F_GETFL);
 
@@ -108,10 +107,9 @@ static int measure(struct raw *raw, const struct block_open *how,
 		return 0;
 	}
 	if (!S_ISBLK(st.st_mode)) {
-		return error_set(err, -EINVAL, "%s: %s, not a disk image",
-		                 name_of(how),
-		                 S_ISDIR(st.st_mode) ? "a directory"
-		                                     : "a special file");
+		return error_set(
+		    err, -EINVAL, "%s: %s, not a disk image", name_of(how),
+		    S_ISDIR(st.st_mode) ? "a directory" : "a special file");
 	}
 	raw->device = true;
 	if (ioctl(raw->fd, BLKGETSIZE64, &raw->length) < 0 ||
@@ -216,8 +214,7 @@ static void raw_post(struct block *b, struct block_request *req, int result)
 {
 	struct raw *raw = container_of(b, struct raw, block);
 
-	*raw_state(req) = (struct raw_state){ .post = true,
-		                              .posted = result };
+	*raw_state(req) = (struct raw_state){ .post = true, .posted = result };
 	raw->io->submit(raw->io, req);
 }
 
@@ -252,8 +249,8 @@ static int raw_resize(struct block *b, u64 size, struct error *err)
 		raw->length = size;
 	if (ftruncate(raw->fd, (off_t)size) < 0) {
 		raw->length = old;
-		return error_set(err, -errno, "resize to %" PRIu64
-		                 " bytes: %s", size, strerror(errno));
+		return error_set(err, -errno, "resize to %" PRIu64 " bytes: %s",
+		                 size, strerror(errno));
 	}
 	raw->length = size;
 	atomic_store(&b->size, size);

@@ -21,7 +21,8 @@ struct raw {
 	bool direct;   /* O_DIRECT: buffers aligned to mem_align */
 	bool no_flush; /* flushes and FUA mean nothing */
 	u32 mem_align;
-	u64 length; /* bytes in the file at open; reads before it must succeed */
+	u64 length; /* bytes in the file at open; reads before it must succeed
+	             */
 	/* What the file system turned out not to have. */
 	_Atomic bool no_punch, no_zero_range;
 };

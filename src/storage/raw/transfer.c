@@ -63,8 +63,8 @@ int raw_remaining(struct block_request *req, const struct iovec **iov,
 		st->iov = try_alloc((size_t)entries, sizeof(*st->iov));
 	if (!st->iov)
 		return -ENOMEM;
-	*count = iov_slice(st->iov, from, entries, st->done,
-	                   req->length - st->done);
+	*count =
+	    iov_slice(st->iov, from, entries, st->done, req->length - st->done);
 	*count = MIN(*count, IOV_MAX);
 	*iov = st->iov;
 	return 0;

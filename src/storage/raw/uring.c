@@ -127,10 +127,9 @@ static void start(struct ring *r, struct block_request *req)
 		io_uring_prep_readv(sqe, raw->fd, iov, (unsigned)count,
 		                    req->offset + st->done);
 	else
-		io_uring_prep_writev2(sqe, raw->fd, iov, (unsigned)count,
-		                      req->offset + st->done,
-		                      req->flags & BLOCK_REQ_FUA ? RWF_DSYNC
-		                                                 : 0);
+		io_uring_prep_writev2(
+		    sqe, raw->fd, iov, (unsigned)count, req->offset + st->done,
+		    req->flags & BLOCK_REQ_FUA ? RWF_DSYNC : 0);
 	io_uring_sqe_set_data(sqe, req);
 	r->inflight++;
 }

@@ -223,8 +223,9 @@ static void make_gdt(struct guest *g, bool long_mode)
 		poke64(g, GUEST_GDT + 0x08, 0x00af9b000000ffff);
 		poke64(g, GUEST_GDT + 0x18, 0x00affb000000ffff);
 	}
+	/* Busy, for it is loaded. */
 	poke64(g, GUEST_GDT + SEL_TSS,
-	       0x0000890000000000 | (u64)GUEST_TSS << 16 | 0xfff);
+	       0x00008b0000000000 | (u64)GUEST_TSS << 16 | 0xfff);
 	poke64(g, GUEST_GDT + SEL_CODE32, 0x00cf9b000000ffff);
 	poke64(g, GUEST_GDT + SEL_TSS2,
 	       0x0000890000000000 | (u64)(GUEST_TSS + 0x800) << 16 | 0x67);
@@ -333,6 +334,7 @@ void guest_run(struct guest *g)
 {
 	struct error err;
 
+	g->s.mp_state = CPU_RUNNING; /* it may have halted last time */
 	assert_int_equal(g->type->vcpu_set(g->vcpu, &g->s, &err), 0);
 	g->type->vcpu_run(g->vcpu, &g->exit);
 	g->type->vcpu_get(g->vcpu, &g->s);

@@ -333,7 +333,7 @@ static void bad_configs_are_refused(void **state)
 	assert_no_machine(&bad, "whole number of pages");
 	bad = good;
 	bad.memory_bytes = BIT(45);
-	assert_no_machine(&bad, "memory");
+	assert_no_machine(&bad, "more memory than the host has");
 	bad = good;
 	bad.engine = "steam";
 	assert_no_machine(&bad, "no engine named");

@@ -10,8 +10,12 @@
 #include "net/csum.h"
 #include "net/vnet.h"
 
-enum { TEST_TCP4 = 14 + 20, TEST_HEADERS4 = TEST_TCP4 + 20,
-       TEST_TCP6 = 14 + 40, TEST_HEADERS6 = TEST_TCP6 + 20 };
+enum {
+	TEST_TCP4 = 14 + 20,
+	TEST_HEADERS4 = TEST_TCP4 + 20,
+	TEST_TCP6 = 14 + 40,
+	TEST_HEADERS6 = TEST_TCP6 + 20
+};
 
 /* Payload byte at a position of the stream. */
 static inline u8 test_byte(size_t at)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Both ends of a cable over a socket: delivery, offloads, stopping, loss. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -20,9 +20,9 @@ struct fixture {
 	struct link *link;
 	int peer;
 	int readable, writable, carrier_lost;
-	int frames;       /* received by the callback */
-	int stop_after;   /* frames; then want_read(false) */
-	int quit_at;      /* frames */
+	int frames;     /* received by the callback */
+	int stop_after; /* frames; then want_read(false) */
+	int quit_at;    /* frames */
 	struct loop_timer timer;
 	u8 buf[LINK_HDR + LINK_FRAME_MAX];
 };
@@ -84,8 +84,8 @@ static int setup(void **state)
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
 	assert_int_equal(loop_create(&f->loop, &err), 0);
-	assert_int_equal(
-	    link_open(&f->link, "socket", pair[0], f->loop, &err), 0);
+	assert_int_equal(link_open(&f->link, "socket", pair[0], f->loop, &err),
+	                 0);
 	f->peer = pair[1];
 	loop_timer_init(&f->timer, f->loop, on_timer, f);
 	link_attach(f->link, &config);
@@ -190,7 +190,8 @@ static void work_not_accepted_is_done(void **state)
 		assert_int_equal(seen.gso_type, 0);
 		assert_int_equal(seen.num_buffers, 1);
 		assert_true(n - LINK_HDR <= TEST_HEADERS4 + 1460);
-		assert_true(test_sums4(f->buf + LINK_HDR, (size_t)n - LINK_HDR));
+		assert_true(
+		    test_sums4(f->buf + LINK_HDR, (size_t)n - LINK_HDR));
 		total += (size_t)n - LINK_HDR - TEST_HEADERS4;
 	}
 	assert_int_equal(total, 4000);

@@ -113,8 +113,7 @@ static void segments6(void **state)
 	frame[14] = 0x60;
 	frame[20] = 6;
 	frame[TEST_TCP6 + 12] = 5 << 4;
-	assert_int_equal(
-	    segment_begin(&s, &h, frame, TEST_HEADERS6 + 2500), 0);
+	assert_int_equal(segment_begin(&s, &h, frame, TEST_HEADERS6 + 2500), 0);
 	while ((n = segment_next(&s, out, sizeof(out))) > 0) {
 		assert_int_equal(vnet_be16(out + 18), n - 14 - 40);
 		total += (size_t)n - TEST_HEADERS6;

@@ -48,17 +48,16 @@ static void furnish(const char *path, bool compressed)
 	assert_int_equal(image_snapshot_create(b, "one", &err), 0);
 	assert_int_equal(image_bitmap_create(b, "two", 0, &err), 0);
 	assert_int_equal(block_sync(b, BLOCK_WRITE, 4096, data, 4096), 0);
-	assert_int_equal(block_sync(b, BLOCK_WRITE_ZEROES, 0, NULL,
-	                            info.cluster),
-	                 0);
+	assert_int_equal(
+	    block_sync(b, BLOCK_WRITE_ZEROES, 0, NULL, info.cluster), 0);
 	if (compressed) {
 		u8 *zero = xalloc(info.cluster);
 
 		memset(zero, 7, info.cluster);
-		assert_int_equal(image_write_compressed(
-		                     b, ALIGN_UP(128 * KIB, info.cluster),
-		                     zero, &err),
-		                 0);
+		assert_int_equal(
+		    image_write_compressed(b, ALIGN_UP(128 * KIB, info.cluster),
+		                           zero, &err),
+		    0);
 		free(zero);
 	}
 	block_close(b);

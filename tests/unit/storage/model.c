@@ -209,6 +209,7 @@ static void account(struct model *m, struct job *j)
 {
 	u64 first = j->req.offset / SECTOR;
 	u64 n = j->req.length / SECTOR;
+	bool durable = false;
 
 	for (u64 i = 0; i < n; i++) {
 		u64 s = first + i;
@@ -230,16 +231,19 @@ static void account(struct model *m, struct job *j)
 			continue;
 		}
 		m->now[s] = stamp;
-		if (j->req.flags & BLOCK_REQ_FUA) {
-			size_t keep = 0;
-
+		durable |= j->req.flags & BLOCK_REQ_FUA;
+		if (durable)
 			m->stable[s] = stamp;
-			for (size_t k = 0; k < m->log_count; k++)
-				if (m->log[k].sector != s)
-					m->log[keep++] = m->log[k];
-			/* Others wait for a flush to be sure. */
-			m->log_count = keep;
-		}
+	}
+	if (durable) {
+		size_t keep = 0;
+
+		/* Others wait for a flush to be sure. */
+		for (size_t k = 0; k < m->log_count; k++)
+			if (m->log[k].sector < first ||
+			    m->log[k].sector >= first + n)
+				m->log[keep++] = m->log[k];
+		m->log_count = keep;
 	}
 	if (j->result < 0 && !recorder_was_cut(m->recorder) &&
 	    !m->o->fail_one_in)
@@ -601,8 +605,7 @@ static void reopen(struct model *m)
 		return;
 	}
 	if (rc < 0)
-		fail_msg("seed %u: reopening: %s", m->o->seed,
-		         last_error.text);
+		fail_msg("seed %u: reopening: %s", m->o->seed, last_error.text);
 	/* A close that could not write is like a cut. */
 	if (m->o->fail_one_in)
 		take_stock(m);
@@ -615,7 +618,8 @@ static void crash(struct model *m)
 		close_image(m);
 	recorder_power_up(m->recorder);
 	m->figures->crashes++;
-	if (m->o->oracle)
+	/* A process each time: now and then will do. */
+	if (m->o->oracle && m->figures->crashes % 4 == 1)
 		ask_oracle(m, true);
 	if (open_image(m) < 0)
 		fail_msg("seed %u: after a cut: %s", m->o->seed,
@@ -633,7 +637,7 @@ static void step(struct model *m)
 		flush(m);
 	else if (n < 34 && m->o->snapshots)
 		n == 30 ? snapshot_back(m)
-		        : (n == 31 ? snapshot_remove(m) : snapshot_make(m));
+			: (n == 31 ? snapshot_remove(m) : snapshot_make(m));
 	else if (n == 34 && m->o->resizes)
 		resize(m);
 	else if (n == 35 && m->o->bitmaps)
@@ -740,9 +744,9 @@ static void finish(struct model *m)
 		struct saved *s = &m->saved[i];
 
 		if (s->stamps && s->certain) {
-			assert_int_equal(image_snapshot_apply(m->b, s->name,
-			                                      &last_error),
-			                 0);
+			assert_int_equal(
+			    image_snapshot_apply(m->b, s->name, &last_error),
+			    0);
 			become(m, s);
 			inspect(m, false);
 		}

@@ -16,10 +16,10 @@ struct model_options {
 	struct image_create image; /* size; path unused */
 	u64 backing_bytes; /* 0: none. A raw backing file of this size */
 	unsigned steps;
-	bool crashes;   /* cut the power now and then */
+	bool crashes;    /* cut the power now and then */
 	u32 fail_one_in; /* 0: no I/O errors */
 	bool snapshots, resizes, bitmaps;
-	bool oracle;    /* ask qemu-img after each cut, too */
+	bool oracle; /* ask qemu-img after each cut, too */
 };
 
 struct model_figures {

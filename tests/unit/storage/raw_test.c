@@ -93,9 +93,9 @@ static void test_io(void **state)
 	}
 	assert_int_equal(block_sync(f->b, BLOCK_FLUSH, 0, NULL, 0), 0);
 	pattern_fill(buf, unit, unit, 2);
-	assert_int_equal(block_sync_flags(f->b, BLOCK_WRITE, BLOCK_REQ_FUA,
-	                                  unit, buf, unit),
-	                 0);
+	assert_int_equal(
+	    block_sync_flags(f->b, BLOCK_WRITE, BLOCK_REQ_FUA, unit, buf, unit),
+	    0);
 	memset(buf, 0, 3 * unit);
 	assert_int_equal(block_sync(f->b, BLOCK_READ, 0, buf, 3 * unit), 0);
 	assert_true(pattern_holds(buf, 0, unit, 1));
@@ -172,9 +172,9 @@ static void test_refusals(void **state)
 	assert_int_equal(block_sync(f->b, BLOCK_READ, 1, buf, unit), -EINVAL);
 	assert_int_equal(block_sync(f->b, BLOCK_WRITE, 0, buf, unit - 1),
 	                 -EINVAL);
-	assert_int_equal(block_sync(f->b, BLOCK_WRITE,
-	                            UINT64_MAX - unit + 1, buf, unit),
-	                 -EINVAL);
+	assert_int_equal(
+	    block_sync(f->b, BLOCK_WRITE, UINT64_MAX - unit + 1, buf, unit),
+	    -EINVAL);
 	assert_int_equal(
 	    block_sync(f->b, BLOCK_DISCARD, 0, NULL, (u64)SIZE * 2), -EINVAL);
 	assert_int_equal(block_sync(f->b, (enum block_op)77, 0, buf, unit),
@@ -345,8 +345,7 @@ static void test_resize_and_map(void **state)
 	assert_int_equal(block_resize(f->b, SIZE * 2, &err), 0);
 	check_zero(f->b, SIZE, 64 * KIB);
 	pattern_fill(buf, 0, 64 * KIB, 1);
-	assert_int_equal(block_sync(f->b, BLOCK_WRITE, MIB, buf, 64 * KIB),
-	                 0);
+	assert_int_equal(block_sync(f->b, BLOCK_WRITE, MIB, buf, 64 * KIB), 0);
 	assert_int_equal(block_map(f->b, 0, SIZE, &e), 0);
 	if (e.flags & BLOCK_EXTENT_ZERO) {
 		assert_int_equal(e.length, MIB);
@@ -544,22 +543,19 @@ static void device_work(struct fixture *f)
 
 	assert_int_equal(f->info.size, SIZE);
 	pattern_fill(buf, 0, 64 * KIB, 1);
-	assert_int_equal(block_sync(f->b, BLOCK_WRITE, MIB, buf, 64 * KIB),
-	                 0);
+	assert_int_equal(block_sync(f->b, BLOCK_WRITE, MIB, buf, 64 * KIB), 0);
 	assert_int_equal(block_sync(f->b, BLOCK_FLUSH, 0, NULL, 0), 0);
 	memset(buf, 0, 64 * KIB);
 	assert_int_equal(block_sync(f->b, BLOCK_READ, MIB, buf, 64 * KIB), 0);
 	assert_true(pattern_holds(buf, 0, 64 * KIB, 1));
 	assert_int_equal(block_sync_flags(f->b, BLOCK_WRITE_ZEROES,
-	                                  BLOCK_REQ_NO_UNMAP, MIB, NULL,
-	                                  8192),
+	                                  BLOCK_REQ_NO_UNMAP, MIB, NULL, 8192),
 	                 0);
-	assert_int_equal(block_sync(f->b, BLOCK_WRITE_ZEROES, MIB + 8192, NULL,
-	                            8192),
-	                 0);
-	check_zero(f->b, MIB, 16384);
 	assert_int_equal(
-	    block_sync(f->b, BLOCK_DISCARD, MIB, NULL, 64 * KIB), 0);
+	    block_sync(f->b, BLOCK_WRITE_ZEROES, MIB + 8192, NULL, 8192), 0);
+	check_zero(f->b, MIB, 16384);
+	assert_int_equal(block_sync(f->b, BLOCK_DISCARD, MIB, NULL, 64 * KIB),
+	                 0);
 	assert_int_equal(block_resize(f->b, SIZE * 2, &err), -EOPNOTSUPP);
 	free(buf);
 }
@@ -571,10 +567,9 @@ static void device_qcow2(struct fixture *f, const char *device)
 		                    .format = "qcow2",
 		                    .size = 2 * SIZE,
 		                    .replace = true };
-	struct block_open open = { .path = device,
-		                   .fd = -1,
-		                   .format = "qcow2",
-		                   .flags = f->flags };
+	struct block_open open = {
+		.path = device, .fd = -1, .format = "qcow2", .flags = f->flags
+	};
 	u8 *buf = xalloc(MIB);
 	struct error err;
 	struct block *b;
@@ -645,9 +640,11 @@ static void test_backends_exist(void **state)
 }
 
 #define VARIANT(test, flags)                                                   \
-	{ #test " " #flags, test, NULL, NULL, (void *)(uintptr_t)(flags) }
+	{                                                                      \
+#test " " #flags, test, NULL, NULL, (void *)(uintptr_t)(flags) \
+	}
 #define EACH(test)                                                             \
-	VARIANT(test, BLOCK_OPEN_URING), VARIANT(test, BLOCK_OPEN_THREADS),                   \
+	VARIANT(test, BLOCK_OPEN_URING), VARIANT(test, BLOCK_OPEN_THREADS),    \
 	    VARIANT(test, BLOCK_OPEN_DIRECT),                                  \
 	    VARIANT(test, BLOCK_OPEN_DIRECT | BLOCK_OPEN_THREADS)
 

@@ -21,8 +21,8 @@ struct version {
 
 struct recorder {
 	struct block block; /* made anew at each open */
-	u8 *now;     /* as reads see it */
-	u8 *durable; /* as of the last flush */
+	u8 *now;            /* as reads see it */
+	u8 *durable;        /* as of the last flush */
 	u64 size, durable_size, touched;
 	struct version *pending; /* sectors written since, in order */
 	size_t pending_count, pending_room;
@@ -62,10 +62,10 @@ static void remember(struct recorder *r, u64 offset, u64 length)
 		struct version *v;
 
 		if (r->pending_count == r->pending_room) {
-			r->pending_room = r->pending_room ? r->pending_room * 2
-			                                  : 1024;
-			r->pending = xrealloc(r->pending,
-			                      r->pending_room * sizeof(*v));
+			r->pending_room =
+			    r->pending_room ? r->pending_room * 2 : 1024;
+			r->pending =
+			    xrealloc(r->pending, r->pending_room * sizeof(*v));
 		}
 		v = &r->pending[r->pending_count++];
 		v->sector = at / SECTOR;
@@ -167,8 +167,8 @@ static void *run(void *arg)
 		pthread_mutex_unlock(&r->lock);
 		if (!req)
 			return NULL;
-		rc = state_of(req)->post ? state_of(req)->result
-		                         : serve(r, req);
+		rc =
+		    state_of(req)->post ? state_of(req)->result : serve(r, req);
 		block_complete(req, rc);
 	}
 }

@@ -25,24 +25,39 @@ char *scratch_file(const char *suffix, u64 size)
 	return path;
 }
 
-static u8 pattern_byte(u64 at, u32 seed)
+/* Eight bytes, none of them zero. */
+static u64 pattern_word(u64 at, u32 seed)
 {
 	u64 x = (at / 8 + 1) * 0x9e3779b97f4a7c15u + seed * 0xbf58476d1ce4e5b9u;
 
-	return (u8)(x >> (at % 8 * 8)) | 1; /* never zero */
+	return x | 0x0101010101010101u;
 }
 
 void pattern_fill(void *buf, u64 offset, u64 length, u32 seed)
 {
-	for (u64 i = 0; i < length; i++)
-		((u8 *)buf)[i] = pattern_byte(offset + i, seed);
+	u8 *p = buf;
+
+	for (u64 i = 0; i < length;) {
+		u64 word = pattern_word(offset + i, seed);
+		u64 skip = (offset + i) % 8, n = MIN(8 - skip, length - i);
+
+		memcpy(p + i, (const u8 *)&word + skip, n);
+		i += n;
+	}
 }
 
 bool pattern_holds(const void *buf, u64 offset, u64 length, u32 seed)
 {
-	for (u64 i = 0; i < length; i++)
-		if (((const u8 *)buf)[i] != pattern_byte(offset + i, seed))
+	const u8 *p = buf;
+
+	for (u64 i = 0; i < length;) {
+		u64 word = pattern_word(offset + i, seed);
+		u64 skip = (offset + i) % 8, n = MIN(8 - skip, length - i);
+
+		if (memcmp(p + i, (const u8 *)&word + skip, n) != 0)
 			return false;
+		i += n;
+	}
 	return true;
 }
 

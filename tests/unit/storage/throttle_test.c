@@ -59,12 +59,12 @@ static void test_requests(void **state)
 
 	(void)state;
 	for (int i = 0; i < 20; i++)
-		assert_int_equal(
-		    block_sync(f->b, BLOCK_WRITE, 0, f->buf, 512), 0);
+		assert_int_equal(block_sync(f->b, BLOCK_WRITE, 0, f->buf, 512),
+		                 0);
 	burst = seconds() - start;
 	for (int i = 0; i < 60; i++)
-		assert_int_equal(
-		    block_sync(f->b, BLOCK_READ, 0, f->buf, 4096), 0);
+		assert_int_equal(block_sync(f->b, BLOCK_READ, 0, f->buf, 4096),
+		                 0);
 	/* 60 more at 200 a second. */
 	assert_true(seconds() - start >= 0.28);
 	assert_true(burst < seconds() - start);
@@ -80,8 +80,8 @@ static void test_bytes(void **state)
 
 	(void)state;
 	for (int i = 0; i < 5; i++)
-		assert_int_equal(
-		    block_sync(f->b, BLOCK_WRITE, 0, f->buf, 4096), 0);
+		assert_int_equal(block_sync(f->b, BLOCK_WRITE, 0, f->buf, 4096),
+		                 0);
 	/* A flush passes what waits. */
 	assert_int_equal(block_sync(f->b, BLOCK_FLUSH, 0, NULL, 0), 0);
 	assert_true(seconds() - start >= 0.25);
@@ -89,8 +89,8 @@ static void test_bytes(void **state)
 	limits = (struct throttle_limits){ 0 };
 	throttle_set(f->b, &limits);
 	for (int i = 0; i < 1000; i++)
-		assert_int_equal(
-		    block_sync(f->b, BLOCK_WRITE, 0, f->buf, 4096), 0);
+		assert_int_equal(block_sync(f->b, BLOCK_WRITE, 0, f->buf, 4096),
+		                 0);
 	end(f);
 }
 

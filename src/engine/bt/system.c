@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * system.c - what kernels do all day, in host code: flags, time, bases, and
+ * bits of bitmaps.
+ *
+ * Whatever is rare about these - an interrupt that waits for IF, a flag that
+ * changes how code is run, a feature that is off - leaves the instruction to
+ * the interpreter, which then finds nothing done.
+ */
+#include "engine/bt/xlate.h"
+
+enum {
+	/* Digits of the groups 80, 81 (ALU with immediate). */
+	G_OR = 1,
+	G_AND = 4,
+	G_CMP = 7,
+	TSC_BITS = 32,
+};
+
+/* POPF in CPL 0 and 3 may change these; all but IF change more than flags. */
+#define POPF_RARE                                                              \
+	((u32)(RFLAGS_TF | RFLAGS_DF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID |     \
+	       RFLAGS_IOPL))
+
+#define SEG_BASE(n)                                                            \
+	(CPU(seg[0].base) + (u32)(n) * (u32)sizeof(struct cpu_segment))
+#define SEG_SELECTOR(n)                                                        \
+	(CPU(seg[0].selector) + (u32)(n) * (u32)sizeof(struct cpu_segment))
+
+/* ---- pieces ---- */
+
+/* op gs:[off], with the opcode's digit where a register would stand. */
+static void gs_digit(struct xlate *x, u8 op, unsigned digit, u32 off)
+{
+	asm_gs(&x->c, false, op, digit, off);
+}
+
+static void gs_imm32(struct xlate *x, unsigned digit, u32 off, u32 imm)
+{
+	gs_digit(x, 0x81, digit, off);
+	asm_32(&x->c, imm);
+}
+
+static void gs_test(struct xlate *x, u32 off, u32 imm)
+{
+	gs_digit(x, 0xf7, 0, off);
+	asm_32(&x->c, imm);
+}
+
+/* op r32, imm32 */
+static void alu_imm32(struct xlate *x, unsigned digit, unsigned reg, u32 imm)
+{
+	asm_rex(&x->c, false, 0, 0, reg);
+	asm_8(&x->c, 0x81);
+	asm_8(&x->c, (u8)(0xc0 | digit << 3 | (reg & 7)));
+	asm_32(&x->c, imm);
+}
+
+/* shl 4, shr 5, sar 7 */
+static void shift(struct xlate *x, bool wide, unsigned digit, unsigned reg,
+                  unsigned by)
+{
+	asm_rex(&x->c, wide, 0, 0, reg);
+	asm_8(&x->c, 0xc1);
+	asm_8(&x->c, (u8)(0xc0 | digit << 3 | (reg & 7)));
+	asm_8(&x->c, (u8)by);
+}
+
+/* The interpreter does instruction k, if this condition holds. */
+static void leave_if(struct xlate *x, unsigned k, unsigned cc)
+{
+	struct cold *cold = &x->cold[x->colds++];
+
+	cold->jump = asm_jcc(&x->c, cc);
+	cold->kind = COLD_MISS;
+	cold->flags = (u8)x->at;
+	cold->insn = (u16)k;
+}
+
+/* The guest's register = host's, 4 bytes (zero-extended) or 8. */
+static void write_gpr(struct xlate *x, unsigned gpr, unsigned host,
+                      unsigned size)
+{
+	if (size == 4)
+		asm_rr(&x->c, false, 0x8b, host, host);
+	if (x_in_memory(gpr))
+		asm_store_gs(&x->c, host, GPR(gpr));
+	else
+		asm_mov_rr(&x->c, x_home(gpr), host);
+}
+
+static void leave_unless_cr4(struct xlate *x, unsigned k, u32 bit, bool set)
+{
+	gs_test(x, CPU(cr4), bit);
+	leave_if(x, k, set ? CC_E : CC_NE);
+}
+
+/* ---- flags ---- */
+
+static void pushf(struct xlate *x, unsigned k)
+{
+	struct access a = x_stack_access(x->rsp - 8, true);
+	struct cursor *c = &x->c;
+	s32 at;
+
+	x_flags_need(x);
+	asm_bytes(c, "\x9c\x41\x5f", 3); /* pushfq; pop r15 */
+	asm_store_gs32(c, H_S1, AREA(value));
+	x_flags_clobber(x, RFLAGS_STATUS);
+	at = x_reach(x, k, &a, SLOT_STACK_WRITE);
+	asm_load_gs32(c, H_S1, AREA(value));
+	alu_imm32(x, G_AND, H_S1, RFLAGS_STATUS);
+	asm_gs(c, false, 0x0b, H_S1, CPU(sysflags)); /* or */
+	asm_rm(c, true, 0x89, H_S1, H_S0, at);
+	asm_lea(c, true, H_GSP, H_GSP, NO_REG, 0, -8);
+}
+
+/* icpu.flags = the status flags in R15d. */
+static void save_image(struct xlate *x)
+{
+	struct cursor *c = &x->c;
+
+	asm_mov_rr(c, H_S0, H_S1);
+	shift(x, false, 4, H_S0, 8);
+	alu_imm32(x, G_AND, H_S0, 0xd500);
+	shift(x, false, 5, H_S1, 11); /* OF */
+	alu_imm32(x, G_AND, H_S1, 1);
+	asm_rr(c, false, 0x0b, H_S1, H_S0);
+	asm_8(c, 0x66);
+	asm_store_gs32(c, H_S1, CPU(flags));
+	x->at = FLAGS_SAVED;
+}
+
+static void popf(struct xlate *x, unsigned k)
+{
+	bool user = x->block->key & KEY_USER;
+	struct access a = x_stack_access(x->rsp, false);
+	struct cursor *c = &x->c;
+	u8 *closed;
+	s32 at;
+
+	x_flags_clobber(x, x->live[k]);
+	at = x_reach(x, k, &a, SLOT_STACK_READ);
+	asm_rm(c, true, 0x8b, H_S1, H_S0, at);
+	asm_rr(c, false, 0x8b, H_S0, H_S1);
+	asm_gs(c, false, 0x33, H_S0, CPU(sysflags)); /* xor */
+	asm_bytes(c, "\x41\xf7\xc6", 3);             /* test r14d, */
+	asm_32(c, POPF_RARE | (user ? RFLAGS_IF : 0));
+	leave_if(x, k, CC_NE);
+	if (!user) {
+		asm_bytes(c, "\x41\xf7\xc7", 3); /* test r15d, */
+		asm_32(c, RFLAGS_IF);
+		closed = asm_jcc(c, CC_E);
+		gs_digit(x, 0x80, G_CMP, CPU(irq_wait));
+		asm_8(c, 0);
+		leave_if(x, k, CC_NE);
+		asm_patch(c, closed);
+		alu_imm32(x, G_AND, H_S0, RFLAGS_IF);
+		asm_gs(c, false, 0x31, H_S0, CPU(sysflags)); /* xor */
+	}
+	asm_lea(c, true, H_GSP, H_GSP, NO_REG, 0, 8);
+	save_image(x);
+}
+
+static void cli(struct xlate *x, unsigned k)
+{
+	x_flags_clobber(x, x->live[k]);
+	gs_imm32(x, G_AND, CPU(sysflags), ~(u32)RFLAGS_IF);
+}
+
+/*
+ * The next instruction is in this block, and attention is paid at its end at
+ * the soonest: that is the shadow.
+ */
+static void sti(struct xlate *x, unsigned k)
+{
+	x_flags_clobber(x, x->live[k]);
+	gs_digit(x, 0x80, G_CMP, CPU(irq_wait));
+	asm_8(&x->c, 0);
+	leave_if(x, k, CC_NE);
+	gs_imm32(x, G_OR, CPU(sysflags), RFLAGS_IF);
+}
+
+static void direction(struct xlate *x, unsigned k)
+{
+	x_flags_clobber(x, x->live[k]);
+	if (x->insn[k].z.mnemonic == ZYDIS_MNEMONIC_STD)
+		gs_imm32(x, G_OR, CPU(sysflags), RFLAGS_DF);
+	else
+		gs_imm32(x, G_AND, CPU(sysflags), ~(u32)RFLAGS_DF);
+}
+
+/*
+ * SMAP off and on. What the slots hold is good for both: while AC is set
+ * nothing is put into them (stubs.c).
+ */
+static void access_flag(struct xlate *x, unsigned k)
+{
+	bool set = x->insn[k].z.mnemonic == ZYDIS_MNEMONIC_STAC;
+	unsigned priv = set ? PRIV_AC : PRIV_SUPER;
+	struct cursor *c = &x->c;
+
+	x_flags_clobber(x, x->live[k]);
+	if (set)
+		gs_imm32(x, G_OR, CPU(sysflags), RFLAGS_AC);
+	else
+		gs_imm32(x, G_AND, CPU(sysflags), ~(u32)RFLAGS_AC);
+	gs_digit(x, 0xc6, 0, CPU(priv)); /* mov byte */
+	asm_8(c, (u8)priv);
+	asm_load_gs(c, H_S1, CPU(space));
+	asm_lea(c, true, H_S1, H_S1, NO_REG, 0,
+	        (s32)(offsetof(struct tlb_space, data) +
+	              priv * sizeof(((struct tlb_space *)0)->data[0])));
+	asm_store_gs(c, H_S1, CPU(tlb));
+}
+
+/* ---- time ---- */
+
+static void rdtsc(struct xlate *x, unsigned k)
+{
+	struct cursor *c = &x->c;
+	bool p = x->insn[k].z.mnemonic == ZYDIS_MNEMONIC_RDTSCP;
+
+	x_flags_clobber(x, x->live[k]);
+	if (x->block->key & KEY_USER)
+		leave_unless_cr4(x, k, CR4_TSD, false);
+	if (p)
+		asm_bytes(c, "\x0f\x01\xf9", 3);
+	else
+		asm_bytes(c, "\x0f\x31", 2);
+	shift(x, true, 4, H_RDX, TSC_BITS);
+	asm_rr(c, true, 0x0b, H_RAX, H_RDX);             /* or rax, rdx */
+	asm_gs(c, true, 0x03, H_RAX, CPU(tsc_offset)); /* add */
+	asm_mov_rr(c, H_RDX, H_RAX);
+	shift(x, true, 5, H_RDX, TSC_BITS);
+	asm_rr(c, false, 0x8b, H_RAX, H_RAX);
+	if (p)
+		asm_load_gs32(c, H_RCX, CPU(tsc_aux));
+}
+
+/* ---- registers of the system ---- */
+
+static void swapgs(struct xlate *x)
+{
+	struct cursor *c = &x->c;
+
+	asm_load_gs(c, H_S0, SEG_BASE(SEG_GS));
+	asm_load_gs(c, H_S1, CPU(kernel_gs_base));
+	asm_store_gs(c, H_S0, CPU(kernel_gs_base));
+	asm_store_gs(c, H_S1, SEG_BASE(SEG_GS));
+}
+
+static u32 base_of(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_RDFSBASE || m == ZYDIS_MNEMONIC_WRFSBASE
+	           ? SEG_BASE(SEG_FS)
+	           : SEG_BASE(SEG_GS);
+}
+
+static void read_base(struct xlate *x, unsigned k)
+{
+	const struct insn_operand *op = &x->insn[k].op[0];
+
+	x_flags_clobber(x, x->live[k]);
+	leave_unless_cr4(x, k, CR4_FSGSBASE, true);
+	asm_load_gs(&x->c, H_S1, base_of(x->insn[k].z.mnemonic));
+	write_gpr(x, op->reg, H_S1, op->size);
+}
+
+static void write_base(struct xlate *x, unsigned k)
+{
+	const struct insn_operand *op = &x->insn[k].op[0];
+	struct cursor *c = &x->c;
+
+	x_flags_clobber(x, x->live[k]);
+	leave_unless_cr4(x, k, CR4_FSGSBASE, true);
+	asm_rr(c, op->size == 8, 0x8b, H_S1, x_read_gpr(x, op->reg, H_S1));
+	asm_mov_rr(c, H_S0, H_S1);
+	shift(x, true, 4, H_S0, 16);
+	shift(x, true, 7, H_S0, 16);
+	asm_rr(c, true, 0x3b, H_S0, H_S1);
+	leave_if(x, k, CC_NE); /* not canonical */
+	asm_store_gs(c, H_S1, base_of(x->insn[k].z.mnemonic));
+}
+
+static u32 control_field(unsigned cr)
+{
+	return cr == 0   ? CPU(cr0)
+	       : cr == 2 ? CPU(cr2)
+	       : cr == 3 ? CPU(cr3)
+	                 : CPU(cr4);
+}
+
+/* MOV from a control or segment register. Changes no flags. */
+static void move_from(struct xlate *x, unsigned k)
+{
+	const struct insn_operand *to = &x->insn[k].op[0];
+	const struct insn_operand *from = &x->insn[k].op[1];
+	struct cursor *c = &x->c;
+
+	if (from->kind == OPERAND_CR) {
+		asm_load_gs(c, H_S1, control_field(from->reg));
+	} else {
+		/* movzx r15d, word gs: */
+		asm_bytes(c, "\x65\x44\x0f\xb7\x3c\x25", 6);
+		asm_32(c, SEG_SELECTOR(from->reg));
+	}
+	write_gpr(x, to->reg, H_S1, 8);
+}
+
+/* ---- bitmaps: the bit's number reaches beyond the operand ---- */
+
+static void bit_string(struct xlate *x, unsigned k)
+{
+	const struct insn *in = &x->insn[k];
+	const struct insn_operand *number = &in->op[1];
+	struct cursor *c = &x->c;
+	unsigned size = number->size;
+	u32 written = x_flags_written(in);
+
+	x_flags_clobber(x, x->live[k]);
+	x_address(x, k);
+	/* mov, or movsxd from 32 bits */
+	asm_rr(c, true, size == 8 ? 0x8b : 0x63, H_S1,
+	       x_read_gpr(x, number->reg, H_S1));
+	shift(x, true, 7, H_S1, size == 8 ? 6 : 5);
+	asm_lea(c, true, H_S0, H_S0, H_S1, size == 8 ? 3 : 2, 0);
+	asm_rr(c, false, 0x8b, H_S1, x_read_gpr(x, number->reg, H_S1));
+	alu_imm32(x, G_AND, H_S1, size * 8 - 1);
+	asm_store_gs(c, H_S1, AREA(value));
+	x_reach_at(x, k, size, in->z.mnemonic != ZYDIS_MNEMONIC_BT);
+	if (x->live[k + 1] & ~written)
+		x_flags_need(x);
+	asm_load_gs(c, H_S1, AREA(value));
+	if (in->lock)
+		asm_8(c, 0xf0);
+	asm_rex(c, size == 8, H_S1, 0, H_S0);
+	asm_8(c, 0x0f);
+	asm_8(c, in->z.opcode);
+	asm_8(c, (H_S1 & 7) << 3 | (H_S0 & 7));
+	x->at = FLAGS_HOST;
+}
+
+/* ---- which, and when ---- */
+
+static bool is_bit_string(const struct insn *in)
+{
+	return in->op[0].kind == OPERAND_MEM &&
+	       in->op[1].kind == OPERAND_GPR && in->asize == 8 &&
+	       in->op[1].size >= 4;
+}
+
+static bool can_move_from(const struct insn *in, bool kernel)
+{
+	const struct insn_operand *from = &in->op[1];
+
+	if (in->op[0].kind != OPERAND_GPR || in->op[0].size < 4)
+		return false;
+	if (from->kind == OPERAND_CR)
+		return kernel && from->reg <= 4 && from->reg != 1;
+	return from->kind == OPERAND_SEG;
+}
+
+bool bt_can_system(u32 key, const struct insn *in)
+{
+	bool user = key & KEY_USER;
+	bool kernel = !user && !(key & KEY_MIDDLE);
+
+	switch (in->z.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSHFQ:
+	case ZYDIS_MNEMONIC_CLD:
+	case ZYDIS_MNEMONIC_STD:
+	case ZYDIS_MNEMONIC_RDFSBASE:
+	case ZYDIS_MNEMONIC_RDGSBASE:
+	case ZYDIS_MNEMONIC_WRFSBASE:
+	case ZYDIS_MNEMONIC_WRGSBASE:
+	case ZYDIS_MNEMONIC_PREFETCH:
+	case ZYDIS_MNEMONIC_PREFETCHW:
+	case ZYDIS_MNEMONIC_PREFETCHNTA:
+	case ZYDIS_MNEMONIC_PREFETCHT0:
+	case ZYDIS_MNEMONIC_PREFETCHT1:
+	case ZYDIS_MNEMONIC_PREFETCHT2:
+		return true;
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+	case ZYDIS_MNEMONIC_POPFQ:
+		return user || kernel;
+	case ZYDIS_MNEMONIC_CLI:
+	case ZYDIS_MNEMONIC_STI:
+	case ZYDIS_MNEMONIC_STAC:
+	case ZYDIS_MNEMONIC_CLAC:
+	case ZYDIS_MNEMONIC_SWAPGS:
+		return kernel;
+	case ZYDIS_MNEMONIC_MOV:
+		return can_move_from(in, kernel);
+	case ZYDIS_MNEMONIC_BT:
+	case ZYDIS_MNEMONIC_BTS:
+	case ZYDIS_MNEMONIC_BTR:
+	case ZYDIS_MNEMONIC_BTC:
+		return is_bit_string(in);
+	default:
+		return false;
+	}
+}
+
+bool x_can_system(const struct xlate *x, unsigned k)
+{
+	const struct insn *in = &x->insn[k];
+
+	/* An STI's shadow has to be covered. */
+	if (in->z.mnemonic == ZYDIS_MNEMONIC_STI && k + 1 == x->total)
+		return false;
+	return insn_allowed(x->cpu->cpuid, in) &&
+	       bt_can_system(x->block->key, in);
+}
+
+bool x_system(struct xlate *x, unsigned k)
+{
+	const struct insn *in = &x->insn[k];
+
+	if (!bt_can_system(x->block->key, in))
+		return false;
+	x->span.valid = false;
+	switch (in->z.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		pushf(x, k);
+		break;
+	case ZYDIS_MNEMONIC_POPFQ:
+		popf(x, k);
+		break;
+	case ZYDIS_MNEMONIC_CLI:
+		cli(x, k);
+		break;
+	case ZYDIS_MNEMONIC_STI:
+		sti(x, k);
+		break;
+	case ZYDIS_MNEMONIC_CLD:
+	case ZYDIS_MNEMONIC_STD:
+		direction(x, k);
+		break;
+	case ZYDIS_MNEMONIC_STAC:
+	case ZYDIS_MNEMONIC_CLAC:
+		access_flag(x, k);
+		break;
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+		rdtsc(x, k);
+		break;
+	case ZYDIS_MNEMONIC_SWAPGS:
+		swapgs(x);
+		break;
+	case ZYDIS_MNEMONIC_RDFSBASE:
+	case ZYDIS_MNEMONIC_RDGSBASE:
+		read_base(x, k);
+		break;
+	case ZYDIS_MNEMONIC_WRFSBASE:
+	case ZYDIS_MNEMONIC_WRGSBASE:
+		write_base(x, k);
+		break;
+	case ZYDIS_MNEMONIC_MOV:
+		move_from(x, k);
+		break;
+	case ZYDIS_MNEMONIC_BT:
+	case ZYDIS_MNEMONIC_BTS:
+	case ZYDIS_MNEMONIC_BTR:
+	case ZYDIS_MNEMONIC_BTC:
+		bit_string(x, k);
+		break;
+	default: /* PREFETCH: a hint */
+		break;
+	}
+	return true;
+}
