@@ -12,8 +12,8 @@
 
 const struct engine_type *const engine_types[] = {
 	&kvm_engine,
-	&interp_engine,
 	&bt_engine,
+	&interp_engine,
 	NULL,
 };
 

@@ -64,6 +64,8 @@ static void halts_and_loops(void)
 	}
 	__asm__ volatile("cli");
 	timer(0x42, 0, false);
+	/* One may wait already: let it come now. */
+	__asm__ volatile("sti; nop; nop; cli");
 	u64 c = 0, d = 1;
 	for (u64 i = 0; i < 1000; i++) {
 		u64 t = c + d;

@@ -117,8 +117,9 @@ static const char *compare_memory(const u8 *h, const u8 *g)
 }
 
 /*
- * Linux calls every page of its own present, the last of the lower half too, to tell nothing; and where
- * the guest's kernel has its pages, the host has none.
+ * Linux calls every page of its own present, the last of the lower half too,
+ * to tell nothing; and where the guest's kernel has its pages, the host has
+ * none.
  */
 static u32 hidden_error_bits(const struct isa_state *host)
 {
@@ -151,7 +152,7 @@ static ZydisMnemonic mnemonic_at(const struct isa_snippet *s, u64 rip)
  * Long operands, on several pages: which page a processor looks at first is
  * its own choice, and with masks whether it looks at all.
  */
-static bool free_to_fault(ZydisMnemonic m)
+static bool may_fault_so(ZydisMnemonic m, int vector)
 {
 	switch (m) {
 	case ZYDIS_MNEMONIC_FXSAVE:
@@ -175,6 +176,7 @@ static bool free_to_fault(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_PUSHAD:
 	case ZYDIS_MNEMONIC_POPA:
 	case ZYDIS_MNEMONIC_POPAD:
+		return vector == VEC_PF;
 	case ZYDIS_MNEMONIC_MASKMOVQ:
 	case ZYDIS_MNEMONIC_MASKMOVDQU:
 	case ZYDIS_MNEMONIC_VMASKMOVDQU:
@@ -182,7 +184,7 @@ static bool free_to_fault(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_VMASKMOVPD:
 	case ZYDIS_MNEMONIC_VPMASKMOVD:
 	case ZYDIS_MNEMONIC_VPMASKMOVQ:
-		return true;
+		return vector == VEC_PF || vector == VEC_GP || vector == VEC_SS;
 	default:
 		return false;
 	}
@@ -197,8 +199,7 @@ const char *isa_compare(const struct isa_snippet *snippet,
 	const char *d;
 	size_t i;
 
-	if (host->vector == VEC_PF &&
-	    free_to_fault(mnemonic_at(snippet, host->rip)))
+	if (may_fault_so(mnemonic_at(snippet, host->rip), host->vector))
 		return NULL;
 	if (host->vector != guest->vector)
 		return differs("exception", (u64)host->vector,

@@ -6,7 +6,7 @@
  *	0x20000000  code, two pages, not writable
  *	0x20010000  data: two pages writable, one not; nothing after it
  *	0x20100000  tables, handlers and stack of the guest's kernel
- *	0x28000000  the way out of a snippet (on the host only)
+ *	0x2357b000  the way out of a snippet (on the host only)
  */
 #pragma once
 
@@ -18,7 +18,7 @@
 enum {
 	ISA_CODE = 0x20000000,
 	ISA_CODE_SIZE = 0x2000,
-	ISA_EXIT = 0x28000000,
+	ISA_EXIT = 0x2357b000,
 	ISA_DATA = 0x20010000,
 	ISA_DATA_WRITABLE = 0x2000,
 	ISA_DATA_SIZE = 0x3000,
@@ -73,6 +73,8 @@ struct isa_snippet {
 	struct isa_insn insn[ISA_INSNS_MAX];
 	size_t count;
 	u32 undefined; /* RFLAGS bits that the end leaves undefined */
+	bool exact;    /* the host too ends it with INT3, slowly, so that code
+	                * read as data is the same */
 };
 
 /* ---- forms.c ---- */

@@ -267,7 +267,9 @@ static void write_code(const struct isa_snippet *s)
 	memset(code, 0xcc, ISA_CODE_SIZE);
 	memcpy(p, s->bytes, s->length);
 	p += s->length;
-	if (s->mode32) {
+	if (s->exact) {
+		/* INT3 is there. */
+	} else if (s->mode32) {
 		*p++ = 0xea; /* jmp far 0x33:exit */
 		memcpy(p, &exit_at, 4);
 		p[4] = CS64;
@@ -300,6 +302,12 @@ void isa_native_run(const struct isa_snippet *snippet,
 	result = out;
 	isa_native_enter();
 	result = NULL;
+	if (snippet->exact && out->vector == VEC_BP &&
+	    out->rip == snippet->start + snippet->length + 1) {
+		out->vector = ISA_NO_VECTOR;
+		out->rip--;
+		return;
+	}
 	if (out->vector != ISA_NO_VECTOR)
 		return;
 	memcpy(out->xsave, n->xsave, CPU_XSAVE_SIZE);

@@ -53,11 +53,16 @@ static void load_modules(void)
 	char line[256];
 
 	while (list && fgets(line, sizeof(line), list)) {
+		char *parameters;
 		int fd;
 
 		line[strcspn(line, "\n")] = '\0';
+		parameters = strchr(line, ' ');
+		if (parameters)
+			*parameters++ = '\0';
 		fd = open(line, O_RDONLY | O_CLOEXEC);
-		if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
+		if (fd < 0 || syscall(SYS_finit_module, fd,
+		                      parameters ? parameters : "", 0))
 			say_errno(line);
 		if (fd >= 0)
 			close(fd);

@@ -77,11 +77,13 @@ def build(path, *, tag, tree, init, modules, programs, files, tests,
     cpio.console()
     cpio.add_file(init, "init")
     cpio.add("tag", f"{tag}\n".encode())
-    loaded = modules_in_order(tree, modules)
+    options = dict(m.partition(" ")[::2] for m in modules)
+    loaded = modules_in_order(tree, options)
     for name, data in loaded.items():
         cpio.add(f"lib/modules/{name}.ko", data)
-    cpio.add("modules", "".join(f"/lib/modules/{name}.ko\n"
-                                for name in loaded).encode())
+    cpio.add("modules", "".join(
+        f"/lib/modules/{name}.ko {options.get(name, '')}".rstrip() + "\n"
+        for name in loaded).encode())
     cpio.add("settings", "".join(f"{s}\n" for s in settings).encode())
     for spec in programs:
         cpio.add_program(*parts(spec))

@@ -128,6 +128,7 @@ def parse_arguments():
     add("--expect-times", type=int, default=1)
     add("--setting", action="append", default=[], metavar="'PATH VALUE'",
         help="what to write into the machine's /sys or /proc first")
+    add("--kvm", default="kvm_amd", metavar="'kvm_amd [OPTION]...'")
     add("--cpu", default="EPYC,+svm,+npt", help="QEMU's processor model")
     # With several, QEMU 7.2 now and then gives a nested guest an interrupt
     # that it has masked, or loses one of its host's: both hang.
@@ -151,7 +152,7 @@ def main():
             files, sha256 = guest_files(work, tree, args)
         initrd = os.path.join(work, "initramfs")
         initramfs.build(initrd, tag="nested", tree=tree, init=args.init,
-                        modules=["kvm_amd"], programs=args.program,
+                        modules=[args.kvm], programs=args.program,
                         files=args.file + files, tests=args.test,
                         settings=args.setting)
         outcome = Outcome([t.replace("SHA256", sha256) for t in args.expect])

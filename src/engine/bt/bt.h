@@ -35,7 +35,7 @@ enum {
 	SLOT_STACK_READ = 0,
 	SLOT_STACK_WRITE = 1,
 	SLOT_FIRST = 2,
-	TARGETS = 4096,   /* of indirect jumps */
+	TARGETS = 16384,  /* of indirect jumps */
 	BT_CONTEXTS = 16, /* recent ones remembered */
 	MISSES_MAX = 2048, /* of a site's slot, and it goes without */
 	HOT_RUNS = 8,     /* a block interpreted that often is translated */

@@ -73,7 +73,9 @@ static void save_flags(struct xlate *x)
 static void restore_flags(struct xlate *x)
 {
 	asm_mov_rr(&x->c, H_S1, H_RAX);
-	asm_load_gs32(&x->c, H_RAX, CPU(flags));
+	/* movzx eax, word gs: a wider load would wait for the store */
+	asm_bytes(&x->c, "\x65\x0f\xb7\x04\x25", 5);
+	asm_32(&x->c, CPU(flags));
 	asm_bytes(&x->c, "\x04\x7f\x9e", 3); /* add al, 0x7f; sahf */
 	asm_mov_rr(&x->c, H_RAX, H_S1);
 }

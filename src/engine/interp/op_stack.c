@@ -377,6 +377,8 @@ static struct block *op_enter(struct icpu *cpu, struct iop *op)
 		stack_push(cpu, &s, size, frame);
 	}
 	sp = (s.sp & ~s.mask) | ((s.sp - op->imm) & s.mask);
+	if (unlikely(cpu->key & KEY_ALIGN) && sp & (size - 1))
+		icpu_fault_error(cpu, VEC_AC, 0);
 	/* The last write of the new frame must be possible. */
 	icpu_probe(cpu,
 	           s.flat ? sp : s.ss.base + (sp & s.mask), 1, ACCESS_WRITE,

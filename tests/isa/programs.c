@@ -1,0 +1,973 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * programs - random programs, run to their end by the interpreter and by the
+ * translator, which must leave the same state and memory behind.
+ *
+ * A program is a set of chunks, each a few random instructions and a way to
+ * another chunk: jumps, calls, returns, loops, trips to user mode and back.
+ * It writes into its own code, changes mappings, and faults; every exception
+ * goes on at the address in RECOVER. FUEL bounds all that goes backwards.
+ *
+ *	0x010000  code, kernel's; again at 0x110000; user's at 0x210000
+ *	0x020000  data, kernel's; again at 0x120000; user's at 0x220000, where
+ *	          a page is missing and one is not writable
+ *	0x030000  stack
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "engine/engine.h"
+#include "engine/x86/cpuid.h"
+#include "guest/memory.h"
+#include "tests/isa/isa.h"
+
+enum {
+	RAM = 0x40000,
+	PML4 = 0x1000,
+	PDPT = 0x2000,
+	PD = 0x3000,
+	PT = 0x4000, /* two of them: 4 MiB */
+	GDT = 0x6000,
+	IDT = 0x7000,
+	TSS = 0x8000,
+	HANDLERS = 0x9000,
+	COMMON = 0x9400,
+	SYSCALL = 0x9800,
+	END = 0x9900,
+	FAULT_STACK = 0xc000, /* top */
+	FUEL = 0xc000,
+	RECOVER = 0xc008,
+	COUNTS = 0xc100,
+	CODE = 0x10000,
+	CODE_PAGES = 4,
+	DATA = 0x20000,
+	DATA_PAGES = 8,
+	STACK = 0x32000,
+	ALIAS = 0x100000,
+	USER = 0x200000,
+	CHUNKS = 24,
+	USER_CHUNKS = 8,
+	CHUNK_BYTES = 0x180,
+	CHUNK_ROOM = 0x140,
+	FUEL_START = 200,
+	VECTORS = 32,
+};
+enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_AD = 0x60 };
+#define PTE_NX ((u64)1 << 63)
+
+struct program {
+	u8 ram[RAM];
+	struct isa_rng rng;
+	u32 chunk[CHUNKS + USER_CHUNKS];
+	u32 patch[64]; /* addresses of immediates that may be overwritten */
+	unsigned patches;
+	u8 *p; /* where the next byte goes */
+	bool user;
+};
+
+struct machine {
+	const struct engine_type *type;
+	struct memory *memory;
+	struct cpuid_model *cpuid;
+	struct engine *engine;
+	struct vcpu *vcpu;
+	u8 *ram;
+};
+
+/* ---- bytes ---- */
+
+static u64 below(struct program *g, u64 n)
+{
+	return isa_below(&g->rng, n);
+}
+
+static bool once_in(struct program *g, u64 n)
+{
+	return isa_once_in(&g->rng, n);
+}
+
+static void b1(struct program *g, unsigned v)
+{
+	*g->p++ = (u8)v;
+}
+
+static void b2(struct program *g, unsigned a, unsigned b)
+{
+	b1(g, a);
+	b1(g, b);
+}
+
+static void b3(struct program *g, unsigned a, unsigned b, unsigned c)
+{
+	b2(g, a, b);
+	b1(g, c);
+}
+
+static void b32(struct program *g, u64 v)
+{
+	u32 w = (u32)v;
+
+	memcpy(g->p, &w, 4);
+	g->p += 4;
+}
+
+static void b64(struct program *g, u64 v)
+{
+	memcpy(g->p, &v, 8);
+	g->p += 8;
+}
+
+static u32 here(const struct program *g)
+{
+	return (u32)(g->p - g->ram);
+}
+
+static void rel32(struct program *g, u32 to)
+{
+	b32(g, to - (here(g) + 4));
+}
+
+static void put64(u8 *p, u64 v)
+{
+	memcpy(p, &v, sizeof(v));
+}
+
+/* ---- the machine's tables ---- */
+
+static void map(u8 *ram, u32 linear, u64 pte)
+{
+	put64(ram + PT + (linear >> 12) * 8, pte ? pte | PTE_P | PTE_AD : 0);
+}
+
+static void build_paging(u8 *ram)
+{
+	u64 table = PTE_P | PTE_W | PTE_U | PTE_AD;
+
+	put64(ram + PML4, PDPT | table);
+	put64(ram + PDPT, PD | table);
+	put64(ram + PD, PT | table);
+	put64(ram + PD + 8, (PT + 0x1000) | table);
+	for (u32 a = 0; a < RAM; a += 4096) {
+		bool code = (a >= CODE && a < CODE + CODE_PAGES * 4096) ||
+		            a == HANDLERS;
+		u64 nx = code ? 0 : PTE_NX;
+
+		map(ram, a, a | PTE_W | nx);
+		map(ram, ALIAS + a, a | PTE_W | nx);
+		map(ram, USER + a, a | PTE_W | PTE_U | nx);
+	}
+	map(ram, USER + DATA + 0x3000, 0);
+	map(ram, USER + DATA + 0x5000, (DATA + 0x5000) | PTE_U | PTE_NX);
+}
+
+static bool has_error(unsigned v)
+{
+	return v == VEC_DF || (v >= VEC_TS && v <= VEC_PF) || v == VEC_AC;
+}
+
+static void build_vectors(struct program *g)
+{
+	u8 *ram = g->ram;
+
+	for (unsigned i = 0; i < VECTORS; i++) {
+		u32 at = HANDLERS + i * 32;
+
+		put64(ram + IDT + i * 16,
+		      (at & 0xffff) | 0x10 << 16 | (u64)1 << 32 |
+		          (u64)(0x8e | (i == VEC_BP ? 0x60 : 0)) << 40);
+		put64(ram + IDT + i * 16 + 8, 0);
+		g->p = ram + at;
+		if (has_error(i)) {
+			b3(g, 0x48, 0x83, 0xc4); /* add rsp, 8 */
+			b1(g, 8);
+		}
+		b3(g, 0xff, 0x04, 0x25); /* inc dword [] */
+		b32(g, COUNTS + i * 4);
+		b1(g, 0xe9);
+		rel32(g, COMMON);
+	}
+}
+
+static void spend_fuel(struct program *g)
+{
+	b3(g, 0x83, 0x2c, 0x25); /* sub dword [], */
+	b32(g, FUEL);
+	b1(g, 1);
+	b2(g, 0x0f, 0x88); /* js */
+	rel32(g, END);
+}
+
+/* mov qword [rsp + at], value */
+static void set_frame(struct program *g, unsigned at, u32 value)
+{
+	b3(g, 0x48, 0xc7, 0x44);
+	b2(g, 0x24, at);
+	b32(g, value);
+}
+
+static void build_handlers(struct program *g)
+{
+	build_vectors(g);
+	g->p = g->ram + COMMON;
+	spend_fuel(g);
+	b1(g, 0x50); /* push rax */
+	b2(g, 0x48, 0x8b);
+	b2(g, 0x04, 0x25);
+	b32(g, RECOVER);
+	b3(g, 0x48, 0x89, 0x44); /* mov [rsp + 8], rax */
+	b2(g, 0x24, 8);
+	b1(g, 0x58);
+	set_frame(g, 8, 0x10);
+	set_frame(g, 24, STACK);
+	set_frame(g, 32, 0x18);
+	b2(g, 0x48, 0xcf); /* iretq */
+	g->p = g->ram + SYSCALL;
+	b3(g, 0x48, 0xc7, 0xc4); /* mov rsp, */
+	b32(g, STACK);
+	spend_fuel(g);
+	b3(g, 0xff, 0x24, 0x25); /* jmp [] */
+	b32(g, RECOVER);
+	g->p = g->ram + END;
+	b2(g, 0xfa, 0xf4); /* cli; hlt */
+}
+
+static void build_tables(struct program *g)
+{
+	u8 *ram = g->ram;
+
+	build_paging(ram);
+	put64(ram + GDT + 0x10, 0x00af9b000000ffff);
+	put64(ram + GDT + 0x18, 0x00cf93000000ffff);
+	put64(ram + GDT + 0x28, 0x00cff3000000ffff);
+	put64(ram + GDT + 0x30, 0x00affb000000ffff);
+	put64(ram + GDT + 0x40,
+	      0x67 | (u64)TSS << 16 | (u64)0x8b << 40);
+	put64(ram + TSS + 4, FAULT_STACK);
+	put64(ram + TSS + 0x24, FAULT_STACK); /* IST1 */
+	ram[TSS + 0x66] = 0x68;
+	build_handlers(g);
+}
+
+/* ---- instructions ---- */
+
+enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI };
+/* What points to data most of the time. */
+static const u8 bases[] = { RBX, RSI, RDI, RBP, 12, 13 };
+
+static unsigned any_reg(struct program *g)
+{
+	unsigned r = (unsigned)below(g, 16);
+
+	return r == RSP ? RAX : r;
+}
+
+static u32 data_address(struct program *g)
+{
+	u32 at = DATA + (u32)below(g, DATA_PAGES * 4096);
+
+	if (once_in(g, 3)) /* about a page's end */
+		at = (at | 0xfff) - (u32)below(g, 20) + 4;
+	if (g->user)
+		return at + (once_in(g, 30) ? 0 : USER);
+	switch (below(g, 8)) {
+	case 0:
+		return at + USER; /* refused by SMAP, unless AC is set */
+	case 1:
+	case 2:
+		return at + ALIAS;
+	default:
+		return at;
+	}
+}
+
+static void mov_imm(struct program *g, unsigned reg, u64 v)
+{
+	b2(g, 0x48 | reg >> 3, 0xb8 | (reg & 7));
+	b64(g, v);
+}
+
+/* Prefixes, opcode and operands: reg, and a register or memory. */
+static void op_rm(struct program *g, unsigned size, const char *opcode,
+                  size_t n, unsigned reg, bool memory)
+{
+	unsigned rm = memory ? bases[below(g, ARRAY_SIZE(bases))] : any_reg(g);
+	bool index = memory && once_in(g, 6);
+	unsigned disp = (unsigned)below(g, 200) - 100;
+
+	if (size == 2)
+		b1(g, 0x66);
+	/* Always REX: no AH. */
+	b1(g, 0x40 | (size == 8) << 3 | reg >> 3 << 2 | rm >> 3);
+	while (n--)
+		b1(g, (u8)*opcode++);
+	if (!memory) {
+		b1(g, 0xc0 | (reg & 7) << 3 | (rm & 7));
+	} else if (index || (rm & 7) == 4) {
+		b2(g, 0x44 | (reg & 7) << 3, 0x20 | (rm & 7));
+		b1(g, disp & 0xff);
+	} else {
+		b1(g, 0x40 | (reg & 7) << 3 | (rm & 7));
+		b1(g, disp & 0xff);
+	}
+}
+
+static unsigned random_size(struct program *g)
+{
+	return 1u << below(g, 4);
+}
+
+/* All status flags defined again. */
+static void define_flags(struct program *g)
+{
+	b3(g, 0x48, 0x39, 0xc8 | (unsigned)below(g, 8) << 3); /* cmp */
+}
+
+static void alu(struct program *g)
+{
+	unsigned size = random_size(g), digit = (unsigned)below(g, 8);
+	char op = (char)(digit << 3 | (size > 1) | (once_in(g, 2) ? 2 : 0));
+
+	op_rm(g, size, &op, 1, any_reg(g), once_in(g, 2));
+}
+
+static void alu_imm(struct program *g)
+{
+	unsigned size = random_size(g);
+
+	op_rm(g, size, size > 1 ? "\x83" : "\x80", 1,
+	      (unsigned)below(g, 8), once_in(g, 2));
+	b1(g, (unsigned)below(g, 256));
+}
+
+static void move(struct program *g)
+{
+	static const char *const wide[] = { "\xb6", "\xb7", "\xbe", "\xbf" };
+	unsigned size = random_size(g);
+	char op[2] = { (char)(0x88 | (size > 1) | (once_in(g, 2) ? 2 : 0)) };
+
+	if (once_in(g, 4)) {
+		op[0] = 0x0f;
+		op[1] = *wide[below(g, 4)];
+		op_rm(g, 8, op, 2, any_reg(g), once_in(g, 2));
+	} else {
+		op_rm(g, size, op, 1, any_reg(g), !once_in(g, 3));
+	}
+}
+
+static void unary(struct program *g)
+{
+	unsigned size = random_size(g), what = (unsigned)below(g, 4);
+
+	if (what < 2) /* INC, DEC */
+		op_rm(g, size, size > 1 ? "\xff" : "\xfe", 1, what,
+		      once_in(g, 2));
+	else /* NOT, NEG */
+		op_rm(g, size, size > 1 ? "\xf7" : "\xf6", 1, what,
+		      once_in(g, 2));
+}
+
+static void undefined_flags(struct program *g)
+{
+	static const char digits[] = { 0, 1, 2, 3, 4, 5, 7 };
+	unsigned size = 4u << below(g, 2);
+
+	switch (below(g, 4)) {
+	case 0:
+		op_rm(g, size, "\xc1", 1, (u8)digits[below(g, 7)],
+		      once_in(g, 3));
+		b1(g, (unsigned)below(g, 64));
+		break;
+	case 1:
+		op_rm(g, size, "\xd3", 1, (u8)digits[below(g, 7)],
+		      once_in(g, 3));
+		break;
+	case 2: /* MUL to IDIV: the last two fault as they like */
+		op_rm(g, size, "\xf7", 1, 4 + (unsigned)below(g, 4),
+		      once_in(g, 3));
+		break;
+	default:
+		op_rm(g, size, "\x0f\xaf", 2, any_reg(g), once_in(g, 2));
+	}
+	define_flags(g);
+}
+
+/* BT, BTS, BTR, BTC with the number of a bit that may be far away. */
+static void bits(struct program *g)
+{
+	static const char ops[][3] = { "\x0f\xa3", "\x0f\xab", "\x0f\xb3",
+		                       "\x0f\xbb" };
+	unsigned reg = any_reg(g);
+
+	if (once_in(g, 2))
+		mov_imm(g, reg, below(g, 40000) - 20000);
+	op_rm(g, 4u << below(g, 2), ops[below(g, 4)], 2, reg,
+	      !once_in(g, 4));
+	define_flags(g);
+}
+
+static void atomic(struct program *g)
+{
+	static const char *const ops[] = { "\x01", "\x29", "\x87", "\x0f\xc1",
+		                           "\x0f\xb1" };
+	unsigned which = (unsigned)below(g, 5);
+
+	if (which != 2)
+		b1(g, 0xf0);
+	op_rm(g, 4u << below(g, 2), ops[which], which < 3 ? 1 : 2,
+	      any_reg(g), true);
+}
+
+static void conditional_data(struct program *g)
+{
+	char op[2] = { 0x0f, (char)(0x40 | below(g, 16)) };
+
+	if (once_in(g, 2)) {
+		op_rm(g, 4u << below(g, 2), op, 2, any_reg(g), once_in(g, 2));
+	} else {
+		op[1] = (char)(op[1] + 0x50); /* SETcc */
+		op_rm(g, 1, op, 2, 0, once_in(g, 2));
+	}
+}
+
+static void stack(struct program *g)
+{
+	unsigned r = any_reg(g);
+
+	switch (below(g, 5)) {
+	case 0:
+	case 1:
+		b2(g, 0x40 | r >> 3, 0x50 | (r & 7));
+		break;
+	case 2:
+	case 3:
+		b2(g, 0x40 | r >> 3, 0x58 | (r & 7));
+		break;
+	default:
+		b1(g, 0x9c);
+		if (once_in(g, 2)) {
+			/* xor dword [rsp], some flags */
+			b3(g, 0x81, 0x34, 0x24);
+			b32(g, once_in(g, 40)  ? RFLAGS_TF
+			       : once_in(g, 3) ? RFLAGS_AC | RFLAGS_CF
+			                       : (RFLAGS_CF | RFLAGS_OF |
+			                          RFLAGS_ZF | RFLAGS_IF));
+			b1(g, 0x9d);
+		}
+	}
+}
+
+static void strings(struct program *g)
+{
+	static const u8 ops[] = { 0xa4, 0xa5, 0xaa, 0xab, 0xac, 0xa6, 0xae };
+
+	mov_imm(g, RDI, data_address(g));
+	mov_imm(g, RSI, data_address(g));
+	mov_imm(g, RCX, below(g, 40));
+	b1(g, once_in(g, 4) ? 0xfd : 0xfc); /* STD, CLD */
+	if (!once_in(g, 3))
+		b1(g, 0xf3);
+	if (once_in(g, 2))
+		b1(g, 0x48);
+	b1(g, ops[below(g, ARRAY_SIZE(ops))]);
+}
+
+static void vectors(struct program *g)
+{
+	static const char *const ops[] = { "\x0f\x6f", "\x0f\x7f" };
+	unsigned a = (unsigned)below(g, 16), b = (unsigned)below(g, 16);
+
+	switch (below(g, 4)) {
+	case 0:
+	case 1: /* movdqu to and from memory */
+		b1(g, 0xf3);
+		op_rm(g, 4, ops[below(g, 2)], 2, a, true);
+		break;
+	case 2: /* paddq */
+		b2(g, 0x66, 0x40 | a >> 3 << 2 | b >> 3);
+		b3(g, 0x0f, 0xd4, 0xc0 | (a & 7) << 3 | (b & 7));
+		break;
+	default: /* vpxor ymm, ymm, ymm */
+		b3(g, 0xc4, 0x41 | !(a >> 3) << 7 | !(b >> 3) << 5,
+		   (~(a ^ b) & 15) << 3 | 5);
+		b2(g, 0xef, 0xc0 | (a & 7) << 3 | (b & 7));
+	}
+}
+
+/* mov eax, imm32, whose bytes another place may change. */
+static void patchable(struct program *g)
+{
+	b1(g, 0xb8);
+	if (g->patches < ARRAY_SIZE(g->patch))
+		g->patch[g->patches++] = here(g);
+	b32(g, isa_random(&g->rng));
+}
+
+static void patch_code(struct program *g)
+{
+	u32 at;
+
+	if (!g->patches)
+		return;
+	at = g->patch[below(g, g->patches)];
+	b3(g, 0xc7, 0x04, 0x25); /* mov dword [], */
+	b32(g, at + (once_in(g, 2) ? ALIAS : 0) + (g->user ? USER : 0));
+	b32(g, isa_random(&g->rng));
+	/* The same place on another page's way: serialize, as one ought. */
+	if (once_in(g, 4))
+		b2(g, 0x0f, 0xa2);
+}
+
+/* A data page's other names now mean another one. */
+static void remap(struct program *g)
+{
+	u32 page = (u32)below(g, DATA_PAGES) * 4096;
+	u32 linear = DATA + page + (once_in(g, 2) ? ALIAS : USER);
+	u64 frame = DATA + below(g, DATA_PAGES) * 4096;
+	u64 pte = frame | PTE_P | PTE_AD | (once_in(g, 4) ? 0 : PTE_W) |
+	          (linear >= USER ? PTE_U : 0);
+
+	b1(g, 0x50);
+	mov_imm(g, RAX, pte | PTE_NX);
+	b2(g, 0x48, 0x89); /* mov [], rax */
+	b2(g, 0x04, 0x25);
+	b32(g, PT + (linear >> 12) * 8);
+	b1(g, 0x58);
+	if (once_in(g, 4)) {
+		b3(g, 0x0f, 0x20, 0xd8); /* mov rax, cr3 */
+		b3(g, 0x0f, 0x22, 0xd8);
+	} else {
+		b2(g, 0x0f, 0x01); /* invlpg [] */
+		b2(g, 0x3c, 0x25);
+		b32(g, linear);
+	}
+}
+
+static void system_insn(struct program *g)
+{
+	unsigned r = any_reg(g);
+
+	switch (below(g, 10)) {
+	case 0:
+		b1(g, 0xfa); /* cli */
+		break;
+	case 1:
+		b1(g, 0xfb); /* sti */
+		break;
+	case 2:
+	case 3:
+		b3(g, 0x0f, 0x01, 0xcb); /* stac */
+		break;
+	case 4:
+	case 5:
+		b3(g, 0x0f, 0x01, 0xca); /* clac */
+		break;
+	case 6:
+		b3(g, 0x0f, 0x01, 0xf8); /* swapgs */
+		break;
+	case 7: /* rdgsbase ... wrfsbase */
+		b3(g, 0xf3, 0x48 | r >> 3, 0x0f);
+		b2(g, 0xae, 0xc0 | (unsigned)below(g, 4) << 3 | (r & 7));
+		break;
+	case 8: /* mov r, cr0 2 3 4 */
+		b3(g, 0x40 | r >> 3, 0x0f, 0x20);
+		b1(g, 0xc0 | "\0\2\3\4"[below(g, 4)] << 3 | (r & 7));
+		break;
+	default: /* mov r, sreg */
+		b2(g, 0x48 | r >> 3, 0x8c);
+		b1(g, 0xc0 | (unsigned)below(g, 6) << 3 | (r & 7));
+	}
+}
+
+static void instruction(struct program *g)
+{
+	static void (*const common[])(struct program *) = {
+		alu,   alu, alu_imm, move,   move,
+		unary, undefined_flags, conditional_data, stack, stack,
+	};
+	static void (*const rare[])(struct program *) = {
+		bits,    atomic,      strings,     vectors,     vectors,
+		patchable, patch_code, system_insn, system_insn, remap,
+	};
+
+	if (once_in(g, 12))
+		mov_imm(g, bases[below(g, ARRAY_SIZE(bases))],
+		        data_address(g));
+	else if (once_in(g, 3))
+		rare[below(g, ARRAY_SIZE(rare))](g);
+	else
+		common[below(g, ARRAY_SIZE(common))](g);
+}
+
+/* ---- chunks ---- */
+
+static u32 somewhere(struct program *g, unsigned chunk)
+{
+	return g->chunk[chunk] + (once_in(g, 3) ? ALIAS : 0);
+}
+
+static void store_imm(struct program *g, u32 at, u32 v)
+{
+	b2(g, 0x48, 0xc7); /* mov qword [], */
+	b2(g, 0x04, 0x25);
+	b32(g, at);
+	b32(g, v);
+}
+
+static void to_user(struct program *g)
+{
+	u32 to = g->chunk[CHUNKS + below(g, USER_CHUNKS)] + USER;
+	u32 sp = (u32)(USER + DATA + 0x100 + below(g, 0x1000));
+
+	if (once_in(g, 2)) {
+		b2(g, 0x6a, 0x2b);
+		b1(g, 0x68);
+		b32(g, sp);
+		b1(g, 0x68);
+		b32(g, once_in(g, 2) ? 0x202 : 0xad7);
+		b2(g, 0x6a, 0x33);
+		b1(g, 0x68);
+		b32(g, to);
+		b2(g, 0x48, 0xcf);
+	} else {
+		mov_imm(g, RCX, to);
+		mov_imm(g, 11, 0x202);
+		mov_imm(g, RSP, sp);
+		b3(g, 0x48, 0x0f, 0x07);
+	}
+}
+
+static void terminator(struct program *g, unsigned i)
+{
+	unsigned next = (i + 1) % CHUNKS, r = any_reg(g);
+
+	if (next == 0)
+		spend_fuel(g);
+	switch (below(g, 10)) {
+	case 0:
+		b2(g, 0x0f, 0x80 | (unsigned)below(g, 16));
+		rel32(g, g->chunk[next]);
+		spend_fuel(g);
+		b1(g, 0xe9);
+		rel32(g, g->chunk[below(g, CHUNKS)]);
+		break;
+	case 1:
+		spend_fuel(g);
+		b1(g, 0xe9);
+		rel32(g, g->chunk[below(g, CHUNKS)]);
+		break;
+	case 2:
+		mov_imm(g, r, somewhere(g, next));
+		b3(g, 0x40 | r >> 3, 0xff, 0xe0 | (r & 7));
+		break;
+	case 3:
+		b1(g, 0xe8);
+		rel32(g, g->chunk[next]);
+		b1(g, 0xe9);
+		rel32(g, g->chunk[next]);
+		break;
+	case 4:
+		spend_fuel(g);
+		b1(g, 0xc3);
+		break;
+	case 5: /* again, while there is fuel, by a condition */
+		spend_fuel(g);
+		b2(g, 0x0f, 0x80 | (unsigned)below(g, 16));
+		rel32(g, g->chunk[i]);
+		b1(g, 0xe9);
+		rel32(g, g->chunk[next]);
+		break;
+	case 6:
+		store_imm(g, DATA + 64, somewhere(g, next));
+		b3(g, 0xff, 0x24, 0x25); /* jmp [] */
+		b32(g, DATA + 64);
+		break;
+	case 7:
+		to_user(g);
+		break;
+	default:
+		b1(g, 0xe9);
+		rel32(g, g->chunk[next]);
+	}
+}
+
+static void chunk(struct program *g, unsigned i)
+{
+	unsigned n = 2 + (unsigned)below(g, 8);
+
+	g->user = i >= CHUNKS;
+	g->p = g->ram + g->chunk[i];
+	if (!g->user)
+		store_imm(g, RECOVER, somewhere(g, (i + 1) % CHUNKS));
+	for (unsigned k = 0; k < 3; k++)
+		mov_imm(g, bases[below(g, ARRAY_SIZE(bases))],
+		        data_address(g));
+	while (n-- && g->p < g->ram + g->chunk[i] + CHUNK_ROOM - 0x80)
+		instruction(g);
+	if (!g->user)
+		terminator(g, i);
+	else if (once_in(g, 4))
+		b1(g, 0xcc);
+	else
+		b2(g, 0x0f, 0x05);
+	ASSERT(g->p <= g->ram + g->chunk[i] + CHUNK_ROOM);
+}
+
+static void generate(struct program *g, u64 seed)
+{
+	u32 fuel = FUEL_START;
+
+	memset(g, 0, sizeof(*g));
+	isa_seed(&g->rng, seed);
+	build_tables(g);
+	for (unsigned i = 0; i < DATA_PAGES * 512; i++)
+		put64(g->ram + DATA + i * 8, isa_random(&g->rng));
+	for (unsigned i = 0; i < CHUNKS + USER_CHUNKS; i++)
+		g->chunk[i] = CODE + i * CHUNK_BYTES + (u32)below(g, 0x40);
+	for (unsigned i = 0; i < CHUNKS + USER_CHUNKS; i++)
+		chunk(g, i);
+	memcpy(g->ram + FUEL, &fuel, 4);
+	put64(g->ram + RECOVER, END);
+}
+
+/* ---- machines ---- */
+
+static u64 no_read(void *ctx, u16 port, unsigned size)
+{
+	(void)ctx;
+	(void)port;
+	(void)size;
+	return ~(u64)0;
+}
+
+static void no_write(void *ctx, u16 port, u64 value, unsigned size)
+{
+	(void)ctx;
+	(void)port;
+	(void)value;
+	(void)size;
+}
+
+static u64 no_mmio_read(void *ctx, gpa_t gpa, unsigned size)
+{
+	(void)ctx;
+	(void)gpa;
+	(void)size;
+	return ~(u64)0;
+}
+
+static void no_mmio_write(void *ctx, gpa_t gpa, u64 value, unsigned size)
+{
+	(void)ctx;
+	(void)gpa;
+	(void)value;
+	(void)size;
+}
+
+static bool no_irq_pending(void *ctx)
+{
+	(void)ctx;
+	return false;
+}
+
+static int no_irq_ack(void *ctx)
+{
+	(void)ctx;
+	return -1;
+}
+
+static int create(struct machine *m, const char *engine, const char *options,
+                  struct error *err)
+{
+	static const struct vcpu_host host = {
+		.pio_read = no_read,
+		.pio_write = no_write,
+		.mmio_read = no_mmio_read,
+		.mmio_write = no_mmio_write,
+		.irq_pending = no_irq_pending,
+		.irq_ack = no_irq_ack,
+	};
+	struct cpuid_config cpuid = { .cpus = 1, .tsc_hz = 1000000000 };
+	struct engine_config config = { .cpus = 1, .options = options };
+	int r;
+
+	m->type = engine_find(engine);
+	if (!m->type)
+		return error_set(err, -1, "no engine %s", engine);
+	r = memory_create(&m->memory, err);
+	if (!r)
+		r = memory_add(m->memory, 0, RAM, MEMORY_RAM, "ram", err);
+	if (r)
+		return r;
+	m->ram = memory_ptr(m->memory, 0, RAM);
+	m->cpuid = cpuid_model_create(&cpuid);
+	config.memory = m->memory;
+	config.cpuid = m->cpuid;
+	r = m->type->create(&m->engine, &config, err);
+	if (r)
+		return r;
+	return m->type->vcpu_create(m->engine, 0, &host, &m->vcpu, err);
+}
+
+static void destroy(struct machine *m)
+{
+	if (m->vcpu)
+		m->type->vcpu_destroy(m->vcpu);
+	if (m->engine)
+		m->type->destroy(m->engine);
+	cpuid_model_destroy(m->cpuid);
+	memory_destroy(m->memory);
+}
+
+static struct cpu_segment flat(u16 selector, u16 attr)
+{
+	return (struct cpu_segment){ .limit = 0xffffffff,
+		                     .selector = selector,
+		                     .attr = attr | SEG_ATTR_S | SEG_ATTR_P |
+		                             SEG_ATTR_G };
+}
+
+static void start_state(struct cpu_state *s, u32 rip, struct isa_rng *rng)
+{
+	cpu_state_reset(s, true, 0);
+	for (unsigned i = 0; i < GPR_COUNT; i++)
+		s->gpr[i] = isa_random(rng);
+	s->gpr[GPR_RSP] = STACK;
+	s->rip = rip;
+	s->rflags = RFLAGS_FIXED;
+	s->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
+	s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE |
+	         CR4_FSGSBASE | CR4_SMAP;
+	s->cr3 = PML4;
+	s->efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SCE;
+	s->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
+	s->seg[SEG_CS] = flat(0x10, 11 | SEG_ATTR_L);
+	s->seg[SEG_SS] = s->seg[SEG_DS] = s->seg[SEG_ES] =
+	    flat(0x18, 3 | SEG_ATTR_DB);
+	s->gdtr.base = GDT;
+	s->gdtr.limit = 0x4f;
+	s->idtr.base = IDT;
+	s->idtr.limit = VECTORS * 16 - 1;
+	s->tr = (struct cpu_segment){ .base = TSS, .limit = 0x67,
+		                      .selector = 0x40,
+		                      .attr = 11 | SEG_ATTR_P };
+	s->star = (u64)0x23 << 48 | (u64)0x10 << 32;
+	s->lstar = SYSCALL;
+	s->sfmask = 0x47700;
+	s->mp_state = CPU_RUNNING;
+}
+
+static void run(struct machine *m, const struct program *g, u64 seed,
+                struct cpu_state *out)
+{
+	struct cpu_state s;
+	struct isa_rng rng;
+	struct vcpu_exit e;
+	struct error err;
+
+	isa_seed(&rng, ~seed);
+	memcpy(m->ram, g->ram, RAM);
+	memory_written(m->memory, 0, RAM);
+	start_state(&s, g->chunk[0], &rng);
+	if (m->type->vcpu_set(m->vcpu, &s, &err)) {
+		fprintf(stderr, "programs: %s\n", err.text);
+		exit(1);
+	}
+	do
+		m->type->vcpu_run(m->vcpu, &e);
+	while (e.reason == EXIT_KICK);
+	m->type->vcpu_get(m->vcpu, out);
+	out->tsc = 0;
+}
+
+/* ---- comparing ---- */
+
+static bool same(const struct machine *a, const struct cpu_state *s,
+                 const struct machine *b, const struct cpu_state *t)
+{
+	return !memcmp(a->ram, b->ram, RAM) &&
+	       !memcmp(s->gpr, t->gpr, sizeof(s->gpr)) && s->rip == t->rip &&
+	       s->rflags == t->rflags && s->cr2 == t->cr2 &&
+	       !memcmp(s->seg, t->seg, sizeof(s->seg)) &&
+	       s->kernel_gs_base == t->kernel_gs_base &&
+	       !memcmp(s->xsave, t->xsave, sizeof(s->xsave));
+}
+
+static void show(const char *what, u64 a, u64 b)
+{
+	if (a != b)
+		printf("  %s: %#" PRIx64 " and %#" PRIx64 "\n", what, a, b);
+}
+
+static void report(const struct machine *a, const struct cpu_state *s,
+                   const struct machine *b, const struct cpu_state *t)
+{
+	unsigned shown = 0;
+
+	for (unsigned i = 0; i < GPR_COUNT; i++)
+		if (s->gpr[i] != t->gpr[i])
+			printf("  gpr %u: %#" PRIx64 " and %#" PRIx64 "\n", i,
+			       s->gpr[i], t->gpr[i]);
+	show("rip", s->rip, t->rip);
+	show("rflags", s->rflags, t->rflags);
+	show("cr2", s->cr2, t->cr2);
+	for (unsigned i = 0; i < sizeof(s->xsave); i++)
+		if (s->xsave[i] != t->xsave[i] && shown++ < 8)
+			printf("  xsave %u\n", i);
+	shown = 0;
+	for (unsigned i = 0; i < RAM; i += 4) {
+		u32 v, w;
+
+		memcpy(&v, a->ram + i, 4);
+		memcpy(&w, b->ram + i, 4);
+		if (v != w && shown++ < 20)
+			printf("  [%#x]: %#x and %#x\n", i, v, w);
+	}
+}
+
+static u64 number(const char *text)
+{
+	return strtoull(text, NULL, 0);
+}
+
+int main(int argc, char **argv)
+{
+	static struct machine interp, bt;
+	static struct program g;
+	static struct cpu_state s, t;
+	u64 seed = 1, count = 2000, failed = 0, i;
+	const char *options = "hot=1,exact";
+	struct error err;
+
+	for (int k = 1; k + 1 < argc; k += 2) {
+		if (!strcmp(argv[k], "--seed"))
+			seed = number(argv[k + 1]);
+		else if (!strcmp(argv[k], "--count"))
+			count = number(argv[k + 1]);
+		else if (!strcmp(argv[k], "--options"))
+			options = argv[k + 1];
+	}
+	if (create(&interp, "interp", NULL, &err) ||
+	    create(&bt, "bt", options, &err)) {
+		fprintf(stderr, "programs: %s\n", err.text);
+		return 77;
+	}
+	for (i = 0; i < count && failed < 5; i++) {
+		generate(&g, seed + i);
+		run(&interp, &g, seed + i, &s);
+		run(&bt, &g, seed + i, &t);
+		if (same(&interp, &s, &bt, &t))
+			continue;
+		printf("program %" PRIu64 " differs: interp and bt\n",
+		       seed + i);
+		report(&interp, &s, &bt, &t);
+		failed++;
+	}
+	printf("programs: %" PRIu64 " run, last one's fuel left %d\n", i,
+	       *(int *)(void *)(interp.ram + FUEL));
+	printf("%u passed, %" PRIu64 " failed\n", failed == 0, failed);
+	destroy(&interp);
+	destroy(&bt);
+	return failed != 0;
+}
