@@ -14,7 +14,7 @@
 
 /* As read from the input. */
 struct header {
-	u8 mode;  /* 0: real, 1: 16, 2: 32, 3: 64 bits */
+	u8 mode; /* 0: real, 1: 16, 2: 32, 3: 64 bits */
 	u8 cpl;
 	u16 cr0, cr4;
 	u16 flags;
@@ -55,7 +55,10 @@ static void set_segments(struct cpu_state *c, const struct header *h)
 		c->seg[i] = (struct cpu_segment){
 			.limit = h->mode % 4 < 2 ? 0xffff : 0xffffffff,
 			.selector = i == SEG_CS ? 0x30 : 0x28,
-			.attr = (u16)((i == SEG_CS ? code : 3 | SEG_ATTR_S | SEG_ATTR_P) | dpl),
+			.attr =
+			    (u16)((i == SEG_CS ? code
+			                       : 3 | SEG_ATTR_S | SEG_ATTR_P) |
+			          dpl),
 		};
 		c->seg[i].selector |= h->cpl & 3;
 	}

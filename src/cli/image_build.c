@@ -136,11 +136,11 @@ static int write_manifest(const char *folder, const char *name, const char *id,
 		rc = add_file(files, folder, "initrd", true, err);
 	if (rc == 0)
 		rc = add_file(files, folder, "disk.raw", false, err);
-	manifest = json_pack(
-	    "{s:s, s:s, s:s, s:s, s:o, s:o}", "id", id, "name", name,
-	    "kernel_version", kernel, "cmdline",
-	    "root=/dev/vda rw console=ttyS0 systemd.show_status=true",
-	    "files", files, "packages", packages);
+	manifest =
+	    json_pack("{s:s, s:s, s:s, s:s, s:o, s:o}", "id", id, "name", name,
+	              "kernel_version", kernel, "cmdline",
+	              "root=/dev/vda rw console=ttyS0 systemd.show_status=true",
+	              "files", files, "packages", packages);
 	if (rc == 0 && json_dump_file(manifest, path,
 	                              JSON_INDENT(2) | JSON_PRESERVE_ORDER))
 		rc = error_set(err, -EIO, "cannot write %s", path);

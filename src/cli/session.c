@@ -49,8 +49,7 @@ struct buffer {
 struct session {
 	const struct session_config *config;
 	struct terminal terminal;
-	int fds[AT_COUNT]; /* -1: closed */
-	struct pollfd polls[AT_COUNT];
+	int fds[AT_COUNT];    /* -1: closed */
 	struct buffer keys;   /* to the guest */
 	struct buffer screen; /* from the guest */
 	bool screen_owned, screen_gone;
@@ -358,11 +357,11 @@ static void read_signal(struct session *s)
 
 /* What is not wanted is left out of the poll: it would report its end again
  * and again. */
-static void want(struct session *s, int at, bool wanted, short events)
+static struct pollfd want(const struct session *s, int at, bool wanted,
+                          short events)
 {
-	s->polls[at].fd = wanted ? s->fds[at] : -1;
-	s->polls[at].events = events;
-	s->polls[at].revents = 0;
+	return (struct pollfd){ .fd = wanted ? s->fds[at] : -1,
+		                .events = events };
 }
 
 static bool has_room(const struct buffer *b)
@@ -411,7 +410,7 @@ static void out_of_time(struct session *s)
 		s->deadline_ns = loop_now_ns() + GRACE_MS * NSEC_PER_MSEC;
 }
 
-static void prepare_round(struct session *s)
+static void prepare_round(struct session *s, struct pollfd *polls)
 {
 	bool ended = s->stopped || s->fds[AT_CONTROL] < 0;
 	bool can_type = s->fds[AT_GUEST_IN] >= 0 || s->terminal.fd >= 0;
@@ -419,18 +418,21 @@ static void prepare_round(struct session *s)
 	/* All that was typed has been sent: say that there is no more. */
 	if (s->keys_ended && s->keys.at == s->keys.end)
 		close_at(s, AT_GUEST_IN);
-	want(s, AT_SIGNAL, true, POLLIN);
-	want(s, AT_CONTROL, true, POLLIN);
-	want(s, AT_MESSAGES, true, POLLIN);
-	want(s, AT_KEYS,
-	     !ended && !s->keys_ended && can_type && has_room(&s->keys),
-	     POLLIN);
-	want(s, AT_GUEST_IN, s->keys.at != s->keys.end, POLLOUT);
-	want(s, AT_GUEST_OUT, has_room(&s->screen), POLLIN);
-	want(s, AT_SCREEN, s->screen.at != s->screen.end, POLLOUT);
+	polls[AT_SIGNAL] = want(s, AT_SIGNAL, true, POLLIN);
+	polls[AT_CONTROL] = want(s, AT_CONTROL, true, POLLIN);
+	polls[AT_MESSAGES] = want(s, AT_MESSAGES, true, POLLIN);
+	polls[AT_KEYS] = want(
+	    s, AT_KEYS,
+	    !ended && !s->keys_ended && can_type && has_room(&s->keys), POLLIN);
+	polls[AT_GUEST_IN] =
+	    want(s, AT_GUEST_IN, s->keys.at != s->keys.end, POLLOUT);
+	polls[AT_GUEST_OUT] =
+	    want(s, AT_GUEST_OUT, has_room(&s->screen), POLLIN);
+	polls[AT_SCREEN] =
+	    want(s, AT_SCREEN, s->screen.at != s->screen.end, POLLOUT);
 }
 
-static void handle_round(struct session *s)
+static void handle_round(struct session *s, const struct pollfd *polls)
 {
 	static void (*const handlers[AT_COUNT])(struct session *) = {
 		[AT_SIGNAL] = read_signal,     [AT_CONTROL] = read_control,
@@ -440,24 +442,24 @@ static void handle_round(struct session *s)
 	};
 
 	for (int i = 0; i < AT_COUNT; i++)
-		if (s->polls[i].fd >= 0 && s->polls[i].revents &&
-		    s->fds[i] >= 0)
+		if (polls[i].fd >= 0 && polls[i].revents && s->fds[i] >= 0)
 			handlers[i](s);
 }
 
 static void loop(struct session *s)
 {
+	struct pollfd polls[AT_COUNT];
 	int n;
 
 	for (;;) {
-		prepare_round(s);
+		prepare_round(s, polls);
 		if (finished(s))
 			return;
-		n = poll(s->polls, AT_COUNT, round_timeout(s));
+		n = poll(polls, AT_COUNT, round_timeout(s));
 		if (n < 0 && errno != EINTR)
 			return;
 		if (n > 0)
-			handle_round(s);
+			handle_round(s, polls);
 		if (s->deadline_ns && loop_now_ns() >= s->deadline_ns)
 			out_of_time(s);
 	}

@@ -70,7 +70,10 @@ class Console:
     def __init__(self, args):
         self.pid, self.tty = pty.fork()
         if self.pid == 0:
-            os.execve(args[0], args, ENV)
+            try:
+                os.execve(args[0], args, ENV)
+            finally:
+                os._exit(127)
         self.seen = b""
 
     def expect(self, pattern, timeout):

@@ -16,8 +16,8 @@ static char words[256];
 
 static const char *differs(const char *what, u64 host, u64 guest)
 {
-	snprintf(words, sizeof(words), "%s: host %#" PRIx64 ", engine %#" PRIx64,
-	         what, host, guest);
+	snprintf(words, sizeof(words),
+	         "%s: host %#" PRIx64 ", engine %#" PRIx64, what, host, guest);
 	return words;
 }
 
@@ -51,9 +51,9 @@ static const char *compare_x87(const u8 *h, const u8 *g)
 		u8 at, size;
 		bool pointer;
 	} fields[] = {
-		{ "fcw", 0, 2, false },	  { "fsw", 2, 2, false },
-		{ "ftw", 4, 1, false },	  { "fop", 6, 2, true },
-		{ "fip", 8, 8, true },	  { "fdp", 16, 8, true },
+		{ "fcw", 0, 2, false },    { "fsw", 2, 2, false },
+		{ "ftw", 4, 1, false },    { "fop", 6, 2, true },
+		{ "fip", 8, 8, true },     { "fdp", 16, 8, true },
 		{ "mxcsr", 24, 4, false },
 	};
 	/* Processors differ in when they keep the last three, but for this. */
@@ -206,8 +206,8 @@ const char *isa_compare(const struct isa_snippet *snippet,
 		               (u64)guest->vector);
 	if ((host->rip ^ guest->rip) & mask)
 		return differs("rip", host->rip, guest->rip);
-	if (host->vector != ISA_NO_VECTOR && ((host->error ^ guest->error) &
-	                                      ~hidden_error_bits(host)))
+	if (host->vector != ISA_NO_VECTOR &&
+	    ((host->error ^ guest->error) & ~hidden_error_bits(host)))
 		return differs("error code", host->error, guest->error);
 	if (host->vector == VEC_PF && (host->cr2 ^ guest->cr2) >> 12)
 		return differs("cr2", host->cr2, guest->cr2);
@@ -264,10 +264,9 @@ void isa_print_snippet(const struct isa_snippet *s)
 			printf("  not decoded\n");
 			break;
 		}
-		ZydisFormatterFormatInstruction(&formatter, &insn, ops,
-		                                insn.operand_count_visible,
-		                                text, sizeof(text),
-		                                s->start + at, NULL);
+		ZydisFormatterFormatInstruction(
+		    &formatter, &insn, ops, insn.operand_count_visible, text,
+		    sizeof(text), s->start + at, NULL);
 		printf("  %08" PRIx64 "  ", s->start + at);
 		for (i = 0; i < insn.length; i++)
 			printf("%02x", s->bytes[at + i]);

@@ -237,8 +237,7 @@ u64 isa_form_key(const ZydisDecodedInstruction *insn,
 	                     ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE |
 	                     ZYDIS_ATTRIB_HAS_OPERANDSIZE;
 	u64 h = mix(insn->mnemonic, insn->attributes & prefixes);
-	bool in_opcode =
-	    encoded_in(insn, ops, ZYDIS_OPERAND_ENCODING_OPCODE);
+	bool in_opcode = encoded_in(insn, ops, ZYDIS_OPERAND_ENCODING_OPCODE);
 	size_t i;
 
 	h = mix(h, insn->machine_mode);
@@ -252,8 +251,8 @@ u64 isa_form_key(const ZydisDecodedInstruction *insn,
 	}
 	if ((insn->opcode & 0xf8) == 0xd8 &&
 	    insn->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
-		h = mix(h, insn->raw.modrm.reg * 4u +
-		               (insn->raw.modrm.mod == 3));
+		h = mix(h,
+		        insn->raw.modrm.reg * 4u + (insn->raw.modrm.mod == 3));
 	for (i = 0; i < insn->operand_count_visible; i++) {
 		h = mix(h, ops[i].type);
 		h = mix(h, ops[i].size);
@@ -280,8 +279,8 @@ static void append(struct isa_forms *forms, const struct isa_form *form)
 {
 	if (forms->count == forms->room) {
 		forms->room = forms->room ? forms->room * 2 : 4096;
-		forms->form = realloc(forms->form,
-		                      forms->room * sizeof(*forms->form));
+		forms->form =
+		    realloc(forms->form, forms->room * sizeof(*forms->form));
 		if (!forms->form)
 			abort();
 	}
@@ -323,8 +322,8 @@ static bool try(struct walk *w, struct isa_form f)
 	u8 bytes[32];
 	size_t n = put_candidate(&f, bytes);
 
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(
-		&w->forms->decoder[f.mode32], bytes, n, &insn, ops)))
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&w->forms->decoder[f.mode32],
+	                                         bytes, n, &insn, ops)))
 		return true;
 	f.modrm = (insn.attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0;
 	/* MOV to and from CR has ModRM, but its mod says nothing. */
@@ -364,10 +363,10 @@ static bool is_prefix(const struct isa_form *f)
 
 static void try_modrm(struct walk *w, struct isa_form f)
 {
-	bool wide = !f.vex && ((f.map == 0 && (f.opcode & 0xf8) == 0xd8) ||
-	                       (f.map == 1 && (f.opcode == 0x01 ||
-	                                       f.opcode == 0xae ||
-	                                       f.opcode == 0xc7)));
+	bool wide =
+	    !f.vex && ((f.map == 0 && (f.opcode & 0xf8) == 0xd8) ||
+	               (f.map == 1 && (f.opcode == 0x01 || f.opcode == 0xae ||
+	                               f.opcode == 0xc7)));
 	bool vsib = f.vex && f.map == 2 && (f.opcode & 0xfc) == 0x90;
 	unsigned reg, rm;
 
@@ -390,9 +389,9 @@ static void walk_legacy(struct walk *w, bool mode32)
 	static const struct {
 		u8 count, prefix[2];
 	} sets[] = {
-		{ 0, { 0 } },	      { 1, { 0x66 } },	    { 1, { 0xf2 } },
-		{ 1, { 0xf3 } },      { 2, { 0x66, 0xf2 } }, { 2, { 0x66, 0xf3 } },
-		{ 1, { 0xf0 } },      { 2, { 0xf0, 0x66 } },
+		{ 0, { 0 } },    { 1, { 0x66 } },       { 1, { 0xf2 } },
+		{ 1, { 0xf3 } }, { 2, { 0x66, 0xf2 } }, { 2, { 0x66, 0xf3 } },
+		{ 1, { 0xf0 } }, { 2, { 0xf0, 0x66 } },
 	};
 	struct isa_form f;
 	unsigned map, opcode, set, rex;

@@ -223,8 +223,8 @@ static void put_opcode(struct gen *g, const struct isa_form *f, u8 r, u8 x,
 }
 
 /* Bytes of the form; what follows ModRM and displacement is random. */
-static void assemble(struct gen *g, const struct isa_form *f,
-                     struct address *a, struct bytes *o)
+static void assemble(struct gen *g, const struct isa_form *f, struct address *a,
+                     struct bytes *o)
 {
 	struct isa_rng *rng = g->rng;
 	u8 reg = f->reg >= 0 ? (u8)f->reg : (u8)isa_below(rng, 8);
@@ -304,9 +304,9 @@ static bool make(struct gen *g, const struct isa_form *f, struct bytes *o,
 
 	for (tries = 0; tries < 40; tries++) {
 		assemble(g, f, &a, o);
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(
-			&g->forms->decoder[f->mode32], o->b, o->n, &d->insn,
-			d->ops)))
+		if (!ZYAN_SUCCESS(
+			ZydisDecoderDecodeFull(&g->forms->decoder[f->mode32],
+		                               o->b, o->n, &d->insn, d->ops)))
 			continue;
 		o->n = d->insn.length;
 		if (isa_form_key(&d->insn, d->ops) != f->key ||
@@ -698,7 +698,7 @@ static u64 random_double(struct isa_rng *rng)
 static u32 random_float(struct isa_rng *rng)
 {
 	static const u32 special[] = {
-		0,	    0x80000000, 0x3f800000, 0xbf800000, 0x7f800000,
+		0,          0x80000000, 0x3f800000, 0xbf800000, 0x7f800000,
 		0xff800000, 0x7fc00000, 0x7f800001, 0x00000001, 0x007fffff,
 		0x7f7fffff, 0x00800000, 0x4f000000, 0xcf000000, 0x3f000000,
 	};
@@ -819,8 +819,8 @@ static u64 random_pointer(struct isa_rng *rng)
 	u64 p = ISA_DATA + 0x600 + isa_below(rng, 0xa00);
 
 	if (isa_once_in(rng, 16)) /* near what can't be written, or the end */
-		p = ISA_DATA + (isa_once_in(rng, 2) ? ISA_DATA_WRITABLE
-		                                    : ISA_DATA_SIZE) -
+		p = ISA_DATA +
+		    (isa_once_in(rng, 2) ? ISA_DATA_WRITABLE : ISA_DATA_SIZE) -
 		    isa_below(rng, 64);
 	return isa_once_in(rng, 4) ? p : p & ~(u64)63;
 }
@@ -841,8 +841,8 @@ void isa_random_state(struct isa_rng *rng, const struct isa_snippet *snippet,
 		if (pointers64 & BIT(i))
 			state->gpr[i] = random_pointer(rng);
 	}
-	state->gpr[GPR_RCX] = isa_once_in(rng, 8) ? random_qword(rng)
-	                                          : isa_below(rng, 64);
+	state->gpr[GPR_RCX] =
+	    isa_once_in(rng, 8) ? random_qword(rng) : isa_below(rng, 64);
 	state->gpr[GPR_RSP] = ISA_DATA + 0x1000 + isa_below(rng, 16) * 16;
 	if (snippet->mode32) {
 		for (i = 0; i < GPR_COUNT; i++)

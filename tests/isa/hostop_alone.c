@@ -67,7 +67,8 @@ static bool run_one(struct hostop_pool *pool, const ZydisDecoder *decoder,
 	size_t i;
 	bool full;
 
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, bytes, n, &insn, ops)))
+	if (!ZYAN_SUCCESS(
+		ZydisDecoderDecodeFull(decoder, bytes, n, &insn, ops)))
 		return false;
 	op = hostop_build(pool, &insn, ops, bytes, &full);
 	if (full) {
@@ -81,8 +82,8 @@ static bool run_one(struct hostop_pool *pool, const ZydisDecoder *decoder,
 		if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
 			segment = ops[i].mem.segment;
 		if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
-			address = address_of(s, &insn, &ops[i],
-			                     s->rip + insn.length);
+			address =
+			    address_of(s, &insn, &ops[i], s->rip + insn.length);
 	}
 	linear = address;
 	if (info->mem_size) {

@@ -163,7 +163,7 @@ static void build_kernel(u8 *k)
 	                            (u64)0x8b << 40 | (tss >> 24 & 0xff) << 56);
 	put64(k + K_GDT + 0x48, tss >> 32);
 	put64(k + K_TSS + 4, ISA_KERNEL + K_STACK_TOP); /* RSP0 */
-	k[K_TSS + 0x66] = 0x68; /* no I/O bitmap */
+	k[K_TSS + 0x66] = 0x68;                         /* no I/O bitmap */
 	for (i = 0; i < VECTORS; i++) {
 		u64 at = ISA_KERNEL + K_HANDLERS + i * 16;
 		u64 dpl = i == VEC_BP || i == VEC_OF ? 3 : 0;
@@ -296,7 +296,8 @@ static void write_code(struct isa_machine *m, const struct isa_snippet *s)
 static void set_state(struct isa_machine *m, const struct isa_snippet *s,
                       const struct isa_state *in)
 {
-	const u16 user = 11 | SEG_ATTR_S | SEG_ATTR_DPL | SEG_ATTR_P | SEG_ATTR_G;
+	const u16 user =
+	    11 | SEG_ATTR_S | SEG_ATTR_DPL | SEG_ATTR_P | SEG_ATTR_G;
 	struct cpu_state *c = &m->base;
 	struct error err = { 0 };
 

@@ -51,8 +51,8 @@ static void add_order(struct test *t, bool mode32)
 
 		if (f->mode32 != mode32)
 			continue;
-		if (t->o.only && strcmp(ZydisMnemonicGetString(f->mnemonic),
-		                        t->o.only) != 0)
+		if (t->o.only &&
+		    strcmp(ZydisMnemonicGetString(f->mnemonic), t->o.only) != 0)
 			continue;
 		t->order[t->orders++] = (u32)i;
 	}

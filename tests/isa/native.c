@@ -33,7 +33,7 @@ struct native {
 	u64 target;         /* 0x13d0 */
 	u32 far_offset;     /* 0x13d8 */
 	u16 far_selector;
-	u64 host_rsp;  /* 0x13e0 */
+	u64 host_rsp;   /* 0x13e0 */
 	u32 host_mxcsr; /* 0x13e8 */
 	u32 mode32;     /* 0x13ec */
 	u64 host_gs;    /* 0x13f0 */
@@ -167,8 +167,8 @@ void isa_native_on_signal(int sig, siginfo_t *info, void *context)
 	u64 rip = (u64)r[REG_RIP];
 	size_t i;
 
-	if (!result || (rip > 0xffffffff && (rip >> 40) != 0 &&
-	                (rip >> 47) == 0)) {
+	if (!result ||
+	    (rip > 0xffffffff && (rip >> 40) != 0 && (rip >> 47) == 0)) {
 		if (engine_action[sig].sa_flags & SA_SIGINFO)
 			engine_action[sig].sa_sigaction(sig, info, context);
 		else /* the test itself is at fault */
@@ -192,8 +192,9 @@ void isa_native_on_signal(int sig, siginfo_t *info, void *context)
 
 static bool map_at(u64 at, size_t size, int prot)
 {
-	void *p = mmap((void *)(uintptr_t)at, size, prot,
-	               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	void *p =
+	    mmap((void *)(uintptr_t)at, size, prot,
+	         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 
 	return p == (void *)(uintptr_t)at;
 }

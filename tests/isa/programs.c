@@ -47,6 +47,7 @@ enum {
 	STACK = 0x32000,
 	ALIAS = 0x100000,
 	USER = 0x200000,
+	WINDOW = 0x300000, /* on the page tables */
 	CHUNKS = 24,
 	USER_CHUNKS = 8,
 	CHUNK_BYTES = 0x180,
@@ -65,6 +66,8 @@ struct program {
 	unsigned patches;
 	u8 *p; /* where the next byte goes */
 	bool user;
+	/* It sets TF; then flags left undefined would be seen at once. */
+	bool stepping;
 };
 
 struct machine {
@@ -152,12 +155,16 @@ static void build_paging(u8 *ram)
 	for (u32 a = 0; a < RAM; a += 4096) {
 		bool code = (a >= CODE && a < CODE + CODE_PAGES * 4096) ||
 		            a == HANDLERS;
-		u64 nx = code ? 0 : PTE_NX;
+		/* No stray write changes a mapping without INVLPG. */
+		u64 bits = (code ? 0 : PTE_NX) |
+		           (a < FAULT_STACK - 0x1000 ? 0 : PTE_W);
 
-		map(ram, a, a | PTE_W | nx);
-		map(ram, ALIAS + a, a | PTE_W | nx);
-		map(ram, USER + a, a | PTE_W | PTE_U | nx);
+		map(ram, a, a | bits);
+		map(ram, ALIAS + a, a | bits);
+		map(ram, USER + a, a | bits | PTE_U);
 	}
+	map(ram, WINDOW, PT | PTE_W | PTE_NX);
+	map(ram, WINDOW + 0x1000, (PT + 0x1000) | PTE_W | PTE_NX);
 	map(ram, USER + DATA + 0x3000, 0);
 	map(ram, USER + DATA + 0x5000, (DATA + 0x5000) | PTE_U | PTE_NX);
 }
@@ -242,8 +249,7 @@ static void build_tables(struct program *g)
 	put64(ram + GDT + 0x18, 0x00cf93000000ffff);
 	put64(ram + GDT + 0x28, 0x00cff3000000ffff);
 	put64(ram + GDT + 0x30, 0x00affb000000ffff);
-	put64(ram + GDT + 0x40,
-	      0x67 | (u64)TSS << 16 | (u64)0x8b << 40);
+	put64(ram + GDT + 0x40, 0x67 | (u64)TSS << 16 | (u64)0x8b << 40);
 	put64(ram + TSS + 4, FAULT_STACK);
 	put64(ram + TSS + 0x24, FAULT_STACK); /* IST1 */
 	ram[TSS + 0x66] = 0x68;
@@ -336,8 +342,8 @@ static void alu_imm(struct program *g)
 {
 	unsigned size = random_size(g);
 
-	op_rm(g, size, size > 1 ? "\x83" : "\x80", 1,
-	      (unsigned)below(g, 8), once_in(g, 2));
+	op_rm(g, size, size > 1 ? "\x83" : "\x80", 1, (unsigned)below(g, 8),
+	      once_in(g, 2));
 	b1(g, (unsigned)below(g, 256));
 }
 
@@ -373,6 +379,8 @@ static void undefined_flags(struct program *g)
 	static const char digits[] = { 0, 1, 2, 3, 4, 5, 7 };
 	unsigned size = 4u << below(g, 2);
 
+	if (g->stepping)
+		return;
 	switch (below(g, 4)) {
 	case 0:
 		op_rm(g, size, "\xc1", 1, (u8)digits[below(g, 7)],
@@ -400,10 +408,11 @@ static void bits(struct program *g)
 		                       "\x0f\xbb" };
 	unsigned reg = any_reg(g);
 
+	if (g->stepping)
+		return;
 	if (once_in(g, 2))
 		mov_imm(g, reg, below(g, 40000) - 20000);
-	op_rm(g, 4u << below(g, 2), ops[below(g, 4)], 2, reg,
-	      !once_in(g, 4));
+	op_rm(g, 4u << below(g, 2), ops[below(g, 4)], 2, reg, !once_in(g, 4));
 	define_flags(g);
 }
 
@@ -415,8 +424,8 @@ static void atomic(struct program *g)
 
 	if (which != 2)
 		b1(g, 0xf0);
-	op_rm(g, 4u << below(g, 2), ops[which], which < 3 ? 1 : 2,
-	      any_reg(g), true);
+	op_rm(g, 4u << below(g, 2), ops[which], which < 3 ? 1 : 2, any_reg(g),
+	      true);
 }
 
 static void conditional_data(struct program *g)
@@ -449,7 +458,7 @@ static void stack(struct program *g)
 		if (once_in(g, 2)) {
 			/* xor dword [rsp], some flags */
 			b3(g, 0x81, 0x34, 0x24);
-			b32(g, once_in(g, 40)  ? RFLAGS_TF
+			b32(g, g->stepping     ? RFLAGS_TF
 			       : once_in(g, 3) ? RFLAGS_AC | RFLAGS_CF
 			                       : (RFLAGS_CF | RFLAGS_OF |
 			                          RFLAGS_ZF | RFLAGS_IF));
@@ -532,7 +541,7 @@ static void remap(struct program *g)
 	mov_imm(g, RAX, pte | PTE_NX);
 	b2(g, 0x48, 0x89); /* mov [], rax */
 	b2(g, 0x04, 0x25);
-	b32(g, PT + (linear >> 12) * 8);
+	b32(g, WINDOW + (linear >> 12) * 8);
 	b1(g, 0x58);
 	if (once_in(g, 4)) {
 		b3(g, 0x0f, 0x20, 0xd8); /* mov rax, cr3 */
@@ -583,17 +592,17 @@ static void system_insn(struct program *g)
 static void instruction(struct program *g)
 {
 	static void (*const common[])(struct program *) = {
-		alu,   alu, alu_imm, move,   move,
-		unary, undefined_flags, conditional_data, stack, stack,
+		alu,   alu,   alu_imm,         move,
+		move,  unary, undefined_flags, conditional_data,
+		stack, stack,
 	};
 	static void (*const rare[])(struct program *) = {
-		bits,    atomic,      strings,     vectors,     vectors,
+		bits,      atomic,     strings,     vectors,     vectors,
 		patchable, patch_code, system_insn, system_insn, remap,
 	};
 
 	if (once_in(g, 12))
-		mov_imm(g, bases[below(g, ARRAY_SIZE(bases))],
-		        data_address(g));
+		mov_imm(g, bases[below(g, ARRAY_SIZE(bases))], data_address(g));
 	else if (once_in(g, 3))
 		rare[below(g, ARRAY_SIZE(rare))](g);
 	else
@@ -669,6 +678,8 @@ static void terminator(struct program *g, unsigned i)
 		break;
 	case 4:
 		spend_fuel(g);
+		b1(g, 0x68); /* push */
+		b32(g, somewhere(g, (unsigned)below(g, CHUNKS)));
 		b1(g, 0xc3);
 		break;
 	case 5: /* again, while there is fuel, by a condition */
@@ -701,8 +712,7 @@ static void chunk(struct program *g, unsigned i)
 	if (!g->user)
 		store_imm(g, RECOVER, somewhere(g, (i + 1) % CHUNKS));
 	for (unsigned k = 0; k < 3; k++)
-		mov_imm(g, bases[below(g, ARRAY_SIZE(bases))],
-		        data_address(g));
+		mov_imm(g, bases[below(g, ARRAY_SIZE(bases))], data_address(g));
 	while (n-- && g->p < g->ram + g->chunk[i] + CHUNK_ROOM - 0x80)
 		instruction(g);
 	if (!g->user)
@@ -720,6 +730,7 @@ static void generate(struct program *g, u64 seed)
 
 	memset(g, 0, sizeof(*g));
 	isa_seed(&g->rng, seed);
+	g->stepping = once_in(g, 8);
 	build_tables(g);
 	for (unsigned i = 0; i < DATA_PAGES * 512; i++)
 		put64(g->ram + DATA + i * 8, isa_random(&g->rng));
@@ -849,7 +860,8 @@ static void start_state(struct cpu_state *s, u32 rip, struct isa_rng *rng)
 	s->gdtr.limit = 0x4f;
 	s->idtr.base = IDT;
 	s->idtr.limit = VECTORS * 16 - 1;
-	s->tr = (struct cpu_segment){ .base = TSS, .limit = 0x67,
+	s->tr = (struct cpu_segment){ .base = TSS,
+		                      .limit = 0x67,
 		                      .selector = 0x40,
 		                      .attr = 11 | SEG_ATTR_P };
 	s->star = (u64)0x23 << 48 | (u64)0x10 << 32;
@@ -926,6 +938,24 @@ static void report(const struct machine *a, const struct cpu_state *s,
 	}
 }
 
+/* Exceptions that programs met, and what the translator did. */
+static void print_figures(const struct machine *bt, u64 programs)
+{
+	char *stats =
+	    bt->type->stats_json ? bt->type->stats_json(bt->engine) : NULL;
+
+	printf("programs: %" PRIu64 " run; exceptions in the last:", programs);
+	for (unsigned i = 0; i < VECTORS; i++) {
+		u32 n;
+
+		memcpy(&n, bt->ram + COUNTS + i * 4, 4);
+		if (n)
+			printf(" %u of %u", n, i);
+	}
+	printf("\n%s\n", stats ? stats : "");
+	free(stats);
+}
+
 static u64 number(const char *text)
 {
 	return strtoull(text, NULL, 0);
@@ -962,10 +992,10 @@ int main(int argc, char **argv)
 		printf("program %" PRIu64 " differs: interp and bt\n",
 		       seed + i);
 		report(&interp, &s, &bt, &t);
+		fflush(stdout);
 		failed++;
 	}
-	printf("programs: %" PRIu64 " run, last one's fuel left %d\n", i,
-	       *(int *)(void *)(interp.ram + FUEL));
+	print_figures(&bt, i);
 	printf("%u passed, %" PRIu64 " failed\n", failed == 0, failed);
 	destroy(&interp);
 	destroy(&bt);

@@ -229,7 +229,7 @@ static void rdtsc(struct xlate *x, unsigned k)
 	else
 		asm_bytes(c, "\x0f\x31", 2);
 	shift(x, true, 4, H_RDX, TSC_BITS);
-	asm_rr(c, true, 0x0b, H_RAX, H_RDX);             /* or rax, rdx */
+	asm_rr(c, true, 0x0b, H_RAX, H_RDX);           /* or rax, rdx */
 	asm_gs(c, true, 0x03, H_RAX, CPU(tsc_offset)); /* add */
 	asm_mov_rr(c, H_RDX, H_RAX);
 	shift(x, true, 5, H_RDX, TSC_BITS);
@@ -345,9 +345,8 @@ static void bit_string(struct xlate *x, unsigned k)
 
 static bool is_bit_string(const struct insn *in)
 {
-	return in->op[0].kind == OPERAND_MEM &&
-	       in->op[1].kind == OPERAND_GPR && in->asize == 8 &&
-	       in->op[1].size >= 4;
+	return in->op[0].kind == OPERAND_MEM && in->op[1].kind == OPERAND_GPR &&
+	       in->asize == 8 && in->op[1].size >= 4;
 }
 
 static bool can_move_from(const struct insn *in, bool kernel)

@@ -274,8 +274,8 @@ static void store_narrow(const u8 *xsave, bool real_mode, u8 *buf)
 	put16(buf + 10, (u16)fdp);
 	put16(buf + 12, 0);
 	if (real_mode) {
-		put16(buf + 8, (u16)((fip >> 16 & 0xf) << 12 |
-		                     get16(xsave + AT_FOP)));
+		put16(buf + 8,
+		      (u16)((fip >> 16 & 0xf) << 12 | get16(xsave + AT_FOP)));
 		put16(buf + 12, (u16)((fdp >> 16 & 0xf) << 12));
 	}
 }
@@ -378,8 +378,8 @@ void fpu_x87_load(u8 *xsave, bool rex_w, const u8 *buf)
 	put64(xsave + AT_FIP, load_pointer(buf + AT_FIP, rex_w));
 	put64(xsave + AT_FDP, load_pointer(buf + AT_FDP, rex_w));
 	for (i = 0; i < 8; i++)
-		memcpy(xsave + AT_ST + i * ST_STRIDE, buf + AT_ST + i * ST_STRIDE,
-		       ST_SIZE);
+		memcpy(xsave + AT_ST + i * ST_STRIDE,
+		       buf + AT_ST + i * ST_STRIDE, ST_SIZE);
 }
 
 void fpu_x87_reset(u8 *xsave)

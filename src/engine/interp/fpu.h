@@ -7,8 +7,8 @@
  * the bytes from and to guest memory. While a vCPU runs every component of
  * the canonical area is valid and XSTATE_BV is 7; FIP and FDP are 64 bits
  * wide, and the selectors beside them are not kept: they read as zero, as
- * CPUID.7.EBX[13] says. FIP and FDP are offsets in their segments, but linear in
- * real and virtual-8086 mode.
+ * CPUID.7.EBX[13] says. FIP and FDP are offsets in their segments, but linear
+ * in real and virtual-8086 mode.
  *
  * Intel SDM vol. 1 ch. 8.1.10, 10.5, 13; AMD APM vol. 2 ch. 11.
  */

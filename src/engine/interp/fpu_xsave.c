@@ -177,8 +177,7 @@ bool fpu_xrstor(u8 *xsave, struct fpu_mode mode, bool supervisor, bool compact,
 
 	if (!header_valid(area, supervisor, compact, enabled))
 		return false;
-	if (compacted ? (rfbm & bv & XCR0_SSE)
-	              : (rfbm & (XCR0_SSE | XCR0_AVX)))
+	if (compacted ? (rfbm & bv & XCR0_SSE) : (rfbm & (XCR0_SSE | XCR0_AVX)))
 		mxcsr = get_mxcsr(area);
 	else if (compacted && (rfbm & XCR0_SSE))
 		mxcsr = FPU_MXCSR_INIT;

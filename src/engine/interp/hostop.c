@@ -58,8 +58,8 @@ int hostop_pool_create(struct hostop_pool **out, size_t bytes,
 	fd = memfd_create("hostop", MFD_CLOEXEC);
 	if (fd < 0 || ftruncate(fd, (off_t)pool->size) < 0)
 		goto fail;
-	pool->write = mmap(NULL, pool->size, PROT_READ | PROT_WRITE, MAP_SHARED,
-	                   fd, 0);
+	pool->write =
+	    mmap(NULL, pool->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (pool->write == MAP_FAILED) {
 		pool->write = NULL;
 		goto fail;

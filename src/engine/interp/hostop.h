@@ -26,8 +26,9 @@ struct hostop_pool;
 
 /* Where a stub finds the guest's registers. All borrowed. */
 struct hostop_regs {
-	u64 *gpr;   /* 16 */
-	u16 *flags; /* as LAHF and SETO leave AX: AH = SF ZF AF PF CF, AL = OF */
+	u64 *gpr; /* 16 */
+	u16 *
+	    flags; /* as LAHF and SETO leave AX: AH = SF ZF AF PF CF, AL = OF */
 	/*
 	 * CPU_XSAVE_SIZE, standard form, 64-byte aligned. All components are
 	 * held as if XSTATE_BV had their bits set, whatever it says: a state
@@ -56,13 +57,13 @@ void hostop_pool_flush(struct hostop_pool *pool);
 
 /* What the caller must do around it. */
 struct hostop_info {
-	u8 mem_size;       /* bytes of the memory operand, up to 108; 0: none */
+	u8 mem_size; /* bytes of the memory operand, up to 108; 0: none */
 	bool mem_read, mem_write;
-	u8 alignment;      /* that the operand must have, or #GP; 0: any */
-	bool uses_x87;     /* x87 or MMX: #NM on CR0.TS|EM, #MF when pending */
-	bool uses_sse;     /* #UD on CR0.EM or no OSFXSR; #NM on TS */
-	bool uses_avx;     /* #UD unless OSXSAVE and XCR0 say so */
-	bool x87_fip;      /* updates FIP, FDP, FOP */
+	u8 alignment;  /* that the operand must have, or #GP; 0: any */
+	bool uses_x87; /* x87 or MMX: #NM on CR0.TS|EM, #MF when pending */
+	bool uses_sse; /* #UD on CR0.EM or no OSFXSR; #NM on TS */
+	bool uses_avx; /* #UD unless OSXSAVE and XCR0 say so */
+	bool x87_fip;  /* updates FIP, FDP, FOP */
 };
 const struct hostop_info *hostop_info(const struct hostop *op);
 
@@ -71,7 +72,8 @@ enum hostop_result {
 	HOSTOP_SIMD_FAULT, /* unmasked exception: MXCSR updated, nothing else
 	                    * (CVTPI2PS and its like: in MMX mode, too) */
 	HOSTOP_X87_FAULT,  /* a pending x87 exception: #MF, nothing changed */
-	HOSTOP_UD, /* the host's CPU refuses the encoding: #UD, nothing changed */
+	HOSTOP_UD, /* the host's CPU refuses the encoding: #UD, nothing changed
+	            */
 };
 
 /* buf: mem_size bytes, 64-byte aligned, the operand. */

@@ -306,8 +306,8 @@ static bool converts_memory(const ZydisDecodedInstruction *insn,
 {
 	const char *name = ZydisMnemonicGetString(insn->mnemonic);
 
-	return info->mem_size && (!strncmp(name, "cvt", 3) ||
-	                          !strncmp(name, "vcvt", 4));
+	return info->mem_size &&
+	       (!strncmp(name, "cvt", 3) || !strncmp(name, "vcvt", 4));
 }
 
 bool hostop_allowed(const ZydisDecodedInstruction *insn,
@@ -363,10 +363,9 @@ bool hostop_allowed(const ZydisDecodedInstruction *insn,
 bool hostop_uses_mxcsr(const ZydisDecodedInstruction *insn)
 {
 	static const char *const without[] = {
-		"p",       "mov",     "and",  "or",    "xor",    "shuf",
-		"unpck",   "blend",   "ins",  "extr",  "aes",    "sha",
-		"lddqu",   "emms",    "crc32",  "broadcast", "perm",
-		"test",    "zero",
+		"p",     "mov",       "and",  "or",   "xor",  "shuf",  "unpck",
+		"blend", "ins",       "extr", "aes",  "sha",  "lddqu", "emms",
+		"crc32", "broadcast", "perm", "test", "zero",
 	};
 	const char *name = ZydisMnemonicGetString(insn->mnemonic);
 	size_t i;

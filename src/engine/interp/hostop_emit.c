@@ -35,7 +35,7 @@ struct stub {
 	u16 ymm_load, ymm_written; /* their upper halves too */
 	bool flags_load, flags_store, mxcsr;
 
-	u8 sp; /* stands for the guest's RSP */
+	u8 sp;         /* stands for the guest's RSP */
 	u8 p, g, x, b; /* regs, its gpr and xsave; the buffer */
 
 	/* Numbers for the encoding's fields; NONE: not a register. */
@@ -290,8 +290,7 @@ static u8 field_number(struct stub *s, ZydisRegister reg)
 	if (is_gpr(reg)) {
 		u8 n = host_gpr(s, gpr_number(reg));
 
-		if (ZydisRegisterGetClass(reg) == ZYDIS_REGCLASS_GPR8 &&
-		    n >= 4)
+		if (ZydisRegisterGetClass(reg) == ZYDIS_REGCLASS_GPR8 && n >= 4)
 			s->need_rex = true;
 		return n;
 	}
@@ -449,7 +448,8 @@ static bool put_vex(struct stub *s)
 			w = false;
 		if (maps[insn->opcode_map] == 1 &&
 		    (insn->opcode == 0x6e || insn->opcode == 0x7e ||
-		     insn->opcode == 0x2a) && insn->raw.vex.pp)
+		     insn->opcode == 0x2a) &&
+		    insn->raw.vex.pp)
 			w = false;
 		/* VPEXTRQ and VPINSRQ do not become VPEXTRD and VPINSRD. */
 		if (maps[insn->opcode_map] == 3 && insn->raw.vex.W &&

@@ -113,13 +113,13 @@ static u64 read_small(const u8 *p, unsigned size)
 {
 	switch (size) {
 	case 1:
-		return *p;
+		return guest_get8(p);
 	case 2:
-		return *(const u16_any *)(const void *)p;
+		return guest_get16(p);
 	case 4:
-		return *(const u32_any *)(const void *)p;
+		return guest_get32(p);
 	case 8:
-		return *(const u64_any *)(const void *)p;
+		return guest_get64(p);
 	default: {
 		u64 v = 0;
 
@@ -133,16 +133,16 @@ static void write_small(u8 *p, u64 v, unsigned size)
 {
 	switch (size) {
 	case 1:
-		*p = (u8)v;
+		guest_put8(p, (u8)v);
 		break;
 	case 2:
-		*(u16_any *)(void *)p = (u16)v;
+		guest_put16(p, (u16)v);
 		break;
 	case 4:
-		*(u32_any *)(void *)p = (u32)v;
+		guest_put32(p, (u32)v);
 		break;
 	case 8:
-		*(u64_any *)(void *)p = v;
+		guest_put64(p, v);
 		break;
 	default:
 		memcpy(p, &v, size);

@@ -98,10 +98,12 @@ NOT(64)
 	                                         struct iop *op)               \
 	{                                                                      \
 		gva_t lin = op_linear(cpu, op, bits / 8, ACCESS_WRITE);        \
-		u##bits##_any *p = rmw##bits(cpu, lin);                        \
+		void *p = rmw##bits(cpu, lin);                                 \
                                                                                \
 		if (likely(p)) {                                               \
-			*p = name##bits(*p, (u##bits)(operand), &cpu->flags);  \
+			guest_put##bits(p, name##bits(guest_get##bits(p),      \
+			                              (u##bits)(operand),      \
+			                              &cpu->flags));           \
 		} else {                                                       \
 			u16 fl = cpu->flags;                                   \
 			u##bits v = (u##bits)slow_load(cpu, op, lin,           \
@@ -113,12 +115,14 @@ NOT(64)
 		}                                                              \
 		NEXT;                                                          \
 	}
+/* A locked operand may be misaligned: x86 does not mind, clang's library
+ * calls for misaligned atomics would, so the plain type it is. */
 #define LOCK_FORM(name, bits, form, operand)                                   \
 	static struct block *name##bits##_##form(struct icpu *cpu,             \
 	                                         struct iop *op)               \
 	{                                                                      \
 		struct icpu_rmw rmw;                                           \
-		u##bits##_any *p;                                              \
+		u##bits *p;                                                    \
 		u##bits old, new;                                              \
 		u16 fl;                                                        \
 		gva_t lin;                                                     \
@@ -127,7 +131,7 @@ NOT(64)
 		lin = op_linear(cpu, op, bits / 8, ACCESS_WRITE);              \
 		icpu_rmw_begin(cpu, lin, bits / 8, &rmw);                      \
 		p = rmw.p;                                                     \
-		old = *p;                                                      \
+		old = guest_get##bits(p);                                      \
 		do {                                                           \
 			fl = cpu->flags;                                       \
 			new = name##bits(old, (u##bits)(operand), &fl);        \
@@ -137,8 +141,6 @@ NOT(64)
 		cpu->flags = fl;                                               \
 		NEXT;                                                          \
 	}
-typedef u8 u8_any;
-
 #define ALL_FORMS(name, bits)                                                  \
 	REG_FORMS(name, bits)                                                  \
 	RMW_FORM(name, bits, mr, REG##bits(op->src))                           \

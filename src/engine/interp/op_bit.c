@@ -82,7 +82,7 @@ static struct block *op_bit_mem(struct icpu *cpu, struct iop *op)
 	static u64 bit_locked##bits(void *at, unsigned kind, u64 bit)          \
 	{                                                                      \
 		u##bits *p = at;                                               \
-		u##bits old = *p;                                              \
+		u##bits old = guest_get##bits(p);                              \
                                                                                \
 		while (!__atomic_compare_exchange_n(                           \
 		    p, &old, (u##bits)bit_apply(kind, old, bit), false,        \

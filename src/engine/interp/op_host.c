@@ -79,10 +79,9 @@ static void record(struct icpu *cpu, const struct iop *op, u64 ea)
 
 	fpu_record(cpu->xsave, fip(cpu, op), fop);
 	if (op->aux & HAS_MEM)
-		fpu_record_data(cpu->xsave,
-		                icpu_real_or_v86(cpu)
-		                    ? ea + cpu->seg[op->seg].base
-		                    : ea);
+		fpu_record_data(cpu->xsave, icpu_real_or_v86(cpu)
+		                                ? ea + cpu->seg[op->seg].base
+		                                : ea);
 }
 
 static void run(struct icpu *cpu, const struct iop *op, void *buf)
@@ -130,8 +129,8 @@ static void check_alignment(struct icpu *cpu, gva_t lin, unsigned alignment)
 		return;
 	/* The worse fault first. */
 	if (icpu_code64(cpu) && !icpu_canonical(lin))
-		icpu_fault_error(
-		    cpu, cpu->cur->seg == SEG_SS ? VEC_SS : VEC_GP, 0);
+		icpu_fault_error(cpu, cpu->cur->seg == SEG_SS ? VEC_SS : VEC_GP,
+		                 0);
 	icpu_fault_error(cpu, VEC_AC, 0);
 }
 
@@ -150,8 +149,7 @@ static inline void host_mem(struct icpu *cpu, struct iop *op, struct iop *cur)
 
 	check_units(cpu, op->aux);
 	info = hostop_info(op->host);
-	if (info->uses_x87 && fpu_pending(cpu->xsave) &&
-	    !(op->aux & NO_WAIT))
+	if (info->uses_x87 && fpu_pending(cpu->xsave) && !(op->aux & NO_WAIT))
 		x87_fault(cpu);
 	lin = ea_linear(cpu, op, ea, info->mem_size,
 	                info->mem_write ? ACCESS_WRITE : ACCESS_READ);
@@ -222,9 +220,9 @@ static void set_host(struct iop *op, const struct insn *i,
 	if (info->x87_fip) {
 		op->aux |= KEEPS_FIP;
 		/* FOP: the low 11 bits of the two opcode bytes. */
-		op->src = (u16)((i->z.opcode & 7) << 8 |
-		                i->z.raw.modrm.mod << 6 |
-		                i->z.raw.modrm.reg << 3 | i->z.raw.modrm.rm);
+		op->src =
+		    (u16)((i->z.opcode & 7) << 8 | i->z.raw.modrm.mod << 6 |
+		          i->z.raw.modrm.reg << 3 | i->z.raw.modrm.rm);
 	}
 	if (no_wait(i->z.mnemonic))
 		op->aux |= NO_WAIT;
@@ -271,8 +269,8 @@ bool build_host(struct build *b, struct iop *op)
 
 	if (build_x87_state(b, op))
 		return true;
-	host = hostop_build(b->cpu->sys->hostops, &i->z, i->zop, i->bytes,
-	                    &full);
+	host =
+	    hostop_build(b->cpu->sys->hostops, &i->z, i->zop, i->bytes, &full);
 	if (!host && !full)
 		return false;
 	if (i->has_mem)
@@ -285,8 +283,7 @@ bool build_host(struct build *b, struct iop *op)
 }
 
 /* ---- FNSTENV FLDENV FNSAVE FRSTOR ---- */
-static struct fpu_layout layout_of(const struct icpu *cpu,
-                                   const struct iop *op)
+static struct fpu_layout layout_of(const struct icpu *cpu, const struct iop *op)
 {
 	return (struct fpu_layout){
 		.wide = op->opsize != 2,
@@ -389,8 +386,8 @@ static struct fpu_mode mode_of(const struct icpu *cpu, const struct iop *op)
 		.long_mode = icpu_code64(cpu),
 		.rex_w = op->opsize == 8,
 		.amd = cpu->amd,
-		.fast = cpu->efer & EFER_FFXSR && cpu->cpl == 0 &&
-		        icpu_code64(cpu),
+		.fast =
+		    cpu->efer & EFER_FFXSR && cpu->cpl == 0 && icpu_code64(cpu),
 	};
 }
 
@@ -441,10 +438,9 @@ bool build_fxsave(struct build *b, struct iop *op)
 	ZydisMnemonic m = b->insn->z.mnemonic;
 
 	build_address(b, op);
-	op->opsize = m == ZYDIS_MNEMONIC_FXSAVE64 ||
-	                     m == ZYDIS_MNEMONIC_FXRSTOR64
-	                 ? 8
-	                 : 4;
+	op->opsize =
+	    m == ZYDIS_MNEMONIC_FXSAVE64 || m == ZYDIS_MNEMONIC_FXRSTOR64 ? 8
+									  : 4;
 	op->fn = m == ZYDIS_MNEMONIC_FXSAVE || m == ZYDIS_MNEMONIC_FXSAVE64
 	             ? op_fxsave
 	             : op_fxrstor;

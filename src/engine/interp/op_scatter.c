@@ -109,9 +109,9 @@ static struct block *op_vmaskmov(struct icpu *cpu, struct iop *op)
 
 			if (!(mask[(i + 1) * p.element - 1] & 0x80))
 				continue;
-			lin = element_linear(
-			    cpu, op, at, p.element,
-			    p.store ? ACCESS_WRITE : ACCESS_READ);
+			lin = element_linear(cpu, op, at, p.element,
+			                     p.store ? ACCESS_WRITE
+			                             : ACCESS_READ);
 			if (pass == 0) {
 				icpu_probe(cpu, lin, p.element, ACCESS_WRITE,
 				           cpu->priv);
@@ -120,8 +120,8 @@ static struct block *op_vmaskmov(struct icpu *cpu, struct iop *op)
 				           element(data, i, p.element),
 				           p.element, cpu->priv);
 			} else {
-				u64 v = icpu_load(cpu, lin, p.element,
-				                  cpu->priv);
+				u64 v =
+				    icpu_load(cpu, lin, p.element, cpu->priv);
 
 				memcpy(out + i * p.element, &v, p.element);
 			}
@@ -159,9 +159,9 @@ static struct block *op_maskmov(struct icpu *cpu, struct iop *op)
 	gva_t first;
 
 	ENTER;
-	if (p.mmx ? cpu->fpu_deny & FPU_DENY_MMX_UD
-	          : cpu->fpu_deny &
-	                (p.store ? FPU_DENY_AVX_UD : FPU_DENY_SSE_UD))
+	if (p.mmx
+	        ? cpu->fpu_deny & FPU_DENY_MMX_UD
+	        : cpu->fpu_deny & (p.store ? FPU_DENY_AVX_UD : FPU_DENY_SSE_UD))
 		icpu_ud(cpu);
 	if (cpu->fpu_deny & FPU_DENY_NM)
 		icpu_fault(cpu, VEC_NM);
@@ -261,14 +261,12 @@ bool build_gather(struct build *b, struct iop *op)
 {
 	const struct insn *i = b->insn;
 	ZydisMnemonic m = i->z.mnemonic;
-	bool dindex = m == ZYDIS_MNEMONIC_VGATHERDPS ||
-	              m == ZYDIS_MNEMONIC_VGATHERDPD ||
-	              m == ZYDIS_MNEMONIC_VPGATHERDD ||
-	              m == ZYDIS_MNEMONIC_VPGATHERDQ;
-	bool ddata = m == ZYDIS_MNEMONIC_VGATHERDPS ||
-	             m == ZYDIS_MNEMONIC_VGATHERQPS ||
-	             m == ZYDIS_MNEMONIC_VPGATHERDD ||
-	             m == ZYDIS_MNEMONIC_VPGATHERQD;
+	bool dindex =
+	    m == ZYDIS_MNEMONIC_VGATHERDPS || m == ZYDIS_MNEMONIC_VGATHERDPD ||
+	    m == ZYDIS_MNEMONIC_VPGATHERDD || m == ZYDIS_MNEMONIC_VPGATHERDQ;
+	bool ddata =
+	    m == ZYDIS_MNEMONIC_VGATHERDPS || m == ZYDIS_MNEMONIC_VGATHERQPS ||
+	    m == ZYDIS_MNEMONIC_VPGATHERDD || m == ZYDIS_MNEMONIC_VPGATHERQD;
 	u8 vector = vector_size(i), used = vector;
 	u8 index = i->mem.index;
 

@@ -21,8 +21,6 @@
 		*fl = f;                                                       \
 		return a;                                                      \
 	}
-typedef u8 u8_any;
-
 #define FORMS(name, insn, bits, sfx)                                           \
 	PURE(name, insn, bits, sfx)                                            \
 	static struct block *name##bits##_ri(struct icpu *cpu,                 \
@@ -45,10 +43,11 @@ typedef u8 u8_any;
 	{                                                                      \
 		u8 count = op->aux ? REG8(GPR_OFF(GPR_RCX)) : (u8)op->imm;     \
 		gva_t lin = op_linear(cpu, op, bits / 8, ACCESS_WRITE);        \
-		u##bits##_any *p = rmw##bits(cpu, lin);                        \
+		void *p = rmw##bits(cpu, lin);                                 \
                                                                                \
 		if (likely(p)) {                                               \
-			*p = name##bits(*p, count, &cpu->flags);               \
+			guest_put##bits(p, name##bits(guest_get##bits(p),      \
+			                              count, &cpu->flags));    \
 		} else {                                                       \
 			u16 fl = cpu->flags;                                   \
 			u##bits v = (u##bits)slow_load(cpu, op, lin,           \

@@ -152,15 +152,15 @@ static void fill(u8 *p, u64 v, unsigned size, u64 n)
 		break;
 	case 2:
 		for (u64 i = 0; i < n; i++)
-			((u16_any *)(void *)p)[i] = (u16)v;
+			guest_put16(p + i * 2, (u16)v);
 		break;
 	case 4:
 		for (u64 i = 0; i < n; i++)
-			((u32_any *)(void *)p)[i] = (u32)v;
+			guest_put32(p + i * 4, (u32)v);
 		break;
 	default:
 		for (u64 i = 0; i < n; i++)
-			((u64_any *)(void *)p)[i] = v;
+			guest_put64(p + i * 8, v);
 		break;
 	}
 }

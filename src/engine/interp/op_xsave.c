@@ -69,8 +69,8 @@ static struct block *op_xsave(struct icpu *cpu, struct iop *op)
 	icpu_read(cpu, lin + 512, area + 512, 8, cpu->priv);
 	n = fpu_xsave(cpu->xsave, mode_of(cpu, op), kind, rfbm, area, ranges);
 	for (size_t i = 0; i < n; i++)
-		icpu_write(cpu, lin + ranges[i].offset,
-		           area + ranges[i].offset, ranges[i].size, cpu->priv);
+		icpu_write(cpu, lin + ranges[i].offset, area + ranges[i].offset,
+		           ranges[i].size, cpu->priv);
 	NEXT;
 }
 
@@ -90,8 +90,7 @@ static struct block *op_xrstor(struct icpu *cpu, struct iop *op)
 	icpu_read(cpu, lin, area, FPU_HEADER_END, cpu->priv);
 	extent = fpu_xrstor_extent(area, rfbm);
 	if (extent > FPU_HEADER_END)
-		icpu_read(cpu, lin, area, MIN(extent, sizeof(area)),
-		          cpu->priv);
+		icpu_read(cpu, lin, area, MIN(extent, sizeof(area)), cpu->priv);
 	if (!fpu_xrstor(cpu->xsave, mode_of(cpu, op), supervisor,
 	                cpuid_has(cpu->cpuid, FEATURE_XSAVEC), rfbm,
 	                enabled(cpu, supervisor), area))
@@ -101,47 +100,34 @@ static struct block *op_xrstor(struct icpu *cpu, struct iop *op)
 
 bool build_xsave(struct build *b, struct iop *op)
 {
+	static const struct {
+		ZydisMnemonic narrow, wide;
+		iop_fn *fn;
+		u8 aux;
+	} forms[] = {
+		{ ZYDIS_MNEMONIC_XSAVE, ZYDIS_MNEMONIC_XSAVE64, op_xsave,
+		  FPU_XSAVE },
+		{ ZYDIS_MNEMONIC_XSAVEOPT, ZYDIS_MNEMONIC_XSAVEOPT64, op_xsave,
+		  FPU_XSAVEOPT },
+		{ ZYDIS_MNEMONIC_XSAVEC, ZYDIS_MNEMONIC_XSAVEC64, op_xsave,
+		  FPU_XSAVEC },
+		{ ZYDIS_MNEMONIC_XSAVES, ZYDIS_MNEMONIC_XSAVES64, op_xsave,
+		  FPU_XSAVES },
+		{ ZYDIS_MNEMONIC_XRSTOR, ZYDIS_MNEMONIC_XRSTOR64, op_xrstor,
+		  0 },
+		{ ZYDIS_MNEMONIC_XRSTORS, ZYDIS_MNEMONIC_XRSTORS64, op_xrstor,
+		  1 },
+	};
+	ZydisMnemonic m = b->insn->z.mnemonic;
+
 	build_address(b, op);
-	op->opsize = 4;
-	op->fn = op_xsave;
-	switch (b->insn->z.mnemonic) {
-	case ZYDIS_MNEMONIC_XSAVE64:
-		op->opsize = 8;
-		/* fall through */
-	case ZYDIS_MNEMONIC_XSAVE:
-		op->aux = FPU_XSAVE;
-		break;
-	case ZYDIS_MNEMONIC_XSAVEOPT64:
-		op->opsize = 8;
-		/* fall through */
-	case ZYDIS_MNEMONIC_XSAVEOPT:
-		op->aux = FPU_XSAVEOPT;
-		break;
-	case ZYDIS_MNEMONIC_XSAVEC64:
-		op->opsize = 8;
-		/* fall through */
-	case ZYDIS_MNEMONIC_XSAVEC:
-		op->aux = FPU_XSAVEC;
-		break;
-	case ZYDIS_MNEMONIC_XSAVES64:
-		op->opsize = 8;
-		/* fall through */
-	case ZYDIS_MNEMONIC_XSAVES:
-		op->aux = FPU_XSAVES;
-		break;
-	case ZYDIS_MNEMONIC_XRSTOR64:
-		op->opsize = 8;
-		/* fall through */
-	case ZYDIS_MNEMONIC_XRSTOR:
-		op->fn = op_xrstor;
-		break;
-	case ZYDIS_MNEMONIC_XRSTORS64:
-		op->opsize = 8;
-		/* fall through */
-	default:
-		op->fn = op_xrstor;
-		op->aux = 1;
-		break;
+	for (size_t i = 0; i < ARRAY_SIZE(forms); i++) {
+		if (m != forms[i].narrow && m != forms[i].wide)
+			continue;
+		op->opsize = m == forms[i].wide ? 8 : 4;
+		op->fn = forms[i].fn;
+		op->aux = forms[i].aux;
+		return true;
 	}
-	return true;
+	return false;
 }

@@ -13,10 +13,6 @@
 #include "engine/interp/icpu.h"
 #include "engine/x86/decode.h"
 
-typedef u16 __attribute__((aligned(1))) u16_any;
-typedef u32 __attribute__((aligned(1))) u32_any;
-typedef u64 __attribute__((aligned(1))) u64_any;
-
 /* Flags as LAHF and SETO leave them. */
 enum {
 	FL_CF = 1 << 8,
@@ -168,14 +164,28 @@ static inline struct tlb_entry *tlb_slot(const struct icpu *cpu, gva_t lin)
 	return &cpu->tlb[lin >> PAGE_SHIFT & (TLB_ENTRIES - 1)];
 }
 
-#define DEFINE_ACCESS(bits, type)                                              \
+/*
+ * Guest memory is shared with other vCPUs and devices, whose races are the
+ * guest's own: relaxed atomics, which are plain moves here and aligned or not
+ * as the guest likes.
+ */
+#define DEFINE_ACCESS(bits)                                                    \
+	static inline u##bits guest_get##bits(const void *p)                   \
+	{                                                                      \
+		return __atomic_load_n((const u##bits *)p, __ATOMIC_RELAXED);  \
+	}                                                                      \
+	static inline void guest_put##bits(void *p, u##bits v)                 \
+	{                                                                      \
+		__atomic_store_n((u##bits *)p, v, __ATOMIC_RELAXED);           \
+	}                                                                      \
 	static inline u##bits load##bits(struct icpu *cpu, struct iop *op,     \
 	                                 gva_t lin)                            \
 	{                                                                      \
 		const struct tlb_entry *e = tlb_slot(cpu, lin);                \
                                                                                \
 		if (likely(lin - e->rtag <= PAGE_SIZE - bits / 8))             \
-			return *(const type *)(uintptr_t)(lin + e->addend);    \
+			return guest_get##bits(                                \
+			    (void *)(uintptr_t)(lin + e->addend));             \
 		return (u##bits)slow_load(cpu, op, lin, bits / 8);             \
 	}                                                                      \
 	static inline void store##bits(struct icpu *cpu, struct iop *op,       \
@@ -184,23 +194,24 @@ static inline struct tlb_entry *tlb_slot(const struct icpu *cpu, gva_t lin)
 		const struct tlb_entry *e = tlb_slot(cpu, lin);                \
                                                                                \
 		if (likely(lin - e->wtag <= PAGE_SIZE - bits / 8))             \
-			*(type *)(uintptr_t)(lin + e->addend) = v;             \
+			guest_put##bits((void *)(uintptr_t)(lin + e->addend),  \
+			                v);                                    \
 		else                                                           \
 			slow_store(cpu, op, lin, bits / 8, v);                 \
 	}                                                                      \
 	/* NULL: not writable without ado. */                                  \
-	static inline type *rmw##bits(const struct icpu *cpu, gva_t lin)       \
+	static inline void *rmw##bits(const struct icpu *cpu, gva_t lin)       \
 	{                                                                      \
 		const struct tlb_entry *e = tlb_slot(cpu, lin);                \
                                                                                \
 		if (likely(lin - e->wtag <= PAGE_SIZE - bits / 8))             \
-			return (type *)(uintptr_t)(lin + e->addend);           \
+			return (void *)(uintptr_t)(lin + e->addend);           \
 		return NULL;                                                   \
 	}
-DEFINE_ACCESS(8, u8)
-DEFINE_ACCESS(16, u16_any)
-DEFINE_ACCESS(32, u32_any)
-DEFINE_ACCESS(64, u64_any)
+DEFINE_ACCESS(8)
+DEFINE_ACCESS(16)
+DEFINE_ACCESS(32)
+DEFINE_ACCESS(64)
 #undef DEFINE_ACCESS
 
 enum { HOW_WRITE = ACCESS_WRITE << 8 };

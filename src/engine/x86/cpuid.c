@@ -21,8 +21,8 @@ enum reg { EAX, EBX, ECX, EDX };
 
 /* What else it takes to be shown. */
 enum {
-	BASELINE = 1 << 0, /* x86-64-v2 and what any system needs */
-	MACHINE = 1 << 1,  /* not the host's to give */
+	BASELINE = 1 << 0,  /* x86-64-v2 and what any system needs */
+	MACHINE = 1 << 1,   /* not the host's to give */
 	NEEDS_AVX = 1 << 2, /* the host's kernel must have it switched on */
 	NOT_MODELLED = 1 << 3,
 };
@@ -134,13 +134,12 @@ static void drop(struct cpuid_model *m, enum cpuid_feature needed,
 static void drop_orphans(struct cpuid_model *m)
 {
 	static const enum cpuid_feature of_xsave[] = {
-		FEATURE_AVX,	  FEATURE_XSAVEOPT, FEATURE_XSAVEC,
+		FEATURE_AVX,     FEATURE_XSAVEOPT, FEATURE_XSAVEC,
 		FEATURE_XGETBV1, FEATURE_XSAVES,
 	};
 	static const enum cpuid_feature of_avx[] = {
-		FEATURE_FMA,  FEATURE_F16C, FEATURE_AVX2,
-		FEATURE_BMI1, FEATURE_BMI2, FEATURE_VAES,
-		FEATURE_VPCLMUL,
+		FEATURE_FMA,  FEATURE_F16C, FEATURE_AVX2,    FEATURE_BMI1,
+		FEATURE_BMI2, FEATURE_VAES, FEATURE_VPCLMUL,
 	};
 
 	drop(m, FEATURE_XSAVE, of_xsave, ARRAY_SIZE(of_xsave));

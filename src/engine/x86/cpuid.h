@@ -12,11 +12,11 @@
 #include "base/types.h"
 
 struct cpuid_config {
-	unsigned cpus;      /* one package, one core each */
+	unsigned cpus; /* one package, one core each */
 	u64 tsc_hz;
-	bool kvm_leaves;    /* paravirtual clock and the rest */
-	u32 kvm_features;   /* KVM_FEATURE_* bits the machine implements */
-	bool baseline;      /* x86-64-v2 only: a portable machine */
+	bool kvm_leaves;  /* paravirtual clock and the rest */
+	u32 kvm_features; /* KVM_FEATURE_* bits the machine implements */
+	bool baseline;    /* x86-64-v2 only: a portable machine */
 };
 
 struct cpuid_regs {
@@ -26,8 +26,8 @@ struct cpuid_regs {
 struct cpuid_model;
 
 /* For the soft engines: host features masked by what interp implements. */
-struct cpuid_model *cpuid_model_create(const struct cpuid_config *config)
-    MUST_CHECK;
+struct cpuid_model *
+cpuid_model_create(const struct cpuid_config *config) MUST_CHECK;
 void cpuid_model_destroy(struct cpuid_model *model);
 
 /* One CPUID instruction. cr4 and xcr0 show in OSXSAVE, OSPKE and leaf 0xd. */
@@ -41,18 +41,58 @@ bool cpuid_leaf_at(const struct cpuid_model *model, size_t i, u32 *leaf,
 /* Features by name, as the interpreter's decoder must know: an instruction
  * whose feature is absent is #UD. */
 enum cpuid_feature {
-	FEATURE_SSE3, FEATURE_PCLMUL, FEATURE_SSSE3, FEATURE_FMA, FEATURE_CX16,
-	FEATURE_PCID, FEATURE_SSE41, FEATURE_SSE42, FEATURE_X2APIC,
-	FEATURE_MOVBE, FEATURE_POPCNT, FEATURE_TSC_DEADLINE, FEATURE_AES,
-	FEATURE_XSAVE, FEATURE_AVX, FEATURE_F16C, FEATURE_RDRAND,
-	FEATURE_FSGSBASE, FEATURE_BMI1, FEATURE_AVX2, FEATURE_SMEP,
-	FEATURE_BMI2, FEATURE_ERMS, FEATURE_INVPCID, FEATURE_RDSEED,
-	FEATURE_ADX, FEATURE_SMAP, FEATURE_CLFLUSHOPT, FEATURE_CLWB,
-	FEATURE_SHA, FEATURE_UMIP, FEATURE_VAES, FEATURE_VPCLMUL,
-	FEATURE_RDPID, FEATURE_FSRM, FEATURE_XSAVEOPT, FEATURE_XSAVEC,
-	FEATURE_XGETBV1, FEATURE_XSAVES, FEATURE_LAHF64, FEATURE_LZCNT,
-	FEATURE_SSE4A, FEATURE_MISALIGNSSE, FEATURE_PREFETCHW, FEATURE_SYSCALL,
-	FEATURE_NX, FEATURE_MMXEXT, FEATURE_PAGE1G, FEATURE_RDTSCP, FEATURE_LM,
-	FEATURE_INVARIANT_TSC, FEATURE_CLZERO, FEATURE_COUNT
+	FEATURE_SSE3,
+	FEATURE_PCLMUL,
+	FEATURE_SSSE3,
+	FEATURE_FMA,
+	FEATURE_CX16,
+	FEATURE_PCID,
+	FEATURE_SSE41,
+	FEATURE_SSE42,
+	FEATURE_X2APIC,
+	FEATURE_MOVBE,
+	FEATURE_POPCNT,
+	FEATURE_TSC_DEADLINE,
+	FEATURE_AES,
+	FEATURE_XSAVE,
+	FEATURE_AVX,
+	FEATURE_F16C,
+	FEATURE_RDRAND,
+	FEATURE_FSGSBASE,
+	FEATURE_BMI1,
+	FEATURE_AVX2,
+	FEATURE_SMEP,
+	FEATURE_BMI2,
+	FEATURE_ERMS,
+	FEATURE_INVPCID,
+	FEATURE_RDSEED,
+	FEATURE_ADX,
+	FEATURE_SMAP,
+	FEATURE_CLFLUSHOPT,
+	FEATURE_CLWB,
+	FEATURE_SHA,
+	FEATURE_UMIP,
+	FEATURE_VAES,
+	FEATURE_VPCLMUL,
+	FEATURE_RDPID,
+	FEATURE_FSRM,
+	FEATURE_XSAVEOPT,
+	FEATURE_XSAVEC,
+	FEATURE_XGETBV1,
+	FEATURE_XSAVES,
+	FEATURE_LAHF64,
+	FEATURE_LZCNT,
+	FEATURE_SSE4A,
+	FEATURE_MISALIGNSSE,
+	FEATURE_PREFETCHW,
+	FEATURE_SYSCALL,
+	FEATURE_NX,
+	FEATURE_MMXEXT,
+	FEATURE_PAGE1G,
+	FEATURE_RDTSCP,
+	FEATURE_LM,
+	FEATURE_INVARIANT_TSC,
+	FEATURE_CLZERO,
+	FEATURE_COUNT
 };
 bool cpuid_has(const struct cpuid_model *model, enum cpuid_feature feature);

@@ -85,8 +85,8 @@ static void leaf_cache(const struct cpuid_model *m, u32 subleaf,
 	out->ecx = caches[subleaf].sets - 1u;
 }
 
-static void leaf_topology(const struct cpuid_model *m, u32 apic_id,
-                          u32 subleaf, struct cpuid_regs *out)
+static void leaf_topology(const struct cpuid_model *m, u32 apic_id, u32 subleaf,
+                          struct cpuid_regs *out)
 {
 	out->ecx = subleaf & 0xff;
 	out->edx = apic_id;
@@ -141,8 +141,7 @@ static void leaf_frequency(const struct cpuid_model *m, struct cpuid_regs *out)
 }
 
 static void query_basic(const struct cpuid_model *m, u32 apic_id, u64 cr4,
-                        u64 xcr0, u32 leaf, u32 subleaf,
-                        struct cpuid_regs *out)
+                        u64 xcr0, u32 leaf, u32 subleaf, struct cpuid_regs *out)
 {
 	switch (leaf) {
 	case 0:
@@ -154,7 +153,8 @@ static void query_basic(const struct cpuid_model *m, u32 apic_id, u64 cr4,
 		break;
 	case 2:
 		if (!m->amd)
-			out->eax = 0x00feff01; /* leaf 4 tells; 64-byte prefetch */
+			out->eax =
+			    0x00feff01; /* leaf 4 tells; 64-byte prefetch */
 		break;
 	case 4:
 		if (!m->amd)
@@ -191,7 +191,8 @@ static void query_basic(const struct cpuid_model *m, u32 apic_id, u64 cr4,
 static void query_hypervisor(const struct cpuid_model *m, u32 leaf,
                              struct cpuid_regs *out)
 {
-	const char *name = m->config.kvm_leaves ? "KVMKVMKVM\0\0" : "AtollAtoll\0";
+	const char *name =
+	    m->config.kvm_leaves ? "KVMKVMKVM\0\0" : "AtollAtoll\0";
 	u32 words[3];
 
 	switch (leaf) {
@@ -217,8 +218,7 @@ static void query_hypervisor(const struct cpuid_model *m, u32 leaf,
 	}
 }
 
-static void leaf_extended_1(const struct cpuid_model *m,
-                            struct cpuid_regs *out)
+static void leaf_extended_1(const struct cpuid_model *m, struct cpuid_regs *out)
 {
 	cpuid_add_features(m, 0x80000001, 0, out);
 	if (!m->amd)
@@ -232,8 +232,7 @@ static void leaf_extended_1(const struct cpuid_model *m,
 		out->ecx |= 1 << 1; /* HTT means cores */
 }
 
-static void leaf_extended_8(const struct cpuid_model *m,
-                            struct cpuid_regs *out)
+static void leaf_extended_8(const struct cpuid_model *m, struct cpuid_regs *out)
 {
 	cpuid_add_features(m, 0x80000008, 0, out);
 	out->eax = (u32)48 << 8 | m->phys_bits;
@@ -318,10 +317,10 @@ bool cpuid_leaf_at(const struct cpuid_model *model, size_t i, u32 *leaf,
 		u32 leaf;
 		u8 subleaves; /* 0: takes none */
 	} table[] = {
-		{ 0, 0 },	   { 1, 0 },	      { 2, 0 },
-		{ 4, 5 },	   { 5, 0 },	      { 6, 0 },
-		{ 7, 1 },	   { 0xb, 3 },	      { 0xd, 3 },
-		{ 0x15, 0 },	   { 0x16, 0 },       { 0x40000000, 0 },
+		{ 0, 0 },          { 1, 0 },          { 2, 0 },
+		{ 4, 5 },          { 5, 0 },          { 6, 0 },
+		{ 7, 1 },          { 0xb, 3 },        { 0xd, 3 },
+		{ 0x15, 0 },       { 0x16, 0 },       { 0x40000000, 0 },
 		{ 0x40000001, 0 }, { 0x40000010, 0 }, { 0x80000000, 0 },
 		{ 0x80000001, 0 }, { 0x80000002, 0 }, { 0x80000003, 0 },
 		{ 0x80000004, 0 }, { 0x80000005, 0 }, { 0x80000006, 0 },

@@ -9,7 +9,7 @@
 struct cpuid_model {
 	struct cpuid_config config;
 	bool has[FEATURE_COUNT];
-	bool amd; /* AMD's leaves and AMD's habits */
+	bool amd;      /* AMD's leaves and AMD's habits */
 	u32 vendor[3]; /* in the order of the text */
 	u32 signature; /* leaf 1 EAX */
 	u32 brand[12];

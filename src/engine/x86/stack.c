@@ -67,8 +67,7 @@ static gva_t address(struct icpu *cpu, const struct stack *s, u64 sp,
 		return aligned(cpu, s, sp, size);
 	}
 	down = (s->ss.attr & (TYPE_CODE | TYPE_CE)) == TYPE_CE;
-	ok = down ? off > s->ss.limit && last <= s->mask
-	          : last <= s->ss.limit;
+	ok = down ? off > s->ss.limit && last <= s->mask : last <= s->ss.limit;
 	if (!ok)
 		icpu_fault_error(cpu, VEC_SS, s->ext);
 	return aligned(cpu, s, (u32)(s->ss.base + off), size);

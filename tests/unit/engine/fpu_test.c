@@ -63,7 +63,10 @@ static void expand_gives_initial_state(void **state)
 static void environments_round_trip(void **state)
 {
 	static const struct fpu_layout layouts[] = {
-		{ false, false }, { false, true }, { true, false }, { true, true },
+		{ false, false },
+		{ false, true },
+		{ true, false },
+		{ true, true },
 	};
 	_Alignas(64) u8 x[CPU_XSAVE_SIZE], y[CPU_XSAVE_SIZE];
 	u8 buf[FPU_SAVE_MAX], again[FPU_SAVE_MAX];
@@ -119,11 +122,11 @@ static void tags_follow_contents(void **state)
 
 	(void)state;
 	fresh(x);
-	x[4] = 0x07;       /* R0 to R2; top 0, so ST0 to ST2 */
-	x[32 + 7] = 0x80;  /* ST0: 1.0 */
+	x[4] = 0x07;      /* R0 to R2; top 0, so ST0 to ST2 */
+	x[32 + 7] = 0x80; /* ST0: 1.0 */
 	x[32 + 8] = 0xff;
 	x[32 + 9] = 0x3f;
-	x[64 + 9] = 0x7f;  /* ST2: special */
+	x[64 + 9] = 0x7f; /* ST2: special */
 	x[64 + 8] = 0xff;
 	fpu_env_store(x, (struct fpu_layout){ true, false }, buf);
 	assert_int_equal(get16(buf + 8), 0xffe4);
