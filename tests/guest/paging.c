@@ -70,34 +70,34 @@ static void protections(void)
 {
 	table[0] = 0;
 	invlpg(at(0));
-	check(catch(read0) == 14 && caught.error == 0);
+	check(catch (read0) == 14 && caught.error == 0);
 	check(read_cr(2) == TEST_LIN);
-	check(catch(write0) == 14 && caught.error == 2);
+	check(catch (write0) == 14 && caught.error == 2);
 	map(0, 0, P);
-	check(catch(read0) == -1);
-	check(catch(write0) == 14 && caught.error == 3);
+	check(catch (read0) == -1);
+	check(catch (write0) == 14 && caught.error == 3);
 	write_cr0(read_cr(0) & ~(1ul << 16)); /* WP off */
-	check(catch(write0) == -1);
+	check(catch (write0) == -1);
 	write_cr0(read_cr(0) | 1ul << 16);
-	check(catch(write0) == 14);
+	check(catch (write0) == 14);
 	page[0][0] = 0xc3;
 	map(0, 0, P | W);
-	check(catch(run0) == -1);
+	check(catch (run0) == -1);
 	map(0, 0, P | W | NX);
-	check(catch(run0) == 14 && caught.error == 0x11);
+	check(catch (run0) == 14 && caught.error == 0x11);
 	/* A reserved address bit. */
 	table[0] = (u64)page[0] | P | 1ul << 51;
 	invlpg(at(0));
-	check(catch(read0) == 14 && caught.error == 9);
+	check(catch (read0) == 14 && caught.error == 9);
 }
 
 static void users(void)
 {
 	map(0, 0, P | W);
-	check(catch(go_user_read) == 14 && caught.error == 5);
+	check(catch (go_user_read) == 14 && caught.error == 5);
 	map(0, 0, P | W | U);
-	check(catch(go_user_read) == -1);
-	check(catch(go_user_privileged) == 13);
+	check(catch (go_user_read) == -1);
+	check(catch (go_user_privileged) == 13);
 }
 
 static void smap_and_smep(void)
@@ -113,12 +113,12 @@ static void smap_and_smep(void)
 	map(0, 0, P | W | U);
 	page[0][0] = 0xc3;
 	write_cr4(read_cr(4) | 1ul << 20 | 1ul << 21);
-	check(catch(run0) == 14 && caught.error == 0x11);
-	check(catch(read0) == 14 && caught.error == 1);
+	check(catch (run0) == 14 && caught.error == 0x11);
+	check(catch (read0) == 14 && caught.error == 1);
 	__asm__ volatile("stac" : : : "memory");
 	check(*at(0) == 0xc3);
 	__asm__ volatile("clac" : : : "memory");
-	check(catch(read0) == 14);
+	check(catch (read0) == 14);
 	write_cr4(read_cr(4) & ~(1ul << 20 | 1ul << 21));
 	page_directories[0][0] |= 4ul;
 	write_cr3(read_cr(3));
@@ -145,6 +145,89 @@ static void write_across(void)
 	*(volatile u64 *)(at(0) + 4092) = ~0ul;
 }
 
+/* Hundreds of places that read a page, and hundreds that write it. */
+static void read_sites(void)
+{
+	__asm__ volatile(".rept 300\n\t"
+	                 "movb (%0), %%al\n\t"
+	                 "lea 0(%0), %0\n\t" /* each looks for itself */
+	                 ".endr"
+	                 :
+	                 : "r"(at(0))
+	                 : "rax", "memory");
+}
+extern u8 write_sites[], write_sites_end[];
+__asm__("write_sites:\n"
+        ".rept 300\n\t"
+        "movb %al, (%rdi)\n\t"
+        "lea 0(%rdi), %rdi\n\t"
+        ".endr\n\t"
+        "write_sites_end: ret");
+static const u8 *write_site;
+static void write_one(void)
+{
+	__asm__ volatile("call *%0"
+	                 :
+	                 : "r"(write_site), "D"(at(0))
+	                 : "rax", "memory");
+}
+
+/*
+ * That a page may be read says nothing of writing it, whatever an engine
+ * remembers of the page, and for whom.
+ */
+static void read_only_everywhere(void)
+{
+	enum { TIMES = 12, STEP = 5 }; /* STEP: bytes of one write site */
+	unsigned sites = (unsigned)(write_sites_end - write_sites) / STEP;
+	unsigned faults = 0;
+
+	check(sites == 300);
+	map(0, 0, P | W);
+	for (unsigned i = 0; i < TIMES; i++)
+		for (write_site = write_sites; write_site < write_sites_end;
+		     write_site += STEP * 30)
+			write_one();
+	page[0][0] = 0x5a;
+	map(0, 0, P);
+	for (unsigned i = 0; i < TIMES; i++)
+		read_sites();
+	for (unsigned i = 0; i < sites; i++) {
+		write_site = write_sites + (size_t)i * STEP;
+		read_sites();
+		faults += catch (write_one) == 14 && caught.error == 3 &&
+		          caught.rip == (u64)write_site;
+	}
+	check(faults == sites);
+	check(page[0][0] == 0x5a);
+}
+
+/* Two large pages' worth of memory that is mapped one to one. */
+#define BIG(n) ((u8 *)((32ul + 2 * (n)) << 20))
+
+/* INVLPG anywhere in a large page drops all of it: SDM vol. 3 4.10.4.1. */
+static void large_page_dropped(void)
+{
+	volatile u8 *lin = (volatile u8 *)(TEST_LIN + (2ul << 20));
+	unsigned stale = 0;
+
+	middle[1] = (u64)BIG(0) | P | W | LARGE;
+	for (unsigned i = 0; i < 512; i++) {
+		BIG(0)[i * 4096ul] = 1;
+		BIG(1)[i * 4096ul] = 2;
+		stale += lin[i * 4096ul] != 1;
+	}
+	check(stale == 0);
+	middle[1] = (u64)BIG(1) | P | W | LARGE;
+	invlpg(lin + 17 * 4096);
+	for (unsigned i = 0; i < 512; i++)
+		stale += lin[i * 4096ul] != 2;
+	check(stale == 0);
+	middle[1] = 0;
+	invlpg(lin);
+	check(catch (write0) == -1);
+}
+
 int main(void)
 {
 	pml4[1] = (u64)top | P | W | U;
@@ -155,8 +238,10 @@ int main(void)
 	protections();
 	users();
 	smap_and_smep();
+	read_only_everywhere();
 	aliases_and_crossing();
-	check(catch(write_across) == 14 && caught.error == 3);
+	large_page_dropped();
+	check(catch (write_across) == 14 && caught.error == 3);
 	check(read_cr(2) == TEST_LIN + 4096);
 	check(*(u32 *)(page[0] + 4092) == 0);
 	return failures();

@@ -43,16 +43,16 @@ static void address(struct xlate *x, const struct access *a, s64 disp)
 	if (a->index != INSN_NO_REG)
 		index = x_read_gpr(x, a->index, H_S1);
 	if (disp == (s32)disp) {
-		asm_lea(&x->c, a->wide, H_S0, base, index, a->shift,
-		        (s32)disp);
+		asm_lea(&x->c, a->wide, H_S0, base, index, a->shift, (s32)disp);
 	} else {
 		/* Only RIP-relative operands reach beyond 32 bits. */
 		asm_mov_imm64(&x->c, H_S1, (u64)disp);
 		asm_lea(&x->c, a->wide, H_S0, base, H_S1, 0, 0);
 	}
 	if (a->seg == SEG_FS || a->seg == SEG_GS)
-		asm_gs(&x->c, true, 0x03, H_S0, CPU(seg[0].base) +
-		       a->seg * (u32)sizeof(struct cpu_segment));
+		asm_gs(&x->c, true, 0x03, H_S0,
+		       CPU(seg[0].base) +
+		           a->seg * (u32)sizeof(struct cpu_segment));
 }
 
 static s64 end_of(const struct xlate *x, unsigned k)
@@ -85,7 +85,8 @@ static void operand_access(const struct xlate *x, unsigned k, s64 rsp,
 		if (op->type != ZYDIS_OPERAND_TYPE_MEMORY)
 			continue;
 		a->size = op->size / 8;
-		a->write |= (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+		a->write |=
+		    (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
 	}
 }
 
@@ -99,14 +100,23 @@ void x_address(struct xlate *x, unsigned k)
 
 /* ---- probes ---- */
 
+/*
+ * Sites share slots, but never those that read with those that write: a page
+ * which may be read may not therefore be written.
+ */
+static unsigned next_slot(struct bt *bt, bool write)
+{
+	return SLOT_FIRST +
+	       bt->next_slot[write]++ % ((SLOTS - SLOT_FIRST) / 2) * 2 + write;
+}
+
 static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
                   int stack_slot)
 {
 	struct bt *bt = x->bt;
 	bool user = x->block->key & KEY_USER;
-	unsigned n = stack_slot >= 0 ? (unsigned)stack_slot
-	                             : SLOT_FIRST + bt->next_slot++ %
-	                                                (SLOTS - SLOT_FIRST);
+	unsigned n =
+	    stack_slot >= 0 ? (unsigned)stack_slot : next_slot(bt, write);
 	u32 slot = AREA(slot) + (u32)((user * SLOTS + n) * sizeof(struct slot));
 	struct cold *cold = &x->cold[x->colds++];
 
@@ -129,8 +139,7 @@ static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
  * Without a slot, for sites that go from page to page: nine instructions, and
  * every page that the TLB holds is as good as the last one.
  */
-static void probe_direct(struct xlate *x, unsigned k, unsigned size,
-                         bool write)
+static void probe_direct(struct xlate *x, unsigned k, unsigned size, bool write)
 {
 	struct cold *cold = &x->cold[x->colds++];
 	struct cursor *c = &x->c;
@@ -144,7 +153,7 @@ static void probe_direct(struct xlate *x, unsigned k, unsigned size,
 	asm_32(c, (TLB_ENTRIES - 1) << 5);
 	asm_gs(c, true, 0x03, H_S1, CPU(tlb));
 	asm_rm(c, true, 0x2b, H_S0, H_S1, (s32)tag); /* sub r14, */
-	asm_bytes(c, "\x49\x81\xfe", 3);           /* cmp r14, */
+	asm_bytes(c, "\x49\x81\xfe", 3);             /* cmp r14, */
 	asm_32(c, PAGE_SIZE - size);
 	cold->jump = asm_jcc(c, CC_A);
 	asm_rm(c, true, 0x03, H_S0, H_S1, (s32)tag);
@@ -323,8 +332,7 @@ static bool covers(const struct xlate *x, const struct access *a)
 	       a->at + a->size <= s->at + s->size && (s->write || !a->write);
 }
 
-s32 x_reach(struct xlate *x, unsigned k, const struct access *a,
-            int stack_slot)
+s32 x_reach(struct xlate *x, unsigned k, const struct access *a, int stack_slot)
 {
 	struct access whole = *a;
 

@@ -13,8 +13,22 @@
 #include "base/types.h"
 
 enum host_reg {
-	H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI,
-	H_R8, H_R9, H_R10, H_R11, H_R12, H_R13, H_R14, H_R15,
+	H_RAX,
+	H_RCX,
+	H_RDX,
+	H_RBX,
+	H_RSP,
+	H_RBP,
+	H_RSI,
+	H_RDI,
+	H_R8,
+	H_R9,
+	H_R10,
+	H_R11,
+	H_R12,
+	H_R13,
+	H_R14,
+	H_R15,
 	/* Scratch, never guest state at an instruction's boundary. */
 	H_S0 = H_R14,
 	H_S1 = H_R15,
@@ -59,8 +73,8 @@ static inline void asm_64(struct cursor *c, u64 v)
 static inline void asm_rex(struct cursor *c, bool w, unsigned reg,
                            unsigned index, unsigned rm)
 {
-	u8 rex = (u8)(0x40 | w << 3 | (reg >> 3) << 2 | (index >> 3) << 1 |
-	              rm >> 3);
+	u8 rex =
+	    (u8)(0x40 | w << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | rm >> 3);
 
 	if (rex != 0x40)
 		asm_8(c, rex);
@@ -119,8 +133,10 @@ static inline void asm_rm(struct cursor *c, bool w, u8 op, unsigned reg,
 
 	asm_rex(c, w, reg, 0, base);
 	asm_8(c, op);
-	asm_8(c, (u8)((none ? 0 : small ? 0x40 : 0x80) | (reg & 7) << 3 |
-	              (base & 7)));
+	asm_8(c, (u8)((none    ? 0
+	               : small ? 0x40
+	                       : 0x80) |
+	              (reg & 7) << 3 | (base & 7)));
 	if (none)
 		return;
 	if (small)
@@ -141,7 +157,9 @@ static inline void asm_lea(struct cursor *c, bool w, unsigned reg,
 	asm_rex(c, w, reg, index == NO_REG ? 0 : index,
 	        base == NO_REG ? 0 : base);
 	asm_8(c, 0x8d);
-	asm_8(c, (u8)((base == NO_REG ? 0 : small ? 0x40 : 0x80) |
+	asm_8(c, (u8)((base == NO_REG ? 0
+	               : small        ? 0x40
+	                              : 0x80) |
 	              (reg & 7) << 3 | 4));
 	asm_8(c, (u8)(shift << 6 | (index == NO_REG ? 4 : index & 7) << 3 |
 	              (base == NO_REG ? 5 : base & 7)));

@@ -31,14 +31,14 @@
 struct bt;
 
 enum {
-	SLOTS = 256,      /* page caches of access sites, each for 2 rings */
+	SLOTS = 256, /* page caches of access sites, each for 2 rings */
 	SLOT_STACK_READ = 0,
 	SLOT_STACK_WRITE = 1,
 	SLOT_FIRST = 2,
-	TARGETS = 16384,  /* of indirect jumps */
-	BT_CONTEXTS = 16, /* recent ones remembered */
+	TARGETS = 16384,   /* of indirect jumps */
+	BT_CONTEXTS = 16,  /* recent ones remembered */
 	MISSES_MAX = 2048, /* of a site's slot, and it goes without */
-	HOT_RUNS = 8,     /* a block interpreted that often is translated */
+	HOT_RUNS = 8,      /* a block interpreted that often is translated */
 };
 
 /* A site's page: an access at lin hits if lin - tag <= 4096 - size. */
@@ -58,9 +58,9 @@ struct target {
 /* What host code reaches through GS, in icpu.area. */
 struct bt_area {
 	u64 host_rsp;
-	u64 value;      /* of a push or call with a memory operand */
-	u64 missed;     /* R14 when an operation was left to the interpreter */
-	u64 context;    /* of targets: mappings and mode; never 0 */
+	u64 value;   /* of a push or call with a memory operand */
+	u64 missed;  /* R14 when an operation was left to the interpreter */
+	u64 context; /* of targets: mappings and mode; never 0 */
 	struct target *targets;
 	u32 vector_absent; /* 1: XMM and MXCSR are not the guest's */
 	u32 host_mxcsr;
@@ -91,8 +91,8 @@ struct bt_link {
 	struct bt_code *from;
 	u8 *jump;           /* write address of the displacement */
 	const u8 *unlinked; /* where it leads while not linked */
-	u16 off;        /* of the target in the page */
-	bool saved;     /* flags are saved there, else in the host */
+	u16 off;            /* of the target in the page */
+	bool saved;         /* flags are saved there, else in the host */
 	bool linked;
 };
 
@@ -112,7 +112,7 @@ struct bt_out {
 /* Host code of one block. */
 struct bt_code {
 	struct block *block;
-	const u8 *entry;       /* flags in the host */
+	const u8 *entry; /* flags in the host */
 	const u8 *entry_saved;
 	u8 *entry_w, *entry_saved_w;
 	u8 *start_w;
@@ -154,10 +154,10 @@ struct bt {
 	const u8 *exit_op_saved;  /* ...saved, or dead */
 	const u8 *exit_link_host; /* R15: struct bt_link */
 	const u8 *exit_link_saved;
-	const u8 *exit_rip;       /* R14: rip; flags saved */
-	const u8 *fill[2]; /* [write]: R14 lin, R15 slot | size << 16 */
+	const u8 *exit_rip; /* R14: rip; flags saved */
+	const u8 *fill[2];  /* [write]: R14 lin, R15 slot | size << 16 */
 	const u8 *load_vector, *save_vector;
-	const u8 *target_stale;   /* R15: struct target of another context */
+	const u8 *target_stale; /* R15: struct target of another context */
 	const u8 *dead_host, *dead_saved; /* R15: offset of rip in its page */
 
 	struct bt_link *pending; /* wants its target's code */
@@ -168,16 +168,16 @@ struct bt {
 		u32 key;
 	} context[BT_CONTEXTS];
 	unsigned context_last;
-	u64 contexts; /* ids given out */
+	u64 contexts;           /* ids given out */
 	struct bt_code **codes; /* by address, for faults */
 	size_t code_count, code_room;
-	unsigned next_slot;
-	struct xlate *xlate; /* workspace */
+	unsigned next_slot[2];              /* [write] */
+	struct xlate *xlate;                /* workspace */
 	const struct insn_decoder *decoder; /* borrowed */
 	struct bt_stats stats;
 	bool count_fallbacks;
 	bool exact; /* flags are right at every fault, even dead ones */
-	u32 hot; /* runs before a block is translated */
+	u32 hot;    /* runs before a block is translated */
 };
 
 /* ---- stubs.c ---- */

@@ -45,7 +45,8 @@ static void made(struct icpu *cpu, struct block *b)
 
 static void patch_dead(struct bt *bt, u8 *at, u16 off, const u8 *stub)
 {
-	struct cursor c = { .w = at, .end = at + DEAD_PATCH,
+	struct cursor c = { .w = at,
+		            .end = at + DEAD_PATCH,
 		            .to_x = bt->exec - bt->write };
 
 	asm_bytes(&c, "\x41\xbf", 2); /* mov r15d, */
@@ -56,7 +57,8 @@ static void patch_dead(struct bt *bt, u8 *at, u16 off, const u8 *stub)
 
 static void patch_jump(struct bt *bt, u8 *at, const u8 *to)
 {
-	struct cursor c = { .w = at, .end = at + DEAD_PATCH,
+	struct cursor c = { .w = at,
+		            .end = at + DEAD_PATCH,
 		            .to_x = bt->exec - bt->write };
 
 	asm_jmp_to(&c, to);
@@ -115,7 +117,8 @@ const struct icpu_code_ops bt_code_ops = {
 void bt_link(struct bt *bt, struct bt_link *link, struct bt_code *to)
 {
 	const u8 *entry = link->saved ? to->entry_saved : to->entry;
-	struct cursor c = { .w = link->jump, .end = link->jump + 4,
+	struct cursor c = { .w = link->jump,
+		            .end = link->jump + 4,
 		            .to_x = bt->exec - bt->write };
 
 	asm_32(&c, (u32)(entry - (cursor_x(&c) + 4)));
@@ -126,8 +129,8 @@ void bt_add_code(struct bt *bt, struct bt_code *code)
 {
 	if (bt->code_count == bt->code_room) {
 		bt->code_room = bt->code_room ? bt->code_room * 2 : 1024;
-		bt->codes = xrealloc(bt->codes,
-		                     bt->code_room * sizeof(bt->codes[0]));
+		bt->codes =
+		    xrealloc(bt->codes, bt->code_room * sizeof(bt->codes[0]));
 	}
 	bt->codes[bt->code_count++] = code; /* addresses only grow */
 }
@@ -169,14 +172,14 @@ static int map_code(struct bt *bt, size_t size)
 	bt->fd = memfd_create("code", MFD_CLOEXEC);
 	if (bt->fd < 0 || ftruncate(bt->fd, (off_t)size))
 		return -errno;
-	bt->write = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED,
-	                 bt->fd, 0);
+	bt->write =
+	    mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, bt->fd, 0);
 	if (bt->write == MAP_FAILED) {
 		bt->write = NULL;
 		return -errno;
 	}
-	bt->exec = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, bt->fd,
-	                0);
+	bt->exec =
+	    mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, bt->fd, 0);
 	if (bt->exec == MAP_FAILED) {
 		bt->exec = NULL;
 		return -errno;
@@ -205,12 +208,12 @@ int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
 	rc = map_code(bt, ALIGN_UP(MAX(bytes, (u64)MIB), (u64)PAGE_SIZE));
 	if (rc) {
 		bt_destroy(bt);
-		return error_set(err, rc,
-		                 "cannot map a code cache of %" PRIu64
-		                 " MiB: %s",
-		                 bytes / MIB, strerror(-rc));
+		return error_set(
+		    err, rc, "cannot map a code cache of %" PRIu64 " MiB: %s",
+		    bytes / MIB, strerror(-rc));
 	}
-	c = (struct cursor){ .w = bt->write, .end = bt->write + bt->size,
+	c = (struct cursor){ .w = bt->write,
+		             .end = bt->write + bt->size,
 		             .to_x = bt->exec - bt->write };
 	bt_stubs(bt, &c);
 	ASSERT(!c.full);

@@ -57,8 +57,8 @@ static bool find_registers(const struct insn *in, struct moved m[PLACES])
 		m[p].used = true;
 		m[p].guest = in->op[i].reg;
 		m[p].in_memory = x_in_memory(m[p].guest) && !in->op[i].high;
-		m[p].host = (u8)(in->op[i].high ? m[p].guest + 4u
-		                                : x_home(m[p].guest));
+		m[p].host =
+		    (u8)(in->op[i].high ? m[p].guest + 4u : x_home(m[p].guest));
 		/* A narrow write keeps the rest, and some keep it all (BSF
 		 * of zero): only of these is it known that they don't. */
 		m[p].read = !writes_whole(in->z.mnemonic) ||

@@ -28,7 +28,7 @@ struct bt_engine {
 	struct insn_decoder decoder;
 	u64 code_bytes; /* of each vCPU */
 	unsigned tier;
-	u64 hot; /* runs before a block is translated */
+	u64 hot;    /* runs before a block is translated */
 	bool exact; /* see bt.h */
 	bool stats;
 	unsigned cpus;
@@ -69,7 +69,8 @@ static int parse_options(struct bt_engine *e, const char *text,
 			               "engine bt has no option '%s'", word);
 	}
 	if (rc)
-		error_hint(err, "it has tier=0, tier=1, hot=N, exact and stats");
+		error_hint(err,
+		           "it has tier=0, tier=1, hot=N, exact and stats");
 	free(copy);
 	return rc;
 }
@@ -189,9 +190,8 @@ static json_t *vcpu_json(const struct bt *bt, bool fallbacks)
 	    "links", (json_int_t)s->links, "target_misses",
 	    (json_int_t)s->target_misses, "deaths", (json_int_t)s->deaths,
 	    "flushes", (json_int_t)s->flushes, "context_switches",
-	    (json_int_t)s->switches, "slot_clears",
-	    (json_int_t)s->slot_clears, "translation_us",
-	    (json_int_t)(s->translate_ns / NSEC_PER_USEC));
+	    (json_int_t)s->switches, "slot_clears", (json_int_t)s->slot_clears,
+	    "translation_us", (json_int_t)(s->translate_ns / NSEC_PER_USEC));
 
 	if (fallbacks)
 		json_object_set_new(o, "untranslated", fallbacks_json(s));

@@ -50,8 +50,7 @@ static void sync_slots(struct bt *bt)
 	struct icpu *cpu = bt->cpu;
 	unsigned ring = cpu->cpl == 3;
 	/* Nothing is put into slots while AC is set. */
-	struct tlb_entry *tlb =
-	    cpu->space->data[ring ? PRIV_USER : PRIV_SUPER];
+	struct tlb_entry *tlb = cpu->space->data[ring ? PRIV_USER : PRIV_SUPER];
 
 	if (bt->tlb_epoch != cpu->tlb_epoch) {
 		bt->tlb_epoch = cpu->tlb_epoch;
@@ -249,8 +248,9 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 	if (bt && bt_find_fault(bt, (const u8 *)(uintptr_t)regs[REG_RIP], &out,
 	                        &flags)) {
 		regs[REG_R15] = (greg_t)(uintptr_t)out;
-		regs[REG_RIP] = (greg_t)(uintptr_t)(
-		    flags == FLAGS_HOST ? bt->exit_op_host : bt->exit_op_saved);
+		regs[REG_RIP] = (greg_t)(uintptr_t)(flags == FLAGS_HOST
+		                                        ? bt->exit_op_host
+		                                        : bt->exit_op_saved);
 		return;
 	}
 	pass_on(&old_action[sig], sig, info, context);

@@ -123,11 +123,11 @@ static void go_to_target(struct xlate *x)
 	asm_32(c, (u32)(x->bt->exit_rip - (cursor_x(c) + 4)));
 	/* The line: (rip ^ rip >> 12) % TARGETS. */
 	asm_mov_rr(c, H_S1, H_S0);
-	asm_bytes(c, "\x49\xc1\xef\x0c", 4);     /* shr r15, 12 */
-	asm_rr(c, false, 0x33, H_S1, H_S0);      /* xor r15d, r14d */
-	asm_bytes(c, "\x41\x81\xe7", 3);         /* and r15d, */
+	asm_bytes(c, "\x49\xc1\xef\x0c", 4); /* shr r15, 12 */
+	asm_rr(c, false, 0x33, H_S1, H_S0);  /* xor r15d, r14d */
+	asm_bytes(c, "\x41\x81\xe7", 3);     /* and r15d, */
 	asm_32(c, TARGETS - 1);
-	asm_bytes(c, "\x41\xc1\xe7\x05", 4);     /* shl r15d, 5 */
+	asm_bytes(c, "\x41\xc1\xe7\x05", 4);        /* shl r15d, 5 */
 	asm_gs(c, true, 0x03, H_S1, AREA(targets)); /* add r15, */
 	asm_rm(c, true, 0x3b, H_S0, H_S1, offsetof(struct target, rip));
 	asm_bytes(c, "\x0f\x85", 2);

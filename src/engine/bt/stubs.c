@@ -217,10 +217,10 @@ static const u8 *emit_fill(struct cursor *c, bool write)
 	gs_digit(c, 0x80, 0, 7, CPU(priv)); /* cmp byte */
 	asm_8(c, PRIV_AC);
 	keep = asm_jcc(c, CC_E);
-	asm_bytes(c, "\x65\x49\x89\x17", 4); /* mov gs:[r15], rdx */
+	asm_bytes(c, "\x65\x49\x89\x17", 4);     /* mov gs:[r15], rdx */
 	asm_bytes(c, "\x65\x49\x89\x4f\x08", 5); /* mov gs:[r15+8], rcx */
 	asm_patch(c, keep);
-	asm_bytes(c, "\x49\x01\xce", 3);         /* add r14, rcx */
+	asm_bytes(c, "\x49\x01\xce", 3); /* add r14, rcx */
 	pop(c, H_RDX);
 	pop(c, H_RCX);
 	pop(c, H_RAX);

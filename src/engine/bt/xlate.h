@@ -25,7 +25,7 @@ struct cold {
 	u32 slot;         /* ... offset in struct icpu */
 	u16 size;         /* ... of the access */
 	bool write;
-	u8 flags;         /* enum flags_at */
+	u8 flags; /* enum flags_at */
 	u16 insn;
 	u16 link;
 };
@@ -96,9 +96,13 @@ bool x_touches_memory(const struct insn *in);
 /* 8 bytes at a position off RSP. */
 static inline struct access x_stack_access(s64 at, bool write)
 {
-	return (struct access){ .base = GPR_RSP, .index = INSN_NO_REG,
-		                .seg = SEG_DS, .wide = true, .at = at,
-		                .size = 8, .write = write };
+	return (struct access){ .base = GPR_RSP,
+		                .index = INSN_NO_REG,
+		                .seg = SEG_DS,
+		                .wide = true,
+		                .at = at,
+		                .size = 8,
+		                .write = write };
 }
 
 /* ---- copies (copy.c) ---- */

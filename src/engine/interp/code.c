@@ -277,6 +277,8 @@ static struct codepage *fetch_page(struct icpu *cpu, gva_t lin, gpa_t *gpa)
 		.page = page,
 		.global = r.global,
 	};
+	if (r.shift > PAGE_SHIFT)
+		tlb_note_large(cpu->space, lin, r.shift, r.global);
 	return page;
 }
 
@@ -375,17 +377,17 @@ static struct block *make_crossing(struct icpu *cpu, gva_t lin, u32 key,
 	build.avail = limit_bytes(cpu, sizeof(bytes));
 	build.op = b->op;
 	do {
-		memcpy(bytes, page->host + off, first);
-		memcpy(bytes + first, page2->host, sizeof(bytes) - first);
+		guest_copy(bytes, page->host + off, first);
+		guest_copy(bytes + first, page2->host, sizeof(bytes) - first);
 		build.truncated = false;
 		build_block(&build);
 		if (build.truncated)
 			icpu_gp(cpu); /* beyond the limit of CS */
 		register_code(cpu, page, off, first);
 		register_code(cpu, page2, 0, sizeof(bytes) - first);
-	} while (!code_stands(cpu, page, off, first, bytes) ||
-	         !code_stands(cpu, page2, 0, sizeof(bytes) - first,
-	                      bytes + first));
+	} while (
+	    !code_stands(cpu, page, off, first, bytes) ||
+	    !code_stands(cpu, page2, 0, sizeof(bytes) - first, bytes + first));
 	block_finish(b, &build, key, page);
 	b->crossing = true;
 	b->page2 = page2;
@@ -421,7 +423,7 @@ static struct block *make_block(struct icpu *cpu, gva_t lin, u32 key,
 	build.op = b->op;
 	build.avail = limit_bytes(cpu, n);
 	do {
-		memcpy(bytes, page->host + off, n);
+		guest_copy(bytes, page->host + off, n);
 		build.truncated = false;
 		build_block(&build);
 		if (build.truncated)
@@ -469,7 +471,6 @@ static struct block *look(struct icpu *cpu, gva_t lin, u32 key)
 struct block *icpu_find_block(struct icpu *cpu)
 {
 	gva_t lin = cpu->rip + cpu->csbase;
-	struct jump_entry *j;
 	struct block *b;
 
 	cpu->cur = NULL;
@@ -478,10 +479,9 @@ struct block *icpu_find_block(struct icpu *cpu)
 		if (unlikely((u32)cpu->rip > cpu->seg[SEG_CS].limit))
 			icpu_gp(cpu);
 	}
-	j = &cpu->jump[(lin ^ lin >> 12) & (JUMP_ENTRIES - 1)];
-	if (likely(j->pc == lin && j->generation == cpu->space->generation &&
-	           j->block->key == cpu->key))
-		return j->block;
+	b = known_block(cpu);
+	if (likely(b))
+		return b;
 	b = look(cpu, lin, cpu->key);
 	if (unlikely(!(cpu->key & (KEY_CODE64 | KEY_FLAT_CS)))) {
 		/* Blocks know no limit: near it, go one by one. */
@@ -490,10 +490,11 @@ struct block *icpu_find_block(struct icpu *cpu)
 		return b;
 	}
 	if (likely(b->key == cpu->key && !b->crossing))
-		*j = (struct jump_entry){
-			.pc = lin,
-			.generation = cpu->space->generation,
-			.block = b,
-		};
+		cpu->jump[(lin ^ lin >> 12) & (JUMP_ENTRIES - 1)] =
+		    (struct jump_entry){
+			    .pc = lin,
+			    .generation = cpu->space->generation,
+			    .block = b,
+		    };
 	return b;
 }

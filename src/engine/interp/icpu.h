@@ -38,6 +38,7 @@ enum {
 	TLB_SPACES = 4,     /* address spaces (PCIDs) kept at a time */
 	TLB_LOG = 2048,
 	XTLB_ENTRIES = 512,
+	TLB_LARGE = 512, /* pieces of linear memory told apart for INVLPG */
 	ICPU_AREA = 1088,
 };
 
@@ -75,6 +76,13 @@ struct tlb_space {
 	u64 used;       /* for choosing a victim */
 	u64 generation; /* changes when exec entries go */
 	u32 filled;     /* entries since the last clear, up to TLB_LOG + 1 */
+	/*
+	 * Where entries stem from large pages, by bits 22 and up of the linear
+	 * address, and from 1 GiB pages: global ones and others. INVLPG drops
+	 * the whole of such a page.
+	 */
+	u64 large[2][TLB_LARGE / 64];
+	u64 giant[2];
 	u16 log[TLB_LOG];
 };
 
@@ -86,7 +94,8 @@ enum {
 	KEY_STACK32 = 1 << 3, /* SS.B; in 64-bit code always 64 */
 	KEY_REAL = 1 << 4,    /* real or V86 mode: no VEX, and so on */
 	KEY_USER = 1 << 5,    /* CPL 3: keeps user blocks apart */
-	KEY_FLAT_ES = 1 << 6, /* base 0, limit 4 GiB, writable: << enum cpu_seg */
+	KEY_FLAT_ES =
+	    1 << 6, /* base 0, limit 4 GiB, writable: << enum cpu_seg */
 	KEY_FLAT_CS = 1 << 7,
 	KEY_FLAT_SS = 1 << 8,
 	KEY_FLAT_DS = 1 << 9,
@@ -99,20 +108,20 @@ enum {
 /* cpu->attention */
 enum {
 	ATTEND_KICK = 1 << 0,
-	ATTEND_IRQ = 1 << 1,  /* the controller may have something */
+	ATTEND_IRQ = 1 << 1, /* the controller may have something */
 	ATTEND_NMI = 1 << 2,
-	ATTEND_MAIL = 1 << 3, /* invalidations from other threads */
-	ATTEND_STOP = 1 << 4, /* another vCPU wants the world stopped */
+	ATTEND_MAIL = 1 << 3,  /* invalidations from other threads */
+	ATTEND_STOP = 1 << 4,  /* another vCPU wants the world stopped */
 	ATTEND_LOCAL = 1 << 5, /* an event of our own waits */
 };
 
 /* Why fast x87/SSE/AVX code must not run; see op_host.c. */
 enum {
-	FPU_DENY_X87_NM = 1 << 0, /* CR0.TS or EM */
-	FPU_DENY_MMX_UD = 1 << 1, /* CR0.EM */
-	FPU_DENY_SSE_UD = 1 << 2, /* CR0.EM or no OSFXSR */
-	FPU_DENY_AVX_UD = 1 << 3, /* no OSXSAVE, XCR0, or not protected mode */
-	FPU_DENY_NM = 1 << 4,     /* CR0.TS */
+	FPU_DENY_X87_NM = 1 << 0,  /* CR0.TS or EM */
+	FPU_DENY_MMX_UD = 1 << 1,  /* CR0.EM */
+	FPU_DENY_SSE_UD = 1 << 2,  /* CR0.EM or no OSFXSR */
+	FPU_DENY_AVX_UD = 1 << 3,  /* no OSXSAVE, XCR0, or not protected mode */
+	FPU_DENY_NM = 1 << 4,      /* CR0.TS */
 	FPU_DENY_WAIT_NM = 1 << 5, /* CR0.TS and MP */
 };
 
@@ -124,13 +133,13 @@ struct icpu_fault {
 
 struct icpu_mail {
 	pthread_mutex_t lock;
-	bool flush_code;   /* all of it */
-	bool write_tags;   /* drop every write tag (dirty log) */
+	bool flush_code; /* all of it */
+	bool write_tags; /* drop every write tag (dirty log) */
 	u32 count;
-	u8 *page[32];      /* host pages whose decoded code is stale */
+	u8 *page[32]; /* host pages whose decoded code is stale */
 	u32 untag_count;
-	u8 *untag[8];      /* host pages whose write tags must go */
-	u64 posted, done;  /* untag requests, for who waits on them */
+	u8 *untag[8];     /* host pages whose write tags must go */
+	u64 posted, done; /* untag requests, for who waits on them */
 };
 
 struct jump_entry {
@@ -146,17 +155,17 @@ struct icpu {
 	u64 zero;   /* the register that is not there */
 	u64 pcbase; /* RIP minus offset in page, of the running block */
 
-	u64 rip;      /* exact between blocks */
-	u16 flags;    /* status flags as LAHF and SETO leave AX */
+	u64 rip;   /* exact between blocks */
+	u16 flags; /* status flags as LAHF and SETO leave AX */
 	u8 cpl;
-	u8 priv;      /* enum icpu_priv of explicit accesses */
-	u32 sysflags; /* the rest of RFLAGS, bit 1 set */
+	u8 priv;               /* enum icpu_priv of explicit accesses */
+	u32 sysflags;          /* the rest of RFLAGS, bit 1 set */
 	struct tlb_entry *tlb; /* space->data[priv] */
 	_Atomic u32 attention;
 	u32 key;
 	u32 fpu_deny; /* FPU_DENY_* */
 	struct block *block;
-	struct iop *cur; /* set before anything that may fault */
+	struct iop *cur;     /* set before anything that may fault */
 	struct block **link; /* the last block's wish to be linked */
 	u64 icount;
 	u64 csbase; /* 0 in 64-bit code */
@@ -174,7 +183,7 @@ struct icpu {
 	u64 sysenter_cs, sysenter_esp, sysenter_eip;
 	u64 tsc_aux, pat, misc_enable, xss, tsc_adjust;
 	_Atomic u64 tsc_offset; /* guest = host + offset; others read it */
-	u64 cr8;        /* only when the host has no tpr_get */
+	u64 cr8;                /* only when the host has no tpr_get */
 	struct cpu_mtrr mtrr;
 	u64 amd_hwcr, amd_de_cfg, patch_level, mcg_status, debugctl;
 
@@ -182,20 +191,20 @@ struct icpu {
 	struct cpu_events events;
 	bool halted;
 	enum cpu_mp_state mp_state;
-	bool irq_wait;     /* ATTEND_IRQ came while IF was clear */
-	bool shadow;       /* the next instruction follows STI or MOV SS */
-	bool shadow_ss;    /* ...MOV SS: holds #DB back too */
+	bool irq_wait;  /* ATTEND_IRQ came while IF was clear */
+	bool shadow;    /* the next instruction follows STI or MOV SS */
+	bool shadow_ss; /* ...MOV SS: holds #DB back too */
 	bool nmi_masked;
-	bool stepping;     /* the debugger's */
+	bool stepping;        /* the debugger's */
 	bool resume_at_break; /* not to stop at the same place again */
-	bool stepped;      /* an instruction or delivery was finished */
-	u64 budget;        /* instructions icpu_step() may still run; 0: any */
-	bool debug_hit;    /* a debugger's watchpoint, after the instruction */
+	bool stepped;         /* an instruction or delivery was finished */
+	u64 budget;     /* instructions icpu_step() may still run; 0: any */
+	bool debug_hit; /* a debugger's watchpoint, after the instruction */
 	gva_t debug_address;
-	bool skip_trap;    /* INT n and SYSCALL clear TF before it traps */
-	u64 pending_db;    /* DR6 bits of traps to raise after this one */
-	int delivering;    /* vector whose delivery may fault, or -1 */
-	bool external;     /* EXT bit of error codes raised now */
+	bool skip_trap; /* INT n and SYSCALL clear TF before it traps */
+	u64 pending_db; /* DR6 bits of traps to raise after this one */
+	int delivering; /* vector whose delivery may fault, or -1 */
+	bool external;  /* EXT bit of error codes raised now */
 	struct icpu_fault fault;
 	enum vcpu_exit_reason stop; /* valid when stopped */
 	bool stopped;
@@ -209,7 +218,7 @@ struct icpu {
 
 	struct tlb_space *space; /* current */
 	struct tlb_space *spaces;
-	u64 generation;          /* of the jump cache; never reused */
+	u64 generation; /* of the jump cache; never reused */
 	u64 use_clock;
 	struct jump_entry *jump;
 	struct code_cache *code;
@@ -247,9 +256,9 @@ struct icpu_code_ops {
 
 /* Everything that the vCPUs of one machine share. */
 enum { ISYSTEM_SLOTS = 32, ISYSTEM_CPUS = 64 };
-struct code_meta { /* of one RAM page */
-	u64 granules;  /* 64-byte pieces that hold decoded code */
-	u32 misses;    /* stores that met none of them */
+struct code_meta {    /* of one RAM page */
+	u64 granules; /* 64-byte pieces that hold decoded code */
+	u32 misses;   /* stores that met none of them */
 };
 struct isystem {
 	struct memory *memory; /* borrowed */
@@ -268,7 +277,7 @@ struct isystem {
 		struct code_meta *meta; /* shared with an alias's target */
 		bool meta_owned;
 	} slot[ISYSTEM_SLOTS];
-	pthread_mutex_t code_lock; /* metas and PAGE_CODE */
+	pthread_mutex_t code_lock;  /* metas and PAGE_CODE */
 	pthread_mutex_t world_lock; /* who may stop the world */
 	_Atomic bool stopping;      /* someone does */
 	struct hostop_pool *hostops;

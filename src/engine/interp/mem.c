@@ -70,6 +70,8 @@ static void fill(struct icpu *cpu, gva_t lin, unsigned priv,
 	e->rtag = tag;
 	e->addend = addend;
 	e->gpa = (r->gpa & PAGE_MASK) | r->global;
+	if (r->shift > PAGE_SHIFT)
+		tlb_note_large(cpu->space, lin, r->shift, r->global);
 	if (wtag)
 		e->wtag = tag;
 }
@@ -123,7 +125,7 @@ static u64 read_small(const u8 *p, unsigned size)
 	default: {
 		u64 v = 0;
 
-		memcpy(&v, p, size);
+		guest_copy(&v, p, size);
 		return v;
 	}
 	}
@@ -145,7 +147,7 @@ static void write_small(u8 *p, u64 v, unsigned size)
 		guest_put64(p, v);
 		break;
 	default:
-		memcpy(p, &v, size);
+		guest_copy(p, &v, size);
 		break;
 	}
 }
@@ -222,8 +224,8 @@ static gva_t wrapped(struct icpu *cpu, gva_t lin)
 	if (likely(lin <= 0xffffffff))
 		return lin;
 	if (cpu->cur && cpu->cur->seg < SEG_COUNT && !cpu->cur->check)
-		icpu_fault_error(
-		    cpu, cpu->cur->seg == SEG_SS ? VEC_SS : VEC_GP, 0);
+		icpu_fault_error(cpu, cpu->cur->seg == SEG_SS ? VEC_SS : VEC_GP,
+		                 0);
 	return (u32)lin;
 }
 
@@ -281,9 +283,9 @@ static void place_copy(struct icpu *cpu, const struct place *p, u8 *buf,
                        size_t len, bool write)
 {
 	if (p->host && !write) {
-		memcpy(buf, p->host, len);
+		guest_copy(buf, p->host, len);
 	} else if (p->host && !p->rom) {
-		memcpy(p->host, buf, len);
+		guest_copy(p->host, buf, len);
 		if (p->code)
 			isystem_code_written(cpu->sys, cpu, p->gpa, len);
 	}
@@ -324,7 +326,7 @@ void icpu_read(struct icpu *cpu, gva_t lin, void *buf, size_t len,
 	    &cpu->space->data[priv][lin >> PAGE_SHIFT & (TLB_ENTRIES - 1)];
 
 	if (likely(lin - e->rtag <= PAGE_SIZE - len))
-		memcpy(buf, (u8 *)(uintptr_t)(lin + e->addend), len);
+		guest_copy(buf, (u8 *)(uintptr_t)(lin + e->addend), len);
 	else
 		copy(cpu, lin, buf, len, ACCESS_READ, priv);
 }
@@ -337,7 +339,7 @@ void icpu_write(struct icpu *cpu, gva_t lin, const void *buf, size_t len,
 	u8 tmp[PAGE_SIZE];
 
 	if (likely(lin - e->wtag <= PAGE_SIZE - len)) {
-		memcpy((u8 *)(uintptr_t)(lin + e->addend), buf, len);
+		guest_copy((u8 *)(uintptr_t)(lin + e->addend), buf, len);
 		return;
 	}
 	memcpy(tmp, buf, len);
@@ -364,8 +366,8 @@ void icpu_probe(struct icpu *cpu, gva_t lin, size_t len,
 void icpu_rmw_begin(struct icpu *cpu, gva_t lin, unsigned size,
                     struct icpu_rmw *rmw)
 {
-	const struct tlb_entry *e = &cpu->tlb[lin >> PAGE_SHIFT &
-	                                      (TLB_ENTRIES - 1)];
+	const struct tlb_entry *e =
+	    &cpu->tlb[lin >> PAGE_SHIFT & (TLB_ENTRIES - 1)];
 	struct span s;
 
 	*rmw = (struct icpu_rmw){
@@ -448,25 +450,25 @@ void icpu_slow_store(struct icpu *cpu, struct iop *op, gva_t lin, u64 size,
 	        ".hidden " #name "\n"                                          \
 	        ".type " #name ", @function\n" #name ":\n"                     \
 	        ".cfi_startproc\n"                                             \
-	        "	pushq %rbp\n"                                          \
+	        "	pushq %rbp\n"                                                \
 	        ".cfi_def_cfa_offset 16\n"                                     \
 	        ".cfi_offset rbp, -16\n"                                       \
-	        "	movq %rsp, %rbp\n"                                     \
+	        "	movq %rsp, %rbp\n"                                           \
 	        ".cfi_def_cfa_register rbp\n"                                  \
-	        "	pushq %rcx\n	pushq %rdx\n"                          \
-	        "	pushq %rsi\n	pushq %rdi\n"                          \
-	        "	pushq %r8\n	pushq %r9\n"                           \
-	        "	pushq %r10\n	pushq %r11\n"                          \
-	        "	andq $-16, %rsp\n"                                     \
+	        "	pushq %rcx\n	pushq %rdx\n"                                   \
+	        "	pushq %rsi\n	pushq %rdi\n"                                   \
+	        "	pushq %r8\n	pushq %r9\n"                                     \
+	        "	pushq %r10\n	pushq %r11\n"                                   \
+	        "	andq $-16, %rsp\n"                                           \
 	        "	call " #target "\n"                                    \
-	        "	leaq -64(%rbp), %rsp\n"                                \
-	        "	popq %r11\n	popq %r10\n"                           \
-	        "	popq %r9\n	popq %r8\n"                            \
-	        "	popq %rdi\n	popq %rsi\n"                           \
-	        "	popq %rdx\n	popq %rcx\n"                           \
-	        "	popq %rbp\n"                                           \
+	        "	leaq -64(%rbp), %rsp\n"                                      \
+	        "	popq %r11\n	popq %r10\n"                                     \
+	        "	popq %r9\n	popq %r8\n"                                       \
+	        "	popq %rdi\n	popq %rsi\n"                                     \
+	        "	popq %rdx\n	popq %rcx\n"                                     \
+	        "	popq %rbp\n"                                                 \
 	        ".cfi_def_cfa rsp, 8\n"                                        \
-	        "	ret\n"                                                 \
+	        "	ret\n"                                                       \
 	        ".cfi_endproc\n"                                               \
 	        ".size " #name ", .-" #name "\n")
 

@@ -24,9 +24,11 @@ static inline struct block *linked(struct icpu *cpu, struct iop *op)
 
 	if (likely(n && n->key == cpu->key))
 		return n;
-	if (op->aux & INSIDE_PAGE)
+	if (op->aux & INSIDE_PAGE) {
 		cpu->link = &op->link;
-	return NULL;
+		return NULL;
+	}
+	return known_block(cpu);
 }
 
 struct block *op_end(struct icpu *cpu, struct iop *op)
@@ -88,11 +90,12 @@ static struct block *op_jmp(struct icpu *cpu, struct iop *op)
 			return jump(cpu, op);                                  \
 		NEXT;                                                          \
 	}
-JCC(0) JCC(1) JCC(2) JCC(3) JCC(4) JCC(5) JCC(6) JCC(7)
-JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13) JCC(14) JCC(15)
+JCC(0)
+JCC(1) JCC(2) JCC(3) JCC(4) JCC(5) JCC(6) JCC(7) JCC(8) JCC(9) JCC(10) JCC(11)
+    JCC(12) JCC(13) JCC(14) JCC(15)
 
-/* op->imm from a relative operand; amask is what RIP is cut to. */
-static void build_target(struct build *b, struct iop *op)
+    /* op->imm from a relative operand; amask is what RIP is cut to. */
+    static void build_target(struct build *b, struct iop *op)
 {
 	op->imm = (u64)op->off + op->len + b->insn->op[0].value;
 	op->amask = build_ip_mask(b);
@@ -104,9 +107,8 @@ static void build_target(struct build *b, struct iop *op)
 
 bool build_jcc(struct build *b, struct iop *op)
 {
-	static iop_fn *const fn[16] = { jcc0,  jcc1,  jcc2,  jcc3,
-		                        jcc4,  jcc5,  jcc6,  jcc7,
-		                        jcc8,  jcc9,  jcc10, jcc11,
+	static iop_fn *const fn[16] = { jcc0,  jcc1,  jcc2,  jcc3, jcc4,  jcc5,
+		                        jcc6,  jcc7,  jcc8,  jcc9, jcc10, jcc11,
 		                        jcc12, jcc13, jcc14, jcc15 };
 
 	build_target(b, op);
@@ -167,7 +169,7 @@ static struct block *go(struct icpu *cpu, struct iop *op, u64 rip)
 	if (unlikely(op->dst || !icpu_canonical(rip)))
 		check_target(cpu, op, rip);
 	cpu->rip = rip;
-	return NULL;
+	return known_block(cpu);
 }
 
 static struct block *op_jmp_reg(struct icpu *cpu, struct iop *op)
@@ -177,8 +179,7 @@ static struct block *op_jmp_reg(struct icpu *cpu, struct iop *op)
 
 static struct block *op_jmp_mem64(struct icpu *cpu, struct iop *op)
 {
-	return go(cpu, op,
-	          load64(cpu, op, op_linear(cpu, op, 8, ACCESS_READ)));
+	return go(cpu, op, load64(cpu, op, op_linear(cpu, op, 8, ACCESS_READ)));
 }
 
 static struct block *op_jmp_mem(struct icpu *cpu, struct iop *op)
@@ -194,8 +195,7 @@ static void load_far(struct icpu *cpu, struct iop *op, u64 *off, u16 *sel)
 	gva_t lin = ea_linear(cpu, op, ea, op->opsize, ACCESS_READ);
 
 	*off = icpu_load(cpu, lin, op->opsize, cpu->priv);
-	lin = ea_linear(cpu, op, (ea + op->opsize) & op->amask, 2,
-	                ACCESS_READ);
+	lin = ea_linear(cpu, op, (ea + op->opsize) & op->amask, 2, ACCESS_READ);
 	*sel = (u16)icpu_load(cpu, lin, 2, cpu->priv);
 }
 
@@ -297,7 +297,7 @@ static struct block *call_to(struct icpu *cpu, struct iop *op, u64 rip)
 	else
 		push_any(cpu, op, op_next_rip(cpu, op));
 	cpu->rip = rip;
-	return NULL;
+	return known_block(cpu);
 }
 
 static struct block *op_call_reg(struct icpu *cpu, struct iop *op)
@@ -365,7 +365,7 @@ static struct block *op_ret64(struct icpu *cpu, struct iop *op)
 		check_target(cpu, op, rip);
 	cpu->gpr[GPR_RSP] = rsp + 8 + op->imm;
 	cpu->rip = rip;
-	return NULL;
+	return known_block(cpu);
 }
 
 static struct block *op_ret(struct icpu *cpu, struct iop *op)
@@ -380,7 +380,7 @@ static struct block *op_ret(struct icpu *cpu, struct iop *op)
 	s.sp = (s.sp & ~s.mask) | ((s.sp + op->imm) & s.mask);
 	stack_commit(cpu, &s);
 	cpu->rip = rip;
-	return NULL;
+	return known_block(cpu);
 }
 
 static struct block *op_ret_far(struct icpu *cpu, struct iop *op)

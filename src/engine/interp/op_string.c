@@ -6,8 +6,6 @@
  * that a fault, an interrupt or a single step finds it ready to go on. MOVS
  * and STOS run over whole spans of host memory where they can.
  */
-#include <string.h>
-
 #include "engine/interp/debug.h"
 #include "engine/interp/ops.h"
 #include "engine/x86/decode.h"
@@ -96,7 +94,7 @@ static u64 movs_span(struct icpu *cpu, struct iop *op, u64 count)
 	/* What is written may not be read again in the same span. */
 	if (!s || !d || (u64)(d - s) < bytes)
 		return 0;
-	memmove(d, s, bytes);
+	guest_copy(d, s, bytes);
 	index_add(cpu, op, RSI, bytes);
 	index_add(cpu, op, RDI, bytes);
 	return n;
@@ -148,7 +146,7 @@ static void fill(u8 *p, u64 v, unsigned size, u64 n)
 {
 	switch (size) {
 	case 1:
-		memset(p, (u8)v, n);
+		guest_fill(p, (u8)v, n);
 		break;
 	case 2:
 		for (u64 i = 0; i < n; i++)
@@ -328,14 +326,15 @@ static void build_string_common(struct build *b, struct iop *op)
 	op->amask = size_mask(i->asize);
 	build_segment(b, op, build_override(b));
 	op->aux = 0;
-	if (!(b->key & (KEY_CODE64 | KEY_FLAT_ES)) || b->key & KEY_ALIGN)
+	/* The source's check stands for both where 4 GiB is passed: mem.c. */
+	if (!(b->key & (KEY_CODE64 | KEY_FLAT_ES)) || b->key & KEY_ALIGN ||
+	    (op->check && !(b->key & KEY_CODE64)))
 		op->aux |= CHECK_ES;
 	/* Both prefixes repeat whatever does not compare. */
 	if (i->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
 	                       ZYDIS_ATTRIB_HAS_REPZ))
 		op->aux |= REP;
-	if (i->z.attributes &
-	    (ZYDIS_ATTRIB_HAS_REPNE | ZYDIS_ATTRIB_HAS_REPNZ))
+	if (i->z.attributes & (ZYDIS_ATTRIB_HAS_REPNE | ZYDIS_ATTRIB_HAS_REPNZ))
 		op->aux |= REPNE;
 }
 

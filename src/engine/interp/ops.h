@@ -214,6 +214,30 @@ DEFINE_ACCESS(32)
 DEFINE_ACCESS(64)
 #undef DEFINE_ACCESS
 
+/* Forward, and for overlaps that a forward copy gets right. */
+static inline void guest_copy(void *to, const void *from, size_t n)
+{
+	u8 *d = to;
+	const u8 *s = from;
+
+	if (n >= 64) {
+		__asm__ volatile("rep movsb"
+		                 : "+D"(d), "+S"(s), "+c"(n)
+		                 :
+		                 : "memory");
+		return;
+	}
+	for (; n >= 8; n -= 8, d += 8, s += 8)
+		guest_put64(d, guest_get64(s));
+	for (; n; n--)
+		guest_put8(d++, guest_get8(s++));
+}
+
+static inline void guest_fill(void *to, u8 v, size_t n)
+{
+	__asm__ volatile("rep stosb" : "+D"(to), "+c"(n) : "a"(v) : "memory");
+}
+
 enum { HOW_WRITE = ACCESS_WRITE << 8 };
 
 /* By size, for handlers that are not hot. ENTER first. */
@@ -233,6 +257,19 @@ static inline void op_store(struct icpu *cpu, struct iop *op, unsigned size,
 static inline u64 op_next_rip(const struct icpu *cpu, const struct iop *op)
 {
 	return cpu->pcbase + op->off + op->len;
+}
+
+/* The block at cpu->rip if the jump cache has it, or NULL. */
+static inline struct block *known_block(const struct icpu *cpu)
+{
+	gva_t pc = cpu->rip + cpu->csbase;
+	const struct jump_entry *j =
+	    &cpu->jump[(pc ^ pc >> 12) & (JUMP_ENTRIES - 1)];
+
+	if (likely(j->pc == pc && j->generation == cpu->space->generation &&
+	           j->block->key == cpu->key))
+		return j->block;
+	return NULL;
 }
 
 /* End the block here; the next instruction is looked up afresh. */

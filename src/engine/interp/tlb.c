@@ -11,6 +11,8 @@
 #include "engine/interp/code.h"
 #include "engine/interp/tlb.h"
 
+enum { LARGE_SHIFT = 22, GIANT_SHIFT = 30 };
+
 static void entry_clear(struct tlb_entry *e, unsigned index)
 {
 	e->rtag = e->wtag = tlb_invalid_tag(index);
@@ -32,6 +34,12 @@ static bool keep(const struct tlb_entry *e, bool global)
 static void space_flush(struct icpu *cpu, struct tlb_space *s, bool global)
 {
 	cpu->tlb_epoch++;
+	memset(s->large[0], 0, sizeof(s->large[0]));
+	s->giant[0] = 0;
+	if (global) {
+		memset(s->large[1], 0, sizeof(s->large[1]));
+		s->giant[1] = 0;
+	}
 	if (s->filled > TLB_LOG) {
 		bool kept = false;
 
@@ -119,14 +127,78 @@ void icpu_tlb_flush(struct icpu *cpu, bool global)
 			space_flush(cpu, &cpu->spaces[i], global);
 }
 
+/* ---- one page ---- */
+
+static u64 *large_word(struct tlb_space *s, gva_t lin, bool global, u64 *bit)
+{
+	unsigned n = lin >> LARGE_SHIFT & (TLB_LARGE - 1);
+
+	*bit = BIT(n % 64);
+	return &s->large[global][n / 64];
+}
+
+void tlb_note_large(struct tlb_space *s, gva_t lin, unsigned shift, bool global)
+{
+	u64 bit, *word = large_word(s, lin, global, &bit);
+
+	*word |= bit;
+	if (shift >= GIANT_SHIFT)
+		s->giant[global] |= BIT(lin >> GIANT_SHIFT & 63);
+}
+
+/* How far around lin a page may reach that entries of s stem from. */
+static unsigned reach(struct tlb_space *s, gva_t lin)
+{
+	u64 bit, other;
+
+	if ((s->giant[0] | s->giant[1]) & BIT(lin >> GIANT_SHIFT & 63))
+		return GIANT_SHIFT;
+	other = *large_word(s, lin, true, &bit);
+	return (*large_word(s, lin, false, &bit) | other) & bit ? LARGE_SHIFT
+	                                                        : PAGE_SHIFT;
+}
+
+/* All entries for the 2^shift bytes around lin go. */
+static void flush_large(struct icpu *cpu, struct tlb_space *s, gva_t lin,
+                        unsigned shift, bool global)
+{
+	u64 n = BIT(shift - PAGE_SHIFT);
+	u64 first = lin >> shift << (shift - PAGE_SHIFT);
+
+	for (unsigned p = 0; p < PRIV_COUNT; p++)
+		for (u64 i = 0; i < MIN(n, (u64)TLB_ENTRIES); i++) {
+			unsigned x = (first + i) & (TLB_ENTRIES - 1);
+			struct tlb_entry *e = &s->data[p][x];
+
+			if (((e->rtag ^ lin) >> shift == 0 ||
+			     (e->wtag ^ lin) >> shift == 0) &&
+			    !keep(e, global))
+				entry_clear(e, x);
+		}
+	for (unsigned u = 0; u < 2; u++)
+		for (unsigned i = 0; i < XTLB_ENTRIES; i++) {
+			struct xtlb_entry *e = &s->exec[u][i];
+
+			if (e->tag & 1 && (e->tag ^ lin) >> shift == 0 &&
+			    (global || !e->global))
+				e->tag = 0;
+		}
+	s->generation = ++cpu->generation;
+}
+
 static void space_flush_page(struct icpu *cpu, struct tlb_space *s, gva_t lin,
                              bool global)
 {
 	unsigned x = lin >> PAGE_SHIFT & (TLB_ENTRIES - 1);
 	unsigned y = lin >> PAGE_SHIFT & (XTLB_ENTRIES - 1);
 	u64 tag = lin & PAGE_MASK;
+	unsigned shift = reach(s, lin);
 
 	cpu->tlb_epoch++;
+	if (shift > PAGE_SHIFT) {
+		flush_large(cpu, s, lin, shift, global);
+		return;
+	}
 	for (unsigned p = 0; p < PRIV_COUNT; p++) {
 		struct tlb_entry *e = &s->data[p][x];
 

@@ -48,7 +48,7 @@ enum {
 	WARM_UP_MS = 200,
 	SLICE_MS = 10, /* the limit of one loop */
 	SLICES = 20,
-	SLICES_ENOUGH = 3,  /* once they took this together: */
+	SLICES_ENOUGH = 3, /* once they took this together: */
 	SLOW_NS = 20000000,
 	TRIES = 3,
 };

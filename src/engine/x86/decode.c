@@ -112,9 +112,19 @@ static void put_memory(struct insn *out, const ZydisDecodedOperand *z)
 		.seg = seg_number(z->mem.segment),
 		.base = gpr_number(z->mem.base),
 		.index = gpr_number(z->mem.index),
-		.shift = scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0,
+		.shift = scale == 8   ? 3
+		         : scale == 4 ? 2
+		         : scale == 2 ? 1
+		                      : 0,
 		.disp = z->mem.disp.value,
 	};
+	/* Zydis 4.0 takes base 5 with mod 0, which is a displacement alone,
+	 * for R13 if REX.B is set and the address 32 bits wide. */
+	if (out->z.raw.sib.offset && out->z.raw.modrm.mod == 0 &&
+	    out->z.raw.sib.base == 5) {
+		out->mem.base = INSN_NO_REG;
+		out->mem.disp = out->z.raw.disp.value;
+	}
 }
 
 static void put_operand(struct insn *out, struct insn_operand *o,
@@ -144,28 +154,50 @@ static void put_operand(struct insn *out, struct insn_operand *o,
 	}
 }
 
+/*
+ * F3 90 is PAUSE, but with REX.B it is XCHG R8, RAX, whatever Zydis says: let
+ * it look at the same with prefixes that mean nothing.
+ */
+static void correct_pause(const ZydisDecoder *decoder, const u8 *bytes,
+                          struct insn *out)
+{
+	u8 copy[15];
+
+	if (out->z.mnemonic != ZYDIS_MNEMONIC_PAUSE ||
+	    !(out->z.attributes & ZYDIS_ATTRIB_HAS_REX) || !out->z.raw.rex.B)
+		return;
+	memcpy(copy, bytes, out->z.length);
+	for (u8 i = 0; i < out->z.length; i++)
+		if (copy[i] == 0xf3)
+			copy[i] = 0x3e;
+	/* The same length, and no less valid. */
+	(void)ZydisDecoderDecodeFull(decoder, copy, out->z.length, &out->z,
+	                             out->zop);
+}
+
 enum insn_status insn_decode(const struct insn_decoder *d, enum insn_mode mode,
                              const u8 *bytes, size_t len, struct insn *out)
 {
 	size_t n = MIN(len, (size_t)15);
 	ZyanStatus st;
 
-	st = ZydisDecoderDecodeFull(&d->mode[mode], bytes, n, &out->z,
-	                            out->zop);
+	st =
+	    ZydisDecoderDecodeFull(&d->mode[mode], bytes, n, &out->z, out->zop);
 	if (st == ZYDIS_STATUS_NO_MORE_DATA)
 		return n == 15 ? INSN_TOO_LONG : INSN_TRUNCATED;
 	if (st == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
 		return INSN_TOO_LONG;
 	if (ZYAN_FAILED(st))
 		return INSN_INVALID;
+	correct_pause(&d->mode[mode], bytes, out);
 
 	out->length = out->z.length;
 	out->opsize = (u8)(out->z.operand_width / 8);
 	out->asize = (u8)(out->z.address_width / 8);
 	out->count = MIN(out->z.operand_count_visible, (u8)4);
 	out->lock = out->z.attributes & ZYDIS_ATTRIB_HAS_LOCK;
-	out->rep = out->z.attributes &
-	           (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE);
+	out->rep =
+	    out->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE);
 	out->repne = out->z.attributes & ZYDIS_ATTRIB_HAS_REPNE;
 	out->has_mem = false;
 	memset(out->op, 0, sizeof(out->op));
@@ -212,6 +244,5 @@ bool insn_allowed(const struct cpuid_model *cpuid, const struct insn *insn)
 		f = family_feature[insn->z.meta.isa_set];
 	if (f == ABSENT)
 		return false;
-	return f == NONE ||
-	       cpuid_has(cpuid, (enum cpuid_feature)(f - FIRST));
+	return f == NONE || cpuid_has(cpuid, (enum cpuid_feature)(f - FIRST));
 }

@@ -41,11 +41,11 @@ static void entry_read(const struct icpu *cpu, gpa_t gpa, bool wide,
 	if (!e->host)
 		e->value = wide ? ~(u64)0 : 0xffffffff;
 	else if (wide)
-		e->value = atomic_load_explicit(
-		    (_Atomic u64 *)(void *)e->host, memory_order_relaxed);
+		e->value = atomic_load_explicit((_Atomic u64 *)(void *)e->host,
+		                                memory_order_relaxed);
 	else
-		e->value = atomic_load_explicit(
-		    (_Atomic u32 *)(void *)e->host, memory_order_relaxed);
+		e->value = atomic_load_explicit((_Atomic u32 *)(void *)e->host,
+		                                memory_order_relaxed);
 }
 
 /* false: someone changed the entry meanwhile; walk again. */
@@ -89,7 +89,7 @@ struct walk {
 	enum icpu_access access;
 	unsigned priv;
 	bool set_bits;
-	bool user, write, nx;  /* ANDed, ANDed and ORed over the levels */
+	bool user, write, nx; /* ANDed, ANDed and ORed over the levels */
 	struct paging_result *out;
 };
 
@@ -118,8 +118,7 @@ static bool allowed(const struct walk *w)
 		if (w->access == ACCESS_WRITE)
 			return w->write;
 	} else {
-		if (w->user && w->access == ACCESS_EXEC &&
-		    cpu->cr4 & CR4_SMEP)
+		if (w->user && w->access == ACCESS_EXEC && cpu->cr4 & CR4_SMEP)
 			return false;
 		if (w->user && w->access != ACCESS_EXEC &&
 		    w->priv == PRIV_SUPER && cpu->cr4 & CR4_SMAP)
@@ -152,7 +151,7 @@ enum outcome { DONE, AGAIN, FAULT };
 
 /* The leaf is found: rights, then its bits, then those of the levels above. */
 static enum outcome finish(struct walk *w, struct entry *path, unsigned n,
-                           gpa_t gpa)
+                           unsigned shift, gpa_t gpa)
 {
 	struct entry *leaf = &path[n - 1];
 	u64 bits = PTE_A | (w->access == ACCESS_WRITE ? PTE_D : 0);
@@ -169,11 +168,11 @@ static enum outcome finish(struct walk *w, struct entry *path, unsigned n,
 			return AGAIN;
 	}
 	w->out->gpa = gpa;
+	w->out->shift = (u8)shift;
 	w->out->global = leaf->value & PTE_G && w->cpu->cr4 & CR4_PGE;
 	w->out->writable =
 	    leaf->value & PTE_D &&
-	    (w->write ||
-	     (w->priv != PRIV_USER && !(w->cpu->cr0 & CR0_WP)));
+	    (w->write || (w->priv != PRIV_USER && !(w->cpu->cr0 & CR0_WP)));
 	return DONE;
 }
 
@@ -220,7 +219,7 @@ static enum outcome walk_wide(struct walk *w, struct entry *path)
 		if (level == 0 || pte & PTE_PS) {
 			u64 mask = BIT(shift) - 1;
 
-			return finish(w, path, n,
+			return finish(w, path, n, shift,
 			              (pte & PTE_ADDRESS & ~mask) |
 			                  (w->lin & mask));
 		}
@@ -248,7 +247,7 @@ static enum outcome walk_narrow(struct walk *w, struct entry *path)
 			fail(w, PF_P | PF_RSVD);
 			return FAULT;
 		}
-		return finish(w, path, 1, base | (w->lin & 0x3fffff));
+		return finish(w, path, 1, 22, base | (w->lin & 0x3fffff));
 	}
 	entry_read(cpu, (pde & 0xfffff000) + (w->lin >> 12 & 1023) * 4, false,
 	           &path[1]);
@@ -258,7 +257,8 @@ static enum outcome walk_narrow(struct walk *w, struct entry *path)
 		return FAULT;
 	}
 	take_rights(w, pte);
-	return finish(w, path, 2, (pte & 0xfffff000) | (w->lin & 0xfff));
+	return finish(w, path, 2, PAGE_SHIFT,
+	              (pte & 0xfffff000) | (w->lin & 0xfff));
 }
 
 bool paging_walk(struct icpu *cpu, gva_t lin, enum icpu_access access,
@@ -270,6 +270,7 @@ bool paging_walk(struct icpu *cpu, gva_t lin, enum icpu_access access,
 	if (!(cpu->cr0 & CR0_PG)) {
 		*out = (struct paging_result){
 			.gpa = lin & 0xffffffff,
+			.shift = PAGE_SHIFT,
 			.writable = true,
 		};
 		return true;

@@ -12,11 +12,12 @@
 #include "engine/interp/icpu.h"
 
 struct paging_result {
-	gpa_t gpa;      /* of the byte */
-	u32 error;      /* PF_*, when false was returned */
-	bool writable;  /* a write by the same privilege is allowed, and the
-	                 * dirty bit is set already */
+	gpa_t gpa;     /* of the byte */
+	u32 error;     /* PF_*, when false was returned */
+	bool writable; /* a write by the same privilege is allowed, and the
+	                * dirty bit is set already */
 	bool global;
+	u8 shift; /* of the page: 12, 21, 22 or 30 */
 };
 
 /*
