@@ -30,7 +30,7 @@ u16 build_reg(const struct build *b, unsigned i)
 
 u64 build_ip_mask(const struct build *b)
 {
-	return b->insn->opsize == 2 ? 0xffff
+	return b->insn->opsize == 2  ? 0xffff
 	       : b->key & KEY_CODE64 ? ~(u64)0
 	                             : 0xffffffff;
 }

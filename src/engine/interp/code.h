@@ -23,7 +23,7 @@ typedef struct block *iop_fn(struct icpu *cpu, struct iop *op);
  */
 struct iop {
 	iop_fn *fn;
-	u64 imm;   /* immediate; target offset from pcbase; far offset */
+	u64 imm; /* immediate; target offset from pcbase; far offset */
 	s64 disp;
 	u64 amask; /* address size mask */
 	u16 base, index, segbase;
@@ -34,7 +34,7 @@ struct iop {
 	u8 seg;   /* enum cpu_seg of the memory operand */
 	u8 check; /* segment limits or alignment must be looked at */
 	u8 opsize;
-	u8 n;     /* of instructions before this one in the block */
+	u8 n;    /* of instructions before this one in the block */
 	u16 aux; /* the handler's own */
 	union {
 		struct block *link;
@@ -48,7 +48,7 @@ struct iop {
 struct block {
 	u32 key; /* 0: dead */
 	u16 off, len;
-	u16 count;   /* instructions */
+	u16 count;     /* instructions */
 	bool crossing; /* its one instruction goes on in page2 */
 	struct codepage *page, *page2;
 	struct block *next;  /* in page's bucket */
@@ -96,7 +96,7 @@ struct build {
 	unsigned ops, count;
 	u16 len;
 	bool truncated;
-	bool ended; /* the last operation leaves the block */
+	bool ended;         /* the last operation leaves the block */
 	struct iop *shadow; /* an STI whose shadow is to be covered */
 	struct insn *insn;
 };

@@ -90,7 +90,7 @@ void interp_vcpu_get(struct vcpu *v, struct cpu_state *state)
 }
 
 int interp_vcpu_set(struct vcpu *v, const struct cpu_state *state,
-                           struct error *err)
+                    struct error *err)
 {
 	return icpu_set(icpu_of(v), state, err);
 }
@@ -104,9 +104,8 @@ u64 interp_vcpu_stat(struct vcpu *v, enum vcpu_stat stat)
 	return stat < STAT_COUNT ? cpu->stats[stat] : 0;
 }
 
-int interp_vcpu_debug(struct vcpu *v,
-                             const struct vcpu_breakpoint *points,
-                             size_t count, bool step)
+int interp_vcpu_debug(struct vcpu *v, const struct vcpu_breakpoint *points,
+                      size_t count, bool step)
 {
 	struct icpu *cpu = icpu_of(v);
 	struct vcpu_breakpoint *copy = NULL;

@@ -55,11 +55,11 @@ BY_SIZE(PURE_UNARY, dec, CARRY_IN, "dec")
 BY_SIZE(PURE_UNARY, neg, "", "neg")
 
 #define NOT(bits)                                                              \
-	static inline u##bits not##bits(u##bits a, u##bits b, u16 *fl)         \
+	static inline u##bits not ##bits(u##bits a, u##bits b, u16 * fl)       \
 	{                                                                      \
 		(void)b;                                                       \
 		(void)fl;                                                      \
-		return (u##bits)~a;                                            \
+		return (u##bits) ~a;                                           \
 	}
 NOT(8)
 NOT(16)
@@ -67,23 +67,20 @@ NOT(32)
 NOT(64)
 
 #define REG_FORMS(name, bits)                                                  \
-	static struct block *name##bits##_rr(struct icpu *cpu,                 \
-	                                     struct iop *op)                   \
+	static struct block *name##bits##_rr(struct icpu *cpu, struct iop *op) \
 	{                                                                      \
-		SET##bits(op->dst, name##bits(REG##bits(op->dst),              \
-		                              REG##bits(op->src),              \
-		                              &cpu->flags));                   \
+		SET##bits(op->dst,                                             \
+		          name##bits(REG##bits(op->dst), REG##bits(op->src),   \
+		                     &cpu->flags));                            \
 		NEXT;                                                          \
 	}                                                                      \
-	static struct block *name##bits##_ri(struct icpu *cpu,                 \
-	                                     struct iop *op)                   \
+	static struct block *name##bits##_ri(struct icpu *cpu, struct iop *op) \
 	{                                                                      \
 		SET##bits(op->dst, name##bits(REG##bits(op->dst),              \
 		                              (u##bits)op->imm, &cpu->flags)); \
 		NEXT;                                                          \
 	}                                                                      \
-	static struct block *name##bits##_rm(struct icpu *cpu,                 \
-	                                     struct iop *op)                   \
+	static struct block *name##bits##_rm(struct icpu *cpu, struct iop *op) \
 	{                                                                      \
 		gva_t lin = op_linear(cpu, op, bits / 8, ACCESS_READ);         \
 		u##bits v = load##bits(cpu, op, lin);                          \
@@ -150,22 +147,18 @@ NOT(64)
 
 /* CMP and TEST: nothing is written. */
 #define READ_FORMS(name, bits)                                                 \
-	static struct block *name##bits##_rr(struct icpu *cpu,                 \
-	                                     struct iop *op)                   \
+	static struct block *name##bits##_rr(struct icpu *cpu, struct iop *op) \
 	{                                                                      \
 		name##bits(REG##bits(op->dst), REG##bits(op->src),             \
 		           &cpu->flags);                                       \
 		NEXT;                                                          \
 	}                                                                      \
-	static struct block *name##bits##_ri(struct icpu *cpu,                 \
-	                                     struct iop *op)                   \
+	static struct block *name##bits##_ri(struct icpu *cpu, struct iop *op) \
 	{                                                                      \
-		name##bits(REG##bits(op->dst), (u##bits)op->imm,               \
-		           &cpu->flags);                                       \
+		name##bits(REG##bits(op->dst), (u##bits)op->imm, &cpu->flags); \
 		NEXT;                                                          \
 	}                                                                      \
-	static struct block *name##bits##_rm(struct icpu *cpu,                 \
-	                                     struct iop *op)                   \
+	static struct block *name##bits##_rm(struct icpu *cpu, struct iop *op) \
 	{                                                                      \
 		gva_t lin = op_linear(cpu, op, bits / 8, ACCESS_READ);         \
                                                                                \
@@ -173,8 +166,7 @@ NOT(64)
 		           &cpu->flags);                                       \
 		NEXT;                                                          \
 	}                                                                      \
-	static struct block *name##bits##_mr(struct icpu *cpu,                 \
-	                                     struct iop *op)                   \
+	static struct block *name##bits##_mr(struct icpu *cpu, struct iop *op) \
 	{                                                                      \
 		gva_t lin = op_linear(cpu, op, bits / 8, ACCESS_READ);         \
                                                                                \
@@ -182,8 +174,7 @@ NOT(64)
 		           &cpu->flags);                                       \
 		NEXT;                                                          \
 	}                                                                      \
-	static struct block *name##bits##_mi(struct icpu *cpu,                 \
-	                                     struct iop *op)                   \
+	static struct block *name##bits##_mi(struct icpu *cpu, struct iop *op) \
 	{                                                                      \
 		gva_t lin = op_linear(cpu, op, bits / 8, ACCESS_READ);         \
                                                                                \
@@ -216,26 +207,33 @@ SIZES(READ_FORMS, test)
 SIZES(UNARY_FORMS, inc)
 SIZES(UNARY_FORMS, dec)
 SIZES(UNARY_FORMS, neg)
-SIZES(UNARY_FORMS, not)
+SIZES(UNARY_FORMS, not )
 
 enum form { RR, RI, RM, MR, MI, LR, LI, FORMS };
 
 #define ROW(name, bits)                                                        \
-	{ name##bits##_rr, name##bits##_ri, name##bits##_rm, name##bits##_mr,  \
-	  name##bits##_mi, name##bits##_lr, name##bits##_li }
+	{                                                                      \
+		name##bits##_rr, name##bits##_ri, name##bits##_rm,             \
+		    name##bits##_mr, name##bits##_mi, name##bits##_lr,         \
+		    name##bits##_li                                            \
+	}
 #define READ_ROW(name, bits)                                                   \
-	{ name##bits##_rr, name##bits##_ri, name##bits##_rm, name##bits##_mr,  \
-	  name##bits##_mi, NULL, NULL }
+	{                                                                      \
+		name##bits##_rr, name##bits##_ri, name##bits##_rm,             \
+		    name##bits##_mr, name##bits##_mi, NULL, NULL               \
+	}
 #define TABLE(M, name)                                                         \
-	{ M(name, 8), M(name, 16), M(name, 32), M(name, 64) }
+	{                                                                      \
+		M(name, 8), M(name, 16), M(name, 32), M(name, 64)              \
+	}
 
 enum { ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, TEST };
 
 static iop_fn *const alu[9][4][FORMS] = {
-	[ADD] = TABLE(ROW, add),      [OR] = TABLE(ROW, or),
-	[ADC] = TABLE(ROW, adc),      [SBB] = TABLE(ROW, sbb),
-	[AND] = TABLE(ROW, and),      [SUB] = TABLE(ROW, sub),
-	[XOR] = TABLE(ROW, xor),      [CMP] = TABLE(READ_ROW, cmp),
+	[ADD] = TABLE(ROW, add),        [OR] = TABLE(ROW, or),
+	[ADC] = TABLE(ROW, adc),        [SBB] = TABLE(ROW, sbb),
+	[AND] = TABLE(ROW, and),        [SUB] = TABLE(ROW, sub),
+	[XOR] = TABLE(ROW, xor),        [CMP] = TABLE(READ_ROW, cmp),
 	[TEST] = TABLE(READ_ROW, test),
 };
 
@@ -305,7 +303,9 @@ bool build_alu(struct build *b, struct iop *op)
 }
 
 #define UNARY_ROW(name, bits)                                                  \
-	{ name##bits##_r, name##bits##_m, name##bits##_l }
+	{                                                                      \
+		name##bits##_r, name##bits##_m, name##bits##_l                 \
+	}
 
 static iop_fn *const unary[4][4][3] = {
 	TABLE(UNARY_ROW, inc),

@@ -179,9 +179,8 @@ enum { BSF, BSR, TZCNT, LZCNT, POPCNT };
 
 static struct block *scan(struct icpu *cpu, struct iop *op, u64 v)
 {
-	static u64 (*const fn[])(u64, u64, unsigned, u16 *) = {
-		bsf, bsr, tzcnt, lzcnt, popcnt
-	};
+	static u64 (*const fn[])(u64, u64, unsigned, u16 *) = { bsf, bsr, tzcnt,
+		                                                lzcnt, popcnt };
 	bool untouched = op->aux <= BSR && !(v & size_mask(op->opsize));
 	u64 d = fn[op->aux](REG64(op->dst), v, op->opsize, &cpu->flags);
 

@@ -46,8 +46,10 @@ MOV_FORMS(32)
 MOV_FORMS(64)
 
 #define MOV_ROW(bits)                                                          \
-	{ mov##bits##_rr, mov##bits##_ri, mov##bits##_rm, mov##bits##_mr,      \
-	  mov##bits##_mi }
+	{                                                                      \
+		mov##bits##_rr, mov##bits##_ri, mov##bits##_rm,                \
+		    mov##bits##_mr, mov##bits##_mi                             \
+	}
 static iop_fn *const mov[4][5] = { MOV_ROW(8), MOV_ROW(16), MOV_ROW(32),
 	                           MOV_ROW(64) };
 
@@ -146,12 +148,11 @@ static bool build_mov_special(struct build *b, struct iop *op)
 			op->fn = other->kind == OPERAND_MEM ? mov_to_seg_mem
 			                                    : mov_to_seg_reg;
 		else
-			op->fn = other->kind == OPERAND_MEM
-			             ? mov_from_seg_mem
-			             : mov_from_seg_reg;
+			op->fn = other->kind == OPERAND_MEM ? mov_from_seg_mem
+			                                    : mov_from_seg_reg;
 		op->opsize = other->size;
-		b->ended = to && (!(b->key & KEY_CODE64) ||
-		                  special->reg == SEG_SS);
+		b->ended =
+		    to && (!(b->key & KEY_CODE64) || special->reg == SEG_SS);
 		return true;
 	case OPERAND_CR:
 		op->opsize = b->key & KEY_CODE64 ? 8 : 4;
@@ -329,9 +330,8 @@ static struct block *xchg_reg(struct icpu *cpu, struct iop *op)
 		ENTER;                                                         \
 		lin = op_linear(cpu, op, bits / 8, ACCESS_WRITE);              \
 		icpu_rmw_begin(cpu, lin, bits / 8, &rmw);                      \
-		old = __atomic_exchange_n((u##bits *)rmw.p,                    \
-		                          REG##bits(op->src),                  \
-		                          __ATOMIC_SEQ_CST);                   \
+		old = __atomic_exchange_n(                                     \
+		    (u##bits *)rmw.p, REG##bits(op->src), __ATOMIC_SEQ_CST);   \
 		icpu_rmw_end(cpu, &rmw);                                       \
 		SET##bits(op->src, old);                                       \
 		NEXT;                                                          \

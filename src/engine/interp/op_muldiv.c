@@ -17,8 +17,8 @@
 		u16 f;                                                         \
                                                                                \
 		__asm__(insn sfx " %[v]\n\t"                                   \
-		        "mov %%rax, %%rcx" FLAGS_OUT "\n\t"                    \
-		        "xchg %%rax, %%rcx"                                    \
+		                 "mov %%rax, %%rcx" FLAGS_OUT "\n\t"           \
+		                 "xchg %%rax, %%rcx"                           \
 		        : "+a"(lo), "=&d"(hi), "=&c"(f)                        \
 		        : [v] "r"((u##bits)v)                                  \
 		        : "cc");                                               \
@@ -27,13 +27,13 @@
 		cpu->flags = f;                                                \
 	}
 #define BYTE_MUL(name, insn)                                                   \
-	static void name##8(struct icpu *cpu, u64 v)                           \
+	static void name##8(struct icpu * cpu, u64 v)                          \
 	{                                                                      \
 		u16 r = REG8(RAX), f;                                          \
                                                                                \
 		__asm__(insn "b %b[v]\n\t"                                     \
-		        "mov %%eax, %%ecx" FLAGS_OUT "\n\t"                    \
-		        "xchg %%eax, %%ecx"                                    \
+		             "mov %%eax, %%ecx" FLAGS_OUT "\n\t"               \
+		             "xchg %%eax, %%ecx"                               \
 		        : "+a"(r), "=&c"(f)                                    \
 		        : [v] "r"((u32)v)                                      \
 		        : "cc");                                               \
@@ -84,9 +84,9 @@ static struct block *op_mul_mem(struct icpu *cpu, struct iop *op)
 	}                                                                      \
 	static struct block *imul##bits##_rr(struct icpu *cpu, struct iop *op) \
 	{                                                                      \
-		SET##bits(op->dst, times##bits(REG##bits(op->dst),             \
-		                               REG##bits(op->src),             \
-		                               &cpu->flags));                  \
+		SET##bits(op->dst,                                             \
+		          times##bits(REG##bits(op->dst), REG##bits(op->src),  \
+		                      &cpu->flags));                           \
 		NEXT;                                                          \
 	}                                                                      \
 	static struct block *imul##bits##_rm(struct icpu *cpu, struct iop *op) \
@@ -101,9 +101,9 @@ static struct block *op_mul_mem(struct icpu *cpu, struct iop *op)
 	static struct block *imul##bits##_rri(struct icpu *cpu,                \
 	                                      struct iop *op)                  \
 	{                                                                      \
-		SET##bits(op->dst, times##bits(REG##bits(op->src),             \
-		                               (u##bits)op->imm,               \
-		                               &cpu->flags));                  \
+		SET##bits(op->dst,                                             \
+		          times##bits(REG##bits(op->src), (u##bits)op->imm,    \
+		                      &cpu->flags));                           \
 		NEXT;                                                          \
 	}                                                                      \
 	static struct block *imul##bits##_rmi(struct icpu *cpu,                \
@@ -121,15 +121,16 @@ IMUL2(32, "l")
 IMUL2(64, "q")
 
 #define IMUL_ROW(bits)                                                         \
-	{ imul##bits##_rr, imul##bits##_rm, imul##bits##_rri,                  \
-	  imul##bits##_rmi }
+	{                                                                      \
+		imul##bits##_rr, imul##bits##_rm, imul##bits##_rri,            \
+		    imul##bits##_rmi                                           \
+	}
 
 bool build_mul(struct build *b, struct iop *op)
 {
-	static iop_fn *const imuls[4][4] = { { 0 },
-		                             IMUL_ROW(16),
-		                             IMUL_ROW(32),
-		                             IMUL_ROW(64) };
+	static iop_fn *const imuls[4][4] = {
+		{ 0 }, IMUL_ROW(16), IMUL_ROW(32), IMUL_ROW(64)
+	};
 	const struct insn *i = b->insn;
 	/* The source is the last operand but an immediate. */
 	unsigned src = i->count >= 2 ? 1 : 0;
@@ -195,7 +196,8 @@ static void idiv8(struct icpu *cpu, u64 v)
 		swide q;                                                       \
                                                                                \
 		/* The most negative dividend by -1 overflows C too. */        \
-		if (!d || (d == -1 && a == (swide)((wide)1 << (2 * bits - 1))))\
+		if (!d ||                                                      \
+		    (d == -1 && a == (swide)((wide)1 << (2 * bits - 1))))      \
 			divide_error(cpu);                                     \
 		q = a / d;                                                     \
 		if (q != (s##bits)q)                                           \

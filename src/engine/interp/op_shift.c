@@ -23,15 +23,13 @@
 	}
 #define FORMS(name, insn, bits, sfx)                                           \
 	PURE(name, insn, bits, sfx)                                            \
-	static struct block *name##bits##_ri(struct icpu *cpu,                 \
-	                                     struct iop *op)                   \
+	static struct block *name##bits##_ri(struct icpu *cpu, struct iop *op) \
 	{                                                                      \
-		SET##bits(op->dst, name##bits(REG##bits(op->dst),              \
-		                              (u8)op->imm, &cpu->flags));      \
+		SET##bits(op->dst, name##bits(REG##bits(op->dst), (u8)op->imm, \
+		                              &cpu->flags));                   \
 		NEXT;                                                          \
 	}                                                                      \
-	static struct block *name##bits##_rc(struct icpu *cpu,                 \
-	                                     struct iop *op)                   \
+	static struct block *name##bits##_rc(struct icpu *cpu, struct iop *op) \
 	{                                                                      \
 		SET##bits(op->dst,                                             \
 		          name##bits(REG##bits(op->dst),                       \
@@ -74,9 +72,13 @@ BY_SIZE(shr, "shr")
 BY_SIZE(sar, "sar")
 
 #define ROW(name, bits)                                                        \
-	{ name##bits##_ri, name##bits##_rc, name##bits##_mem }
+	{                                                                      \
+		name##bits##_ri, name##bits##_rc, name##bits##_mem             \
+	}
 #define TABLE(name)                                                            \
-	{ ROW(name, 8), ROW(name, 16), ROW(name, 32), ROW(name, 64) }
+	{                                                                      \
+		ROW(name, 8), ROW(name, 16), ROW(name, 32), ROW(name, 64)      \
+	}
 
 static iop_fn *const shifts[7][4][3] = {
 	TABLE(rol), TABLE(ror), TABLE(rcl), TABLE(rcr),

@@ -328,9 +328,8 @@ static struct block *op_popf(struct icpu *cpu, struct iop *op)
 			mask |= RFLAGS_IOPL;
 		if (cpu->cpl <= icpu_iopl(cpu))
 			mask |= RFLAGS_IF;
-		icpu_set_rflags(cpu,
-		                (icpu_rflags(cpu) & ~(mask | RFLAGS_RF)) |
-		                    (fl & mask));
+		icpu_set_rflags(cpu, (icpu_rflags(cpu) & ~(mask | RFLAGS_RF)) |
+		                         (fl & mask));
 	}
 	stack_commit(cpu, &s);
 	icpu_update(cpu);
@@ -380,9 +379,8 @@ static struct block *op_enter(struct icpu *cpu, struct iop *op)
 	if (unlikely(cpu->key & KEY_ALIGN) && sp & (size - 1))
 		icpu_fault_error(cpu, VEC_AC, 0);
 	/* The last write of the new frame must be possible. */
-	icpu_probe(cpu,
-	           s.flat ? sp : s.ss.base + (sp & s.mask), 1, ACCESS_WRITE,
-	           cpu->priv);
+	icpu_probe(cpu, s.flat ? sp : s.ss.base + (sp & s.mask), 1,
+	           ACCESS_WRITE, cpu->priv);
 	s.sp = sp;
 	stack_commit(cpu, &s);
 	reg_set(cpu, GPR_OFF(GPR_RBP), size, frame);

@@ -345,8 +345,7 @@ static struct block *op_lmsw(struct icpu *cpu, struct iop *op)
 	v = operand16(cpu, op) & (CR0_PE | CR0_MP | CR0_EM | CR0_TS);
 	/* It can set PE but not clear it. */
 	v |= cpu->cr0 & CR0_PE;
-	control_write(cpu, 0,
-	              (cpu->cr0 & ~(CR0_MP | CR0_EM | CR0_TS)) | v);
+	control_write(cpu, 0, (cpu->cr0 & ~(CR0_MP | CR0_EM | CR0_TS)) | v);
 	LEAVE;
 }
 static struct block *op_clts(struct icpu *cpu, struct iop *op)
@@ -421,10 +420,9 @@ bool build_fsgsbase(struct build *b, struct iop *op)
 		return false;
 	build_operand(b, op, 0);
 	op->opsize = b->insn->op[0].size;
-	op->aux =
-	    m == ZYDIS_MNEMONIC_RDFSBASE || m == ZYDIS_MNEMONIC_WRFSBASE
-	        ? SEG_FS
-	        : SEG_GS;
+	op->aux = m == ZYDIS_MNEMONIC_RDFSBASE || m == ZYDIS_MNEMONIC_WRFSBASE
+	              ? SEG_FS
+	              : SEG_GS;
 	return simple(op, m == ZYDIS_MNEMONIC_RDFSBASE ||
 	                          m == ZYDIS_MNEMONIC_RDGSBASE
 	                      ? op_read_base

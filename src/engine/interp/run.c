@@ -42,8 +42,7 @@ void icpu_page_fault(struct icpu *cpu, gva_t lin, u32 error)
 	icpu_fault_error(cpu, VEC_PF, error);
 }
 
-static void stop(struct icpu *cpu, enum vcpu_exit_reason why,
-                 const char *words)
+static void stop(struct icpu *cpu, enum vcpu_exit_reason why, const char *words)
 {
 	cpu->stopped = true;
 	cpu->stop = why;
@@ -176,10 +175,10 @@ static void take_restored(struct icpu *cpu)
 		              cpu->rip + e.insn_length);
 	else
 		deliver_exception(cpu, (struct icpu_fault){
-		                           .vector = e.exception_vector,
-		                           .has_error = e.exception_has_error,
-		                           .error = e.exception_error,
-		                       });
+					   .vector = e.exception_vector,
+					   .has_error = e.exception_has_error,
+					   .error = e.exception_error,
+				       });
 }
 
 static void attend(struct icpu *cpu)

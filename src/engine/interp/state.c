@@ -140,8 +140,8 @@ void icpu_get(struct icpu *cpu, struct cpu_state *s)
 	s->cr2 = cpu->cr2;
 	s->cr3 = cpu->cr3;
 	s->cr4 = cpu->cr4;
-	s->cr8 = cpu->host.tpr_get ? cpu->host.tpr_get(cpu->host.ctx)
-	                           : cpu->cr8;
+	s->cr8 =
+	    cpu->host.tpr_get ? cpu->host.tpr_get(cpu->host.ctx) : cpu->cr8;
 	s->efer = cpu->efer;
 	s->xcr0 = cpu->xcr0;
 	memcpy(s->dr, cpu->dr, sizeof(s->dr));
@@ -223,8 +223,7 @@ int icpu_set(struct icpu *cpu, const struct cpu_state *s, struct error *err)
 	    !paging_load_pdptes(cpu, cpu->cr3, cpu->pdpte))
 		memset(cpu->pdpte, 0, sizeof(cpu->pdpte));
 	icpu_tlb_flush(cpu, true);
-	icpu_tlb_switch(cpu, cpu->cr4 & CR4_PCIDE ? cpu->cr3 & 0xfff : 0,
-	                true);
+	icpu_tlb_switch(cpu, cpu->cr4 & CR4_PCIDE ? cpu->cr3 & 0xfff : 0, true);
 	atomic_fetch_or(&cpu->attention, ATTEND_IRQ | ATTEND_LOCAL);
 	atomic_store(&cpu->nmis, 0);
 	if (cpu->events.nmi_pending)
