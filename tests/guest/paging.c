@@ -228,6 +228,45 @@ static void large_page_dropped(void)
 	check(catch (write0) == -1);
 }
 
+/* What a page of code answers, often enough to be remembered. */
+static unsigned answer(unsigned i)
+{
+	unsigned r = 0;
+
+	for (unsigned n = 0; n < 40; n++)
+		r = ((unsigned (*)(void))(u64)at(i))();
+	return r;
+}
+
+/* Jumps by address find what is mapped there now, whatever ran before. */
+static void code_moves(void)
+{
+	for (u8 n = 0; n < 2; n++) {
+		const u8 code[] = { 0xb8, (u8)(n + 1), 0, 0, 0, 0xc3 };
+
+		for (unsigned i = 0; i < sizeof(code); i++)
+			page[n][i] = code[i]; /* mov eax, n + 1; ret */
+	}
+	for (unsigned round = 0; round < 20; round++) {
+		u64 global = round % 3 == 2 ? 0x100 : 0;
+
+		map(0, round & 1, P | W | global);
+		check(answer(0) == 1 + (round & 1));
+		/* Nothing moved: a flush alone changes nothing. */
+		write_cr3(read_cr(3));
+		check(answer(0) == 1 + (round & 1));
+		if (global)
+			continue;
+		table[0] = (u64)page[!(round & 1)] | P | W;
+		write_cr3(read_cr(3));
+		check(answer(0) == 1 + !(round & 1));
+	}
+	write_cr4(read_cr(4) ^ 0x80); /* PGE: everything goes */
+	table[0] = (u64)page[0] | P | W;
+	write_cr4(read_cr(4) ^ 0x80);
+	check(answer(0) == 1);
+}
+
 int main(void)
 {
 	pml4[1] = (u64)top | P | W | U;
@@ -241,6 +280,9 @@ int main(void)
 	read_only_everywhere();
 	aliases_and_crossing();
 	large_page_dropped();
+	code_moves();
+	map(0, 0, P | W);
+	map(1, 1, P);
 	check(catch (write_across) == 14 && caught.error == 3);
 	check(read_cr(2) == TEST_LIN + 4096);
 	check(*(u32 *)(page[0] + 4092) == 0);

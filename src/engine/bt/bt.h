@@ -35,7 +35,7 @@ enum {
 	SLOT_STACK_READ = 0,
 	SLOT_STACK_WRITE = 1,
 	SLOT_FIRST = 2,
-	TARGETS = 16384,   /* of indirect jumps */
+	TARGETS = 65536,   /* of indirect jumps */
 	BT_CONTEXTS = 16,  /* recent ones remembered */
 	MISSES_MAX = 2048, /* of a site's slot, and it goes without */
 	HOT_RUNS = 8,      /* a block interpreted that often is translated */
@@ -55,15 +55,26 @@ struct target {
 	u64 context; /* 0: empty */
 };
 
+static inline u32 target_line(u64 rip, u64 context)
+{
+	return (u32)(rip ^ rip >> 12 ^ context) & (TARGETS - 1);
+}
+
 /* What host code reaches through GS, in icpu.area. */
 struct bt_area {
 	u64 host_rsp;
-	u64 value;   /* of a push or call with a memory operand */
-	u64 missed;  /* R14 when an operation was left to the interpreter */
-	u64 context; /* of targets: mappings and mode; never 0 */
+	u64 value;  /* of a push or call with a memory operand */
+	u64 missed; /* R14 when an operation was left to the interpreter */
+	/*
+	 * Of targets: mappings and mode; never 0. Its low bits are spread, so
+	 * that processes which run at the same addresses have lines of their
+	 * own.
+	 */
+	u64 context;
 	struct target *targets;
 	u32 vector_absent; /* 1: XMM and MXCSR are not the guest's */
 	u32 host_mxcsr;
+	u32 slot_local; /* a supervisor slot holds what is not global */
 	struct bt *bt;
 	struct slot slot[2][SLOTS]; /* [cpl 3] */
 };
@@ -161,8 +172,11 @@ struct bt {
 	const u8 *dead_host, *dead_saved; /* R15: offset of rip in its page */
 
 	struct bt_link *pending; /* wants its target's code */
-	u64 tlb_epoch;
-	struct tlb_entry *slot_tlb[2]; /* whose entries the slots hold */
+	/* What the slots of a ring hold is good for this. */
+	struct bt_slots_of {
+		u64 epoch, flushes;
+		const struct tlb_space *space;
+	} slots_of[2];
 	struct bt_context {
 		u64 generation, id;
 		u32 key;
@@ -210,6 +224,7 @@ bool bt_find_fault(struct bt *bt, const u8 *host, struct bt_out **out,
 
 /* ---- enter.c: between the interpreter and host code ---- */
 iop_fn bt_op_count, bt_op_enter;
+void bt_page_gone(struct icpu *cpu, gva_t lin);
 /* This thread is about to run bt's vCPU. */
 void bt_attach_thread(struct bt *bt);
 int bt_install_signals(struct error *err) MUST_CHECK;

@@ -112,6 +112,7 @@ const struct icpu_code_ops bt_code_ops = {
 	.made = made,
 	.died = died,
 	.flushed = flushed,
+	.page_gone = bt_page_gone,
 };
 
 void bt_link(struct bt *bt, struct bt_link *link, struct bt_code *to)
@@ -218,7 +219,8 @@ int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
 	bt_stubs(bt, &c);
 	ASSERT(!c.full);
 	bt->start = bt->used = ALIGN_UP((size_t)(c.w - bt->write), (size_t)64);
-	bt->tlb_epoch = cpu->tlb_epoch - 1;
+	for (unsigned i = 0; i < ARRAY_SIZE(bt->slots_of); i++)
+		bt->slots_of[i].epoch = cpu->tlb_epoch - 1;
 	cpu->code_ops = &bt_code_ops;
 	*out = bt;
 	return 0;

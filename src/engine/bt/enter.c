@@ -19,6 +19,7 @@
 
 #include "base/error.h"
 #include "engine/interp/code.h"
+#include "engine/interp/tlb.h"
 
 enum { CROSSINGS_MAX = 32 };
 
@@ -44,31 +45,46 @@ static void clear_slots(struct bt *bt, unsigned ring)
 	bt->stats.slot_clears++;
 }
 
-/* Slots hold what the TLB of this moment says, and nothing older. */
+/*
+ * Slots hold what the TLB of this moment says, and nothing older. Supervisor
+ * ones are global as a rule, and outlive a switch of spaces.
+ */
 static void sync_slots(struct bt *bt)
 {
 	struct icpu *cpu = bt->cpu;
 	unsigned ring = cpu->cpl == 3;
-	/* Nothing is put into slots while AC is set. */
-	struct tlb_entry *tlb = cpu->space->data[ring ? PRIV_USER : PRIV_SUPER];
+	struct bt_slots_of *of = &bt->slots_of[ring];
+	bool local = ring || bt->area->slot_local;
 
-	if (bt->tlb_epoch != cpu->tlb_epoch) {
-		bt->tlb_epoch = cpu->tlb_epoch;
-		bt->slot_tlb[0] = bt->slot_tlb[1] = NULL;
-	}
-	if (bt->slot_tlb[ring] != tlb) {
-		bt->slot_tlb[ring] = tlb;
-		clear_slots(bt, ring);
-	}
+	if (likely(of->epoch == cpu->tlb_epoch &&
+	           (!local || (of->space == cpu->space &&
+	                       of->flushes == cpu->space->flushes))))
+		return;
+	of->epoch = cpu->tlb_epoch;
+	of->space = cpu->space;
+	of->flushes = cpu->space->flushes;
+	if (!ring)
+		bt->area->slot_local = 0;
+	clear_slots(bt, ring);
+}
+
+void bt_page_gone(struct icpu *cpu, gva_t lin)
+{
+	struct slot *slot = bt_of(cpu)->area->slot[0];
+
+	for (unsigned i = 0; i < 2 * SLOTS; i++)
+		if (slot[i].tag == lin)
+			slot[i].tag = SLOT_EMPTY;
 }
 
 static struct bt_context *new_context(struct bt *bt)
 {
 	struct bt_context *x = &bt->context[bt->contexts % BT_CONTEXTS];
 
-	x->generation = bt->cpu->space->generation;
+	x->generation = bt->cpu->targets;
 	x->key = bt->cpu->key;
-	x->id = ++bt->contexts;
+	/* The golden ratio: ids differ in many bits, and never repeat. */
+	x->id = ++bt->contexts * 0x9e3779b97f4a7c15;
 	bt->stats.switches++;
 	return x;
 }
@@ -76,8 +92,12 @@ static struct bt_context *new_context(struct bt *bt)
 /* Targets are good for one state of the mappings and one mode. */
 static void sync_context(struct bt *bt)
 {
-	u64 generation = bt->cpu->space->generation;
 	struct bt_context *x = &bt->context[bt->context_last];
+	u64 generation;
+
+	if (unlikely(bt->cpu->targets == UNSETTLED))
+		tlb_settle(bt->cpu);
+	generation = bt->cpu->targets;
 
 	if (likely(x->generation == generation && x->key == bt->cpu->key))
 		return;
@@ -93,7 +113,7 @@ static void sync_context(struct bt *bt)
 static void note_target(struct bt *bt, const struct bt_code *code, u64 rip)
 {
 	struct target *t =
-	    &bt->area->targets[(rip ^ rip >> 12) & (TARGETS - 1)];
+	    &bt->area->targets[target_line(rip, bt->area->context)];
 
 	t->rip = rip;
 	t->context = bt->area->context;

@@ -121,11 +121,12 @@ static void go_to_target(struct xlate *x)
 	asm_8(c, 0);
 	asm_bytes(c, "\x0f\x85", 2);
 	asm_32(c, (u32)(x->bt->exit_rip - (cursor_x(c) + 4)));
-	/* The line: (rip ^ rip >> 12) % TARGETS. */
+	/* The line: target_line(). */
 	asm_mov_rr(c, H_S1, H_S0);
-	asm_bytes(c, "\x49\xc1\xef\x0c", 4); /* shr r15, 12 */
-	asm_rr(c, false, 0x33, H_S1, H_S0);  /* xor r15d, r14d */
-	asm_bytes(c, "\x41\x81\xe7", 3);     /* and r15d, */
+	asm_bytes(c, "\x49\xc1\xef\x0c", 4);         /* shr r15, 12 */
+	asm_rr(c, false, 0x33, H_S1, H_S0);          /* xor r15d, r14d */
+	asm_gs(c, false, 0x33, H_S1, AREA(context)); /* xor r15d, gs: */
+	asm_bytes(c, "\x41\x81\xe7", 3);             /* and r15d, */
 	asm_32(c, TARGETS - 1);
 	asm_bytes(c, "\x41\xc1\xe7\x05", 4);        /* shl r15d, 5 */
 	asm_gs(c, true, 0x03, H_S1, AREA(targets)); /* add r15, */

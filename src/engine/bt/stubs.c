@@ -188,7 +188,7 @@ static const u8 *emit_fill(struct cursor *c, bool write)
 	const u8 *at = cursor_x(c);
 	s32 tag = write ? offsetof(struct tlb_entry, wtag)
 	                : offsetof(struct tlb_entry, rtag);
-	u8 *miss, *crossing, *keep;
+	u8 *miss, *crossing, *keep, *user, *global;
 
 	_Static_assert(sizeof(struct tlb_entry) == 32, "shifted by 5 below");
 	push(c, H_RAX);
@@ -219,6 +219,15 @@ static const u8 *emit_fill(struct cursor *c, bool write)
 	keep = asm_jcc(c, CC_E);
 	asm_bytes(c, "\x65\x49\x89\x17", 4);     /* mov gs:[r15], rdx */
 	asm_bytes(c, "\x65\x49\x89\x4f\x08", 5); /* mov gs:[r15+8], rcx */
+	/* A supervisor's slot with a page of this space alone is marked. */
+	user = asm_jcc(c, CC_A);     /* PRIV_USER against PRIV_AC, still */
+	asm_bytes(c, "\xf6\x40", 2); /* test byte [rax + gpa], 1 */
+	asm_8(c, offsetof(struct tlb_entry, gpa));
+	asm_8(c, 1);
+	global = asm_jcc(c, CC_NE);
+	mov_gs_imm32(c, AREA(slot_local), 1);
+	asm_patch(c, user);
+	asm_patch(c, global);
 	asm_patch(c, keep);
 	asm_bytes(c, "\x49\x01\xce", 3); /* add r14, rcx */
 	pop(c, H_RDX);

@@ -259,6 +259,8 @@ static struct codepage *fetch_page(struct icpu *cpu, gva_t lin, gpa_t *gpa)
 	struct paging_result r;
 	struct codepage *page;
 
+	if (user && unlikely(cpu->space->unsure))
+		tlb_settle(cpu);
 	if (likely(x->tag == ((lin & PAGE_MASK) | 1)))
 		return x->page;
 	if (!icpu_canonical(lin))
@@ -272,13 +274,7 @@ static struct codepage *fetch_page(struct icpu *cpu, gva_t lin, gpa_t *gpa)
 		return NULL;
 	page = page_get(cpu, s->host + ((r.gpa & PAGE_MASK) - s->base),
 	                r.gpa & PAGE_MASK);
-	*x = (struct xtlb_entry){
-		.tag = (lin & PAGE_MASK) | 1,
-		.page = page,
-		.global = r.global,
-	};
-	if (r.shift > PAGE_SHIFT)
-		tlb_note_large(cpu->space, lin, r.shift, r.global);
+	tlb_fill_exec(cpu, lin, user, page, &r);
 	return page;
 }
 
@@ -493,7 +489,7 @@ struct block *icpu_find_block(struct icpu *cpu)
 		cpu->jump[(lin ^ lin >> 12) & (JUMP_ENTRIES - 1)] =
 		    (struct jump_entry){
 			    .pc = lin,
-			    .generation = cpu->space->generation,
+			    .generation = cpu->targets,
 			    .block = b,
 		    };
 	return b;

@@ -35,9 +35,12 @@ struct isystem;
 
 enum {
 	TLB_ENTRIES = 4096, /* per table */
-	TLB_SPACES = 4,     /* address spaces (PCIDs) kept at a time */
+	TLB_SPACES = 7,     /* address spaces (PCIDs) kept at a time */
 	TLB_LOG = 2048,
 	XTLB_ENTRIES = 512,
+	EXEC_FILTER = 4096, /* hashes of pages that ran */
+	EXEC_LARGE = 16,
+	EXEC_LOG = 256,  /* user pages that are looked at after a flush */
 	TLB_LARGE = 512, /* pieces of linear memory told apart for INVLPG */
 	ICPU_AREA = 1088,
 };
@@ -69,13 +72,37 @@ struct xtlb_entry {
 	bool global;
 };
 
+/*
+ * What code has run, of user or of supervisor pages: targets of jumps that are
+ * remembered by linear address are good for one generation of it. Where the
+ * pages are is noted, small ones by a hash, so that INVLPG knows whether it
+ * takes some of them back.
+ */
+struct exec_half {
+	u64 generation;
+	u32 large_count;       /* more than EXEC_LARGE: anywhere */
+	u8 sides;              /* bit 0: low addresses, 1: high ones */
+	u64 large[EXEC_LARGE]; /* pieces of 4 MiB in which large pages ran */
+	u64 page[EXEC_FILTER / 64];
+};
+
 struct tlb_space {
 	struct tlb_entry data[PRIV_COUNT][TLB_ENTRIES];
 	struct xtlb_entry exec[2][XTLB_ENTRIES]; /* by CPL 3 or not */
 	u64 pcid;
-	u64 used;       /* for choosing a victim */
-	u64 generation; /* changes when exec entries go */
-	u32 filled;     /* entries since the last clear, up to TLB_LOG + 1 */
+	u64 used;    /* for choosing a victim */
+	u64 flushes; /* grows when entries that are not global may go */
+	struct exec_half user;
+	/*
+	 * Supervisor code is global as a rule and all spaces share one half for
+	 * it, icpu.global_code; a space that ran some which is not has its own.
+	 */
+	struct exec_half own;
+	bool local;     /* own is in use */
+	bool unsure;    /* user pages are walked again before they run */
+	u32 exec_count; /* of this generation; more than EXEC_LOG: too many */
+	u16 exec_log[EXEC_LOG]; /* their places in exec[1] */
+	u32 filled; /* entries since the last clear, up to TLB_LOG + 1 */
 	/*
 	 * Where entries stem from large pages, by bits 22 and up of the linear
 	 * address, and from 1 GiB pages: global ones and others. INVLPG drops
@@ -149,6 +176,9 @@ struct jump_entry {
 };
 enum { JUMP_ENTRIES = 4096 };
 
+/* icpu.targets, before user pages have been looked at: tlb_settle(). */
+enum { UNSETTLED = 1 };
+
 struct icpu {
 	/* What decoded operations address by offset. */
 	u64 gpr[GPR_COUNT];
@@ -218,7 +248,9 @@ struct icpu {
 
 	struct tlb_space *space; /* current */
 	struct tlb_space *spaces;
-	u64 generation; /* of the jump cache; never reused */
+	u64 generation; /* the last one given out; never reused */
+	u64 targets;    /* the one that holds for jumps now, or UNSETTLED */
+	struct exec_half global_code;
 	u64 use_clock;
 	struct jump_entry *jump;
 	struct code_cache *code;
@@ -241,7 +273,7 @@ struct icpu {
 
 	/* For an engine that stands on this one (bt); NULL without. */
 	const struct icpu_code_ops *code_ops;
-	u64 tlb_epoch; /* grows whenever a TLB entry may have gone */
+	u64 tlb_epoch; /* grows when global entries or write tags may go */
 	_Alignas(64) u64 area[ICPU_AREA]; /* what it keeps within reach */
 };
 
@@ -250,6 +282,8 @@ struct icpu_code_ops {
 	void (*made)(struct icpu *cpu, struct block *b);
 	void (*died)(struct icpu *cpu, struct block *b);
 	void (*flushed)(struct icpu *cpu); /* every block is gone */
+	/* What the TLB said of this linear page holds no longer. */
+	void (*page_gone)(struct icpu *cpu, gva_t lin);
 	/* Shall a block of this key end with the instruction? */
 	bool (*splits)(struct icpu *cpu, u32 key, const struct insn *insn);
 };
@@ -415,6 +449,8 @@ void icpu_rmw_end(struct icpu *cpu, struct icpu_rmw *rmw);
 const struct isystem_slot *isystem_slot(const struct isystem *sys, gpa_t gpa);
 
 /* TLB */
+/* CPL or the space changed: which generation holds for jumps? */
+void icpu_tlb_retarget(struct icpu *cpu);
 void icpu_tlb_flush(struct icpu *cpu, bool global); /* all PCIDs if global */
 void icpu_tlb_flush_page(struct icpu *cpu, gva_t lin);
 void icpu_tlb_flush_pcid(struct icpu *cpu, u64 pcid);

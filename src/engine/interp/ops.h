@@ -266,7 +266,7 @@ static inline struct block *known_block(const struct icpu *cpu)
 	const struct jump_entry *j =
 	    &cpu->jump[(pc ^ pc >> 12) & (JUMP_ENTRIES - 1)];
 
-	if (likely(j->pc == pc && j->generation == cpu->space->generation &&
+	if (likely(j->pc == pc && j->generation == cpu->targets &&
 	           j->block->key == cpu->key))
 		return j->block;
 	return NULL;

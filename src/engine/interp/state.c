@@ -114,6 +114,7 @@ void icpu_update(struct icpu *cpu)
 	if (unlikely(stepping(cpu)))
 		key |= KEY_STEP;
 	cpu->tlb = cpu->space->data[cpu->priv];
+	icpu_tlb_retarget(cpu);
 	cpu->fpu_deny = fpu_deny(cpu);
 	if (cpu->fpu_deny)
 		key |= KEY_FPU_DENY;

@@ -5,11 +5,16 @@
  * A space is a PCID's worth of translations; a handful are kept, the least
  * recently used one gives way. Entries filled since the last clear are logged,
  * so that clearing a nearly empty space is cheap.
+ *
+ * Exec entries serve jumps: see struct exec_half. A system that switches spaces
+ * and flushes them all day runs the same code from the same places all the
+ * while; so targets outlive both, as far as the architecture allows.
  */
 #include <string.h>
 
 #include "engine/interp/code.h"
 #include "engine/interp/tlb.h"
+#include "engine/x86/paging.h"
 
 enum { LARGE_SHIFT = 22, GIANT_SHIFT = 30 };
 
@@ -31,46 +36,220 @@ static bool keep(const struct tlb_entry *e, bool global)
 	return !global && e->gpa & 1;
 }
 
+/* ---- what runs ---- */
+
+static void half_reset(struct icpu *cpu, struct exec_half *h)
+{
+	*h = (struct exec_half){ .generation = ++cpu->generation };
+}
+
+static u64 *page_word(struct exec_half *h, gva_t lin, u64 *bit)
+{
+	u64 n = lin >> PAGE_SHIFT;
+
+	n = (n ^ n >> 10) & (EXEC_FILTER - 1);
+	*bit = BIT(n % 64);
+	return &h->page[n / 64];
+}
+
+/* Might code have run there? */
+static bool half_has(struct exec_half *h, gva_t lin)
+{
+	u64 bit, *word = page_word(h, lin, &bit);
+
+	if (!(h->sides & BIT(lin >> 63)))
+		return false;
+	if (*word & bit || h->large_count > EXEC_LARGE)
+		return true;
+	for (u32 i = 0; i < h->large_count; i++)
+		if (h->large[i] == lin >> LARGE_SHIFT)
+			return true;
+	return false;
+}
+
+static void half_note(struct exec_half *h, gva_t lin, unsigned shift)
+{
+	u64 bit, *word = page_word(h, lin, &bit);
+
+	h->sides |= (u8)BIT(lin >> 63);
+	if (shift == PAGE_SHIFT) {
+		*word |= bit;
+	} else if (shift >= GIANT_SHIFT) {
+		h->large_count = EXEC_LARGE + 1;
+	} else if (!half_has(h, lin)) {
+		if (h->large_count < EXEC_LARGE)
+			h->large[h->large_count] = lin >> LARGE_SHIFT;
+		h->large_count++;
+	}
+}
+
+void icpu_tlb_retarget(struct icpu *cpu)
+{
+	const struct tlb_space *s = cpu->space;
+
+	if (cpu->cpl == 3)
+		cpu->targets = s->unsure ? UNSETTLED : s->user.generation;
+	else
+		cpu->targets =
+		    s->local ? s->own.generation : cpu->global_code.generation;
+}
+
+static void user_forget(struct icpu *cpu, struct tlb_space *s)
+{
+	memset(s->exec[1], 0, sizeof(s->exec[1]));
+	half_reset(cpu, &s->user);
+	s->exec_count = 0;
+	s->unsure = false;
+}
+
+/* Some of the user's pages may have changed. */
+static void user_doubt(struct icpu *cpu, struct tlb_space *s)
+{
+	if (s->exec_count > EXEC_LOG)
+		user_forget(cpu, s);
+	else if (s->exec_count)
+		s->unsure = true;
+}
+
+static void own_forget(struct tlb_space *s)
+{
+	if (s->local)
+		memset(s->exec[0], 0, sizeof(s->exec[0]));
+	s->local = false;
+}
+
+static void global_forget(struct icpu *cpu)
+{
+	half_reset(cpu, &cpu->global_code);
+	for (unsigned i = 0; i < TLB_SPACES; i++) {
+		struct tlb_space *s = &cpu->spaces[i];
+
+		memset(s->exec[0], 0, sizeof(s->exec[0]));
+		s->local = false;
+	}
+}
+
+static void log_user(struct tlb_space *s, unsigned index, bool taken)
+{
+	/* What gives way is in nobody's list any more, but may be a target. */
+	if (taken || s->exec_count >= EXEC_LOG)
+		s->exec_count = EXEC_LOG + 1;
+	else
+		s->exec_log[s->exec_count++] = (u16)index;
+}
+
+void tlb_fill_exec(struct icpu *cpu, gva_t lin, bool user,
+                   struct codepage *page, const struct paging_result *r)
+{
+	struct tlb_space *s = cpu->space;
+	unsigned index = lin >> PAGE_SHIFT & (XTLB_ENTRIES - 1);
+	struct xtlb_entry *x = &s->exec[user][index];
+	struct exec_half *h = &s->user;
+
+	if (user) {
+		log_user(s, index, x->tag & 1);
+	} else {
+		if (!r->global && !s->local) {
+			/* All that runs from here on is noted in its own. */
+			memset(s->exec[0], 0, sizeof(s->exec[0]));
+			half_reset(cpu, &s->own);
+			s->local = true;
+			icpu_tlb_retarget(cpu);
+		}
+		h = s->local ? &s->own : &cpu->global_code;
+	}
+	*x = (struct xtlb_entry){
+		.tag = (lin & PAGE_MASK) | 1,
+		.page = page,
+		.global = r->global,
+	};
+	half_note(h, lin, r->shift);
+	if (r->shift > PAGE_SHIFT)
+		tlb_note_large(s, lin, r->shift, r->global);
+}
+
+void tlb_settle(struct icpu *cpu)
+{
+	struct tlb_space *s = cpu->space;
+	bool same = true;
+
+	for (u32 i = 0; same && i < s->exec_count; i++) {
+		const struct xtlb_entry *x = &s->exec[1][s->exec_log[i]];
+		struct paging_result r;
+
+		same = paging_walk(cpu, x->tag & PAGE_MASK, ACCESS_EXEC,
+		                   PRIV_USER, true, &r) &&
+		       (r.gpa & PAGE_MASK) == x->page->gpa &&
+		       r.global == x->global && r.shift == PAGE_SHIFT;
+	}
+	if (!same)
+		user_forget(cpu, s);
+	s->unsure = false;
+	icpu_tlb_retarget(cpu);
+}
+
+void tlb_drop_code(struct icpu *cpu)
+{
+	for (unsigned n = 0; n < TLB_SPACES; n++)
+		user_forget(cpu, &cpu->spaces[n]);
+	global_forget(cpu);
+	icpu_tlb_retarget(cpu);
+}
+
+/* ---- flushes ---- */
+
+static void flush_all_data(struct tlb_space *s, bool global)
+{
+	bool kept = false;
+
+	for (unsigned p = 0; p < PRIV_COUNT; p++)
+		for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+			if (keep(&s->data[p][i], global))
+				kept = true;
+			else
+				entry_clear(&s->data[p][i], i);
+		}
+	/* What is kept is in no log. */
+	s->filled = kept ? TLB_LOG + 1 : 0;
+}
+
+static void flush_logged(struct tlb_space *s, bool global)
+{
+	u32 n = 0;
+
+	for (u32 i = 0; i < s->filled; i++) {
+		unsigned p = s->log[i] / TLB_ENTRIES;
+		unsigned x = s->log[i] % TLB_ENTRIES;
+
+		if (keep(&s->data[p][x], global))
+			s->log[n++] = s->log[i];
+		else
+			entry_clear(&s->data[p][x], x);
+	}
+	s->filled = n;
+}
+
+/* global: those entries, too. */
 static void space_flush(struct icpu *cpu, struct tlb_space *s, bool global)
 {
-	cpu->tlb_epoch++;
+	s->flushes++;
 	memset(s->large[0], 0, sizeof(s->large[0]));
 	s->giant[0] = 0;
 	if (global) {
 		memset(s->large[1], 0, sizeof(s->large[1]));
 		s->giant[1] = 0;
 	}
-	if (s->filled > TLB_LOG) {
-		bool kept = false;
-
-		for (unsigned p = 0; p < PRIV_COUNT; p++)
-			for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-				if (keep(&s->data[p][i], global))
-					kept = true;
-				else
-					entry_clear(&s->data[p][i], i);
-			}
-		/* What is kept is in no log. */
-		s->filled = kept ? TLB_LOG + 1 : 0;
+	if (s->filled > TLB_LOG)
+		flush_all_data(s, global);
+	else
+		flush_logged(s, global);
+	own_forget(s);
+	if (global) {
+		memset(s->exec[0], 0, sizeof(s->exec[0]));
+		user_forget(cpu, s);
 	} else {
-		u32 n = 0;
-
-		for (u32 i = 0; i < s->filled; i++) {
-			unsigned p = s->log[i] / TLB_ENTRIES;
-			unsigned x = s->log[i] % TLB_ENTRIES;
-
-			if (keep(&s->data[p][x], global))
-				s->log[n++] = s->log[i];
-			else
-				entry_clear(&s->data[p][x], x);
-		}
-		s->filled = n;
+		user_doubt(cpu, s);
 	}
-	for (unsigned u = 0; u < 2; u++)
-		for (unsigned i = 0; i < XTLB_ENTRIES; i++)
-			if (global || !s->exec[u][i].global)
-				s->exec[u][i].tag = 0;
-	s->generation = ++cpu->generation;
 }
 
 void tlb_log(struct tlb_space *s, unsigned priv, unsigned index)
@@ -83,15 +262,18 @@ void tlb_log(struct tlb_space *s, unsigned priv, unsigned index)
 
 void tlb_init(struct icpu *cpu)
 {
+	cpu->generation = UNSETTLED;
+	half_reset(cpu, &cpu->global_code);
 	for (unsigned i = 0; i < TLB_SPACES; i++) {
 		struct tlb_space *s = &cpu->spaces[i];
 
 		space_clear_all(s);
-		s->generation = ++cpu->generation;
+		half_reset(cpu, &s->user);
 		s->pcid = i ? ~(u64)0 : 0;
 	}
 	cpu->space = &cpu->spaces[0];
 	cpu->tlb = cpu->space->data[cpu->priv];
+	icpu_tlb_retarget(cpu);
 }
 
 void icpu_tlb_switch(struct icpu *cpu, u64 pcid, bool flush)
@@ -114,17 +296,22 @@ void icpu_tlb_switch(struct icpu *cpu, u64 pcid, bool flush)
 		space_flush(cpu, found, false);
 	}
 	found->used = ++cpu->use_clock;
-	if (cpu->space != found)
-		cpu->tlb_epoch++;
 	cpu->space = found;
 	cpu->tlb = found->data[cpu->priv];
+	icpu_tlb_retarget(cpu);
 }
 
 void icpu_tlb_flush(struct icpu *cpu, bool global)
 {
-	for (unsigned i = 0; i < TLB_SPACES; i++)
-		if (global || &cpu->spaces[i] == cpu->space)
-			space_flush(cpu, &cpu->spaces[i], global);
+	if (global) {
+		cpu->tlb_epoch++;
+		for (unsigned i = 0; i < TLB_SPACES; i++)
+			space_flush(cpu, &cpu->spaces[i], true);
+		global_forget(cpu);
+	} else {
+		space_flush(cpu, cpu->space, false);
+	}
+	icpu_tlb_retarget(cpu);
 }
 
 /* ---- one page ---- */
@@ -162,11 +349,12 @@ static unsigned reach(struct tlb_space *s, gva_t lin)
 static void flush_large(struct icpu *cpu, struct tlb_space *s, gva_t lin,
                         unsigned shift, bool global)
 {
-	u64 n = BIT(shift - PAGE_SHIFT);
+	u64 n = MIN(BIT(shift - PAGE_SHIFT), (u64)TLB_ENTRIES);
 	u64 first = lin >> shift << (shift - PAGE_SHIFT);
 
+	cpu->tlb_epoch++;
 	for (unsigned p = 0; p < PRIV_COUNT; p++)
-		for (u64 i = 0; i < MIN(n, (u64)TLB_ENTRIES); i++) {
+		for (u64 i = 0; i < n; i++) {
 			unsigned x = (first + i) & (TLB_ENTRIES - 1);
 			struct tlb_entry *e = &s->data[p][x];
 
@@ -175,44 +363,41 @@ static void flush_large(struct icpu *cpu, struct tlb_space *s, gva_t lin,
 			    !keep(e, global))
 				entry_clear(e, x);
 		}
-	for (unsigned u = 0; u < 2; u++)
-		for (unsigned i = 0; i < XTLB_ENTRIES; i++) {
-			struct xtlb_entry *e = &s->exec[u][i];
-
-			if (e->tag & 1 && (e->tag ^ lin) >> shift == 0 &&
-			    (global || !e->global))
-				e->tag = 0;
-		}
-	s->generation = ++cpu->generation;
 }
 
-static void space_flush_page(struct icpu *cpu, struct tlb_space *s, gva_t lin,
-                             bool global)
+static void flush_small(struct tlb_space *s, gva_t lin, bool global)
 {
 	unsigned x = lin >> PAGE_SHIFT & (TLB_ENTRIES - 1);
-	unsigned y = lin >> PAGE_SHIFT & (XTLB_ENTRIES - 1);
 	u64 tag = lin & PAGE_MASK;
-	unsigned shift = reach(s, lin);
 
-	cpu->tlb_epoch++;
-	if (shift > PAGE_SHIFT) {
-		flush_large(cpu, s, lin, shift, global);
-		return;
-	}
 	for (unsigned p = 0; p < PRIV_COUNT; p++) {
 		struct tlb_entry *e = &s->data[p][x];
 
 		if ((e->rtag == tag || e->wtag == tag) && !keep(e, global))
 			entry_clear(e, x);
 	}
-	for (unsigned u = 0; u < 2; u++) {
-		struct xtlb_entry *e = &s->exec[u][y];
+}
 
-		if (e->tag == (tag | 1) && (global || !e->global)) {
-			e->tag = 0;
-			s->generation = ++cpu->generation;
-		}
-	}
+static void space_flush_page(struct icpu *cpu, struct tlb_space *s, gva_t lin,
+                             bool global)
+{
+	unsigned shift = reach(s, lin);
+
+	if (shift > PAGE_SHIFT)
+		flush_large(cpu, s, lin, shift, global);
+	else
+		flush_small(s, lin, global);
+	if (half_has(&s->user, lin))
+		user_doubt(cpu, s);
+	if (s->local && half_has(&s->own, lin))
+		own_forget(s);
+}
+
+static void page_gone(struct icpu *cpu, gva_t lin)
+{
+	if (cpu->code_ops)
+		cpu->code_ops->page_gone(cpu, lin & PAGE_MASK);
+	icpu_tlb_retarget(cpu);
 }
 
 /* INVLPG drops global translations of the page in every space. */
@@ -220,6 +405,9 @@ void icpu_tlb_flush_page(struct icpu *cpu, gva_t lin)
 {
 	for (unsigned i = 0; i < TLB_SPACES; i++)
 		space_flush_page(cpu, &cpu->spaces[i], lin, true);
+	if (half_has(&cpu->global_code, lin))
+		global_forget(cpu);
+	page_gone(cpu, lin);
 }
 
 void icpu_tlb_flush_pcid(struct icpu *cpu, u64 pcid)
@@ -227,6 +415,7 @@ void icpu_tlb_flush_pcid(struct icpu *cpu, u64 pcid)
 	for (unsigned i = 0; i < TLB_SPACES; i++)
 		if (cpu->spaces[i].pcid == pcid)
 			space_flush(cpu, &cpu->spaces[i], false);
+	icpu_tlb_retarget(cpu);
 }
 
 void icpu_tlb_flush_pcid_page(struct icpu *cpu, u64 pcid, gva_t lin)
@@ -234,7 +423,10 @@ void icpu_tlb_flush_pcid_page(struct icpu *cpu, u64 pcid, gva_t lin)
 	for (unsigned i = 0; i < TLB_SPACES; i++)
 		if (cpu->spaces[i].pcid == pcid)
 			space_flush_page(cpu, &cpu->spaces[i], lin, false);
+	page_gone(cpu, lin);
 }
+
+/* ---- who may write without a word ---- */
 
 static void drop_write(struct tlb_entry *e, unsigned index, const u8 *host)
 {
@@ -260,15 +452,5 @@ void icpu_tlb_drop_writes(struct icpu *cpu, const u8 *host)
 		for (unsigned p = 0; p < PRIV_COUNT; p++)
 			for (unsigned i = 0; i < TLB_ENTRIES; i++)
 				drop_write(&s->data[p][i], i, host);
-	}
-}
-
-void tlb_drop_code(struct icpu *cpu)
-{
-	for (unsigned n = 0; n < TLB_SPACES; n++) {
-		struct tlb_space *s = &cpu->spaces[n];
-
-		memset(s->exec, 0, sizeof(s->exec));
-		s->generation = ++cpu->generation;
 	}
 }

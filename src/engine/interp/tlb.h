@@ -18,5 +18,15 @@ void tlb_log(struct tlb_space *s, unsigned priv, unsigned index);
 /* An entry of s stems from a page of more than 4 KiB. */
 void tlb_note_large(struct tlb_space *s, gva_t lin, unsigned shift,
                     bool global);
+/* The page at lin is about to run. */
+struct codepage;
+struct paging_result;
+void tlb_fill_exec(struct icpu *cpu, gva_t lin, bool user,
+                   struct codepage *page, const struct paging_result *r);
+/*
+ * After a flush, before user code runs: walk to the pages it ran from. If they
+ * are where they were, targets stay good.
+ */
+void tlb_settle(struct icpu *cpu);
 /* Forget every exec entry: code pages are about to go. */
 void tlb_drop_code(struct icpu *cpu);
