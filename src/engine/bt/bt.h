@@ -35,10 +35,11 @@ enum {
 	SLOT_STACK_READ = 0,
 	SLOT_STACK_WRITE = 1,
 	SLOT_FIRST = 2,
-	TARGETS = 65536,   /* of indirect jumps */
-	BT_CONTEXTS = 16,  /* recent ones remembered */
-	MISSES_MAX = 2048, /* of a site's slot, and it goes without */
-	HOT_RUNS = 8,      /* a block interpreted that often is translated */
+	TARGETS = 65536,  /* of indirect jumps */
+	BT_CONTEXTS = 16, /* recent ones remembered */
+	MISS_SAMPLE = 64, /* one in so many misses of slots is looked at */
+	MISSES_MAX = 32,  /* such of one site, and it goes without a slot */
+	HOT_RUNS = 8,     /* a block interpreted that often is translated */
 };
 
 /* A site's page: an access at lin hits if lin - tag <= 4096 - size. */
@@ -74,7 +75,9 @@ struct bt_area {
 	struct target *targets;
 	u32 vector_absent; /* 1: XMM and MXCSR are not the guest's */
 	u32 host_mxcsr;
-	u32 slot_local; /* a supervisor slot holds what is not global */
+	u32 miss_count;   /* down to 0: this miss of a slot is looked at */
+	u32 miss_sampled; /* it was */
+	u32 slot_local;   /* a supervisor slot holds what is not global */
 	struct bt *bt;
 	struct slot slot[2][SLOTS]; /* [cpl 3] */
 };
@@ -88,12 +91,12 @@ enum flags_at {
 
 /* Why host code came back, with a value. */
 enum bt_exit_kind {
-	BT_EXIT_OP,   /* struct bt_out: the interpreter goes on there */
-	BT_EXIT_LINK, /* struct bt_link: its target has no known host code */
+	BT_EXIT_OP,   /* a struct bt_out: the interpreter goes on there */
+	BT_EXIT_LINK, /* a struct bt_link: its target has no known host code */
 	BT_EXIT_RIP,  /* icpu.rip is where to go on */
 };
 struct bt_exit {
-	void *value;
+	u64 value; /* the place in bt.meta of what is named above */
 	u64 kind;
 };
 
@@ -117,7 +120,7 @@ struct bt_out {
 	struct iop *op;
 	u16 span;   /* bytes that a probe of the instruction spans, or 0 */
 	u16 insn;   /* its number in the block */
-	u32 misses; /* of the probe's slot, counted down by host code */
+	u32 misses; /* of the probe's slot, those looked at */
 };
 
 /* Host code of one block. */
@@ -139,7 +142,7 @@ struct bt_code {
 		u32 host; /* offset from start_w */
 		u16 insn;
 		u8 flags; /* enum flags_at */
-	} point[];
+	} * point;
 };
 
 struct bt_stats {
@@ -158,12 +161,15 @@ struct bt {
 	u8 *write, *exec;
 	size_t size, used;
 	size_t start; /* after the common stubs */
+	/* What is known of host code, filled and emptied with it. */
+	u8 *meta;
+	size_t meta_size, meta_used;
 
 	/* Common stubs, run addresses. */
 	struct bt_exit (*enter)(const u8 *host);
-	const u8 *exit_op_host;   /* R15: struct bt_out; flags in the host */
+	const u8 *exit_op_host;   /* R15: a bt_out in meta; flags in the host */
 	const u8 *exit_op_saved;  /* ...saved, or dead */
-	const u8 *exit_link_host; /* R15: struct bt_link */
+	const u8 *exit_link_host; /* R15: a bt_link in meta */
 	const u8 *exit_link_saved;
 	const u8 *exit_rip; /* R14: rip; flags saved */
 	const u8 *fill[2];  /* [write]: R14 lin, R15 slot | size << 16 */
@@ -214,7 +220,8 @@ void bt_destroy(struct bt *bt); /* NULL is legal; before the icpu */
 extern const struct icpu_code_ops bt_code_ops;
 /* Remember it for faults; the cache owns it. */
 void bt_add_code(struct bt *bt, struct bt_code *code);
-void bt_code_free(struct bt_code *code);
+/* n bytes of zeros, there until the cache is emptied; NULL: it is full. */
+void *bt_meta_take(struct bt *bt, size_t n);
 /* Whoever still comes to old goes on in new. */
 void bt_replace_code(struct bt *bt, struct bt_code *old, struct bt_code *new);
 void bt_link(struct bt *bt, struct bt_link *link, struct bt_code *to);

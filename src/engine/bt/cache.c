@@ -20,18 +20,15 @@
 
 enum { HOST_MXCSR = 0x1f80 };
 
-void bt_code_free(struct bt_code *code)
+void *bt_meta_take(struct bt *bt, size_t n)
 {
-	free(code->link);
-	free(code->out);
-	free(code);
-}
+	u8 *p = bt->meta + bt->meta_used;
 
-static void forget_codes(struct bt *bt)
-{
-	for (size_t i = 0; i < bt->code_count; i++)
-		bt_code_free(bt->codes[i]);
-	bt->code_count = 0;
+	n = ALIGN_UP(n, (size_t)8);
+	if (n > bt->meta_size - bt->meta_used)
+		return NULL;
+	bt->meta_used += n;
+	return memset(p, 0, n);
 }
 
 static void made(struct icpu *cpu, struct block *b)
@@ -97,7 +94,10 @@ static void flushed(struct icpu *cpu)
 	bt->pending = NULL;
 	bt->stats.flushes++;
 	bt->used = bt->start;
-	forget_codes(bt);
+	bt->code_count = 0;
+	/* Hand what was touched back. */
+	madvise(bt->meta, bt->meta_used, MADV_DONTNEED);
+	bt->meta_used = 0;
 	memset(bt->area->targets, 0, TARGETS * sizeof(struct target));
 }
 
@@ -167,6 +167,18 @@ bool bt_find_fault(struct bt *bt, const u8 *host, struct bt_out **out,
 	return true;
 }
 
+static int map_meta(struct bt *bt, size_t size)
+{
+	bt->meta = mmap(NULL, size, PROT_READ | PROT_WRITE,
+	                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (bt->meta == MAP_FAILED) {
+		bt->meta = NULL;
+		return -errno;
+	}
+	bt->meta_size = size;
+	return 0;
+}
+
 static int map_code(struct bt *bt, size_t size)
 {
 	bt->size = size;
@@ -204,9 +216,13 @@ int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
 	bt->area->bt = bt;
 	bt->area->vector_absent = 1;
 	bt->area->host_mxcsr = HOST_MXCSR;
+	bt->area->miss_count = MISS_SAMPLE;
 	bt->area->targets = xalloc(TARGETS * sizeof(struct target));
 	bt->xlate = xalloc(sizeof(*bt->xlate));
-	rc = map_code(bt, ALIGN_UP(MAX(bytes, (u64)MIB), (u64)PAGE_SIZE));
+	bytes = ALIGN_UP(MAX(bytes, (u64)MIB), (u64)PAGE_SIZE);
+	rc = map_code(bt, bytes);
+	if (!rc)
+		rc = map_meta(bt, 2 * bytes);
 	if (rc) {
 		bt_destroy(bt);
 		return error_set(
@@ -231,10 +247,11 @@ void bt_destroy(struct bt *bt)
 	if (!bt)
 		return;
 	bt->cpu->code_ops = NULL;
-	forget_codes(bt);
 	free(bt->codes);
 	free(bt->area->targets);
 	free(bt->xlate);
+	if (bt->meta)
+		munmap(bt->meta, bt->meta_size);
 	if (bt->exec)
 		munmap(bt->exec, bt->size);
 	if (bt->write)

@@ -128,21 +128,26 @@ static void note_target(struct bt *bt, const struct bt_code *code, u64 rip)
  * from page to page has no use of a slot. A block in which either is common
  * is made again, better.
  */
-static void improve(struct bt *bt, const struct bt_out *out)
+static void improve(struct bt *bt, struct bt_out *out)
 {
 	struct block *b = out->block;
 	struct bt_code *code = b->made, *again;
-	bool full;
+	bool full, sampled = bt->area->miss_sampled;
+
+	bt->area->miss_sampled = 0;
 
 	if (!code || out != &code->out[out->insn])
 		return;
-	if (out->misses == 0)
+	if (sampled) {
+		if (++out->misses < MISSES_MAX)
+			return;
 		code->direct |= BIT(out->insn);
-	else if ((bt->area->missed & ~PAGE_MASK) + out->span > PAGE_SIZE &&
-	         code->merge && ++code->crossings == CROSSINGS_MAX)
+	} else if ((bt->area->missed & ~PAGE_MASK) + out->span > PAGE_SIZE &&
+	           code->merge && ++code->crossings == CROSSINGS_MAX) {
 		code->merge = false;
-	else
+	} else {
 		return;
+	}
 	again = bt_translate(bt, b, code, &full);
 	if (!again)
 		return;
@@ -151,7 +156,7 @@ static void improve(struct bt *bt, const struct bt_out *out)
 	b->made = again;
 }
 
-static struct block *leave_at_op(struct icpu *cpu, const struct bt_out *out)
+static struct block *leave_at_op(struct icpu *cpu, struct bt_out *out)
 {
 	struct iop *op = out->op;
 
@@ -185,9 +190,9 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 	out = bt->enter(code->entry_saved);
 	switch ((enum bt_exit_kind)out.kind) {
 	case BT_EXIT_OP:
-		return leave_at_op(cpu, out.value);
+		return leave_at_op(cpu, (void *)(bt->meta + out.value));
 	case BT_EXIT_LINK:
-		link = out.value;
+		link = (void *)(bt->meta + out.value);
 		bt->pending = link;
 		cpu->rip = cpu->pcbase + link->off;
 		return NULL;
@@ -267,7 +272,7 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 
 	if (bt && bt_find_fault(bt, (const u8 *)(uintptr_t)regs[REG_RIP], &out,
 	                        &flags)) {
-		regs[REG_R15] = (greg_t)(uintptr_t)out;
+		regs[REG_R15] = (greg_t)((u8 *)out - bt->meta);
 		regs[REG_RIP] = (greg_t)(uintptr_t)(flags == FLAGS_HOST
 		                                        ? bt->exit_op_host
 		                                        : bt->exit_op_saved);

@@ -181,16 +181,19 @@ static const u8 *emit_exit(struct cursor *c, const u8 *leave, bool host,
 /*
  * R14: linear address, R15: offset of the slot in struct icpu, and the size of
  * the access in bits 16 and up. CF clear: it hit, the slot is filled, R14 is
- * the host address. CF set: R14 unchanged.
+ * the host address. CF set: R14 unchanged; a miss in the TLB, or one in so many
+ * that area.miss_sampled wants looked at.
  */
 static const u8 *emit_fill(struct cursor *c, bool write)
 {
 	const u8 *at = cursor_x(c);
 	s32 tag = write ? offsetof(struct tlb_entry, wtag)
 	                : offsetof(struct tlb_entry, rtag);
-	u8 *miss, *crossing, *keep, *user, *global;
+	u8 *miss, *crossing, *keep, *user, *global, *sampled;
 
 	_Static_assert(sizeof(struct tlb_entry) == 32, "shifted by 5 below");
+	gs_digit(c, 0xff, 0, 1, AREA(miss_count)); /* dec dword */
+	sampled = asm_jcc(c, CC_E);
 	push(c, H_RAX);
 	push(c, H_RCX);
 	push(c, H_RDX);
@@ -240,6 +243,11 @@ static const u8 *emit_fill(struct cursor *c, bool write)
 	pop(c, H_RDX);
 	pop(c, H_RCX);
 	pop(c, H_RAX);
+	asm_8(c, 0xf9); /* stc */
+	ret(c);
+	asm_patch(c, sampled);
+	mov_gs_imm32(c, AREA(miss_count), MISS_SAMPLE);
+	mov_gs_imm32(c, AREA(miss_sampled), 1);
 	asm_8(c, 0xf9); /* stc */
 	ret(c);
 	return at;

@@ -18,8 +18,6 @@
 
 #include "base/alloc.h"
 
-enum { POINTS = 3 }; /* of an instruction: two probes and itself */
-
 /* ---- flags ---- */
 
 u32 x_flags_written(const struct insn *in)
@@ -169,7 +167,7 @@ static void analyse(struct xlate *x)
 
 void x_point(struct xlate *x, unsigned k)
 {
-	struct bt_point *p = &x->code->point[x->code->count];
+	struct bt_point *p = &x->point[x->code->count];
 
 	ASSERT(x->code->count < x->count * POINTS);
 	x->code->count++;
@@ -182,7 +180,7 @@ void x_point(struct xlate *x, unsigned k)
 
 static void leave_to(struct xlate *x, void *value, const u8 *exit)
 {
-	asm_mov_imm64(&x->c, H_S1, (u64)(uintptr_t)value);
+	asm_mov_imm64(&x->c, H_S1, (u64)((u8 *)value - x->bt->meta));
 	asm_jmp_to(&x->c, exit);
 }
 
@@ -193,23 +191,16 @@ static void leave_to_op(struct xlate *x, unsigned k, enum flags_at at)
 	         at == FLAGS_HOST ? x->bt->exit_op_host : x->bt->exit_op_saved);
 }
 
-/* What was missed too often leaves, too: its block is made anew. */
+/* The stub asks to leave, too, where it wants the miss looked at. */
 static void cold_fill(struct xlate *x, const struct cold *cold)
 {
-	struct bt_out *out = &x->code->out[cold->insn];
 	struct cursor *c = &x->c;
-	u8 *often, *miss;
 
 	ASSERT(cold->slot < 0x10000);
-	asm_mov_imm64(c, H_S1, (u64)(uintptr_t)&out->misses);
-	asm_bytes(c, "\x41\xff\x0f", 3); /* dec dword [r15] */
-	often = asm_jcc(c, CC_E);
 	asm_mov_imm64(c, H_S1, cold->slot | (u32)cold->size << 16);
 	asm_call_to(c, x->bt->fill[cold->write]);
-	miss = asm_jcc(c, CC_B);
-	asm_jmp_to(c, cold->resume);
-	asm_patch(c, often);
-	asm_patch(c, miss);
+	asm_bytes(c, "\x0f\x83", 2); /* jnc */
+	asm_32(c, (u32)(cold->resume - (cursor_x(c) + 4)));
 	leave_to_op(x, cold->insn, cold->flags);
 }
 
@@ -312,37 +303,67 @@ static u64 now_ns(void)
 	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
 }
 
-static struct bt_code *place(struct xlate *x, bool *full)
+/* What the block is known by; host code holds addresses of out and link. */
+static bool take_meta(struct xlate *x)
 {
 	struct bt *bt = x->bt;
-	struct bt_code *code;
+	struct bt_code *code = bt_meta_take(bt, sizeof(*code));
 
-	/* Host code holds the addresses of its links: it is never moved. */
-	x->code = code =
-	    xalloc(sizeof(*code) + x->count * POINTS * sizeof(code->point[0]));
+	if (!code)
+		return false;
+	x->code = code;
 	code->block = x->block;
 	code->merge = x->merge;
 	code->direct = x->direct;
-	code->link = xalloc((x->total + 2) * sizeof(code->link[0]));
-	code->out = xalloc(x->total * sizeof(code->out[0]));
+	code->out = bt_meta_take(bt, x->total * sizeof(code->out[0]));
+	code->link = bt_meta_take(bt, (x->total + 2) * sizeof(code->link[0]));
+	if (!code->out || !code->link)
+		return false;
 	for (unsigned k = 0; k < x->total; k++)
 		code->out[k] = (struct bt_out){
 			.block = x->block,
 			.op = &x->block->op[x->op[k]],
 			.insn = (u16)k,
-			.misses = MISSES_MAX,
 		};
+	return true;
+}
+
+/* Links that were not needed give their room to the points. */
+static bool take_points(struct xlate *x)
+{
+	struct bt *bt = x->bt;
+	struct bt_code *code = x->code;
+	size_t n = code->count * sizeof(code->point[0]);
+
+	bt->meta_used = (size_t)((u8 *)(code->link + x->links) - bt->meta);
+	code->point = bt_meta_take(bt, n);
+	if (!code->point)
+		return false;
+	memcpy(code->point, x->point, n);
+	return true;
+}
+
+static struct bt_code *place(struct xlate *x, bool *full)
+{
+	struct bt *bt = x->bt;
+	struct bt_code *code;
+	size_t meta = bt->meta_used;
+
 	x->c = (struct cursor){ .w = bt->write + bt->used,
 		                .end = bt->write + bt->size,
 		                .to_x = bt->exec - bt->write };
-	emit_entries(x);
-	emit_body(x);
-	emit_cold(x);
-	*full = x->c.full;
-	if (x->c.full) {
-		bt_code_free(code);
+	*full = !take_meta(x);
+	if (!*full) {
+		emit_entries(x);
+		emit_body(x);
+		emit_cold(x);
+		*full = x->c.full || !take_points(x);
+	}
+	if (*full) {
+		bt->meta_used = meta;
 		return NULL;
 	}
+	code = x->code;
 	code->size = (u32)(x->c.w - code->start_w);
 	bt->used = ALIGN_UP((size_t)(x->c.w - bt->write), (size_t)16);
 	return code;

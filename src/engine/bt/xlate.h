@@ -39,6 +39,8 @@ struct access {
 	s64 at; /* displacement; off RSP, from where the block began */
 };
 
+enum { POINTS = 3 }; /* of an instruction: two probes and itself */
+
 struct xlate {
 	struct bt *bt;
 	struct icpu *cpu;
@@ -59,6 +61,7 @@ struct xlate {
 	u16 op[BLOCK_OPS];       /* of each instruction, in block->op */
 	u32 live[BLOCK_OPS + 1]; /* status flags read before written */
 	struct cold cold[BLOCK_OPS * 3 + 8];
+	struct bt_point point[BLOCK_OPS * POINTS];
 	struct insn insn[BLOCK_OPS];
 };
 
