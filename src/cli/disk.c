@@ -33,6 +33,7 @@ static const struct command verbs[] = {
 	{ "rebase", "change the backing file", disk_rebase },
 	{ "commit", "write changes into the backing file", disk_commit },
 	{ "snapshot", "list, create, apply, delete snapshots", disk_snapshot },
+	{ "export", "let NBD clients read a disk", disk_export },
 	{ "bitmap", "list, create, clear, delete bitmaps", disk_bitmap },
 	{ 0 },
 };

@@ -76,3 +76,4 @@ int disk_commit(int argc, char **argv);
 int disk_resize(int argc, char **argv);
 int disk_snapshot(int argc, char **argv);
 int disk_bitmap(int argc, char **argv);
+int disk_export(int argc, char **argv);

@@ -27,7 +27,7 @@
 /* ---- a private copy ---- */
 
 /* Shares the blocks where the file system can; else copies what is data. */
-static int copy_sparse(int from, int to, off_t size)
+int image_copy_sparse(int from, int to, off_t size)
 {
 	off_t at = 0, data, hole;
 	ssize_t n;
@@ -69,8 +69,12 @@ static int open_copy(const char *store, bool keep, char **path,
 		free(folder);
 		return err->code;
 	}
+	/* One without a name may get one later (atoll suspend). */
+	fd = keep ? -1 : open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	*path = xasprintf("%s/XXXXXX", folder);
 	free(folder);
+	if (fd >= 0)
+		return fd;
 	fd = mkostemp(*path, O_CLOEXEC);
 	if (fd < 0) {
 		error_set(err, -errno, "cannot make a disk %s: %s", *path,
@@ -84,10 +88,10 @@ static int open_copy(const char *store, bool keep, char **path,
 	return fd;
 }
 
-static int copy_disk(struct image_use *use, const char *store,
-                     const char *folder, bool keep, struct error *err)
+static int copy_disk(struct image_use *use, const char *store, const char *disk,
+                     bool keep, struct error *err)
 {
-	char *path = xasprintf("%s/disk.raw", folder);
+	char *path = xstrdup(disk);
 	int from = open(path, O_RDONLY | O_CLOEXEC), to, rc = 0;
 	struct stat st;
 
@@ -96,7 +100,7 @@ static int copy_disk(struct image_use *use, const char *store,
 		               strerror(errno));
 	to = rc < 0 ? rc : open_copy(store, keep, &use->disk_path, err);
 	if (to >= 0) {
-		rc = copy_sparse(from, to, st.st_size);
+		rc = image_copy_sparse(from, to, st.st_size);
 		if (rc < 0) {
 			if (keep)
 				unlink(use->disk_path);
@@ -115,8 +119,25 @@ static int copy_disk(struct image_use *use, const char *store,
 	return rc;
 }
 
+/* The disk of a machine that goes on. */
+static int take_disk(struct image_use *use, const char *path, struct error *err)
+{
+	use->disk_fd = open(path, O_RDWR | O_CLOEXEC);
+	if (use->disk_fd < 0)
+		return error_set(err, -errno, "cannot open the disk %s: %s",
+		                 path, strerror(errno));
+	use->disk_path = xstrdup(path);
+	return 0;
+}
+
 int image_use(struct image_use *use, const char *name, bool keep,
               struct error *err)
+{
+	return image_use_disk(use, name, NULL, false, keep, err);
+}
+
+int image_use_disk(struct image_use *use, const char *name, const char *disk,
+                   bool move, bool keep, struct error *err)
 {
 	char *store = image_store(err), *folder = NULL;
 	json_t *manifest = NULL;
@@ -126,8 +147,14 @@ int image_use(struct image_use *use, const char *name, bool keep,
 		folder = image_find(name, err);
 	if (folder)
 		manifest = image_manifest(folder, err);
-	if (manifest)
-		rc = copy_disk(use, store, folder, keep, err);
+	if (manifest) {
+		char *from =
+		    disk ? xstrdup(disk) : xasprintf("%s/disk.raw", folder);
+
+		rc = move ? take_disk(use, from, err)
+		          : copy_disk(use, store, from, keep, err);
+		free(from);
+	}
 	if (rc == 0) {
 		use->kernel = xasprintf("%s/vmlinuz", folder);
 		use->initrd = xasprintf("%s/initrd", folder);

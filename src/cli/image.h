@@ -12,6 +12,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <sys/types.h>
 
 #include "base/types.h"
 
@@ -29,6 +30,13 @@ struct image_use {
  * keep says otherwise. name: "debian:12", or an ID or its beginning. */
 int image_use(struct image_use *use, const char *name, bool keep,
               struct error *err) MUST_CHECK;
+
+/* The same with another disk than the image's: its copy, or, for a machine
+ * that goes on with it, itself. */
+int image_use_disk(struct image_use *use, const char *name, const char *disk,
+                   bool move, bool keep, struct error *err) MUST_CHECK;
+/* Shares the blocks where the file system can; else copies what is data. */
+int image_copy_sparse(int from, int to, off_t size) MUST_CHECK;
 
 /* ---- the store (image_store.c) ---- */
 

@@ -12,12 +12,19 @@
 #include "cli/disk.h"
 #include "cli/host.h"
 #include "cli/say.h"
+#include "cli/snapshot.h"
+#include "cli/suspend.h"
 #include "control/control.h"
 
 static int command_help(int argc, char **argv);
 
 static const struct command commands[] = {
 	{ "run", "run a machine on this terminal", command_run },
+	{ "pause", "hold a running machine", command_pause },
+	{ "suspend", "save a running machine and end it", command_suspend },
+	{ "resume", "go on with a paused or suspended machine",
+	  command_resume },
+	{ "snapshot", "moments of a machine, to go back to", cmd_snapshot },
 	{ "disk", "make, check, convert and change disk images", cmd_disk },
 	{ "image", "build, list, inspect and delete images", command_image },
 	{ "host", "tell what this host offers", cmd_host },

@@ -11,6 +11,8 @@
 
 #include "base/error.h"
 #include "cli/command.h"
+#include "cli/named.h"
+#include "cli/saved.h"
 #include "cli/say.h"
 #include "control/control.h"
 
@@ -38,17 +40,35 @@ static int start(struct worker *w, struct run_machine *m, struct error *err)
 	return rc;
 }
 
+/* A name is one machine's; those who know it may ask things of it. */
+static int claim(struct named *named, struct run_machine *m,
+                 const struct run_options *o, struct error *err)
+{
+	int rc = named_claim(named, o->name, err);
+
+	if (rc == 0 && !o->restore_move)
+		rc = named_fresh(o->name, err);
+	if (rc < 0)
+		return rc;
+	run_machine_set_fd(m, m->file, "listen", named->listen_fd);
+	named->listen_fd = -1;
+	return 0;
+}
+
 static int run(const struct run_options *o)
 {
 	struct session_config session = { 0 };
+	struct named named = { .lock_fd = -1, .listen_fd = -1 };
 	struct run_machine m;
 	struct error err = { 0 };
 	int code;
 
 	if (run_machine_prepare(&m, o, &err) < 0)
 		return say_error(&err);
-	if (start(&session.worker, &m, &err) < 0) {
+	if ((o->name && claim(&named, &m, o, &err) < 0) ||
+	    start(&session.worker, &m, &err) < 0) {
 		run_machine_fini(&m);
+		named_release(&named);
 		say_error(&err);
 		return END_FAILURE;
 	}
@@ -57,15 +77,40 @@ static int run(const struct run_options *o)
 	m.console_in = m.console_out = -1;
 	session.name = o->name;
 	session.timeout_ns = o->timeout_ns;
+	if (o->restore_move && o->saved) {
+		session.unlink_started = o->saved->path;
+		session.unlink_ended = o->saved->disk;
+	}
 	code = session_run(&session);
 	run_machine_fini(&m);
+	named_release(&named);
 	return code;
+}
+
+/* What a saved machine was started with comes before what is said now. */
+static int parse_restored(struct run_options *o, struct saved *saved,
+                          char ***words, struct error *err)
+{
+	int argc = o->argc, count, rc = saved_open(saved, o->restore, err);
+	char **argv = o->argv;
+
+	if (rc < 0)
+		return rc;
+	*words = saved_command(saved, argc, argv, &count);
+	run_options_fini(o);
+	rc = run_options_parse(o, count, *words, err);
+	if (rc == 0)
+		rc = saved_enter_folder(saved, err);
+	o->saved = saved;
+	return rc;
 }
 
 int command_run(int argc, char **argv)
 {
 	struct run_options o;
+	struct saved saved = { .fd = -1 };
 	struct error err = { 0 };
+	char **words = NULL;
 	int rc, code = 0;
 
 	signal(SIGPIPE, SIG_IGN);
@@ -73,9 +118,15 @@ int command_run(int argc, char **argv)
 	if (rc < 0) {
 		say_error(&err);
 		code = END_USAGE;
-	} else if (rc == 0) {
-		code = run(&o);
+	} else if (rc == 0 && o.restore) {
+		rc = parse_restored(&o, &saved, &words, &err);
+		if (rc < 0)
+			code = say_error(&err);
 	}
+	if (rc == 0)
+		code = run(&o);
 	run_options_fini(&o);
+	saved_fini(&saved);
+	free(words);
 	return code;
 }

@@ -4,6 +4,7 @@
  *
  *	run_options.c  the command line
  *	run_machine.c  files opened, the machine file with its descriptors
+ *	run_disks.c    the same for disks and what they are made of
  *	launch.c       the processes
  *	session.c      the machine while it runs
  */
@@ -15,6 +16,7 @@
 #include "base/types.h"
 
 struct error;
+struct saved;
 
 enum {
 	RUN_DISKS_MAX = 15,
@@ -22,12 +24,13 @@ enum {
 	RUN_SERIALS_MAX = 4,
 	RUN_MODULES_MAX = 8,
 	RUN_PUBLISH_MAX = 64,
-	RUN_FDS_MAX = 64,
+	RUN_FDS_MAX = 120, /* of CONTROL_FDS_MAX */
 };
 
 struct run_disk {
 	char *path, *format, *serial; /* owned */
 	bool readonly;
+	u64 iops, bytes_per_s; /* 0: no limit */
 };
 
 struct run_options {
@@ -55,6 +58,15 @@ struct run_options {
 	const char *gdb;
 	json_t *devices; /* array of names; owned */
 	bool keep, interactive;
+
+	const char *cpu;     /* "host", "baseline" */
+	const char *restore; /* a saved machine */
+	/* It is the same machine, and the file is gone when it runs. */
+	bool restore_move;
+	bool restore_verify;
+	const struct saved *saved; /* borrowed; set after the parse */
+	int argc;                  /* what all this was read from; borrowed */
+	char **argv;
 };
 
 /* 0, or -EINVAL with words. 1: only help was wanted, and printed. */
@@ -69,6 +81,7 @@ struct run_machine {
 	unsigned fd_count;
 	char *kernel, *initrd, *cmdline; /* when they come from an image */
 	int console_in, console_out; /* our ends of serial "stdio"; -1: none */
+	char *image_disk;            /* one that was kept; NULL: none */
 	pid_t nets[RUN_NETS_MAX];
 	unsigned net_count;
 };
@@ -80,6 +93,13 @@ int run_machine_prepare(struct run_machine *m, const struct run_options *o,
 void run_machine_fini(struct run_machine *m);
 /* Adds fd to what is sent; taken over. Its index, or -1: too many. */
 int run_machine_add_fd(struct run_machine *m, int fd);
+/* The same, and says so in object. */
+void run_machine_set_fd(struct run_machine *m, json_t *object, const char *key,
+                        int fd);
+
+/* run_disks.c: all disks with their chains, into m->file. */
+int run_disks_open(struct run_machine *m, const struct run_options *o,
+                   struct error *err) MUST_CHECK;
 
 struct worker {
 	pid_t pid;
@@ -102,6 +122,9 @@ struct session_config {
 	int console_in, console_out; /* taken over; -1: none */
 	const char *name;
 	u64 timeout_ns; /* the worker keeps it; past it by far, we do */
+	/* What a machine that goes on leaves behind: unlinked when it runs,
+	 * and when it has run, unless it is suspended again. NULL: none. */
+	const char *unlink_started, *unlink_ended;
 };
 
 /* Until the machine has ended. The exit code of atoll. */

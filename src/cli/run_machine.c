@@ -10,13 +10,14 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
 #include "cli/files.h"
-#include "cli/image.h"
 #include "cli/run.h"
+#include "cli/saved.h"
 
 int run_machine_add_fd(struct run_machine *m, int fd)
 {
@@ -28,8 +29,8 @@ int run_machine_add_fd(struct run_machine *m, int fd)
 	return (int)m->fd_count++;
 }
 
-static void set_fd(struct run_machine *m, json_t *object, const char *key,
-                   int fd)
+void run_machine_set_fd(struct run_machine *m, json_t *object, const char *key,
+                        int fd)
 {
 	json_object_set_new(object, key,
 	                    json_integer(run_machine_add_fd(m, fd)));
@@ -119,65 +120,19 @@ static int open_boot(struct run_machine *m, const struct run_options *o,
 	fd = file_open_input("kernel", kernel, err);
 	if (fd < 0)
 		return fd;
-	set_fd(m, boot, "kernel", fd);
+	run_machine_set_fd(m, boot, "kernel", fd);
 	set_string(boot, "kernel_path", kernel);
 	if (initrd) {
 		fd = file_open_input("initrd", initrd, err);
 		if (fd < 0)
 			return fd;
-		set_fd(m, boot, "initrd", fd);
+		run_machine_set_fd(m, boot, "initrd", fd);
 		set_string(boot, "initrd_path", initrd);
 	}
 	cmdline = command_line(m, o);
 	set_string(boot, "cmdline", cmdline);
 	free(cmdline);
 	return open_modules(m, o, boot, err);
-}
-
-/* ---- disks ---- */
-
-static void add_disk(struct run_machine *m, json_t *list, int fd,
-                     const struct run_disk *d)
-{
-	json_t *disk = json_object();
-
-	set_fd(m, disk, "fd", fd);
-	set_string(disk, "path", d->path);
-	set_string(disk, "format", d->format);
-	set_string(disk, "serial", d->serial);
-	json_object_set_new(disk, "readonly", json_boolean(d->readonly));
-	json_array_append_new(list, disk);
-}
-
-static int open_disks(struct run_machine *m, const struct run_options *o,
-                      struct error *err)
-{
-	json_t *list = json_array();
-	int fd;
-
-	json_object_set_new(m->file, "disks", list);
-	if (o->image) {
-		struct image_use use;
-		struct run_disk d = { .format = (char[]){ "raw" } };
-		int rc = image_use(&use, o->image, o->keep, err);
-
-		if (rc < 0)
-			return rc;
-		m->kernel = use.kernel;
-		m->initrd = use.initrd;
-		m->cmdline = use.cmdline;
-		d.path = use.disk_path;
-		add_disk(m, list, use.disk_fd, &d);
-		free(use.disk_path);
-	}
-	for (unsigned i = 0; i < o->disk_count; i++) {
-		fd =
-		    file_open_disk(o->disks[i].path, o->disks[i].readonly, err);
-		if (fd < 0)
-			return fd;
-		add_disk(m, list, fd, &o->disks[i]);
-	}
-	return 0;
 }
 
 /* ---- networks ---- */
@@ -218,10 +173,14 @@ static int open_nets(struct run_machine *m, const struct run_options *o,
 		}
 		nic = json_object();
 		json_array_append_new(list, nic);
-		set_fd(m, nic, "fd", fd);
+		run_machine_set_fd(m, nic, "fd", fd);
 		set_string(nic, "type", user ? "socket" : "tap");
 		json_object_set_new(nic, "mtu",
 		                    json_integer(o->mtu ? (int)o->mtu : 1500));
+		if (o->saved && saved_mac(o->saved, i)) {
+			set_string(nic, "mac", saved_mac(o->saved, i));
+			continue;
+		}
 		rc = random_mac(mac, sizeof(mac), err);
 		if (rc < 0)
 			return rc;
@@ -238,11 +197,11 @@ static int add_pipes(struct run_machine *m, json_t *port, struct error *err)
 
 	if (pipe2(in, O_CLOEXEC) < 0)
 		return error_set(err, -errno, "pipe: %s", strerror(errno));
-	set_fd(m, port, "in", in[0]);
+	run_machine_set_fd(m, port, "in", in[0]);
 	m->console_in = in[1];
 	if (pipe2(out, O_CLOEXEC) < 0)
 		return error_set(err, -errno, "pipe: %s", strerror(errno));
-	set_fd(m, port, "out", out[1]);
+	run_machine_set_fd(m, port, "out", out[1]);
 	m->console_out = out[0];
 	return 0;
 }
@@ -264,7 +223,7 @@ static int open_serials(struct run_machine *m, const struct run_options *o,
 			                      err);
 			if (fd < 0)
 				return fd;
-			set_fd(m, port, "out", fd);
+			run_machine_set_fd(m, port, "out", fd);
 		}
 	}
 	return rc;
@@ -281,15 +240,78 @@ static int open_rest(struct run_machine *m, const struct run_options *o,
 		fd = file_open_output("report", o->report, err);
 		if (fd < 0)
 			return fd;
-		set_fd(m, m->file, "report", fd);
+		run_machine_set_fd(m, m->file, "report", fd);
 	}
 	if (o->gdb) {
 		fd = socket_listen("--gdb", o->gdb, err);
 		if (fd < 0)
 			return fd;
-		set_fd(m, m->file, "gdb", fd);
+		run_machine_set_fd(m, m->file, "gdb", fd);
 	}
 	return 0;
+}
+
+static int open_saved(struct run_machine *m, const struct run_options *o,
+                      struct error *err)
+{
+	struct stat st;
+	json_t *restore;
+	int fd;
+
+	if (!o->saved)
+		return 0;
+	fd = fcntl(o->saved->fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return error_set(err, -errno, "%s: %s", o->saved->path,
+		                 strerror(errno));
+	/* One with a second name is a snapshot's too. */
+	restore =
+	    json_pack("{s:b,s:b}", "copy", !o->restore_move || st.st_nlink > 1,
+	              "verify", o->restore_verify);
+	json_object_set_new(m->file, "restore", restore);
+	run_machine_set_fd(m, restore, "fd", fd);
+	return 0;
+}
+
+/* An option of argv at i that says how a saved machine is used, and not what
+ * the machine is: how many words it is long. */
+static int not_origin(char *const *argv, int i)
+{
+	if (strcmp(argv[i], "--restore") == 0)
+		return 2;
+	return strncmp(argv[i], "--restore=", 10) == 0 ||
+	       strcmp(argv[i], "--verify") == 0 ||
+	       strcmp(argv[i], "--move") == 0;
+}
+
+/* For whoever saves the machine: how it is started again. */
+static void set_origin(struct run_machine *m, const struct run_options *o)
+{
+	json_t *origin = json_object(), *argv = json_array(),
+	       *macs = json_array(), *nic;
+	char *cwd = getcwd(NULL, 0);
+	size_t n;
+
+	for (int i = 1; i < o->argc; i++) {
+		int skip = not_origin(o->argv, i);
+
+		if (skip)
+			i += skip - 1;
+		else
+			json_array_append_new(argv, json_string(o->argv[i]));
+	}
+	/* Which one depended on the terminal. */
+	json_array_append_new(argv, json_string("--console"));
+	json_array_append_new(
+	    argv, json_string(o->virtio_console ? "virtio" : "serial"));
+	json_array_foreach(json_object_get(m->file, "nics"), n, nic)
+	    json_array_append(macs, json_object_get(nic, "mac"));
+	json_object_set_new(origin, "argv", argv);
+	json_object_set_new(origin, "macs", macs);
+	set_string(origin, "cwd", cwd);
+	set_string(origin, "image_disk", m->image_disk);
+	json_object_set_new(m->file, "origin", origin);
+	free(cwd);
 }
 
 int run_machine_prepare(struct run_machine *m, const struct run_options *o,
@@ -306,13 +328,14 @@ int run_machine_prepare(struct run_machine *m, const struct run_options *o,
 	              (json_int_t)o->memory_bytes, "virtio_console",
 	              o->virtio_console, "rng", true, "devices", o->devices);
 	set_string(m->file, "engine_options", o->engine_options);
+	set_string(m->file, "cpu", o->cpu);
 	if (o->timeout_ns)
 		json_object_set_new(
 		    m->file, "timeout_s",
 		    json_integer(
 			(json_int_t)((o->timeout_ns + NSEC_PER_SEC - 1) /
 		                     NSEC_PER_SEC)));
-	rc = open_disks(m, o, err);
+	rc = run_disks_open(m, o, err);
 	if (rc == 0)
 		rc = open_boot(m, o, err);
 	if (rc == 0)
@@ -320,8 +343,12 @@ int run_machine_prepare(struct run_machine *m, const struct run_options *o,
 	if (rc == 0)
 		rc = open_rest(m, o, err);
 	if (rc == 0)
+		rc = open_saved(m, o, err);
+	if (rc == 0)
 		rc = open_nets(m, o, err);
-	if (rc < 0)
+	if (rc == 0)
+		set_origin(m, o);
+	else
 		run_machine_fini(m);
 	return rc;
 }
@@ -338,6 +365,7 @@ void run_machine_fini(struct run_machine *m)
 	/* Their cables are out now: they end by themselves. */
 	for (unsigned i = 0; i < m->net_count; i++)
 		child_end(m->nets[i], 2000);
+	free(m->image_disk);
 	free(m->kernel);
 	free(m->initrd);
 	free(m->cmdline);

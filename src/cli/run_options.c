@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "cli/named.h"
 #include "cli/options.h"
 #include "cli/run.h"
 
@@ -17,6 +18,7 @@ enum {
 	OPT_APPEND = 1,
 	OPT_CODE_CACHE,
 	OPT_CONSOLE,
+	OPT_CPU,
 	OPT_CPUS,
 	OPT_DEVICE,
 	OPT_DISK,
@@ -28,14 +30,17 @@ enum {
 	OPT_KERNEL,
 	OPT_MEMORY,
 	OPT_MODULE,
+	OPT_MOVE,
 	OPT_MTU,
 	OPT_NAME,
 	OPT_NET,
 	OPT_PERF_MAP,
 	OPT_PUBLISH,
 	OPT_REPORT,
+	OPT_RESTORE,
 	OPT_SERIAL,
 	OPT_TIMEOUT,
+	OPT_VERIFY,
 };
 
 static const struct option_spec specs[] = {
@@ -43,13 +48,14 @@ static const struct option_spec specs[] = {
 	{ "engine", "ENGINE", "auto, kvm, bt or interp (bt,OPTIONS)",
 	  OPT_ENGINE },
 	{ "cpus", "N", "virtual CPUs (1)", OPT_CPUS },
+	{ "cpu", "host|baseline", "baseline: resumes on any host", OPT_CPU },
 	{ "memory", "SIZE", "guest memory, as 512M or 2G (512M)", OPT_MEMORY },
 	{ "kernel", "FILE", "bzImage, PVH or multiboot ELF", OPT_KERNEL },
 	{ "initrd", "FILE", "initial RAM disk", OPT_INITRD },
 	{ "module", "FILE", "multiboot module; may be repeated", OPT_MODULE },
 	{ "append", "WORDS", "added to the kernel command line", OPT_APPEND },
-	{ "disk", "FILE[,OPTION]...", "format=raw|qcow2, readonly, serial=TEXT",
-	  OPT_DISK },
+	{ "disk", "FILE[,OPTION]...",
+	  "format=raw|qcow2, readonly, serial=, iops=, rate=", OPT_DISK },
 	{ "net", "user|tap:T|none", "network cards (user); repeatable",
 	  OPT_NET },
 	{ "publish", "[A:]PORT:PORT[/udp]", "forward a host port to the guest",
@@ -68,6 +74,9 @@ static const struct option_spec specs[] = {
 	{ "perf-map", NULL, "name translated code for perf (bt engine)",
 	  OPT_PERF_MAP },
 	{ "keep", NULL, "keep the machine's copy of the image", OPT_KEEP },
+	{ "restore", "FILE", "go on from a saved machine", OPT_RESTORE },
+	{ "verify", NULL, "check all of its memory first", OPT_VERIFY },
+	{ "move", NULL, "the saved machine is used up by it", OPT_MOVE },
 	{ "interactive", NULL, "standard input is typed into the console",
 	  OPT_INTERACTIVE },
 	{ 0 },
@@ -92,6 +101,16 @@ static char *next_part(char **rest)
 	return part;
 }
 
+static int disk_limit(const char *part, size_t name, u64 *value,
+                      struct error *err)
+{
+	int rc = parse_size(part + name, 1, value, err);
+
+	if (rc == 0 && (*value == 0 || *value > BIT(53)))
+		rc = error_set(err, -EINVAL, "no rate is that");
+	return rc < 0 ? (error_prefix(err, "--disk: %s", part), rc) : 0;
+}
+
 static int disk_option(struct run_disk *d, const char *part, struct error *err)
 {
 	if (strcmp(part, "readonly") == 0) {
@@ -99,6 +118,10 @@ static int disk_option(struct run_disk *d, const char *part, struct error *err)
 	} else if (strncmp(part, "format=", 7) == 0) {
 		free(d->format);
 		d->format = xstrdup(part + 7);
+	} else if (strncmp(part, "iops=", 5) == 0) {
+		return disk_limit(part, 5, &d->iops, err);
+	} else if (strncmp(part, "rate=", 5) == 0) {
+		return disk_limit(part, 5, &d->bytes_per_s, err);
 	} else if (strncmp(part, "serial=", 7) == 0) {
 		/* virtio 1.1 section 5.2.6: 20 bytes. */
 		if (strlen(part + 7) > 20)
@@ -110,8 +133,8 @@ static int disk_option(struct run_disk *d, const char *part, struct error *err)
 		d->serial = xstrdup(part + 7);
 	} else {
 		error_set(err, -EINVAL, "--disk: there is no option %s", part);
-		return error_hint(err, "there are format=, readonly and "
-		                       "serial=TEXT");
+		return error_hint(err, "there are format=, readonly, iops=, "
+		                       "rate= and serial=TEXT");
 	}
 	return 0;
 }
@@ -242,12 +265,7 @@ static int set_report(struct run_options *o, const char *value,
 
 static int set_name(struct run_options *o, const char *value, struct error *err)
 {
-	size_t len = strlen(value);
-
-	/* It becomes the guest's host name. */
-	if (!len || len > 63 || value[0] == '-' ||
-	    strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-	                  "0123456789-") != len)
+	if (!named_valid(value))
 		return error_set(err, -EINVAL,
 		                 "--name %s: not 1 to 63 letters, digits and "
 		                 "dashes",
@@ -272,6 +290,15 @@ static int set_cpus(struct run_options *o, const char *value, struct error *err)
 	if (rc == 0)
 		o->cpus = (unsigned)n;
 	return rc;
+}
+
+static int set_cpu(struct run_options *o, const char *value, struct error *err)
+{
+	if (strcmp(value, "host") != 0 && strcmp(value, "baseline") != 0)
+		return error_set(err, -EINVAL, "--cpu %s: not host or baseline",
+		                 value);
+	o->cpu = value;
+	return 0;
 }
 
 static int set_memory(struct run_options *o, const char *value,
@@ -348,6 +375,8 @@ static int one_option(void *ctx, int id, const char *value, struct error *err)
 		return 0;
 	case OPT_CONSOLE:
 		return set_console(o, value, err);
+	case OPT_CPU:
+		return set_cpu(o, value, err);
 	case OPT_CPUS:
 		return set_cpus(o, value, err);
 	case OPT_DEVICE:
@@ -375,6 +404,9 @@ static int one_option(void *ctx, int id, const char *value, struct error *err)
 		return set_memory(o, value, err);
 	case OPT_MODULE:
 		return add_module(o, value, err);
+	case OPT_MOVE:
+		o->restore_move = true;
+		return 0;
 	case OPT_MTU:
 		return parse_number("mtu", value, 576, 65521, &o->mtu, err);
 	case OPT_NAME:
@@ -388,6 +420,12 @@ static int one_option(void *ctx, int id, const char *value, struct error *err)
 		return add_publish(o, value, err);
 	case OPT_REPORT:
 		return set_report(o, value, err);
+	case OPT_RESTORE:
+		o->restore = value;
+		return 0;
+	case OPT_VERIFY:
+		o->restore_verify = true;
+		return 0;
 	case OPT_SERIAL:
 		return add_serial(o, value, err);
 	default:
@@ -399,6 +437,9 @@ static int check_together(struct run_options *o, struct error *err)
 {
 	bool user = false;
 
+	/* The saved machine says the rest. */
+	if (o->restore && !o->image && !o->kernel)
+		return 0;
 	if (!o->image && !o->kernel) {
 		error_set(err, -EINVAL,
 		          "nothing to run: name an image or a "
@@ -440,6 +481,9 @@ int run_options_parse(struct run_options *o, int argc, char **argv,
 		return 1;
 	}
 	o->engine = xstrdup("auto");
+	o->cpu = "host";
+	o->argc = argc;
+	o->argv = argv;
 	o->cpus = 1;
 	o->memory_bytes = 512 * MIB;
 	o->devices = json_array();

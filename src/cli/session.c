@@ -59,7 +59,8 @@ struct session {
 	u64 deadline_ns; /* 0: none */
 
 	bool stopped; /* the worker said how it ended */
-	bool quiet;   /* and it needs no words */
+	bool started, suspended;
+	bool quiet; /* and it needs no words */
 	int code;
 	struct error words;
 };
@@ -288,12 +289,21 @@ static void stop_event(struct session *s, json_t *message)
 	                "code", &code, "words", &words, "hint", &hint) < 0)
 		words = "the machine's process said something unreadable";
 	s->stopped = true;
+	s->suspended = strcmp(cause, "suspended") == 0;
 	s->code = code;
 	/* A code that the guest chose is its own affair. */
 	s->quiet = code == END_POWER_OFF || strcmp(cause, "guest-exit") == 0;
 	error_set(&s->words, -EIO, "%s", words[0] ? words : cause);
 	error_hint(&s->words, "%s", hint);
 	s->deadline_ns = loop_now_ns() + LAST_BYTES_MS * NSEC_PER_MSEC;
+}
+
+static void started(struct session *s)
+{
+	s->started = true;
+	if (s->config->unlink_started)
+		unlink(s->config->unlink_started);
+	send_size(s);
 }
 
 static void read_control(struct session *s)
@@ -317,7 +327,7 @@ static void read_control(struct session *s)
 		if (strcmp(event, "stopped") == 0)
 			stop_event(s, message);
 		else if (strcmp(event, "started") == 0)
-			send_size(s);
+			started(s);
 	}
 	json_decref(message);
 }
@@ -569,6 +579,10 @@ int session_run(const struct session_config *config)
 	status = child_end(config->worker.pid, GRACE_MS);
 	terminal_close(&s->terminal);
 	code = conclude(s, status);
+	if (s->suspended)
+		fprintf(stderr, "[atoll] suspended\n");
+	else if (s->started && config->unlink_ended)
+		unlink(config->unlink_ended);
 	for (int i = 0; i < AT_COUNT; i++)
 		if (i != AT_KEYS && i != AT_SCREEN)
 			close_at(s, i);

@@ -10,10 +10,27 @@
  * First, the starter sends {"op":"start","machine":{...}}: the machine file,
  * in which every file is the index of a descriptor sent along
  * (docs/machine-file.md). Later requests: powerdown, reset, quit, pause,
- * resume, status, resize; each may carry an "id", given back in the answer.
- * The machine sends {"event":"started"}, {"event":"console", ...},
+ * resume, status, resize, save; each may carry an "id", given back in the
+ * answer. The machine sends {"event":"started"}, {"event":"console", ...},
  * {"event":"stopped","cause":...,"code":N,"words":...,"hint":...} and then
  * closes.
+ *
+ * With "listen" in the machine file, the index of a listening Unix socket,
+ * others may connect and ask the same; when one of them goes, the machine
+ * stays. An answer is {"ok":true,...} or {"ok":false,"words":...,"hint":...}.
+ *
+ * save   {"op":"save","file":I,"memory":"packed"|"plain","stay":BOOL,
+ *        "sync":BOOL}: I is the index of a descriptor sent along, an empty
+ *        file open for reading and writing, which then holds the machine
+ *        (docs/state-file.md) and is on the disk unless "sync" is false; its
+ *        name is the asker's affair. The answer has "pages",
+ *        "zero", "duplicate", "stored_bytes", "ms", and "disks": for each disk
+ *        that is written to {"disk":N,"fd":I,"private":BOOL,"path":...,
+ *        "format":...}, with its descriptor. With "stay" nothing runs afterwards, disks stand still,
+ *        until this peer says "go" or "quit", or closes.
+ * go     ends the standstill that this peer's save with "stay" began.
+ * quit   with "suspended":true the cause is "suspended" and the code 0.
+ * status also says "name" and "origin", what "origin" was in the machine file.
  */
 #pragma once
 

@@ -77,8 +77,13 @@ struct vcpu_breakpoint {
 
 enum vcpu_stat {
 	STAT_INSTRUCTIONS, /* 0 where not counted */
-	STAT_PIO, STAT_MMIO, STAT_MSR, STAT_HALT, STAT_INTERRUPT,
-	STAT_EXCEPTION, STAT_KICK,
+	STAT_PIO,
+	STAT_MMIO,
+	STAT_MSR,
+	STAT_HALT,
+	STAT_INTERRUPT,
+	STAT_EXCEPTION,
+	STAT_KICK,
 	STAT_COUNT
 };
 extern const char *const vcpu_stat_names[STAT_COUNT];
@@ -87,7 +92,7 @@ struct engine_config {
 	struct memory *memory;           /* borrowed; laid out already */
 	const struct cpuid_model *cpuid; /* borrowed */
 	unsigned cpus;
-	const char *options; /* what stood after "bt,"; may be NULL */
+	const char *options;  /* what stood after "bt,"; may be NULL */
 	u64 code_cache_bytes; /* 0: the engine's default */
 };
 

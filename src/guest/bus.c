@@ -53,8 +53,8 @@ void bus_map(struct bus *bus, struct bus_region *region)
 	size_t i;
 
 	pthread_rwlock_wrlock(&bus->lock);
-	bus->regions = xrealloc(bus->regions,
-	                        (bus->count + 1) * sizeof(*bus->regions));
+	bus->regions =
+	    xrealloc(bus->regions, (bus->count + 1) * sizeof(*bus->regions));
 	for (i = 0; i < bus->count && before(bus->regions[i], region); i++)
 		;
 	memmove(&bus->regions[i + 1], &bus->regions[i],

@@ -11,11 +11,13 @@
 
 #include "base/types.h"
 
+/* clang-format off */
 enum cpu_gpr {
 	GPR_RAX, GPR_RCX, GPR_RDX, GPR_RBX, GPR_RSP, GPR_RBP, GPR_RSI, GPR_RDI,
 	GPR_R8, GPR_R9, GPR_R10, GPR_R11, GPR_R12, GPR_R13, GPR_R14, GPR_R15,
 	GPR_COUNT
 };
+/* clang-format on */
 
 /* The order of the encodings. */
 enum cpu_seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT };
@@ -110,16 +112,21 @@ enum {
 #define EFER_FFXSR ((u64)1 << 14)
 
 /* Exception vectors. */
+/* clang-format off */
 enum {
 	VEC_DE = 0, VEC_DB = 1, VEC_NMI = 2, VEC_BP = 3, VEC_OF = 4, VEC_BR = 5,
 	VEC_UD = 6, VEC_NM = 7, VEC_DF = 8, VEC_TS = 10, VEC_NP = 11,
 	VEC_SS = 12, VEC_GP = 13, VEC_PF = 14, VEC_MF = 16, VEC_AC = 17,
 	VEC_MC = 18, VEC_XM = 19,
 };
+/* clang-format on */
 
 /* Page-fault error code. */
 enum {
-	PF_P = 1 << 0, PF_W = 1 << 1, PF_U = 1 << 2, PF_RSVD = 1 << 3,
+	PF_P = 1 << 0,
+	PF_W = 1 << 1,
+	PF_U = 1 << 2,
+	PF_RSVD = 1 << 3,
 	PF_I = 1 << 4,
 };
 
@@ -161,7 +168,7 @@ enum cpu_mp_state {
 /* XSAVE area in the standard (not compacted) form: legacy, header, AVX. */
 enum {
 	CPU_XSAVE_SIZE = 832,
-	CPU_XSAVE_XMM = 160,    /* 16 x 16 bytes */
+	CPU_XSAVE_XMM = 160, /* 16 x 16 bytes */
 	CPU_XSAVE_MXCSR = 24,
 	CPU_XSAVE_HEADER = 512, /* XSTATE_BV first */
 	CPU_XSAVE_YMMH = 576,   /* 16 x 16 bytes */
@@ -183,10 +190,10 @@ struct cpu_events {
 	u8 exception_vector;
 	u32 exception_error;
 	bool nmi_pending;
-	bool nmi_masked;     /* until IRET */
+	bool nmi_masked;       /* until IRET */
 	bool interrupt_shadow; /* the instruction after STI or MOV SS */
-	bool soft_interrupt; /* the exception above came of INT n */
-	u8 insn_length;      /* of that INT n */
+	bool soft_interrupt;   /* the exception above came of INT n */
+	u8 insn_length;        /* of that INT n */
 };
 
 struct cpu_state {
@@ -213,7 +220,7 @@ struct cpu_state {
 	u64 pat;
 	u64 misc_enable;
 	u64 xss;
-	u64 tsc;        /* at the moment of the get or set */
+	u64 tsc; /* at the moment of the get or set */
 	u64 tsc_adjust;
 	struct cpu_mtrr mtrr;
 

@@ -27,8 +27,8 @@ struct irq_line {
 
 /* ORs what several devices drive onto one gsi. */
 struct irq_hub;
-int irq_hub_create(struct irq_hub **out, const struct irq_sink *sink)
-    MUST_CHECK;
+int irq_hub_create(struct irq_hub **out,
+                   const struct irq_sink *sink) MUST_CHECK;
 void irq_hub_destroy(struct irq_hub *hub);
 
 void irq_line_init(struct irq_line *line, struct irq_hub *hub, unsigned gsi);

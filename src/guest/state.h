@@ -28,6 +28,7 @@ struct field {
 	u32 count;
 };
 
+/* clang-format off */
 #define FIELD_VALUE(s, m)                                                      \
 	{                                                                      \
 		#m, FIELD_UINT, offsetof(s, m), sizeof(((s *)0)->m), 1         \
@@ -41,6 +42,7 @@ struct field {
 	{                                                                      \
 		#m, FIELD_BYTES, offsetof(s, m), sizeof(((s *)0)->m), 1        \
 	}
+/* clang-format on */
 #define FIELD_LAST                                                             \
 	{                                                                      \
 		NULL, FIELD_END, 0, 0, 0                                       \

@@ -28,7 +28,9 @@
 #include "guest/memory.h"
 #include "machine/acpi/acpi.h"
 #include "machine/boot/file.h"
+#include "machine/generation.h"
 #include "machine/internal.h"
+#include "machine/state/state.h"
 
 #define PIO_SIZE ((u64)0x10000)
 #define MMIO_SIZE BIT(52)
@@ -219,6 +221,7 @@ static int create_engine(struct machine *m, struct error *err)
 		.cpus = m->config.cpus,
 		.kvm_leaves = true,
 		.kvm_features = PV_FEATURES,
+		.baseline = m->config.cpu_baseline,
 	};
 	struct engine_config config = {
 		.memory = m->memory,
@@ -228,11 +231,16 @@ static int create_engine(struct machine *m, struct error *err)
 	struct cpuid_regs r;
 	int rc;
 
-	m->tsc_hz = tsc_frequency();
+	m->tsc_hz = m->restore ? tsc_frequency_near(m->restore->tsc_hz)
+	                       : tsc_frequency();
 	cpuid.tsc_hz = m->tsc_hz;
-	m->cpuid = cpuid_model_create(&cpuid);
-	if (!m->cpuid)
-		return error_set(err, -ENOMEM, "no memory for the machine");
+	if (m->restore) {
+		rc = restore_cpuid(m, &cpuid, err);
+		if (rc < 0)
+			return rc;
+	} else {
+		m->cpuid = cpuid_model_create(&cpuid);
+	}
 	config.cpuid = m->cpuid;
 	rc = m->engine_type->create(&m->engine, &config, err);
 	if (rc < 0)
@@ -401,4 +409,5 @@ void board_reset(struct machine *m)
 	reset_device(m, m->devices);
 	pci_assign_resources(m->pci);
 	boot_put(m->memory, ACPI_BASE, m->acpi, m->acpi_size);
+	generation_put(m);
 }

@@ -25,6 +25,7 @@ struct console;
 struct cpuid_model;
 struct gdb;
 struct ioapic;
+struct machine_restore;
 struct pic;
 struct pit;
 struct rtc;
@@ -88,6 +89,7 @@ struct machine {
 	u64 tsc_hz;
 	u64 tsc_offset;  /* guest TSC less the host's, when all are in step */
 	u64 stopped_tsc; /* the host's when vCPUs were stopped */
+	_Atomic bool tsc_stands;   /* and guests read that one */
 	u64 pv_ref_tsc, pv_ref_ns; /* one moment: host TSC, machine clock */
 	struct lapic_set *lapics;
 	struct pic *pic;
@@ -100,6 +102,7 @@ struct machine {
 	struct link *links[MACHINE_NICS_MAX];
 	struct console *consoles[MACHINE_SERIALS_MAX];
 	struct device *virtio_console;
+	u8 generation[16]; /* generation.h */
 	u8 *acpi;
 	size_t acpi_size;
 
@@ -108,10 +111,11 @@ struct machine {
 	struct loop_timer timeout;
 
 	_Atomic u32 requests;
-	pthread_mutex_t lock; /* outcome, paused */
+	pthread_mutex_t lock;            /* outcome, paused */
+	struct machine_restore *restore; /* while a saved one is loaded */
 	struct machine_outcome outcome;
 	_Atomic bool ended; /* outcome is decided */
-	bool show_cpu; /* add the registers of cpu_words to it */
+	bool show_cpu;      /* add the registers of cpu_words to it */
 	unsigned cpu_words;
 	bool running;   /* vCPUs are not parked; the loop's thread */
 	bool paused;    /* by machine_pause(); the loop's thread */
@@ -168,6 +172,10 @@ void machine_release(struct machine *m);
 
 const struct engine_type *choose_engine(const char *name, struct error *err);
 u64 tsc_frequency(void);
+/* hz if the host's counter runs at that to one part in TSC_TOLERANCE, else
+ * what it runs at. */
+enum { TSC_TOLERANCE = 1000 };
+u64 tsc_frequency_near(u64 hz);
 u64 host_tsc(void);
 /* What the guest reads, less what the host does; and what it reads now. */
 u64 machine_tsc_offset(struct machine *m, unsigned cpu);

@@ -21,7 +21,9 @@
 #include "machine/acpi/acpi.h"
 #include "machine/console.h"
 #include "machine/gdb.h"
+#include "machine/generation.h"
 #include "machine/internal.h"
+#include "machine/state/state.h"
 #include "net/link.h"
 #include "storage/block.h"
 
@@ -65,6 +67,7 @@ void machine_hold(struct machine *m)
 	if (m->engine_type->irqchip)
 		m->engine_type->irqchip->clock_stop(m->engine);
 	m->stopped_tsc = host_tsc();
+	atomic_store(&m->tsc_stands, true);
 }
 
 void machine_release(struct machine *m)
@@ -72,6 +75,7 @@ void machine_release(struct machine *m)
 	if (--m->holds)
 		return;
 	shift_tsc_offsets(m, host_tsc() - m->stopped_tsc);
+	atomic_store(&m->tsc_stands, false);
 	clock_start(m->host.clock);
 	if (m->engine_type->irqchip)
 		m->engine_type->irqchip->clock_start(m->engine);
@@ -124,6 +128,18 @@ static int power_on(struct machine *m, struct error *err)
 	m->tsc_offset = -m->stopped_tsc;
 	set_tsc_offsets(m);
 	return 0;
+}
+
+/* As power_on(), but what the guest finds is what was saved. */
+static int restore(struct machine *m, struct error *err)
+{
+	struct cpu_state bsp;
+	int rc;
+
+	board_reset(m);
+	cpu_state_reset(&bsp, true, m->cpuid_1_eax);
+	rc = cpus_reset(m, &bsp, err);
+	return rc < 0 ? rc : restore_machine(m, err);
 }
 
 static void do_reset(struct machine *m)
@@ -319,10 +335,17 @@ static int keep_config(struct machine *m, struct error *err)
 	c->kernel_path = xstrdup(c->kernel_path ? c->kernel_path : "kernel");
 	c->initrd_path = xstrdup(c->initrd_path ? c->initrd_path : "initrd");
 	c->cmdline = copy_string(c->cmdline);
+	c->origin = copy_string(c->origin);
 	for (unsigned i = 0; i < c->disk_count; i++) {
 		c->disks[i].path = copy_string(c->disks[i].path);
 		c->disks[i].format = copy_string(c->disks[i].format);
 		c->disks[i].serial = copy_string(c->disks[i].serial);
+		for (unsigned k = 0; k < c->disks[i].chain_count; k++) {
+			struct machine_disk_file *f = &c->disks[i].chain[k];
+
+			f->path = copy_string(f->path);
+			f->format = copy_string(f->format);
+		}
 	}
 	for (unsigned i = 0; i < c->nic_count; i++)
 		c->nics[i].type = copy_string(c->nics[i].type);
@@ -354,11 +377,17 @@ static void drop_config(struct machine_config *c)
 	free_const(c->kernel_path);
 	free_const(c->initrd_path);
 	free_const(c->cmdline);
+	free_const(c->origin);
 	for (unsigned i = 0; i < c->disk_count; i++) {
 		free_const(c->disks[i].path);
 		free_const(c->disks[i].format);
 		free_const(c->disks[i].serial);
 		close_fd(c->disks[i].fd);
+		for (unsigned k = 0; k < c->disks[i].chain_count; k++) {
+			free_const(c->disks[i].chain[k].path);
+			free_const(c->disks[i].chain[k].format);
+			close_fd(c->disks[i].chain[k].fd);
+		}
 	}
 	for (unsigned i = 0; i < c->nic_count; i++) {
 		free_const(c->nics[i].type);
@@ -378,11 +407,14 @@ static int build(struct machine *m, struct error *err)
 	m->engine_type = choose_engine(m->config.engine, err);
 	if (!m->engine_type)
 		return err ? err->code : -ENODEV;
-	rc = board_create(m, err);
+	rc = m->config.restore ? restore_begin(m, err) : 0;
+	if (rc == 0)
+		rc = board_create(m, err);
 	if (rc == 0)
 		rc = cpus_create(m, err);
 	if (rc == 0)
-		rc = power_on(m, err);
+		rc = m->config.restore ? restore(m, err) : power_on(m, err);
+	restore_fini(m);
 	if (rc == 0 && m->config.gdb_fd >= 0) {
 		m->gdb = gdb_create(m, m->config.gdb_fd);
 		m->config.gdb_fd = -1;
@@ -404,6 +436,8 @@ int machine_create(struct machine **out, const struct machine_config *config,
 	m->loop = loop;
 	m->start_ns = loop_now_ns();
 	m->holds = 1;
+	m->tsc_stands = true;
+	generation_init(m);
 	/* The sandbox will not let us open it later. */
 	m->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
 	m->host.ctx = m;
@@ -498,6 +532,16 @@ static void do_resume(void *ctx)
 	if (m->paused && !m->ended)
 		machine_release(m);
 	m->paused = false;
+}
+
+void machine_freeze(struct machine *m)
+{
+	machine_hold(m);
+}
+
+void machine_thaw(struct machine *m)
+{
+	machine_release(m);
 }
 
 void machine_pause(struct machine *m)

@@ -20,16 +20,27 @@ struct machine;
 enum {
 	MACHINE_CPUS_MAX = 64,
 	MACHINE_DISKS_MAX = 16,
+	MACHINE_CHAIN_MAX = 32, /* further files of one disk */
 	MACHINE_NICS_MAX = 8,
 	MACHINE_SERIALS_MAX = 4
 };
 
+/* A backing or data file, under the path by which its image names it. */
+struct machine_disk_file {
+	int fd; /* taken over */
+	const char *path, *format;
+};
+
 struct machine_disk {
 	int fd;           /* taken over */
-	const char *path; /* for messages */
+	const char *path; /* for messages, and the base of relative names */
 	const char *format;
 	const char *serial;
 	bool readonly;
+	struct machine_disk_file chain[MACHINE_CHAIN_MAX];
+	unsigned chain_count;
+	u64 iops, iops_burst; /* 0: no limit, see storage/throttle.h */
+	u64 bytes_per_s, bytes_burst;
 };
 
 struct machine_nic {
@@ -70,6 +81,16 @@ struct machine_config {
 	/* Unpack a compressed kernel on the host (machine/boot/boot.h). */
 	enum { UNPACK_AUTO, UNPACK_YES, UNPACK_NO } unpack;
 
+	/* As it was saved, instead of booted: the kernel is for resets. */
+	bool restore;
+	int restore_fd;      /* borrowed until machine_create returns */
+	bool restore_verify; /* check the sums of memory that is mapped, too */
+	/* Another machine may go on from the same state: this one is told that
+	 * it is a copy. */
+	bool restore_copy;
+	const char *origin; /* JSON that a saved machine carries; NULL: none */
+	bool cpu_baseline;  /* x86-64-v2 and no more */
+
 	int gdb_fd;     /* listening socket, taken over; -1: none */
 	u64 timeout_ns; /* 0: none */
 };
@@ -95,6 +116,25 @@ void machine_quit(struct machine *m, int code, const char *cause,
                   const char *words);
 void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
+
+/*
+ * Save the machine to an empty file (docs/state-file.md). The loop's thread,
+ * which is busy until it is done; vCPUs stand still meanwhile. Without sync,
+ * whoever gives the file its name syncs it first.
+ */
+enum machine_memory_form {
+	MACHINE_MEMORY_PACKED, /* small */
+	MACHINE_MEMORY_PLAIN,  /* sparse, and mapped when it is restored */
+};
+struct machine_saved {
+	u64 pages, zero, duplicate, stored_bytes;
+};
+int machine_save(struct machine *m, int fd, enum machine_memory_form form,
+                 bool sync, struct machine_saved *figures, struct error *err) MUST_CHECK;
+/* Nothing runs between the two, and disks stand still. They count, and the
+ * loop's thread alone calls them. */
+void machine_freeze(struct machine *m);
+void machine_thaw(struct machine *m);
 /* The terminal behind the console changed its size. */
 void machine_console_resize(struct machine *m, u16 columns, u16 rows);
 

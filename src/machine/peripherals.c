@@ -15,6 +15,7 @@
 #include "machine/internal.h"
 #include "net/link.h"
 #include "storage/block.h"
+#include "storage/throttle.h"
 
 enum { ON_UART, ON_VIRTIO }; /* the two devices on a terminal */
 enum { QUEUES_MAX = 16 };
@@ -109,15 +110,51 @@ static int add_virtio_console(struct machine *m, struct error *err)
 
 /* ---- disks and networks ---- */
 
-static int add_disk(struct machine *m, unsigned i, struct error *err)
+/* The image with its chain, of which every file is open already. */
+static int open_image(struct block **out, struct machine_disk *disk,
+                      struct error *err)
 {
-	struct machine_disk *disk = &m->config.disks[i];
+	struct block_file files[MACHINE_CHAIN_MAX];
+	struct block_files given = { files, disk->chain_count };
+	const struct block_opener opener = { block_files_open, &given };
 	const struct block_open how = {
 		.path = disk->path,
 		.fd = disk->fd,
 		.format = disk->format,
 		.flags = disk->readonly ? BLOCK_OPEN_READONLY : 0,
+		.opener = &opener,
 	};
+	int rc;
+
+	for (unsigned k = 0; k < disk->chain_count; k++)
+		files[k] = (struct block_file){ disk->chain[k].path,
+			                        disk->chain[k].format,
+			                        disk->chain[k].fd };
+	disk->fd = -1; /* block_open has it now, whatever it says */
+	rc = block_open(out, &how, err);
+	/* Those that the images do not name are closed with the config. */
+	for (unsigned k = 0; k < disk->chain_count; k++)
+		disk->chain[k].fd = files[k].fd;
+	return rc;
+}
+
+static int slow_down(struct block **b, const struct machine_disk *disk,
+                     struct error *err)
+{
+	const struct throttle_limits limits = {
+		.iops = disk->iops,
+		.iops_burst = disk->iops_burst,
+		.bytes = disk->bytes_per_s,
+		.bytes_burst = disk->bytes_burst,
+	};
+
+	return limits.iops || limits.bytes ? throttle_open(b, *b, &limits, err)
+	                                   : 0;
+}
+
+static int add_disk(struct machine *m, unsigned i, struct error *err)
+{
+	struct machine_disk *disk = &m->config.disks[i];
 	struct virtio_blk_config config = {
 		.serial = disk->serial,
 		.queues = MIN(m->config.cpus, (unsigned)QUEUES_MAX),
@@ -127,8 +164,9 @@ static int add_disk(struct machine *m, unsigned i, struct error *err)
 	struct device *dev;
 	int rc;
 
-	disk->fd = -1; /* block_open has it now, whatever it says */
-	rc = block_open(&m->blocks[i], &how, err);
+	rc = open_image(&m->blocks[i], disk, err);
+	if (rc == 0)
+		rc = slow_down(&m->blocks[i], disk, err);
 	if (rc < 0)
 		return rc;
 	config.block = m->blocks[i];

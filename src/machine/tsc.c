@@ -9,7 +9,7 @@
 
 #include "machine/internal.h"
 
-enum { CALIBRATE_MS = 20, TRIES = 5 };
+enum { CALIBRATE_MS = 20, CHECK_MS = 1, TRIES = 5 };
 
 u64 host_tsc(void)
 {
@@ -58,9 +58,9 @@ static void read_both(u64 *tsc, u64 *ns)
 	}
 }
 
-static u64 calibrate(void)
+static u64 calibrate(unsigned ms)
 {
-	struct timespec wait = { 0, CALIBRATE_MS * (long)NSEC_PER_MSEC };
+	struct timespec wait = { 0, (long)ms * (long)NSEC_PER_MSEC };
 	u64 tsc0 = 0, ns0 = 0, tsc1 = 0, ns1 = 0;
 
 	read_both(&tsc0, &ns0);
@@ -70,13 +70,35 @@ static u64 calibrate(void)
 	             (double)(ns1 - ns0));
 }
 
-u64 tsc_frequency(void)
+static u64 known_frequency(void)
 {
 	u64 hz = from_leaf_15();
 
-	if (!hz)
-		hz = from_hypervisor();
-	return hz ? hz : calibrate();
+	return hz ? hz : from_hypervisor();
+}
+
+u64 tsc_frequency(void)
+{
+	u64 hz = known_frequency();
+
+	return hz ? hz : calibrate(CALIBRATE_MS);
+}
+
+static bool near(u64 a, u64 b)
+{
+	return (a > b ? a - b : b - a) <= b / TSC_TOLERANCE;
+}
+
+u64 tsc_frequency_near(u64 hz)
+{
+	u64 here = known_frequency();
+
+	/* A glance tells whether it is the same; only a doubt takes time. */
+	if (!here && near(calibrate(CHECK_MS), hz))
+		return hz;
+	if (!here)
+		here = calibrate(CALIBRATE_MS);
+	return near(here, hz) ? hz : here;
 }
 
 u64 machine_tsc_offset(struct machine *m, unsigned cpu)
@@ -90,5 +112,7 @@ u64 machine_tsc_offset(struct machine *m, unsigned cpu)
 
 u64 machine_guest_tsc(struct machine *m, unsigned cpu)
 {
-	return host_tsc() + machine_tsc_offset(m, cpu);
+	u64 host = atomic_load(&m->tsc_stands) ? m->stopped_tsc : host_tsc();
+
+	return host + machine_tsc_offset(m, cpu);
 }

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -102,9 +103,7 @@ void block_submit(struct block *b, struct block_request *req)
 	int rc = check(b, req);
 
 	req->driver_private[0] = b;
-	pthread_mutex_lock(&b->lock);
-	b->inflight++;
-	pthread_mutex_unlock(&b->lock);
+	atomic_fetch_add_explicit(&b->inflight, 1, memory_order_relaxed);
 	if (rc < 0 || (req->length == 0 && req->op != BLOCK_FLUSH))
 		b->driver->post(b, req, rc);
 	else
@@ -114,11 +113,20 @@ void block_submit(struct block *b, struct block_request *req)
 void block_complete(struct block_request *req, int result)
 {
 	struct block *b = req->driver_private[0];
+	u64 n;
 
 	/* Counted until done() is back: a close must not overtake it. */
 	req->done(req, result);
+	n = atomic_load_explicit(&b->inflight, memory_order_relaxed);
+	while (n > 1)
+		if (atomic_compare_exchange_weak_explicit(
+			&b->inflight, &n, n - 1, memory_order_release,
+			memory_order_relaxed))
+			return;
+	/* The last one takes the lock first: who sees 0 under it may free b. */
 	pthread_mutex_lock(&b->lock);
-	if (--b->inflight == 0)
+	if (atomic_fetch_sub_explicit(&b->inflight, 1, memory_order_acq_rel) ==
+	    1)
 		pthread_cond_broadcast(&b->idle);
 	pthread_mutex_unlock(&b->lock);
 }
@@ -126,7 +134,7 @@ void block_complete(struct block_request *req, int result)
 void block_drain(struct block *b)
 {
 	pthread_mutex_lock(&b->lock);
-	while (b->inflight > 0)
+	while (atomic_load_explicit(&b->inflight, memory_order_acquire) > 0)
 		pthread_cond_wait(&b->idle, &b->lock);
 	pthread_mutex_unlock(&b->lock);
 }

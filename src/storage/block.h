@@ -70,19 +70,36 @@ enum {
 /*
  * Who opens the further files of a chain (a backing file, an external data
  * file). name is what the image says, base the path of the image that says
- * it. An opener decides whether that file may be used at all: an image can
- * name any path. Returns a descriptor, read-write if writable, or -errno and
- * *err in words.
+ * it, format what the image says the file is. An opener decides whether that
+ * file may be used at all: an image can name any path. Returns a descriptor,
+ * read-write if writable, or -errno and *err in words.
  */
 struct block_opener {
 	int (*open)(void *ctx, const char *base, const char *name,
-	            bool writable, struct error *err);
+	            const char *format, bool writable, struct error *err);
 	void *ctx;
 };
 
 /* Opens name by path, relative to the directory of base: for tools that act
  * for the person who started them, never for a machine's process. */
 extern const struct block_opener block_opener_paths;
+
+/*
+ * Further files that are open already: for a process that may open nothing.
+ * One is found by its path, which is what the image says, beside that image;
+ * each is given out once, and only as the format it was brought for.
+ */
+struct block_file {
+	const char *path, *format;
+	int fd; /* -1 once taken */
+};
+struct block_files {
+	struct block_file *files;
+	unsigned count;
+};
+/* The open() of an opener whose ctx is a struct block_files. */
+int block_files_open(void *ctx, const char *base, const char *name,
+                     const char *format, bool writable, struct error *err);
 
 struct block_open {
 	const char *path;   /* for messages */

@@ -17,6 +17,11 @@
 #include "storage/qcow2/qcow2.h"
 #include "storage/raw/raw.h"
 
+char *image_path_beside(const char *base, const char *name)
+{
+	return path_beside(base, name);
+}
+
 static int make_file(const char *path, bool replace, struct error *err)
 {
 	int fd = open(
@@ -156,7 +161,9 @@ static int create_qcow2(const struct image_create *how, struct error *err)
 	if (how->preallocation && how->backing)
 		return error_set(err, -EINVAL,
 		                 "a disk over a backing file starts empty");
-	rc = open_empty(&file, how->path, how->replace, RAW_UNBOUNDED, err);
+	/* It is empty: what a crash takes away can be made again. */
+	rc = open_empty(&file, how->path, how->replace,
+	                RAW_UNBOUNDED | BLOCK_OPEN_NO_FLUSH, err);
 	if (rc < 0)
 		return rc;
 	rc = qcow2_create_on(file, how, err);

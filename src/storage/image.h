@@ -41,7 +41,13 @@ enum {
 	IMAGE_OPEN_NO_BACKING = 1 << 17, /* only the image itself: for info,
 	                                  * check and changes of its header */
 	IMAGE_OPEN_AS_IS = 1 << 18,      /* no repair, no refusal of damage */
+	IMAGE_OPEN_NO_DATA = 1 << 19,    /* not its data file either: nothing
+	                                  * may be read; for image_details() */
 };
+
+/* name as the image at base means it: relative to its folder. Freed by the
+ * caller. */
+char *image_path_beside(const char *base, const char *name);
 
 struct image_snapshot {
 	char *id, *name;
@@ -113,6 +119,9 @@ int image_bitmap_enable(struct block *b, const char *name, bool enabled,
                         struct error *err) MUST_CHECK;
 int image_bitmap_clear(struct block *b, const char *name,
                        struct error *err) MUST_CHECK;
+/* Set the bits of a range. */
+int image_bitmap_mark(struct block *b, const char *name, u64 offset, u64 length,
+                      struct error *err) MUST_CHECK;
 /* The first run of bits alike from offset on: *length bytes of the disk. */
 int image_bitmap_next(struct block *b, const char *name, u64 offset,
                       bool *dirty, u64 *length, struct error *err) MUST_CHECK;

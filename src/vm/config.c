@@ -5,7 +5,9 @@
 #include "vm/config.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -13,6 +15,7 @@
 
 enum { STRING_MAX = 4096, CMDLINE_MAX = 65535, NAME_MAX_BYTES = 64 };
 enum { MTU_MIN = 68, MTU_MAX = 65535 };
+#define LIMIT_MAX BIT(53) /* what JSON's numbers hold exactly */
 enum { TIMEOUT_MAX_S = 10 * 365 * 24 * 3600 };
 
 /* An object being read. The first failure stays in err. */
@@ -145,7 +148,8 @@ static struct reader element(const struct reader *r, const char *key,
 	struct reader e = *r;
 
 	e.object = json_array_get(array, i);
-	snprintf(e.where, sizeof(e.where), "%s[%zu]", key, i);
+	snprintf(e.where, sizeof(e.where), "%.24s%s%.24s[%u]", r->where,
+	         r->where[0] ? "." : "", key, (unsigned)i);
 	return e;
 }
 
@@ -176,10 +180,50 @@ static int get_array(const struct reader *r, const char *key, size_t max,
 
 /* ---- the parts ---- */
 
+static int read_chain_file(struct reader *r, void *out)
+{
+	static const char *const keys[] = { "fd", "path", "format", NULL };
+	struct machine_disk_file *f = out;
+	int rc = check_keys(r, keys);
+
+	f->fd = -1;
+	if (rc == 0)
+		rc = get_fd(r, "fd", true, &f->fd);
+	if (rc == 0 && f->fd < 0)
+		rc = fail(r, "fd", "is missing");
+	if (rc == 0)
+		rc = get_string(r, "path", STRING_MAX, &f->path);
+	if (rc == 0 && !f->path)
+		rc = fail(r, "path", "is missing");
+	if (rc == 0)
+		rc = get_string(r, "format", 32, &f->format);
+	if (rc == 0 && !f->format)
+		rc = fail(r, "format", "is missing");
+	return rc;
+}
+
+static int read_limits(struct reader *r, struct machine_disk *d)
+{
+	int rc = get_number(r, "iops", 0, LIMIT_MAX, &d->iops);
+
+	if (rc == 0)
+		rc = get_number(r, "iops_burst", 0, LIMIT_MAX, &d->iops_burst);
+	if (rc == 0)
+		rc =
+		    get_number(r, "bytes_per_s", 0, LIMIT_MAX, &d->bytes_per_s);
+	if (rc == 0)
+		rc =
+		    get_number(r, "bytes_burst", 0, LIMIT_MAX, &d->bytes_burst);
+	return rc;
+}
+
 static int read_disk(struct reader *r, void *out)
 {
-	static const char *const keys[] = { "fd",     "path",     "format",
-		                            "serial", "readonly", NULL };
+	static const char *const keys[] = {
+		"fd",          "path",        "format",  "serial",
+		"readonly",    "chain",       "iops",    "iops_burst",
+		"bytes_per_s", "bytes_burst", "private", NULL
+	};
 	struct machine_disk *d = out;
 	int rc = check_keys(r, keys);
 
@@ -198,7 +242,11 @@ static int read_disk(struct reader *r, void *out)
 		rc = get_string(r, "serial", 20, &d->serial);
 	if (rc == 0)
 		rc = get_bool(r, "readonly", &d->readonly);
-	return rc;
+	if (rc == 0)
+		rc = get_array(r, "chain", ARRAY_SIZE(d->chain),
+		               sizeof(d->chain[0]), read_chain_file, d->chain,
+		               &d->chain_count);
+	return rc == 0 ? read_limits(r, d) : rc;
 }
 
 /* "52:54:00:12:34:56": a unicast address. */
@@ -364,6 +412,19 @@ static int read_devices(const struct reader *r, struct machine_config *m)
 	return 0;
 }
 
+static int read_cpu(const struct reader *r, struct machine_config *m)
+{
+	const char *model = "host";
+	int rc = get_string(r, "cpu", 16, &model);
+
+	if (rc < 0)
+		return rc;
+	m->cpu_baseline = !strcmp(model, "baseline");
+	if (!m->cpu_baseline && strcmp(model, "host"))
+		return fail(r, "cpu", "is neither host nor baseline");
+	return 0;
+}
+
 static int read_machine(const struct reader *r, struct machine_config *m)
 {
 	u64 cpus = 1, timeout_s = 0;
@@ -385,9 +446,67 @@ static int read_machine(const struct reader *r, struct machine_config *m)
 		rc = get_bool(r, "virtio_console", &m->virtio_console);
 	if (rc == 0)
 		rc = get_bool(r, "rng", &m->rng);
+	if (rc == 0)
+		rc = read_cpu(r, m);
 	m->cpus = (unsigned)cpus;
 	m->timeout_ns = timeout_s * NSEC_PER_SEC;
 	return rc;
+}
+
+static int read_restore(const struct reader *top, struct machine_config *m)
+{
+	static const char *const keys[] = { "fd", "copy", "verify", NULL };
+	struct reader r = *top;
+	int rc;
+
+	r.object = find(top, "restore");
+	if (!r.object)
+		return 0;
+	snprintf(r.where, sizeof(r.where), "restore");
+	rc = check_keys(&r, keys);
+	m->restore_fd = -1;
+	if (rc == 0)
+		rc = get_fd(&r, "fd", true, &m->restore_fd);
+	if (rc == 0 && m->restore_fd < 0)
+		rc = fail(&r, "fd", "is missing");
+	if (rc == 0)
+		rc = get_bool(&r, "copy", &m->restore_copy);
+	if (rc == 0)
+		rc = get_bool(&r, "verify", &m->restore_verify);
+	m->restore = rc == 0;
+	return rc;
+}
+
+/* What the disks hold belongs to a saved machine as well. */
+static int keep_disks(const struct reader *r, struct vm_config *out)
+{
+	json_t *disks = find(r, "disks");
+
+	for (unsigned i = 0; i < out->machine.disk_count; i++) {
+		const struct machine_disk *d = &out->machine.disks[i];
+
+		out->disk_private[i] = json_is_true(
+		    json_object_get(json_array_get(disks, i), "private"));
+		if (d->readonly)
+			continue;
+		out->disk_fds[i] = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
+		if (out->disk_fds[i] < 0)
+			return fail(r, "disks", "are too many");
+	}
+	return 0;
+}
+
+static int read_origin(const struct reader *r, struct vm_config *out)
+{
+	json_t *origin = find(r, "origin");
+
+	if (!origin)
+		return 0;
+	if (!json_is_object(origin))
+		return fail(r, "origin", "is not an object");
+	out->origin = json_dumps(origin, JSON_COMPACT);
+	out->machine.origin = out->origin;
+	return 0;
 }
 
 static int read_all(const struct reader *r, struct vm_config *out)
@@ -405,6 +524,10 @@ static int read_all(const struct reader *r, struct vm_config *out)
 		                            "rng",
 		                            "devices",
 		                            "gdb",
+		                            "cpu",
+		                            "listen",
+		                            "origin",
+		                            "restore",
 		                            "timeout_s",
 		                            "report",
 		                            NULL };
@@ -432,7 +555,13 @@ static int read_all(const struct reader *r, struct vm_config *out)
 		rc = get_fd(r, "gdb", true, &m->gdb_fd);
 	if (rc == 0)
 		rc = get_fd(r, "report", false, &out->report_fd);
-	return rc;
+	if (rc == 0)
+		rc = get_fd(r, "listen", true, &out->listen_fd);
+	if (rc == 0)
+		rc = read_restore(r, m);
+	if (rc == 0)
+		rc = keep_disks(r, out);
+	return rc == 0 ? read_origin(r, out) : rc;
 }
 
 int vm_config_parse(json_t *file, int *fds, size_t fd_count,
@@ -451,18 +580,29 @@ int vm_config_parse(json_t *file, int *fds, size_t fd_count,
 		             .gdb_fd = -1,
 		             .memory_bytes = 512 * MIB },
 		.report_fd = -1,
+		.listen_fd = -1,
 	};
+	for (size_t i = 0; i < ARRAY_SIZE(out->disk_fds); i++)
+		out->disk_fds[i] = -1;
 	rc = read_all(&r, out);
 	for (size_t i = 0; i < fd_count; i++)
 		if (rc < 0 || !table.uses[i])
 			close(fds[i]);
 	if (rc == 0)
 		out->json = json_incref(file);
+	else
+		out->listen_fd = -1;
 	return rc;
 }
 
 void vm_config_fini(struct vm_config *config)
 {
+	for (size_t i = 0; i < ARRAY_SIZE(config->disk_fds); i++)
+		if (config->disk_fds[i] > 0)
+			close(config->disk_fds[i]);
+	if (config->listen_fd >= 0)
+		close(config->listen_fd);
+	free(config->origin);
 	json_decref(config->json);
-	config->json = NULL;
+	*config = (struct vm_config){ .listen_fd = -1 };
 }

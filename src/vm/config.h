@@ -14,7 +14,12 @@ struct error;
 struct vm_config {
 	struct machine_config machine;
 	int report_fd; /* -1: none */
-	json_t *json;  /* the strings in machine live here */
+	int listen_fd; /* -1: none */
+	/* Of disks that are written to, for who saves the machine; -1: none. */
+	int disk_fds[MACHINE_DISKS_MAX];
+	bool disk_private[MACHINE_DISKS_MAX]; /* no path leads there */
+	char *origin; /* what machine.origin points to */
+	json_t *json; /* the strings in machine live here */
 };
 
 /*

@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -251,6 +252,13 @@ static int add_conditions(scmp_filter_ctx ctx)
 			    ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
 			    SCMP_A2_32(SCMP_CMP_EQ, (u32)prot));
 	}
+	/* No peer that stalls stalls us. */
+	for (int i = 0; rc == 0 && i < 2; i++)
+		rc = seccomp_rule_add(
+		    ctx, SCMP_ACT_ALLOW, SCMP_SYS(setsockopt), 2,
+		    SCMP_A1_32(SCMP_CMP_EQ, SOL_SOCKET),
+		    SCMP_A2_32(SCMP_CMP_EQ,
+		               (u32)(i ? SO_RCVTIMEO : SO_SNDTIMEO)));
 	/* Threads of this process, not processes. */
 	if (rc == 0)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,

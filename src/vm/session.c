@@ -24,24 +24,43 @@
 /* A peer that stalls in the middle of a message must not stall us. */
 enum { PEER_WAIT_S = 5 };
 
+enum { PEERS_MAX = 16 }; /* the first is who started us */
+
+struct session;
+
+/* Whoever may ask for things. */
+struct peer {
+	struct session *session;
+	int sock; /* -1: none */
+	struct loop_fd *watch;
+	bool stays; /* the machine stands still for it */
+};
+
 struct session {
-	int sock;
+	struct peer peers[PEERS_MAX];
 	int signal_fd;
 	struct loop *loop;
 	struct machine *machine;
-	struct loop_fd *watch, *signal_watch;
+	struct loop_fd *signal_watch, *listen_watch;
 	struct vm_config config;
 	bool paused;
 };
 
-static void send_json(struct session *s, json_t *message)
+static void send_to(struct peer *p, json_t *message, const int *fds,
+                    size_t count)
 {
 	struct error err = { 0 };
 
-	if (!message)
-		return;
-	if (s->sock >= 0 && control_send(s->sock, message, NULL, 0, &err) < 0)
+	if (p->sock >= 0 &&
+	    control_send(p->sock, message, fds, count, &err) < 0)
 		log_debug("vm", "%s", err.text);
+}
+
+/* To everyone. */
+static void send_json(struct session *s, json_t *message)
+{
+	for (unsigned i = 0; message && i < PEERS_MAX; i++)
+		send_to(&s->peers[i], message, NULL, 0);
 	json_decref(message);
 }
 
@@ -73,11 +92,19 @@ static int failed(struct session *s, const struct error *err)
 
 /* ---- requests while it runs ---- */
 
-static void answer(struct session *s, json_t *id, json_t *body)
+/* An answer, and the descriptors that go with it; borrowed. */
+struct reply {
+	json_t *body;
+	int fds[MACHINE_DISKS_MAX];
+	unsigned fd_count;
+};
+
+static void answer(struct peer *p, json_t *id, const struct reply *reply)
 {
 	if (id)
-		json_object_set(body, "id", id);
-	send_json(s, body);
+		json_object_set(reply->body, "id", id);
+	send_to(p, reply->body, reply->fds, reply->fd_count);
+	json_decref(reply->body);
 }
 
 static json_t *ok(void)
@@ -96,9 +123,11 @@ static json_t *do_status(struct session *s)
 	json_t *figures = json_loads(report, 0, NULL);
 
 	free(report);
-	return json_pack("{s:b,s:s,s:o}", "ok", 1, "state",
-	                 s->paused ? "paused" : "running", "report",
-	                 figures ? figures : json_object());
+	return json_pack("{s:b,s:s,s:s,s:o,s:O*}", "ok", 1, "state",
+	                 s->paused ? "paused" : "running", "name",
+	                 s->config.machine.name, "report",
+	                 figures ? figures : json_object(), "origin",
+	                 json_object_get(s->config.json, "origin"));
 }
 
 static json_t *do_resize(struct session *s, json_t *message)
@@ -114,8 +143,106 @@ static json_t *do_resize(struct session *s, json_t *message)
 	return ok();
 }
 
-static json_t *do_op(struct session *s, const char *op, json_t *message)
+/* What a request brought along. */
+struct brought {
+	const int *fds;
+	size_t count;
+};
+
+static int brought_fd(const struct brought *b, json_t *index)
 {
+	json_int_t i = json_integer_value(index);
+
+	return json_is_integer(index) && i >= 0 && (size_t)i < b->count
+	           ? b->fds[i]
+	           : -1;
+}
+
+/* What the disks hold belongs to what was saved: for the peer to copy while
+ * they stand still, or to give a name before it vanishes with us. */
+static json_t *saved_disks(struct session *s, struct reply *reply)
+{
+	const struct vm_config *c = &s->config;
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < c->machine.disk_count; i++) {
+		const struct machine_disk *d = &c->machine.disks[i];
+
+		if (c->disk_fds[i] < 0)
+			continue;
+		json_array_append_new(
+		    list, json_pack("{s:i,s:i,s:b,s:s?,s:s?}", "disk", (int)i,
+		                    "fd", (int)reply->fd_count, "private",
+		                    c->disk_private[i], "path", d->path,
+		                    "format", d->format));
+		reply->fds[reply->fd_count++] = c->disk_fds[i];
+	}
+	return list;
+}
+
+static void stay(struct peer *p, bool on)
+{
+	if (p->stays == on)
+		return;
+	p->stays = on;
+	if (on)
+		machine_freeze(p->session->machine);
+	else
+		machine_thaw(p->session->machine);
+}
+
+static json_t *do_save(struct peer *p, json_t *message,
+                       const struct brought *brought, struct reply *reply)
+{
+	struct session *s = p->session;
+	const char *memory =
+	    json_string_value(json_object_get(message, "memory"));
+	int fd = brought_fd(brought, json_object_get(message, "file"));
+	bool plain = memory && !strcmp(memory, "plain");
+	bool sync = !json_is_false(json_object_get(message, "sync"));
+	struct machine_saved saved = { 0 };
+	struct error err = { 0 };
+	u64 start = loop_now_ns();
+
+	if (fd < 0)
+		return refusal("save needs a file to write to");
+	if (memory && !plain && strcmp(memory, "packed"))
+		return refusal("memory is neither packed nor plain");
+	stay(p, true);
+	if (machine_save(s->machine, fd,
+	                 plain ? MACHINE_MEMORY_PLAIN : MACHINE_MEMORY_PACKED,
+	                 sync, &saved, &err) < 0) {
+		stay(p, false);
+		return json_pack("{s:b,s:o,s:o}", "ok", 0, "words",
+		                 json_words(err.text), "hint",
+		                 json_words(err.hint));
+	}
+	if (!json_is_true(json_object_get(message, "stay")))
+		stay(p, false);
+	return json_pack("{s:b,s:I,s:I,s:I,s:I,s:I,s:o}", "ok", 1, "pages",
+	                 (json_int_t)saved.pages, "zero",
+	                 (json_int_t)saved.zero, "duplicate",
+	                 (json_int_t)saved.duplicate, "stored_bytes",
+	                 (json_int_t)saved.stored_bytes, "ms",
+	                 (json_int_t)((loop_now_ns() - start) / NSEC_PER_MSEC),
+	                 "disks", saved_disks(s, reply));
+}
+
+static void do_quit(struct session *s, json_t *message)
+{
+	if (json_is_true(json_object_get(message, "suspended")))
+		machine_quit(s->machine, END_POWER_OFF, "suspended",
+		             "the machine was suspended");
+	else
+		machine_quit(s->machine, END_QUIT, "quit",
+		             "the machine was told to quit");
+}
+
+static json_t *do_op(struct peer *p, const char *op, json_t *message,
+                     const struct brought *brought, struct reply *reply)
+{
+	struct session *s = p->session;
+
 	if (!strcmp(op, "powerdown")) {
 		machine_power_button(s->machine);
 	} else if (!strcmp(op, "reset")) {
@@ -127,8 +254,11 @@ static json_t *do_op(struct session *s, const char *op, json_t *message)
 		machine_resume(s->machine);
 		s->paused = false;
 	} else if (!strcmp(op, "quit")) {
-		machine_quit(s->machine, END_QUIT, "quit",
-		             "the machine was told to quit");
+		do_quit(s, message);
+	} else if (!strcmp(op, "save")) {
+		return do_save(p, message, brought, reply);
+	} else if (!strcmp(op, "go")) {
+		stay(p, false);
 	} else if (!strcmp(op, "status")) {
 		return do_status(s);
 	} else if (!strcmp(op, "resize")) {
@@ -139,38 +269,74 @@ static json_t *do_op(struct session *s, const char *op, json_t *message)
 	return ok();
 }
 
-static void peer_gone(struct session *s)
+static void peer_close(struct peer *p)
 {
-	loop_fd_remove(s->watch);
-	s->watch = NULL;
-	close(s->sock);
-	s->sock = -1;
-	machine_quit(s->machine, END_QUIT, "quit",
-	             "whoever started the machine has gone");
+	loop_fd_remove(p->watch);
+	p->watch = NULL;
+	if (p->sock >= 0)
+		close(p->sock);
+	p->sock = -1;
+}
+
+static void peer_gone(struct peer *p)
+{
+	struct session *s = p->session;
+
+	peer_close(p);
+	stay(p, false);
+	if (p == &s->peers[0])
+		machine_quit(s->machine, END_QUIT, "quit",
+		             "whoever started the machine has gone");
 }
 
 static void sock_ready(void *ctx, unsigned events)
 {
-	struct session *s = ctx;
+	struct peer *p = ctx;
 	struct error err = { 0 };
 	int fds[CONTROL_FDS_MAX];
-	size_t count;
+	struct brought brought = { .fds = fds };
+	struct reply reply = { 0 };
 	json_t *message;
 	const char *op;
 
 	(void)events;
-	if (control_receive(s->sock, &message, fds, CONTROL_FDS_MAX, &count,
-	                    &err) < 0) {
+	if (control_receive(p->sock, &message, fds, CONTROL_FDS_MAX,
+	                    &brought.count, &err) < 0) {
 		log_debug("vm", "%s", err.text);
-		peer_gone(s);
+		peer_gone(p);
 		return;
 	}
-	while (count)
-		close(fds[--count]); /* no request brings any */
 	op = json_string_value(json_object_get(message, "op"));
-	answer(s, json_object_get(message, "id"),
-	       do_op(s, op ? op : "", message));
+	reply.body = do_op(p, op ? op : "", message, &brought, &reply);
+	answer(p, json_object_get(message, "id"), &reply);
+	for (size_t i = 0; i < brought.count; i++)
+		close(fds[i]);
 	json_decref(message);
+}
+
+static void peer_open(struct session *s, struct peer *p, int sock)
+{
+	struct timeval wait = { PEER_WAIT_S, 0 };
+
+	setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
+	setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+	p->sock = sock;
+	p->watch = loop_fd_add(s->loop, sock, LOOP_READ, sock_ready, p);
+}
+
+static void listen_ready(void *ctx, unsigned events)
+{
+	struct session *s = ctx;
+	int sock = accept4(s->config.listen_fd, NULL, NULL, SOCK_CLOEXEC);
+
+	(void)events;
+	for (unsigned i = 1; sock >= 0 && i < PEERS_MAX; i++)
+		if (s->peers[i].sock < 0) {
+			peer_open(s, &s->peers[i], sock);
+			return;
+		}
+	if (sock >= 0)
+		close(sock);
 }
 
 static void signal_ready(void *ctx, unsigned events)
@@ -206,8 +372,8 @@ static int receive_start(struct session *s, struct error *err)
 	size_t count = 0;
 	json_t *message = NULL;
 	const char *op;
-	int rc = control_receive(s->sock, &message, fds, CONTROL_FDS_MAX,
-	                         &count, err);
+	int rc = control_receive(s->peers[0].sock, &message, fds,
+	                         CONTROL_FDS_MAX, &count, err);
 
 	if (rc < 0)
 		return rc;
@@ -225,7 +391,6 @@ static int receive_start(struct session *s, struct error *err)
 
 static int build(struct session *s, struct error *err)
 {
-	struct timeval wait = { PEER_WAIT_S, 0 };
 	int rc = receive_start(s, err);
 
 	if (rc == 0)
@@ -235,12 +400,15 @@ static int build(struct session *s, struct error *err)
 	if (rc < 0)
 		return rc;
 	log_setup(STDERR_FILENO, log_level(), s->config.machine.name);
-	setsockopt(s->sock, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
-	setsockopt(s->sock, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
 	rc = machine_create(&s->machine, &s->config.machine, s->loop, err);
 	if (rc < 0)
 		return rc;
-	s->watch = loop_fd_add(s->loop, s->sock, LOOP_READ, sock_ready, s);
+	if (s->config.machine.restore)
+		close(s->config.machine.restore_fd);
+	peer_open(s, &s->peers[0], s->peers[0].sock);
+	if (s->config.listen_fd >= 0)
+		s->listen_watch = loop_fd_add(s->loop, s->config.listen_fd,
+		                              LOOP_READ, listen_ready, s);
 	s->signal_watch =
 	    loop_fd_add(s->loop, s->signal_fd, LOOP_READ, signal_ready, s);
 	return sandbox_enter(err);
@@ -282,23 +450,26 @@ static int run(struct session *s)
 
 static void session_fini(struct session *s)
 {
-	loop_fd_remove(s->watch);
+	for (unsigned i = 0; i < PEERS_MAX; i++)
+		peer_close(&s->peers[i]);
+	loop_fd_remove(s->listen_watch);
 	loop_fd_remove(s->signal_watch);
 	machine_destroy(s->machine);
 	loop_destroy(s->loop);
 	if (s->signal_fd >= 0)
 		close(s->signal_fd);
-	if (s->sock >= 0)
-		close(s->sock);
 	vm_config_fini(&s->config);
 }
 
 int vm_session(int sock)
 {
-	struct session s = { .sock = sock, .signal_fd = -1 };
+	struct session s = { .signal_fd = -1, .config = { .listen_fd = -1 } };
 	struct error err = { 0 };
 	int code;
 
+	for (unsigned i = 0; i < PEERS_MAX; i++)
+		s.peers[i] = (struct peer){ .session = &s, .sock = -1 };
+	s.peers[0].sock = sock;
 	if (build(&s, &err) < 0)
 		code = failed(&s, &err);
 	else

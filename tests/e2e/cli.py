@@ -12,6 +12,7 @@ import pathlib
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -321,6 +322,54 @@ class MachineFile(unittest.TestCase):
         fds = [m["boot"]["kernel"], m["boot"]["initrd"], only["fd"],
                m["report"], *m["boot"]["modules"], *m["serials"][0].values()]
         self.assertEqual(len(set(fds)), len(fds))
+
+    def test_chain(self):
+        """Every file below an image comes along, in order, with its format."""
+        base, middle, top, data = (WORK / f"chain-{n}" for n in (
+            "base.raw", "middle.qcow2", "top.qcow2", "data.raw"))
+        for words in ((base, "4M"),
+                      (middle, "--backing", base.name,
+                       "--backing-format", "raw"),
+                      (top, "--backing", middle, "--backing-format", "qcow2",
+                       "--data-file", data.name)):
+            got = atoll("disk", "create", *words)
+            self.assertEqual(got.returncode, 0, got.stderr)
+        (disk,) = self.machine("--disk", f"{top},format=qcow2,iops=300,"
+                               "rate=8M")["disks"]
+        self.assertEqual([(f["path"], f["format"]) for f in disk["chain"]],
+                         [(str(data), "raw"), (str(middle), "qcow2"),
+                          (str(base), "raw")])
+        self.assertEqual((disk["iops"], disk["bytes_per_s"]), (300, 8 << 20))
+        fds = [disk["fd"], *(f["fd"] for f in disk["chain"])]
+        self.assertEqual(len(set(fds)), len(fds))
+        base.unlink()
+        got = run("say=hello", "--disk", f"{top},format=qcow2")
+        self.assertNotEqual(got.returncode, 0)
+        self.assertIn(str(middle), got.stderr.decode())
+
+    def test_export(self):
+        """A disk that any NBD client reads, until the last one has left."""
+        disk, at, copy = (WORK / f"export{n}" for n in (".raw", ".sock",
+                                                        ".copy"))
+        disk.write_bytes(os.urandom(1 << 20))
+        for words, code in (((disk,), 2), ((disk, "--socket", at, "--name",
+                                            "a b"), 2),
+                            ((WORK / "none.raw", "--socket", at), 3)):
+            self.assertEqual(atoll("disk", "export", *words).returncode, code)
+        if not shutil.which("qemu-img"):
+            self.skipTest("no qemu-img")
+        with subprocess.Popen([ATOLL, "disk", "export", disk, "--socket", at,
+                               "--name", "d", "--once"],
+                              stdout=subprocess.PIPE, text=True) as server:
+            self.assertEqual(server.stdout.readline(),
+                             f"nbd+unix:///d?socket={at}\n")
+            self.assertEqual(at.stat().st_mode & 0o777, 0o600)
+            subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "raw",
+                            f"nbd:unix:{at}:exportname=d", copy], check=True,
+                           timeout=60)
+            self.assertEqual(server.wait(30), 0)
+        self.assertEqual(copy.read_bytes(), disk.read_bytes())
+        self.assertFalse(at.exists())
 
     def test_user_network(self):
         report = WORK / "net.json"

@@ -61,8 +61,7 @@ static void simd(void)
 	__asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
 	__asm__ volatile("divsd %1, %%xmm0; divsd %1, %%xmm0"
 	                 :
-	                 : "m"(mxcsr), "m"(zero)
-	                );
+	                 : "m"(mxcsr), "m"(zero));
 }
 
 int main(void)
@@ -70,23 +69,23 @@ int main(void)
 	u32 mxcsr = 0x1f80;
 	double one = 1;
 
-	check(catch(divide) == 0);
+	check(raised(divide) == 0);
 	check(*(u8 *)caught.rip == 0xf7);
-	check(catch(divide_overflow) == 0);
-	check(catch(undefined) == 6);
+	check(raised(divide_overflow) == 0);
+	check(raised(undefined) == 6);
 	check(caught.rip == (u64)undefined || *(u16 *)caught.rip == 0x0b0f);
-	check(catch(breakpoint) == 3);
+	check(raised(breakpoint) == 3);
 	check(*(u8 *)(caught.rip - 1) == 0xcc);
-	check(catch(bad_selector) == 13);
+	check(raised(bad_selector) == 13);
 	check(caught.error == 0x1238);
-	check(catch(non_canonical) == 13);
+	check(raised(non_canonical) == 13);
 	check(caught.error == 0);
-	check(catch(non_canonical_stack) == 12);
-	check(catch(bad_msr) == 13);
-	check(catch(misaligned_sse) == 13);
-	check(catch(reserved_cr4) == 13);
+	check(raised(non_canonical_stack) == 12);
+	check(raised(bad_msr) == 13);
+	check(raised(misaligned_sse) == 13);
+	check(raised(reserved_cr4) == 13);
 	__asm__ volatile("movsd %0, %%xmm0" : : "m"(one));
-	check(catch(simd) == 19);
+	check(raised(simd) == 19);
 	__asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
 	return failures();
 }

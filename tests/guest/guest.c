@@ -99,13 +99,14 @@ void make_idt(void)
 	for (unsigned i = 0; i < 256; i++) {
 		u64 to = (u64)vector_stubs[i];
 
-		idt[i] = (struct gate){ (u16)to, 8, 0x8e00, (u16)(to >> 16),
-			                (u32)(to >> 32), 0 };
+		idt[i] =
+		    (struct gate){ (u16)to,         8, 0x8e00, (u16)(to >> 16),
+			           (u32)(to >> 32), 0 };
 	}
 	idt[0x80].flags = 0xee00;
 	idt[3].flags = 0xee00;
-	tss_descriptor[0] = 0x0000890000000067 | (t & 0xffffff) << 16 |
-	                    (t >> 24 & 0xff) << 56;
+	tss_descriptor[0] =
+	    0x0000890000000067 | (t & 0xffffff) << 16 | (t >> 24 & 0xff) << 56;
 	tss_descriptor[1] = t >> 32;
 	__asm__ volatile("ltr %w0" : : "r"(0x38));
 }
@@ -135,7 +136,7 @@ void on_vector(struct frame *f)
 	guest_exit(0x7f);
 }
 
-__attribute__((noinline)) int catch(void (*fn)(void))
+__attribute__((noinline)) int raised(void (*fn)(void))
 {
 	if (__builtin_setjmp(catch_env))
 		return (int)caught.vector;

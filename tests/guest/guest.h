@@ -41,7 +41,7 @@ int failures(void);
  * frame are then in caught.
  */
 extern struct frame caught;
-int catch(void (*fn)(void));
+int raised(void (*fn)(void));
 
 /* Called for vectors of 32 and up, if set. */
 extern void (*volatile on_interrupt)(unsigned vector);

@@ -120,7 +120,10 @@ static void pit_through_ioapic(void)
 
 static void trap_flag(void)
 {
-	__asm__ volatile("pushf; orl $0x100, (%%rsp); popf; nop; nop" : : : "memory");
+	__asm__ volatile("pushf; orl $0x100, (%%rsp); popf; nop; nop"
+	                 :
+	                 :
+	                 : "memory");
 }
 
 int main(void)
@@ -130,7 +133,7 @@ int main(void)
 	halts_and_loops();
 	shadow_and_priority();
 	pit_through_ioapic();
-	check(catch(trap_flag) == 1);
+	check(raised(trap_flag) == 1);
 	__asm__ volatile("pushf; andl $~0x100, (%%rsp); popf" : : : "memory");
 	return failures();
 }

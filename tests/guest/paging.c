@@ -70,34 +70,34 @@ static void protections(void)
 {
 	table[0] = 0;
 	invlpg(at(0));
-	check(catch (read0) == 14 && caught.error == 0);
+	check(raised(read0) == 14 && caught.error == 0);
 	check(read_cr(2) == TEST_LIN);
-	check(catch (write0) == 14 && caught.error == 2);
+	check(raised(write0) == 14 && caught.error == 2);
 	map(0, 0, P);
-	check(catch (read0) == -1);
-	check(catch (write0) == 14 && caught.error == 3);
+	check(raised(read0) == -1);
+	check(raised(write0) == 14 && caught.error == 3);
 	write_cr0(read_cr(0) & ~(1ul << 16)); /* WP off */
-	check(catch (write0) == -1);
+	check(raised(write0) == -1);
 	write_cr0(read_cr(0) | 1ul << 16);
-	check(catch (write0) == 14);
+	check(raised(write0) == 14);
 	page[0][0] = 0xc3;
 	map(0, 0, P | W);
-	check(catch (run0) == -1);
+	check(raised(run0) == -1);
 	map(0, 0, P | W | NX);
-	check(catch (run0) == 14 && caught.error == 0x11);
+	check(raised(run0) == 14 && caught.error == 0x11);
 	/* A reserved address bit. */
 	table[0] = (u64)page[0] | P | 1ul << 51;
 	invlpg(at(0));
-	check(catch (read0) == 14 && caught.error == 9);
+	check(raised(read0) == 14 && caught.error == 9);
 }
 
 static void users(void)
 {
 	map(0, 0, P | W);
-	check(catch (go_user_read) == 14 && caught.error == 5);
+	check(raised(go_user_read) == 14 && caught.error == 5);
 	map(0, 0, P | W | U);
-	check(catch (go_user_read) == -1);
-	check(catch (go_user_privileged) == 13);
+	check(raised(go_user_read) == -1);
+	check(raised(go_user_privileged) == 13);
 }
 
 static void smap_and_smep(void)
@@ -113,12 +113,12 @@ static void smap_and_smep(void)
 	map(0, 0, P | W | U);
 	page[0][0] = 0xc3;
 	write_cr4(read_cr(4) | 1ul << 20 | 1ul << 21);
-	check(catch (run0) == 14 && caught.error == 0x11);
-	check(catch (read0) == 14 && caught.error == 1);
+	check(raised(run0) == 14 && caught.error == 0x11);
+	check(raised(read0) == 14 && caught.error == 1);
 	__asm__ volatile("stac" : : : "memory");
 	check(*at(0) == 0xc3);
 	__asm__ volatile("clac" : : : "memory");
-	check(catch (read0) == 14);
+	check(raised(read0) == 14);
 	write_cr4(read_cr(4) & ~(1ul << 20 | 1ul << 21));
 	page_directories[0][0] |= 4ul;
 	write_cr3(read_cr(3));
@@ -195,7 +195,7 @@ static void read_only_everywhere(void)
 	for (unsigned i = 0; i < sites; i++) {
 		write_site = write_sites + (size_t)i * STEP;
 		read_sites();
-		faults += catch (write_one) == 14 && caught.error == 3 &&
+		faults += raised(write_one) == 14 && caught.error == 3 &&
 		          caught.rip == (u64)write_site;
 	}
 	check(faults == sites);
@@ -225,7 +225,7 @@ static void large_page_dropped(void)
 	check(stale == 0);
 	middle[1] = 0;
 	invlpg(lin);
-	check(catch (write0) == -1);
+	check(raised(write0) == -1);
 }
 
 /* What a page of code answers, often enough to be remembered. */
@@ -283,7 +283,7 @@ int main(void)
 	code_moves();
 	map(0, 0, P | W);
 	map(1, 1, P);
-	check(catch (write_across) == 14 && caught.error == 3);
+	check(raised(write_across) == 14 && caught.error == 3);
 	check(read_cr(2) == TEST_LIN + 4096);
 	check(*(u32 *)(page[0] + 4092) == 0);
 	return failures();

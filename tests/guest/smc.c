@@ -29,8 +29,8 @@ int main(void)
 
 	/* An instruction that changes the one after it, in the same block:
 	 * mov byte [rip+1], 7; mov al, 0; movzx eax, al; ret */
-	static const u8 own[] = { 0xc6, 0x05, 0x01, 0, 0, 0, 7, 0xb0, 0,
-		                  0x0f, 0xb6, 0xc0, 0xc3 };
+	static const u8 own[] = { 0xc6, 0x05, 0x01, 0,    0,    0,   7,
+		                  0xb0, 0,    0x0f, 0xb6, 0xc0, 0xc3 };
 
 	for (unsigned i = 0; i < 50; i++) {
 		for (unsigned k = 0; k < sizeof(own); k++)

@@ -94,8 +94,8 @@ int main(void)
 	avx();
 	sums();
 	write_cr0(read_cr(0) | 8); /* TS */
-	check(catch(no_fpu) == 7);
+	check(raised(no_fpu) == 7);
 	write_cr0(read_cr(0) & ~8ul);
-	check(catch(no_fpu) == -1);
+	check(raised(no_fpu) == -1);
 	return failures();
 }

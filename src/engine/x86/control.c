@@ -78,8 +78,7 @@ static void write_cr0(struct icpu *cpu, u64 v)
 		    (!(cpu->cr4 & CR4_PAE) ||
 		     cpu->seg[SEG_CS].attr & SEG_ATTR_L))
 			icpu_gp(cpu);
-		if (!(v & CR0_PG) &&
-		    (icpu_code64(cpu) || cpu->cr4 & CR4_PCIDE))
+		if (!(v & CR0_PG) && (icpu_code64(cpu) || cpu->cr4 & CR4_PCIDE))
 			icpu_gp(cpu);
 	}
 	/* These reload the PDPTEs: SDM vol. 3 4.4.1. */
@@ -155,8 +154,7 @@ static void write_cr4(struct icpu *cpu, u64 v)
 		icpu_gp(cpu);
 	if (icpu_long(cpu) && !(v & CR4_PAE))
 		icpu_gp(cpu);
-	if (changed & v & CR4_PCIDE &&
-	    (!icpu_long(cpu) || cpu->cr3 & 0xfff))
+	if (changed & v & CR4_PCIDE && (!icpu_long(cpu) || cpu->cr3 & 0xfff))
 		icpu_gp(cpu);
 	if (changed & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP) &&
 	    pae_without_long(cpu, cpu->cr0, v)) {
@@ -166,8 +164,8 @@ static void write_cr4(struct icpu *cpu, u64 v)
 			cpu->pdpte[i] = pdpte[i];
 	}
 	cpu->cr4 = v;
-	if (changed & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP |
-	               CR4_SMAP))
+	if (changed &
+	    (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP))
 		icpu_tlb_flush(cpu, true);
 	if (changed & CR4_PCIDE)
 		icpu_tlb_switch(cpu, current_pcid(cpu), true);

@@ -15,12 +15,12 @@
 
 enum insn_operand_kind {
 	OPERAND_NONE,
-	OPERAND_GPR,  /* reg 0-15; high: AH CH DH BH */
-	OPERAND_MEM,  /* see insn.mem */
-	OPERAND_IMM,  /* value */
-	OPERAND_REL,  /* value: displacement from the next instruction */
-	OPERAND_FAR,  /* selector and value */
-	OPERAND_SEG,  /* reg: enum cpu_seg */
+	OPERAND_GPR, /* reg 0-15; high: AH CH DH BH */
+	OPERAND_MEM, /* see insn.mem */
+	OPERAND_IMM, /* value */
+	OPERAND_REL, /* value: displacement from the next instruction */
+	OPERAND_FAR, /* selector and value */
+	OPERAND_SEG, /* reg: enum cpu_seg */
 	OPERAND_CR,
 	OPERAND_DR,
 	OPERAND_OTHER, /* vector, x87, mask registers */
@@ -46,9 +46,9 @@ struct insn_mem {
 
 struct insn {
 	u8 length;
-	u8 opsize;  /* bytes: 1, 2, 4, 8 of the instruction as a whole */
-	u8 asize;   /* address size in bytes */
-	u8 count;   /* visible operands */
+	u8 opsize; /* bytes: 1, 2, 4, 8 of the instruction as a whole */
+	u8 asize;  /* address size in bytes */
+	u8 count;  /* visible operands */
 	bool lock, rep, repne, has_mem;
 	struct insn_operand op[4];
 	struct insn_mem mem;

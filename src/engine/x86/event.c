@@ -40,8 +40,8 @@ static void deliver_real(struct icpu *cpu, const struct event *e)
 
 	if (e->vector * 4u + 3 > cpu->idtr.limit)
 		icpu_fault_error(cpu, VEC_GP, e->vector * 8u + 2);
-	entry = (u32)icpu_load(cpu, cpu->idtr.base + e->vector * 4u, 4,
-	                       PRIV_SUPER);
+	entry =
+	    (u32)icpu_load(cpu, cpu->idtr.base + e->vector * 4u, 4, PRIV_SUPER);
 	stack_current(cpu, &s);
 	stack_push(cpu, &s, 2, e->rflags & 0xffff);
 	stack_push(cpu, &s, 2, cpu->seg[SEG_CS].selector);
@@ -90,9 +90,8 @@ static void deliver_redirected(struct icpu *cpu, const struct event *e)
 	stack_commit(cpu, &s);
 	segment_set_real(cpu, SEG_CS, (u16)(entry >> 16));
 	cpu->rip = entry & 0xffff;
-	cpu->sysflags &= icpu_iopl(cpu) < 3
-	                     ? ~(u32)(RFLAGS_VIF | RFLAGS_TF)
-	                     : ~(u32)(RFLAGS_IF | RFLAGS_TF);
+	cpu->sysflags &= icpu_iopl(cpu) < 3 ? ~(u32)(RFLAGS_VIF | RFLAGS_TF)
+	                                    : ~(u32)(RFLAGS_IF | RFLAGS_TF);
 	icpu_update(cpu);
 }
 
@@ -127,8 +126,7 @@ static void enter_handler(struct icpu *cpu, const struct cpu_segment *cs,
 	cpu->seg[SEG_CS] = *cs;
 	cpu->cpl = (u8)cpl;
 	cpu->rip = rip;
-	cpu->sysflags &=
-	    ~(u32)(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | RFLAGS_VM);
+	cpu->sysflags &= ~(u32)(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | RFLAGS_VM);
 	if (interrupt_gate)
 		cpu->sysflags &= ~(u32)RFLAGS_IF;
 	icpu_update(cpu);
@@ -145,8 +143,8 @@ static void deliver_long(struct icpu *cpu, const struct event *e)
 	if (e->vector * 16u + 15 > cpu->idtr.limit)
 		gate_fault(cpu, e, VEC_GP);
 	lo = icpu_load(cpu, cpu->idtr.base + e->vector * 16u, 8, PRIV_SUPER);
-	hi = icpu_load(cpu, cpu->idtr.base + e->vector * 16u + 8, 8,
-	               PRIV_SUPER);
+	hi =
+	    icpu_load(cpu, cpu->idtr.base + e->vector * 16u + 8, 8, PRIV_SUPER);
 	word = (u32)(lo >> 32);
 	type = word >> 8 & 0x1f;
 	if (type != DESC_INT32 && type != DESC_TRAP32)
@@ -339,7 +337,7 @@ bool event_combine(int first, struct icpu_fault *second)
 		return false;
 	if ((contributory(first) && contributory(second->vector)) ||
 	    (first == VEC_PF && bad))
-		*second = (struct icpu_fault){ .vector = VEC_DF,
-			                       .has_error = true };
+		*second =
+		    (struct icpu_fault){ .vector = VEC_DF, .has_error = true };
 	return true;
 }

@@ -65,8 +65,7 @@ void descriptor_set_accessed(struct icpu *cpu, struct descriptor *d)
 	if (p)
 		atomic_fetch_or((_Atomic u8 *)p, 1);
 	else
-		icpu_store(cpu, d->where + 5, d->hi >> 8 & 0xff, 1,
-		           PRIV_SUPER);
+		icpu_store(cpu, d->where + 5, d->hi >> 8 & 0xff, 1, PRIV_SUPER);
 }
 
 void segment_from_descriptor(struct cpu_segment *seg, u16 selector,
@@ -98,8 +97,8 @@ void segment_set_real(struct icpu *cpu, unsigned seg, u16 selector)
 	s->base = (u64)selector << 4;
 	if (icpu_v86(cpu)) {
 		s->limit = 0xffff;
-		s->attr = SEG_ATTR_P | SEG_ATTR_S | TYPE_RW | TYPE_A |
-		          SEG_ATTR_DPL;
+		s->attr =
+		    SEG_ATTR_P | SEG_ATTR_S | TYPE_RW | TYPE_A | SEG_ATTR_DPL;
 	} else if (!(s->attr & SEG_ATTR_P)) {
 		/* Null since protected mode: real mode can use it. */
 		s->attr = SEG_ATTR_P | SEG_ATTR_S | TYPE_RW | TYPE_A;
@@ -137,8 +136,7 @@ static void load_null(struct icpu *cpu, unsigned seg, u16 selector)
 	if (cpu->amd && icpu_long(cpu))
 		cpu->seg[seg].base = base;
 	if (seg == SEG_SS)
-		cpu->seg[seg].attr =
-		    (u16)(cpu->cpl << SEG_ATTR_DPL_SHIFT);
+		cpu->seg[seg].attr = (u16)(cpu->cpl << SEG_ATTR_DPL_SHIFT);
 }
 
 void segment_load(struct icpu *cpu, unsigned seg, u16 selector)
@@ -182,8 +180,8 @@ void segment_drop_privileged(struct icpu *cpu, unsigned cpl)
 	for (size_t i = 0; i < ARRAY_SIZE(segs); i++) {
 		struct cpu_segment *s = &cpu->seg[segs[i]];
 		unsigned dpl = s->attr >> SEG_ATTR_DPL_SHIFT & 3;
-		bool conforming = (s->attr & (TYPE_CODE | TYPE_CE)) ==
-		                  (TYPE_CODE | TYPE_CE);
+		bool conforming =
+		    (s->attr & (TYPE_CODE | TYPE_CE)) == (TYPE_CODE | TYPE_CE);
 		u64 base = s->base;
 
 		if (s->attr & SEG_ATTR_P && !conforming && dpl < cpl) {

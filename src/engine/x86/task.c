@@ -31,16 +31,14 @@ void task_stack(struct icpu *cpu, unsigned cpl, u16 *ss, u32 *esp)
 		if (at + 5 > cpu->tr.limit)
 			segment_fault(cpu, VEC_TS, cpu->tr.selector);
 		*esp = (u32)icpu_load(cpu, cpu->tr.base + at, 4, PRIV_SUPER);
-		*ss = (u16)icpu_load(cpu, cpu->tr.base + at + 4, 2,
-		                     PRIV_SUPER);
+		*ss = (u16)icpu_load(cpu, cpu->tr.base + at + 4, 2, PRIV_SUPER);
 	} else {
 		u32 at = 2 + cpl * 4;
 
 		if (at + 3 > cpu->tr.limit)
 			segment_fault(cpu, VEC_TS, cpu->tr.selector);
 		*esp = (u32)icpu_load(cpu, cpu->tr.base + at, 2, PRIV_SUPER);
-		*ss = (u16)icpu_load(cpu, cpu->tr.base + at + 2, 2,
-		                     PRIV_SUPER);
+		*ss = (u16)icpu_load(cpu, cpu->tr.base + at + 2, 2, PRIV_SUPER);
 	}
 }
 
@@ -63,8 +61,7 @@ bool task_io_allowed(struct icpu *cpu, u16 port, unsigned size)
 	u32 map, at;
 	u16 bits;
 
-	if (!(cpu->tr.attr & SEG_ATTR_P) || !tss32(cpu) ||
-	    cpu->tr.limit < 0x67)
+	if (!(cpu->tr.attr & SEG_ATTR_P) || !tss32(cpu) || cpu->tr.limit < 0x67)
 		return false;
 	map = (u32)icpu_load(cpu, cpu->tr.base + 0x66, 2, PRIV_SUPER);
 	at = map + port / 8;
@@ -106,8 +103,7 @@ struct image {
 	bool trap;
 };
 
-static void read_image(struct icpu *cpu, gva_t base, bool wide,
-                       struct image *t)
+static void read_image(struct icpu *cpu, gva_t base, bool wide, struct image *t)
 {
 	if (wide) {
 		u32 w[0x68 / 4];

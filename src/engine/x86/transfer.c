@@ -116,8 +116,8 @@ static void jump_gate(struct icpu *cpu, u16 selector, struct descriptor *d)
 	if (!desc_conforming(&code) && desc_dpl(&code) != cpu->cpl)
 		segment_fault(cpu, VEC_GP, g.selector);
 	descriptor_set_accessed(cpu, &code);
-	segment_from_descriptor(
-	    &cs, (u16)((g.selector & 0xfffc) | cpu->cpl), &code);
+	segment_from_descriptor(&cs, (u16)((g.selector & 0xfffc) | cpu->cpl),
+	                        &code);
 	check_target(cpu, &cs, g.offset);
 	go(cpu, &cs, cpu->cpl, g.offset);
 }
@@ -135,8 +135,8 @@ static void to_task(struct icpu *cpu, u16 selector, struct descriptor *d,
 		if (selector & 4)
 			segment_fault(cpu, VEC_GP, selector);
 		descriptor_read(cpu, selector, VEC_GP, d);
-		if (!desc_system(d) || (desc_type(d) != DESC_TSS16 &&
-		                        desc_type(d) != DESC_TSS32))
+		if (!desc_system(d) ||
+		    (desc_type(d) != DESC_TSS16 && desc_type(d) != DESC_TSS32))
 			segment_fault(cpu, VEC_GP, selector);
 		if (!desc_present(d))
 			segment_fault(cpu, VEC_NP, selector);
@@ -221,8 +221,7 @@ static void call_inner(struct icpu *cpu, const struct gate *g,
 			params[i] = stack_pop(cpu, &old, g->size);
 	}
 	descriptor_set_accessed(cpu, code);
-	segment_from_descriptor(&cs, (u16)((g->selector & 0xfffc) | cpl),
-	                        code);
+	segment_from_descriptor(&cs, (u16)((g->selector & 0xfffc) | cpl), code);
 	check_target(cpu, &cs, g->offset);
 	stack_push(cpu, &s, g->size, cpu->seg[SEG_SS].selector);
 	stack_push(cpu, &s, g->size, cpu->gpr[GPR_RSP]);
@@ -250,8 +249,8 @@ static void call_gate(struct icpu *cpu, u16 selector, struct descriptor *d,
 		return;
 	}
 	descriptor_set_accessed(cpu, &code);
-	segment_from_descriptor(
-	    &cs, (u16)((g.selector & 0xfffc) | cpu->cpl), &code);
+	segment_from_descriptor(&cs, (u16)((g.selector & 0xfffc) | cpu->cpl),
+	                        &code);
 	check_target(cpu, &cs, g.offset);
 	stack_current(cpu, &s);
 	push_return(cpu, &s, g.size, next);
@@ -381,8 +380,8 @@ void transfer_return(struct icpu *cpu, unsigned size, u16 release)
 }
 
 /* RFLAGS as IRET at this CPL may change them. */
-static void iret_flags(struct icpu *cpu, u64 image, unsigned size,
-                       unsigned cpl, unsigned iopl)
+static void iret_flags(struct icpu *cpu, u64 image, unsigned size, unsigned cpl,
+                       unsigned iopl)
 {
 	u64 mask = RFLAGS_STATUS | RFLAGS_TF | RFLAGS_DF | RFLAGS_NT;
 
@@ -551,9 +550,8 @@ static struct cpu_segment flat_code(u16 selector, unsigned dpl, bool long64)
 	return (struct cpu_segment){
 		.selector = selector,
 		.limit = 0xffffffff,
-		.attr = (u16)(SEG_ATTR_G | SEG_ATTR_P | SEG_ATTR_S |
-		              TYPE_CODE | TYPE_RW | TYPE_A |
-		              dpl << SEG_ATTR_DPL_SHIFT |
+		.attr = (u16)(SEG_ATTR_G | SEG_ATTR_P | SEG_ATTR_S | TYPE_CODE |
+		              TYPE_RW | TYPE_A | dpl << SEG_ATTR_DPL_SHIFT |
 		              (long64 ? SEG_ATTR_L : SEG_ATTR_DB)),
 	};
 }
@@ -563,9 +561,9 @@ static struct cpu_segment flat_data(u16 selector, unsigned dpl)
 	return (struct cpu_segment){
 		.selector = selector,
 		.limit = 0xffffffff,
-		.attr = (u16)(SEG_ATTR_G | SEG_ATTR_DB | SEG_ATTR_P |
-		              SEG_ATTR_S | TYPE_RW | TYPE_A |
-		              dpl << SEG_ATTR_DPL_SHIFT),
+		.attr =
+		    (u16)(SEG_ATTR_G | SEG_ATTR_DB | SEG_ATTR_P | SEG_ATTR_S |
+		          TYPE_RW | TYPE_A | dpl << SEG_ATTR_DPL_SHIFT),
 	};
 }
 
@@ -591,9 +589,9 @@ void transfer_syscall(struct icpu *cpu, u64 next)
 			icpu_ud(cpu);
 		rip = cpu->star & 0xffffffff;
 		cpu->gpr[GPR_RCX] = (u32)next;
-		icpu_set_rflags(cpu, icpu_rflags(cpu) &
-		                         ~(u64)(RFLAGS_VM | RFLAGS_IF |
-		                                RFLAGS_RF));
+		icpu_set_rflags(cpu,
+		                icpu_rflags(cpu) &
+		                    ~(u64)(RFLAGS_VM | RFLAGS_IF | RFLAGS_RF));
 		cs = flat_code(selector, 0, false);
 	}
 	cpu->seg[SEG_SS] = flat_data((u16)(selector + 8), 0);
@@ -654,8 +652,7 @@ void transfer_sysenter(struct icpu *cpu)
 	cpu->seg[SEG_SS] = flat_data((u16)(selector + 8), 0);
 	icpu_set_rflags(cpu, icpu_rflags(cpu) &
 	                         ~(u64)(RFLAGS_VM | RFLAGS_IF | RFLAGS_RF));
-	cpu->gpr[GPR_RSP] =
-	    lm ? cpu->sysenter_esp : (u32)cpu->sysenter_esp;
+	cpu->gpr[GPR_RSP] = lm ? cpu->sysenter_esp : (u32)cpu->sysenter_esp;
 	go(cpu, &cs, 0, lm ? cpu->sysenter_eip : (u32)cpu->sysenter_eip);
 }
 

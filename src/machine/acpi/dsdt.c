@@ -20,6 +20,7 @@
 #include "devices/chips/ioapic.h"
 #include "devices/pci/q35.h"
 #include "machine/acpi/aml.h"
+#include "machine/generation.h"
 
 #define LAPIC_BASE 0xfee00000u
 
@@ -259,6 +260,40 @@ static void motherboard(struct aml *a)
 	aml_end(a);
 }
 
+/* machine/generation.h. ADDR is the address in two halves. */
+static void generation(struct aml *a)
+{
+	aml_device(a, "VGEN");
+	aml_name(a, "_HID");
+	aml_string(a, "ATOL0001");
+	aml_name(a, "_CID");
+	aml_string(a, "VM_Gen_Counter");
+	aml_name(a, "_DDN");
+	aml_string(a, "VM_Gen_Counter");
+	aml_name_integer(a, "_STA", 0xf);
+	aml_name(a, "ADDR");
+	aml_package(a, 2);
+	aml_integer(a, GENERATION_BASE);
+	aml_integer(a, 0);
+	aml_end(a);
+	aml_end(a);
+}
+
+/* ACPI 6.4 section 5.6.4: _Exx is for an edge on event xx. */
+static void general_events(struct aml *a)
+{
+	char name[8];
+
+	aml_scope(a, "\\_GPE");
+	snprintf(name, sizeof(name), "_E%02X", GENERATION_GPE);
+	aml_method(a, name, 0);
+	aml_byte(a, AML_NOTIFY);
+	aml_path(a, "\\_SB.VGEN");
+	aml_integer(a, 0x80);
+	aml_end(a);
+	aml_end(a);
+}
+
 void acpi_dsdt(struct aml *a, const struct acpi_config *config)
 {
 	sleep_states(a);
@@ -267,5 +302,7 @@ void acpi_dsdt(struct aml *a, const struct acpi_config *config)
 	host_bridge(a, config);
 	timers(a);
 	motherboard(a);
+	generation(a);
 	aml_end(a);
+	general_events(a);
 }

@@ -28,6 +28,11 @@ struct block_driver {
 	           struct block_extent *extent);
 	/* Optional: complete req with -ECANCELED if it has not begun. */
 	bool (*cancel)(struct block *b, struct block_request *req);
+	/* Optional; no request is under way. Store all; writing has ended, and
+	 * the lock becomes a shared one. */
+	int (*freeze)(struct block *b);
+	/* Optional, of a frozen one: take the shared lock again, or drop it. */
+	int (*lock)(struct block *b, bool shared);
 };
 
 struct block {
@@ -40,7 +45,7 @@ struct block {
 
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
-	u64 inflight; /* under lock */
+	_Atomic u64 inflight; /* becomes 0 only under lock */
 };
 
 /* driver_private[0] is the front's; drivers keep their state from [1] on. */

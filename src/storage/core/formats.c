@@ -54,12 +54,13 @@ char *path_beside(const char *base, const char *name)
 }
 
 static int open_by_path(void *ctx, const char *base, const char *name,
-                        bool writable, struct error *err)
+                        const char *format, bool writable, struct error *err)
 {
 	char *path = path_beside(base, name);
 	int fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
 
 	(void)ctx;
+	(void)format;
 	if (fd < 0)
 		fd = error_set(err, -errno, "%s: %s", path, strerror(errno));
 	free(path);
@@ -67,3 +68,38 @@ static int open_by_path(void *ctx, const char *base, const char *name,
 }
 
 const struct block_opener block_opener_paths = { .open = open_by_path };
+
+static int take_file(struct block_file *f, const char *format, bool writable,
+                     struct error *err)
+{
+	int fd = f->fd, flags = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+
+	if (fd < 0)
+		return error_set(err, -ELOOP, "'%s' is named twice in a chain",
+		                 f->path);
+	if (strcmp(f->format, format) != 0)
+		return error_set(err, -EINVAL,
+		                 "'%s' was given as %s, but the image says %s",
+		                 f->path, f->format, format);
+	if (writable && (flags < 0 || (flags & O_ACCMODE) != O_RDWR))
+		return error_set(err, -EACCES, "'%s' was given for reading",
+		                 f->path);
+	f->fd = -1;
+	return fd;
+}
+
+int block_files_open(void *ctx, const char *base, const char *name,
+                     const char *format, bool writable, struct error *err)
+{
+	struct block_files *given = ctx;
+	char *path = path_beside(base, name);
+	int rc = -EPERM;
+
+	for (unsigned i = 0; i < given->count && rc == -EPERM; i++)
+		if (strcmp(given->files[i].path, path) == 0)
+			rc = take_file(&given->files[i], format, writable, err);
+	if (rc == -EPERM)
+		error_set(err, rc, "'%s' was not given", path);
+	free(path);
+	return rc;
+}

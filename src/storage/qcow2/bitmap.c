@@ -645,6 +645,29 @@ int image_bitmap_clear(struct block *blk, const char *name, struct error *err)
 	return leave(q, &all, rc);
 }
 
+int image_bitmap_mark(struct block *blk, const char *name, u64 offset,
+                      u64 length, struct error *err)
+{
+	struct qcow2 *q;
+	struct hold all;
+	struct bitmap *b;
+	int rc = enter(blk, &q, &all, true, err);
+
+	if (rc < 0)
+		return rc;
+	b = find(q, name);
+	rc = b ? make_tracked(q, b, err) : missing(name, err);
+	if (rc == 0 && length > 0)
+		for (u64 i = offset >> b->granularity_bits;
+		     i <= (offset + length - 1) >> b->granularity_bits &&
+		     i < b->bit_count;
+		     i++)
+			/* Requests mark theirs before they wait for us. */
+			__atomic_fetch_or(&b->bits[i / 64], BIT(i % 64),
+			                  __ATOMIC_RELAXED);
+	return leave(q, &all, rc);
+}
+
 static bool bit_at(const struct bitmap *b, u64 i)
 {
 	return b->bits[i / 64] >> (i & 63) & 1;

@@ -438,6 +438,39 @@ static void keep_unknown(struct writer *w, const struct qcow2 *q)
 	}
 }
 
+/*
+ * Where the backing file's name goes: behind the extensions, and not over the
+ * old name, which stays as well. So the first sector decides alone which one
+ * is meant, if it is written last.
+ */
+static u32 place_name(const struct qcow2 *q, const struct writer *w, u32 name)
+{
+	u32 old = (u32)get64(q->head + H_BACKING_OFFSET);
+	u32 size = get32(q->head + H_BACKING_SIZE);
+
+	if (old < w->at || size > w->room || old > w->room - size)
+		return w->at;
+	memcpy(w->to + old, q->head + old, size);
+	if (w->at + name <= old || w->room - old - size < name)
+		return w->at;
+	return old + size;
+}
+
+/* The parts behind the first sector are of no use to it yet, or the same. */
+static int write_head(struct qcow2 *q)
+{
+	u32 first = q->file->info.sector;
+	int rc = 0;
+
+	if (q->cluster_size > first) {
+		rc = meta_write(q, first, q->head + first,
+		                q->cluster_size - first);
+		if (rc == 0)
+			rc = meta_flush(q);
+	}
+	return rc == 0 ? meta_write(q, 0, q->head, first) : rc;
+}
+
 int header_rewrite(struct qcow2 *q, struct error *err)
 {
 	struct header *h = &q->h;
@@ -479,6 +512,7 @@ int header_rewrite(struct qcow2 *q, struct error *err)
 		                 q->cluster_size);
 	}
 	h->length = length;
+	w.at = name ? place_name(q, &w, name) : w.at;
 	h->backing_offset = name ? w.at : 0;
 	h->backing_size = name;
 	memcpy(fresh + w.at, h->backing, name);
@@ -487,7 +521,7 @@ int header_rewrite(struct qcow2 *q, struct error *err)
 	free(q->head);
 	q->head = fresh;
 	put_fields(q);
-	rc = meta_write(q, 0, q->head, q->cluster_size);
+	rc = write_head(q);
 	if (rc < 0)
 		return error_set(err, rc, "the header can't be written: %s",
 		                 strerror(-rc));

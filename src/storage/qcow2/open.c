@@ -10,6 +10,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "storage/core/chain.h"
 #include "storage/core/formats.h"
 #include "storage/qcow2/qcow2.h"
 #include "storage/raw/raw.h"
@@ -54,7 +55,8 @@ static int load_l1(struct qcow2 *q, const char *name, struct error *err)
 }
 
 static int open_further(const struct block_open *how, const char *file,
-                        const char *what, bool writable, struct error *err)
+                        const char *what, const char *format, bool writable,
+                        struct error *err)
 {
 	int fd;
 
@@ -63,8 +65,8 @@ static int open_further(const struct block_open *how, const char *file,
 		          name_of(how), what, file);
 		return -EPERM;
 	}
-	fd =
-	    how->opener->open(how->opener->ctx, how->path, file, writable, err);
+	fd = how->opener->open(how->opener->ctx, how->path, file, format,
+	                       writable, err);
 	if (fd < 0)
 		(void)error_prefix(err, "%s: its %s", name_of(how), what);
 	return fd;
@@ -78,15 +80,15 @@ static int open_data_file(struct qcow2 *q, const struct block_open *how,
 	int rc;
 
 	q->data = q->file;
-	if (!q->external)
+	if (!q->external || (how->flags & IMAGE_OPEN_NO_DATA))
 		return 0;
 	q->data = NULL;
 	if (q->h.data_file[0] == '\0')
 		return error_set(err, -EINVAL,
 		                 "%s: does not name its data file",
 		                 name_of(how));
-	data.fd =
-	    open_further(how, q->h.data_file, "data file", q->writable, err);
+	data.fd = open_further(how, q->h.data_file, "data file", "raw",
+	                       q->writable, err);
 	if (data.fd < 0)
 		return data.fd;
 	data.path = path_beside(how->path, q->h.data_file);
@@ -127,7 +129,8 @@ static int open_backing(struct qcow2 *q, const struct block_open *how,
 		                " --backing-format F");
 		return -EINVAL;
 	}
-	next.fd = open_further(how, q->h.backing, "backing file", false, err);
+	next.fd = open_further(how, q->h.backing, "backing file", next.format,
+	                       false, err);
 	if (next.fd < 0)
 		return next.fd;
 	path = path_beside(how->path, q->h.backing);
@@ -320,22 +323,59 @@ int qcow2_open(struct block **out, const struct block_open *how,
 	return rc < 0 ? rc : qcow2_open_on(out, file, how, 0, err);
 }
 
+static int store_all(struct qcow2 *q)
+{
+	int rc;
+
+	if (!q->writable || atomic_load(&q->corrupt))
+		return q->writable ? -EIO : 0;
+	pthread_mutex_lock(&q->meta);
+	rc = bitmaps_store(q);
+	if (rc == 0)
+		rc = commit_all(q);
+	/* Everything is written and counted. */
+	if (rc == 0 && (q->h.compatible & COMPAT_LAZY_REFCOUNTS))
+		rc = header_set_dirty(q, false);
+	pthread_mutex_unlock(&q->meta);
+	return rc;
+}
+
+static int qcow2_freeze(struct block *b)
+{
+	struct qcow2 *q = qcow2_of(b);
+	struct error unused;
+	int rc = store_all(q);
+
+	if (rc == 0)
+		rc = meta_flush(q);
+	if (rc < 0)
+		return rc;
+	q->writable = false;
+	atomic_store(&q->tracking, false);
+	for (struct bitmap *m = q->bitmaps; m; m = m->next)
+		m->tracked = false;
+	rc = chain_freeze(q->file, &unused);
+	return rc == 0 && q->external ? chain_freeze(q->data, &unused) : rc;
+}
+
+static int qcow2_lock(struct block *b, bool shared)
+{
+	struct qcow2 *q = qcow2_of(b);
+	int rc = shared ? chain_lock_shared(q->file) : chain_unlock(q->file);
+
+	if (rc == 0 && q->external)
+		rc =
+		    shared ? chain_lock_shared(q->data) : chain_unlock(q->data);
+	return rc;
+}
+
 static void qcow2_close(struct block *b)
 {
 	struct qcow2 *q = qcow2_of(b);
-	int rc = 0;
+	int rc;
 
 	requests_fini(q);
-	if (q->writable && !atomic_load(&q->corrupt)) {
-		pthread_mutex_lock(&q->meta);
-		rc = bitmaps_store(q);
-		if (rc == 0)
-			rc = commit_all(q);
-		/* Everything is written and counted. */
-		if (rc == 0 && (q->h.compatible & COMPAT_LAZY_REFCOUNTS))
-			rc = header_set_dirty(q, false);
-		pthread_mutex_unlock(&q->meta);
-	}
+	rc = store_all(q);
 	if (rc < 0)
 		log_debug("storage", "closing a qcow2 image: %s",
 		          strerror(-rc));
@@ -350,4 +390,6 @@ const struct block_driver qcow2_driver = {
 	.resize = qcow2_resize,
 	.map = qcow2_map,
 	.cancel = requests_cancel,
+	.freeze = qcow2_freeze,
+	.lock = qcow2_lock,
 };

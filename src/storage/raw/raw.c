@@ -292,6 +292,27 @@ static int raw_map(struct block *b, u64 offset, u64 length,
 	return 0;
 }
 
+static int set_lock(const struct raw *raw, short type)
+{
+	struct flock lock = { .l_type = type, .l_whence = SEEK_SET };
+
+	return fcntl(raw->fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
+}
+
+static int raw_lock(struct block *b, bool shared)
+{
+	struct raw *raw = container_of(b, struct raw, block);
+
+	return raw->no_lock ? 0 : set_lock(raw, shared ? F_RDLCK : F_UNLCK);
+}
+
+static int raw_freeze(struct block *b)
+{
+	int rc = block_sync(b, BLOCK_FLUSH, 0, NULL, 0);
+
+	return rc < 0 ? rc : raw_lock(b, true);
+}
+
 static const struct block_driver raw_driver = {
 	.name = "raw",
 	.submit = raw_submit,
@@ -300,6 +321,8 @@ static const struct block_driver raw_driver = {
 	.resize = raw_resize,
 	.map = raw_map,
 	.cancel = raw_cancel,
+	.freeze = raw_freeze,
+	.lock = raw_lock,
 };
 
 int raw_open(struct block **out, const struct block_open *how,
@@ -314,6 +337,7 @@ int raw_open(struct block **out, const struct block_open *how,
 	raw = xalloc(sizeof(*raw));
 	raw->fd = fd;
 	raw->no_flush = how->flags & BLOCK_OPEN_NO_FLUSH;
+	raw->no_lock = how->flags & BLOCK_OPEN_NO_LOCK;
 	block_init(&raw->block, &raw_driver);
 	raw->block.info.readonly = how->flags & BLOCK_OPEN_READONLY;
 

@@ -20,6 +20,7 @@ struct raw {
 	bool device;   /* a block device, not a file */
 	bool direct;   /* O_DIRECT: buffers aligned to mem_align */
 	bool no_flush; /* flushes and FUA mean nothing */
+	bool no_lock;  /* somebody else's affair */
 	u32 mem_align;
 	u64 length; /* bytes in the file at open; reads before it must succeed
 	             */

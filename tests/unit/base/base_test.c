@@ -29,7 +29,7 @@ static void sizes(void **state)
 	assert_int_equal(parse_size("10B", MIB, &v, &err), 0);
 	assert_int_equal(v, 10);
 	v = 7;
-	static const char *const bad[] = { "",    "-1", "x",   "1Q", "1MM",
+	static const char *const bad[] = { "",    "-1", "x",   "1Q",  "1MM",
 		                           "inf", " 5", "0x5", "9E99" };
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		assert_true(parse_size(bad[i], 1, &v, &err) < 0);

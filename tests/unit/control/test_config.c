@@ -64,7 +64,9 @@ static void full_file_is_read(void **state)
 	          "\"initrd\":1,\"cmdline\":\"quiet\",\"modules\":[],"
 	          "\"unpack\":\"no\"},"
 	          "\"disks\":[{\"fd\":2,\"path\":\"a.img\",\"serial\":\"s\","
-	          "\"readonly\":true}],"
+	          "\"readonly\":true,\"iops\":500,\"bytes_burst\":4096,"
+	          "\"chain\":[{\"fd\":6,\"path\":\"b.img\","
+	          "\"format\":\"raw\"}]}],"
 	          "\"nics\":[{\"fd\":3,\"mac\":\"52:54:00:ab:cd:ef\","
 	          "\"mtu\":9000}],"
 	          "\"serials\":[{\"in\":4,\"out\":4},{\"out\":5}],"
@@ -82,6 +84,11 @@ static void full_file_is_read(void **state)
 	assert_int_equal(c.machine.disks[0].fd, fds[2]);
 	assert_true(c.machine.disks[0].readonly);
 	assert_string_equal(c.machine.disks[0].format, "raw");
+	assert_int_equal(c.machine.disks[0].iops, 500);
+	assert_int_equal(c.machine.disks[0].bytes_burst, 4096);
+	assert_int_equal(c.machine.disks[0].chain_count, 1);
+	assert_int_equal(c.machine.disks[0].chain[0].fd, fds[6]);
+	assert_string_equal(c.machine.disks[0].chain[0].path, "b.img");
 	assert_int_equal(c.machine.nics[0].mac[5], 0xef);
 	assert_int_equal(c.machine.nics[0].mtu, 9000);
 	assert_int_equal(c.machine.serial_count, 2);
@@ -90,7 +97,7 @@ static void full_file_is_read(void **state)
 	assert_int_equal(c.machine.timeout_ns, 7 * NSEC_PER_SEC);
 	assert_int_equal(c.report_fd, -1);
 	assert_int_equal(c.machine.gdb_fd, -1);
-	assert_true(is_open(5) && !is_open(6) && !is_open(7));
+	assert_true(is_open(5) && is_open(6) && !is_open(7));
 	vm_config_fini(&c);
 	close_fds();
 }
@@ -120,6 +127,12 @@ static void bad_files_are_refused(void **state)
 		{ "{\"boot\":{},\"disks\":[{}]}", "disks[0].fd is missing" },
 		{ "{\"boot\":{},\"disks\":[1]}", "disks[0] is not an object" },
 		{ "{\"boot\":{},\"disks\":{}}", "not an array" },
+		{ "{\"boot\":{},\"disks\":[{\"fd\":1,\"chain\":[{\"fd\":2,"
+		  "\"path\":\"x\"}]}]}",
+		  "disks[0].chain[0].format is missing" },
+		{ "{\"boot\":{},\"disks\":[{\"fd\":1,\"chain\":[{\"fd\":1,"
+		  "\"path\":\"x\",\"format\":\"raw\"}]}]}",
+		  "used twice" },
 		{ "{\"boot\":{},\"disks\":[{\"fd\":1},{\"fd\":1}]}",
 		  "used twice" },
 		{ "{\"boot\":{\"kernel\":1},\"disks\":[{\"fd\":1}]}",

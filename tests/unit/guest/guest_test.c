@@ -134,8 +134,11 @@ static void bus_splits_and_widens(void **state)
 {
 	static const struct bus_ops dword = { chip_read, chip_write, 4, 4 };
 	struct chip c = { .regs = { 0, 1, 2, 3, 4, 5, 6, 7 } };
-	struct bus_region r = { .base = 0x100, .size = 16, .ops = &dword,
-		                .ctx = &c, .notify_fd = -1 };
+	struct bus_region r = { .base = 0x100,
+		                .size = 16,
+		                .ops = &dword,
+		                .ctx = &c,
+		                .notify_fd = -1 };
 	struct bus *bus;
 	u64 v;
 
@@ -267,17 +270,17 @@ static void state_round_trip(void **state)
 	state_save(&w, "other", "0", 1, 0, old_fields, &from);
 	state_save(&w, "thing", "0", 1, 1, thing_fields, &from);
 	r = (struct state_reader){ w.data, w.used, 0 };
-	assert_int_equal(state_load(&r, "thing", "0", 1, thing_fields, &to,
-	                            &err), 0);
+	assert_int_equal(
+	    state_load(&r, "thing", "0", 1, thing_fields, &to, &err), 0);
 	assert_memory_equal(&from, &to, sizeof(to));
 	/* A reader that knows fewer fields skips the rest. */
-	assert_int_equal(state_load(&r, "thing", "0", 1, old_fields, &old,
-	                            &err), 0);
+	assert_int_equal(
+	    state_load(&r, "thing", "0", 1, old_fields, &old, &err), 0);
 	assert_int_equal(old.a, 77);
-	assert_int_equal(state_load(&r, "thing", "1", 1, old_fields, &old,
-	                            &err), -ENOENT);
-	assert_int_equal(state_load(&r, "thing", "0", 0, old_fields, &old,
-	                            &err), -EPROTO);
+	assert_int_equal(
+	    state_load(&r, "thing", "1", 1, old_fields, &old, &err), -ENOENT);
+	assert_int_equal(
+	    state_load(&r, "thing", "0", 0, old_fields, &old, &err), -EPROTO);
 	state_writer_fini(&w);
 }
 

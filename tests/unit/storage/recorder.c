@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/alloc.h"
 #include "storage/core/driver.h"
@@ -19,30 +20,36 @@ struct version {
 	u8 data[SECTOR];
 };
 
-struct recorder {
-	struct block block; /* made anew at each open */
-	u8 *now;            /* as reads see it */
-	u8 *durable;        /* as of the last flush */
-	u64 size, durable_size, touched;
-	struct version *pending; /* sectors written since, in order */
-	size_t pending_count, pending_room;
-	u32 random;
-	u64 operations, cut_at;
-	bool cut;
-	u32 fail_one_in;
-	int fail_error;
-
-	pthread_mutex_t lock;
-	pthread_cond_t work;
-	struct block_request *queue[512];
+/* One open. */
+struct view {
+	struct block block;
+	struct recorder *r;
+	struct block_request *queue[512]; /* under the recorder's lock */
 	size_t queued;
 	bool stop;
 	pthread_t thread;
 };
 
-static struct recorder *recorder_of(struct block *b)
+struct recorder {
+	u8 *now;     /* as reads see it */
+	u8 *durable; /* as of the last flush */
+	u64 size, durable_size, touched;
+	struct version *pending; /* sectors written since, in order */
+	size_t pending_count, pending_room;
+	u32 random;
+	u64 operations, cut_at;
+	_Atomic bool cut;
+	u32 fail_one_in;
+	int fail_error;
+
+	pthread_mutex_t lock;
+	pthread_cond_t work;
+	pthread_mutex_t serving;
+};
+
+static struct view *view_of(struct block *b)
 {
-	return container_of(b, struct recorder, block);
+	return container_of(b, struct view, block);
 }
 
 struct state {
@@ -147,38 +154,45 @@ static int serve(struct recorder *r, struct block_request *req)
 
 static void *run(void *arg)
 {
-	struct recorder *r = arg;
+	struct view *v = arg;
+	struct recorder *r = v->r;
 
 	for (;;) {
 		struct block_request *req = NULL;
 		int rc;
 
 		pthread_mutex_lock(&r->lock);
-		while (!r->queued && !r->stop)
+		while (!v->queued && !v->stop)
 			pthread_cond_wait(&r->work, &r->lock);
-		if (r->queued) {
+		if (v->queued) {
 			/* Any one of them: requests are unordered. */
-			size_t i = random_next(&r->random) % r->queued;
+			size_t i = random_next(&r->random) % v->queued;
 
-			req = r->queue[i];
-			r->queue[i] = r->queue[--r->queued];
+			req = v->queue[i];
+			v->queue[i] = v->queue[--v->queued];
 		}
 		pthread_cond_broadcast(&r->work);
 		pthread_mutex_unlock(&r->lock);
 		if (!req)
 			return NULL;
+		pthread_mutex_lock(&r->serving);
 		rc =
 		    state_of(req)->post ? state_of(req)->result : serve(r, req);
+		if (r->size > block_size(&v->block))
+			atomic_store(&v->block.size, r->size);
+		pthread_mutex_unlock(&r->serving);
 		block_complete(req, rc);
 	}
 }
 
-static void put(struct recorder *r, struct block_request *req)
+static void put(struct view *v, struct block_request *req)
 {
+	struct recorder *r = v->r;
+
 	pthread_mutex_lock(&r->lock);
-	while (r->queued == ARRAY_SIZE(r->queue))
+	while (v->queued == ARRAY_SIZE(v->queue))
 		pthread_cond_wait(&r->work, &r->lock);
-	r->queue[r->queued++] = req;
+	v->queue[v->queued++] = req;
 	pthread_cond_broadcast(&r->work);
 	pthread_mutex_unlock(&r->lock);
 }
@@ -186,35 +200,39 @@ static void put(struct recorder *r, struct block_request *req)
 static void submit(struct block *b, struct block_request *req)
 {
 	*state_of(req) = (struct state){ .post = false };
-	put(recorder_of(b), req);
+	put(view_of(b), req);
 }
 
 static void post(struct block *b, struct block_request *req, int result)
 {
 	*state_of(req) = (struct state){ .post = true, .result = result };
-	put(recorder_of(b), req);
+	put(view_of(b), req);
 }
 
 static void close_recorder(struct block *b)
 {
-	struct recorder *r = recorder_of(b);
+	struct view *v = view_of(b);
 
-	pthread_mutex_lock(&r->lock);
-	r->stop = true;
-	pthread_cond_broadcast(&r->work);
-	pthread_mutex_unlock(&r->lock);
-	pthread_join(r->thread, NULL);
+	pthread_mutex_lock(&v->r->lock);
+	v->stop = true;
+	pthread_cond_broadcast(&v->r->work);
+	pthread_mutex_unlock(&v->r->lock);
+	pthread_join(v->thread, NULL);
 	block_fini(b);
+	free(v);
 }
 
 static int resize(struct block *b, u64 size, struct error *err)
 {
-	struct recorder *r = recorder_of(b);
+	struct recorder *r = view_of(b)->r;
 
 	(void)err;
+	pthread_mutex_lock(&r->serving);
 	if (size < r->size)
 		memset(r->now + size, 0, r->size - size);
 	r->size = size;
+	atomic_store(&b->size, size);
+	pthread_mutex_unlock(&r->serving);
 	return 0;
 }
 
@@ -226,24 +244,36 @@ static const struct block_driver driver = {
 	.resize = resize,
 };
 
+/* Pages come as they are touched; calloc() would touch them all where freed
+ * memory is filled (MALLOC_PERTURB_), as test runners like to ask for. */
+static u8 *reserve(void)
+{
+	void *p = mmap(NULL, ROOM, PROT_READ | PROT_WRITE,
+	               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	assert_true(p != MAP_FAILED);
+	return p;
+}
+
 struct recorder *recorder_create(u32 seed)
 {
 	struct recorder *r = xalloc(sizeof(*r));
 
 	r->random = seed | 1;
-	r->now = try_alloc(1, ROOM);
-	r->durable = try_alloc(1, ROOM);
-	assert_true(r->now && r->durable);
+	r->now = reserve();
+	r->durable = reserve();
 	pthread_mutex_init(&r->lock, NULL);
 	pthread_cond_init(&r->work, NULL);
+	pthread_mutex_init(&r->serving, NULL);
 	return r;
 }
 
 void recorder_destroy(struct recorder *r)
 {
-	free(r->now);
-	free(r->durable);
+	munmap(r->now, ROOM);
+	munmap(r->durable, ROOM);
 	free(r->pending);
+	pthread_mutex_destroy(&r->serving);
 	pthread_mutex_destroy(&r->lock);
 	pthread_cond_destroy(&r->work);
 	free(r);
@@ -251,19 +281,22 @@ void recorder_destroy(struct recorder *r)
 
 struct block *recorder_open(struct recorder *r)
 {
-	r->stop = false;
-	memset(&r->block, 0, sizeof(r->block));
-	block_init(&r->block, &driver);
-	r->block.info.sector = SECTOR;
-	r->block.unbounded = true;
-	atomic_store(&r->block.size, r->size);
-	pthread_create(&r->thread, NULL, run, r);
-	return &r->block;
+	struct view *v = xalloc(sizeof(*v));
+
+	v->r = r;
+	block_init(&v->block, &driver);
+	v->block.info.sector = SECTOR;
+	v->block.unbounded = true;
+	atomic_store(&v->block.size, r->size);
+	pthread_create(&v->thread, NULL, run, v);
+	return &v->block;
 }
 
 void recorder_cut_after(struct recorder *r, u64 operations)
 {
+	pthread_mutex_lock(&r->serving);
 	r->cut_at = operations ? r->operations + operations : 0;
+	pthread_mutex_unlock(&r->serving);
 }
 
 bool recorder_was_cut(const struct recorder *r)

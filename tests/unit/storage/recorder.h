@@ -17,7 +17,7 @@ struct recorder;
 struct recorder *recorder_create(u32 seed);
 void recorder_destroy(struct recorder *r);
 
-/* A block over it; one at a time. Closing it keeps the contents. */
+/* A block over it; several may be open. Closing it keeps the contents. */
 struct block *recorder_open(struct recorder *r);
 
 /* Cut the power after so many more writes and flushes (0: never). From then

@@ -94,6 +94,43 @@ static void test_bytes(void **state)
 	end(f);
 }
 
+/* What goes through in half a second, of what the limits allow for it. */
+static double share(const struct throttle_limits *limits, u32 bytes,
+                    double rate, double burst)
+{
+	struct fixture *f = begin(limits);
+	double start = seconds(), spent;
+	u8 *buf = xalloc(bytes);
+	unsigned n = 0;
+
+	do {
+		assert_int_equal(block_sync(f->b, BLOCK_WRITE, 0, buf, bytes),
+		                 0);
+		n++;
+		spent = seconds() - start;
+	} while (spent < 0.5);
+	free(buf);
+	end(f);
+	/* One more may overdraw each bucket. */
+	return (n - 1) / (rate * spent + burst);
+}
+
+static void test_rates(void **state)
+{
+	const struct throttle_limits requests = { .iops = 300,
+		                                  .iops_burst = 10 };
+	const struct throttle_limits bytes = { .bytes = 8 * MIB,
+		                               .bytes_burst = 128 * KIB };
+	double a = share(&requests, 512, 300, 10);
+	double b = share(&bytes, 64 * KIB, 128, 2);
+
+	(void)state;
+	print_message("%.2f of the requests, %.2f of the bytes\n", a, b);
+	assert_true(a <= 1.05 && b <= 1.05);
+	/* Hosts are busy, but not that busy. */
+	assert_true(a > 0.25 && b > 0.25);
+}
+
 struct job {
 	struct block_request req;
 	struct iovec iov;
@@ -152,6 +189,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_requests),
 		cmocka_unit_test(test_bytes),
+		cmocka_unit_test(test_rates),
 		cmocka_unit_test(test_cancel),
 	};
 

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/named.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/place.h"
+
+enum { NAME_BYTES = 63 };
+
+bool named_valid(const char *name)
+{
+	size_t len = strlen(name);
+
+	return len && len <= NAME_BYTES && name[0] != '-' &&
+	       strspn(name, "abcdefghijklmnopqrstuvwxyz"
+	                    "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") == len;
+}
+
+static char *sockets(struct error *err)
+{
+	struct place place;
+	char *folder = NULL;
+
+	if (place_find(&place, err) == 0) {
+		folder = xasprintf("%s/named", place.runtime);
+		place_fini(&place);
+	}
+	return folder;
+}
+
+static int make_address(struct sockaddr_un *a, const char *path,
+                        struct error *err)
+{
+	*a = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	if (strlen(path) >= sizeof(a->sun_path)) {
+		error_set(err, -ENAMETOOLONG, "the path %s is too long", path);
+		return error_hint(err, "set ATOLL_RUNTIME_DIR to a shorter "
+		                       "one");
+	}
+	memcpy(a->sun_path, path, strlen(path));
+	return 0;
+}
+
+/* The lock says that the name is ours, so a socket there is a dead one's. */
+static int listen_at(const char *path, struct error *err)
+{
+	struct sockaddr_un address;
+	int rc = make_address(&address, path, err), fd;
+
+	if (rc < 0)
+		return rc;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	unlink(path);
+	if (fd < 0 ||
+	    bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+	    listen(fd, 16) < 0) {
+		rc = error_set(err, -errno, "cannot listen at %s: %s", path,
+		               strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		return rc;
+	}
+	return fd;
+}
+
+static int lock_name(const char *path, const char *name, struct error *err)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return error_set(err, -errno, "cannot open %s: %s", path,
+		                 strerror(errno));
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return fd;
+	close(fd);
+	error_set(err, -EEXIST, "a machine named %s runs already", name);
+	return error_hint(err, "choose another --name");
+}
+
+int named_claim(struct named *n, const char *name, struct error *err)
+{
+	char *folder = sockets(err), *lock;
+	int rc = folder ? place_make(folder, err) : err->code;
+
+	*n = (struct named){ .lock_fd = -1, .listen_fd = -1 };
+	if (rc < 0) {
+		free(folder);
+		return rc;
+	}
+	lock = xasprintf("%s/%s.lock", folder, name);
+	n->socket_path = xasprintf("%s/%s.sock", folder, name);
+	n->lock_fd = lock_name(lock, name, err);
+	if (n->lock_fd >= 0)
+		n->listen_fd = listen_at(n->socket_path, err);
+	free(lock);
+	free(folder);
+	if (n->listen_fd < 0) {
+		rc = err->code;
+		named_release(n);
+		return rc;
+	}
+	return 0;
+}
+
+void named_release(struct named *n)
+{
+	if (n->lock_fd >= 0) {
+		unlink(n->socket_path);
+		close(n->lock_fd);
+	}
+	if (n->listen_fd >= 0)
+		close(n->listen_fd);
+	free(n->socket_path);
+	*n = (struct named){ .lock_fd = -1, .listen_fd = -1 };
+}
+
+int named_connect(const char *name, struct error *err)
+{
+	char *folder = sockets(err), *path;
+	struct sockaddr_un address;
+	int fd = -1, rc;
+
+	if (!folder)
+		return err->code;
+	path = xasprintf("%s/%s.sock", folder, name);
+	rc = make_address(&address, path, err);
+	if (rc == 0) {
+		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (fd < 0 || connect(fd, (struct sockaddr *)&address,
+		                      sizeof(address)) < 0)
+			rc = -errno;
+		if (rc == -ENOENT || rc == -ECONNREFUSED)
+			rc = error_set(err, -ENOENT, "no machine named %s runs",
+			               name);
+		else if (rc < 0)
+			error_set(err, rc, "cannot reach %s: %s", path,
+			          strerror(-rc));
+	}
+	if (rc < 0 && fd >= 0)
+		close(fd);
+	free(path);
+	free(folder);
+	return rc < 0 ? rc : fd;
+}
+
+char *named_folder(const char *name, bool make, struct error *err)
+{
+	struct place place;
+	char *folder;
+
+	if (place_find(&place, err) < 0)
+		return NULL;
+	folder = xasprintf("%s/named/%s", place.state, name);
+	place_fini(&place);
+	if (make && place_make(folder, err) < 0) {
+		free(folder);
+		return NULL;
+	}
+	return folder;
+}
+
+int named_fresh(const char *name, struct error *err)
+{
+	char *path = named_suspended(name, err), *left, *current;
+	int rc = path ? 0 : err->code;
+
+	if (rc < 0)
+		return rc;
+	left = xasprintf("%s.disk", path);
+	current = named_folder(name, false, err);
+	if (access(path, F_OK) == 0) {
+		rc = error_set(err, -EEXIST, "a machine named %s is suspended",
+		               name);
+		error_hint(err, "atoll resume %s, or delete %.150s", name,
+		           path);
+	} else {
+		char *from = xasprintf("%s/snapshots/current.json", current);
+
+		/* Of one that was killed; and this one comes of no snapshot. */
+		unlink(left);
+		unlink(from);
+		free(from);
+	}
+	free(current);
+	free(left);
+	free(path);
+	return rc;
+}
+
+char *named_suspended(const char *name, struct error *err)
+{
+	char *folder = named_folder(name, false, err), *path = NULL;
+
+	if (folder)
+		path = xasprintf("%s/suspended.state", folder);
+	free(folder);
+	return path;
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * named.h - machines in the foreground that have a name: one of each name, a
+ * socket to ask things on, and a folder for what it leaves.
+ *
+ *	RUNTIME/named/NAME.lock   held while it runs
+ *	RUNTIME/named/NAME.sock   speaks the control protocol
+ *	STATE/named/NAME/         what was suspended, and snapshots
+ *
+ * RUNTIME and STATE are those of base/place.h.
+ */
+#pragma once
+
+#include "base/types.h"
+
+struct error;
+
+struct named {
+	char *socket_path;
+	int lock_fd, listen_fd; /* -1: none */
+};
+
+/* -EEXIST with words when a machine of that name runs. */
+int named_claim(struct named *n, const char *name,
+                struct error *err) MUST_CHECK;
+void named_release(struct named *n);
+
+/* A socket to the machine of that name; -ENOENT when none runs. */
+int named_connect(const char *name, struct error *err) MUST_CHECK;
+
+/* Paths, freed by the caller; the folder is made if make says so. */
+char *named_folder(const char *name, bool make, struct error *err) MUST_CHECK;
+char *named_suspended(const char *name, struct error *err) MUST_CHECK;
+
+/* A machine that is new under this name: -EEXIST while another is suspended
+ * under it. */
+int named_fresh(const char *name, struct error *err) MUST_CHECK;
+
+/* 1 to 63 letters, digits and dashes: it becomes a host name, and a file. */
+bool named_valid(const char *name);

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * run_disks.c - open every disk, and every file that its image is made of.
+ *
+ * A qcow2 image names its backing and data files. They are looked up here,
+ * on behalf of the person who named the image, and opened in order; the
+ * worker gets descriptors and finds the same names in its machine file.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "cli/files.h"
+#include "cli/image.h"
+#include "cli/run.h"
+#include "cli/saved.h"
+#include "storage/image.h"
+
+enum { CHAIN_MAX = 32 };
+
+struct chain {
+	struct run_machine *m;
+	json_t *list;
+	unsigned count;
+};
+
+static int chain_add(struct chain *c, const char *path, const char *format,
+                     int fd, struct error *err)
+{
+	json_t *file = json_object();
+	int rc = 0;
+
+	if (c->count++ == CHAIN_MAX || c->m->fd_count == RUN_FDS_MAX) {
+		json_decref(file);
+		close(fd);
+		return error_set(err, -ELOOP,
+		                 "%s: the chain of backing files is too long",
+		                 path);
+	}
+	run_machine_set_fd(c->m, file, "fd", fd);
+	rc |= json_object_set_new(file, "path", json_string(path));
+	rc |= json_object_set_new(file, "format", json_string(format));
+	json_array_append_new(c->list, file);
+	/* JSON is UTF-8. */
+	return rc ? error_set(err, -EILSEQ,
+	                      "the name of a backing file cannot "
+	                      "be passed on")
+	          : 0;
+}
+
+/* What an image says about its further files. fd stays open. */
+static int look_into(int fd, const char *path, struct image_details *d,
+                     struct block **b, struct error *err)
+{
+	struct block_open how = { .path = path,
+		                  .format = "qcow2",
+		                  .flags = BLOCK_OPEN_READONLY |
+		                           BLOCK_OPEN_NO_LOCK |
+		                           IMAGE_OPEN_NO_BACKING |
+		                           IMAGE_OPEN_NO_DATA };
+	int rc;
+
+	how.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (how.fd < 0)
+		return error_set(err, -errno, "%s: %s", path, strerror(errno));
+	rc = block_open(b, &how, err);
+	if (rc == 0)
+		image_details(*b, d);
+	return rc;
+}
+
+static int open_named(struct chain *c, const char *base, const char *name,
+                      const char *format, bool readonly, char **path,
+                      int *opened, struct error *err)
+{
+	int fd, rc;
+
+	*path = image_path_beside(base, name);
+	fd = file_open_disk(*path, readonly, err);
+	if (fd < 0)
+		rc = error_prefix(err, "%s", base);
+	else
+		rc = chain_add(c, *path, format, fd, err);
+	*opened = fd;
+	return fd < 0 ? fd : rc;
+}
+
+/* The files below a qcow2 image, one after the other. */
+static int add_chain(struct chain *c, int fd, const char *image, bool readonly,
+                     struct error *err)
+{
+	char *path = xstrdup(image), *next = NULL, *data;
+	int rc = 0, ignored;
+
+	while (rc == 0 && path) {
+		struct image_details d;
+		struct block *b;
+
+		next = data = NULL;
+		rc = look_into(fd, path, &d, &b, err);
+		if (rc < 0)
+			break;
+		if (d.data_file)
+			rc = open_named(c, path, d.data_file, "raw", readonly,
+			                &data, &ignored, err);
+		if (rc == 0 && d.backing && !d.backing_format)
+			rc = error_set(err, -EINVAL,
+			               "%s: the format of its backing file is "
+			               "not stated",
+			               path);
+		if (rc == 0 && d.backing)
+			rc = open_named(c, path, d.backing, d.backing_format,
+			                true, &next, &fd, err);
+		/* What lies below a raw file would be guessed. */
+		if (next && strcmp(d.backing_format, "qcow2") != 0) {
+			free(next);
+			next = NULL;
+		}
+		image_details_free(&d);
+		block_close(b);
+		free(data);
+		free(path);
+		path = next;
+		readonly = true;
+	}
+	free(path);
+	return rc;
+}
+
+static int add_disk(struct run_machine *m, json_t *list, int fd,
+                    const struct run_disk *d, struct error *err)
+{
+	json_t *disk = json_pack(
+	    "{s:s?, s:s?, s:s?, s:b, s:I, s:I}", "path", d->path, "format",
+	    d->format, "serial", d->serial, "readonly", d->readonly, "iops",
+	    (json_int_t)d->iops, "bytes_per_s", (json_int_t)d->bytes_per_s);
+	struct chain c = { .m = m, .list = json_array() };
+
+	if (!disk) {
+		json_decref(c.list);
+		close(fd);
+		return error_set(err, -EILSEQ,
+		                 "the name of a disk cannot be passed on");
+	}
+	json_array_append_new(list, disk);
+	json_object_set_new(disk, "chain", c.list);
+	run_machine_set_fd(m, disk, "fd", fd);
+	if (!d->format || strcmp(d->format, "qcow2") != 0)
+		return 0;
+	return add_chain(&c, fd, d->path, d->readonly, err);
+}
+
+static int add_image(struct run_machine *m, const struct run_options *o,
+                     json_t *list, struct error *err)
+{
+	struct run_disk d = { .format = (char[]){ "raw" } };
+	struct image_use use;
+	const struct saved *s = o->saved;
+	const char *kept = s ? saved_kept_disk(s) : NULL;
+	int rc = s ? image_use_disk(&use, o->image, kept ? kept : s->disk,
+	                            kept || o->restore_move, o->keep, err)
+	           : image_use(&use, o->image, o->keep, err);
+
+	if (rc < 0)
+		return rc;
+	if (o->keep)
+		m->image_disk = realpath(use.disk_path, NULL);
+	m->kernel = use.kernel;
+	m->initrd = use.initrd;
+	m->cmdline = use.cmdline;
+	d.path = use.disk_path;
+	rc = add_disk(m, list, use.disk_fd, &d, err);
+	if (rc == 0 && !o->keep)
+		json_object_set_new(json_array_get(list, 0), "private",
+		                    json_true());
+	free(use.disk_path);
+	return rc;
+}
+
+int run_disks_open(struct run_machine *m, const struct run_options *o,
+                   struct error *err)
+{
+	json_t *list = json_array();
+	int rc = 0, fd;
+
+	json_object_set_new(m->file, "disks", list);
+	if (o->image)
+		rc = add_image(m, o, list, err);
+	for (unsigned i = 0; i < o->disk_count && rc == 0; i++) {
+		const struct run_disk *d = &o->disks[i];
+
+		fd = file_open_disk(d->path, d->readonly, err);
+		rc = fd < 0 ? fd : add_disk(m, list, fd, d, err);
+	}
+	return rc;
+}

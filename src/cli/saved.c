@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/saved.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/loop.h"
+#include "cli/image.h"
+#include "control/control.h"
+#include "storage/state_file.h"
+
+enum { ABOUT_MAX = 1 << 20, ARGS_MAX = 4096 };
+
+/* ---- reading ---- */
+
+static int read_about(struct saved *s, struct error *err)
+{
+	struct state_file file;
+	u8 *text = NULL;
+	size_t size;
+	json_t *argv, *arg;
+	size_t i;
+	int rc = state_file_open(&file, s->fd, err);
+
+	if (rc == 0)
+		rc = state_file_read(&file, "about", ABOUT_MAX, &text, &size,
+		                     err);
+	if (rc == 0)
+		s->about = json_loadb((char *)text, size, 0, NULL);
+	free(text);
+	if (rc < 0)
+		return rc;
+	argv = json_object_get(json_object_get(s->about, "origin"), "argv");
+	if (!json_is_array(argv) || json_array_size(argv) > ARGS_MAX) {
+		error_set(err, -EINVAL,
+		          "%s does not say how its machine was started",
+		          s->path);
+		return error_hint(err, "only what atoll run started can be "
+		                       "resumed by it");
+	}
+	s->argv = xalloc((json_array_size(argv) + 1) * sizeof(*s->argv));
+	json_array_foreach(argv, i, arg)
+	{
+		const char *value = json_string_value(arg);
+
+		if (value)
+			s->argv[s->argc++] = (char *)(uintptr_t)value;
+	}
+	return 0;
+}
+
+int saved_open(struct saved *s, const char *path, struct error *err)
+{
+	int rc;
+
+	*s = (struct saved){ .fd = open(path, O_RDONLY | O_CLOEXEC) };
+	if (s->fd < 0)
+		return error_set(err, -errno,
+		                 "cannot open the saved machine %s: %s", path,
+		                 strerror(errno));
+	s->path = realpath(path, NULL);
+	if (!s->path)
+		s->path = xstrdup(path);
+	s->disk = xasprintf("%s.disk", s->path);
+	rc = read_about(s, err);
+	if (rc < 0) {
+		error_prefix(err, "%s", path);
+		saved_fini(s);
+	}
+	return rc;
+}
+
+void saved_fini(struct saved *s)
+{
+	if (s->fd >= 0)
+		close(s->fd);
+	free(s->path);
+	free(s->disk);
+	free(s->argv);
+	json_decref(s->about);
+	*s = (struct saved){ .fd = -1 };
+}
+
+char **saved_command(const struct saved *s, int argc, char **argv, int *count)
+{
+	char **all = xalloc((size_t)(s->argc + argc + 1) * sizeof(*all));
+	int n = 0;
+
+	all[n++] = argv[0];
+	for (int i = 0; i < s->argc; i++)
+		all[n++] = s->argv[i];
+	for (int i = 1; i < argc; i++)
+		all[n++] = argv[i];
+	*count = n;
+	return all;
+}
+
+const char *saved_mac(const struct saved *s, unsigned nic)
+{
+	json_t *origin = json_object_get(s->about, "origin");
+
+	return json_string_value(
+	    json_array_get(json_object_get(origin, "macs"), nic));
+}
+
+const char *saved_kept_disk(const struct saved *s)
+{
+	return json_string_value(
+	    json_object_get(json_object_get(s->about, "origin"), "image_disk"));
+}
+
+int saved_enter_folder(const struct saved *s, struct error *err)
+{
+	const char *cwd = json_string_value(
+	    json_object_get(json_object_get(s->about, "origin"), "cwd"));
+
+	if (cwd && chdir(cwd) < 0)
+		return error_set(err, -errno,
+		                 "the folder %s, where the machine was "
+		                 "started: %s",
+		                 cwd, strerror(errno));
+	return 0;
+}
+
+/* ---- writing ---- */
+
+int saved_request(int sock, json_t *message, const int *fds, size_t count,
+                  json_t **answer, int *got, size_t *got_count,
+                  struct error *err)
+{
+	int rc = control_send(sock, message, fds, count, err);
+
+	json_decref(message);
+	while (rc == 0) {
+		rc = control_receive(sock, answer, got, CONTROL_FDS_MAX,
+		                     got_count, err);
+		if (rc < 0 || json_object_get(*answer, "ok"))
+			break;
+		while (*got_count)
+			close(got[--*got_count]);
+		json_decref(*answer);
+	}
+	if (rc < 0)
+		return error_set(err, rc, "the machine gave no answer");
+	if (!json_is_true(json_object_get(*answer, "ok"))) {
+		const char *words = "it refused", *hint = "";
+
+		json_unpack(*answer, "{s?s,s?s}", "words", &words, "hint",
+		            &hint);
+		rc = error_set(err, -EIO, "%s", words);
+		error_hint(err, "%s", hint);
+		while (*got_count)
+			close(got[--*got_count]);
+		json_decref(*answer);
+	}
+	return rc;
+}
+
+/* A disk without a name gets one; one that has a name gets a second; what the
+ * file system refuses is copied. */
+static int keep_disk(int fd, const char *path, struct error *err)
+{
+	char proc[64], *temp = xasprintf("%s.new", path);
+	struct stat st, old;
+	int rc = 0, to;
+
+	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
+	if (fstat(fd, &st) < 0)
+		rc = -errno;
+	if (rc == 0 && stat(path, &old) == 0 && old.st_ino == st.st_ino &&
+	    old.st_dev == st.st_dev) {
+		free(temp);
+		return 0;
+	}
+	unlink(temp);
+	if (rc == 0 &&
+	    linkat(AT_FDCWD, proc, AT_FDCWD, temp, AT_SYMLINK_FOLLOW) < 0) {
+		to = open(temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		rc = to < 0 ? -errno : image_copy_sparse(fd, to, st.st_size);
+		if (rc == 0 && fsync(to) < 0)
+			rc = -errno;
+		if (to >= 0)
+			close(to);
+	}
+	if (rc == 0 && rename(temp, path) < 0)
+		rc = -errno;
+	if (rc < 0) {
+		error_set(err, rc, "cannot keep the disk as %s: %s", path,
+		          strerror(-rc));
+		unlink(temp);
+	}
+	free(temp);
+	return rc;
+}
+
+int saved_keep_disk(void *ctx, json_t *disk, int fd, struct error *err)
+{
+	char *name;
+	int rc;
+
+	/* Only the first disk is ever private: the image's. */
+	if (!json_is_true(json_object_get(disk, "private")))
+		return 0;
+	name = xasprintf("%s.disk", (const char *)ctx);
+	rc = keep_disk(fd, name, err);
+	free(name);
+	return rc;
+}
+
+static int visit_disks(json_t *answer, const int *fds, size_t count,
+                       const struct saved_how *how, struct error *err)
+{
+	json_t *disk;
+	size_t i;
+	int rc = 0;
+
+	json_array_foreach(json_object_get(answer, "disks"), i, disk)
+	{
+		json_int_t fd = json_integer_value(json_object_get(disk, "fd"));
+
+		if (rc == 0 && fd >= 0 && (size_t)fd < count)
+			rc = how->disk(how->ctx, disk, fds[fd], err);
+	}
+	return rc;
+}
+
+/* The new name is on the disk too. */
+static int rename_synced(const char *from, const char *to, struct error *err)
+{
+	char *copy = xstrdup(to);
+	int folder = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int rc = 0;
+
+	if (rename(from, to) < 0)
+		rc = error_set(err, -errno, "cannot name %s: %s", to,
+		               strerror(errno));
+	if (folder >= 0) {
+		fsync(folder);
+		close(folder);
+	}
+	free(copy);
+	return rc;
+}
+
+/* A file in the folder of path, without a name where the file system knows
+ * such: then nothing is left of it if we end here. temp is what it is called,
+ * or what it will be. */
+static int open_unnamed(const char *path, char **temp)
+{
+	char *copy = xstrdup(path);
+	int fd = open(dirname(copy), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	free(copy);
+	*temp = xasprintf("%s.XXXXXX", path);
+	return fd >= 0 ? fd : mkostemp(*temp, O_CLOEXEC);
+}
+
+static int give_name(int fd, const char *temp, const char *path,
+                     struct error *err)
+{
+	char proc[64];
+	struct stat st;
+
+	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
+	if (fstat(fd, &st) == 0 && st.st_nlink == 0) {
+		unlink(temp); /* of one that ended right here */
+		if (linkat(AT_FDCWD, proc, AT_FDCWD, temp, AT_SYMLINK_FOLLOW) <
+		    0)
+			return error_set(err, -errno, "cannot name %s: %s",
+			                 temp, strerror(errno));
+	}
+	return rename_synced(temp, path, err);
+}
+
+static int let_go(int sock, int fd, struct error *err)
+{
+	int fds[CONTROL_FDS_MAX], rc;
+	json_t *answer = NULL;
+	size_t count = 0;
+
+	rc = saved_request(sock, json_pack("{s:s}", "op", "go"), NULL, 0,
+	                   &answer, fds, &count, err);
+	while (count)
+		close(fds[--count]);
+	if (rc == 0)
+		json_decref(answer);
+	if (rc == 0 && fsync(fd) < 0)
+		rc =
+		    error_set(err, -errno, "cannot write the saved machine: %s",
+		              strerror(errno));
+	return rc;
+}
+
+int saved_write(int sock, const char *path, const struct saved_how *how,
+                json_t **figures, struct error *err)
+{
+	char *temp;
+	int fds[CONTROL_FDS_MAX], fd = open_unnamed(path, &temp), rc;
+	u64 start_ns = loop_now_ns(), went_ns;
+	size_t count = 0;
+	json_t *answer = NULL;
+
+	if (fd < 0) {
+		rc = error_set(err, -errno, "cannot write %s: %s", path,
+		               strerror(errno));
+		free(temp);
+		return rc;
+	}
+	rc = saved_request(sock,
+	                   json_pack("{s:s,s:i,s:s,s:b,s:b}", "op", "save",
+	                             "file", 0, "memory",
+	                             how->plain ? "plain" : "packed", "stay",
+	                             how->stay, "sync", !how->go_early),
+	                   &fd, 1, &answer, fds, &count, err);
+	if (rc == 0) {
+		rc = visit_disks(answer, fds, count, how, err);
+		went_ns = loop_now_ns();
+		if (rc == 0 && how->go_early)
+			rc = let_go(sock, fd, err);
+		json_object_set_new(
+		    answer, "held_ms",
+		    json_integer(
+			(json_int_t)((went_ns - start_ns) / NSEC_PER_MSEC)));
+		if (rc == 0)
+			rc = give_name(fd, temp, path, err);
+		if (rc == 0 && figures)
+			*figures = json_incref(answer);
+		json_decref(answer);
+		while (count)
+			close(fds[--count]);
+	}
+	close(fd);
+	if (rc < 0)
+		unlink(temp);
+	free(temp);
+	return rc;
+}

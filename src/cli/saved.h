@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * saved.h - a saved machine as a file: how it was started, and its disk.
+ *
+ * The disk of an image that has no path of its own lies beside the state, at
+ * FILE.disk.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "base/types.h"
+
+struct error;
+struct run_options;
+
+struct saved {
+	int fd; /* -1: none */
+	char *path, *disk;
+	json_t *about;
+	char **argv; /* how it was started; the strings are about's */
+	int argc;
+};
+
+int saved_open(struct saved *s, const char *path, struct error *err) MUST_CHECK;
+void saved_fini(struct saved *s);
+/* What it was started with, and after that what argv says (its first element
+ * is the verb). Freed with free(); the strings are both owners'. */
+char **saved_command(const struct saved *s, int argc, char **argv, int *count);
+/* The MAC of the nth network card, or NULL. */
+const char *saved_mac(const struct saved *s, unsigned nic);
+/* The path of an image's disk that was kept; NULL: it lies beside. */
+const char *saved_kept_disk(const struct saved *s);
+/* Relative paths in the command are meant from there. */
+int saved_enter_folder(const struct saved *s, struct error *err) MUST_CHECK;
+
+/*
+ * Ask the machine behind sock to save itself to path, by way of a file beside
+ * it that gets its name when it is whole. With stay, nothing runs until sock
+ * is told "go" or closed; while it stays, disk is called for each disk that the
+ * machine writes to, with its descriptor. figures is the answer with "held_ms",
+ * how long it stood still; freed by the caller; may be NULL.
+ */
+struct saved_how {
+	bool plain, stay;
+	/* The machine goes on as soon as all is read, before it is on the
+	 * disk; stay has no more to say then. */
+	bool go_early;
+	int (*disk)(void *ctx, json_t *disk, int fd, struct error *err);
+	void *ctx;
+};
+int saved_write(int sock, const char *path, const struct saved_how *how,
+                json_t **figures, struct error *err) MUST_CHECK;
+/* A saved_how.disk for a machine that ends: a private disk without a name gets
+ * one, beside the state; ctx is the path of that. */
+int saved_keep_disk(void *ctx, json_t *disk, int fd,
+                    struct error *err) MUST_CHECK;
+/* One request, one answer; events are passed over. */
+int saved_request(int sock, json_t *message, const int *fds, size_t count,
+                  json_t **answer, int *got, size_t *got_count,
+                  struct error *err) MUST_CHECK;

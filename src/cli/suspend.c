@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * suspend - a machine in the foreground, held, put away, and gone on with.
+ */
+#include "cli/suspend.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "cli/command.h"
+#include "cli/named.h"
+#include "cli/options.h"
+#include "cli/saved.h"
+#include "cli/say.h"
+#include "control/control.h"
+
+struct wish {
+	const char *name, *to;
+	bool fast;
+};
+
+enum { OPT_TO = 1, OPT_FAST };
+
+static const struct option_spec pause_options[] = { { 0 } };
+static const struct option_spec suspend_options[] = {
+	{ "to", "FILE", "write it there (atoll run --restore FILE)", OPT_TO },
+	{ "fast", NULL, "leave memory as it is: larger, resumes at once",
+	  OPT_FAST },
+	{ 0 },
+};
+
+static int one(void *ctx, int id, const char *value, struct error *err)
+{
+	struct wish *w = ctx;
+
+	if (id == OPT_TO)
+		w->to = value;
+	else if (id == OPT_FAST)
+		w->fast = true;
+	else if (w->name)
+		return error_set(err, -EINVAL,
+		                 "one machine at a time: %s or %s", w->name,
+		                 value);
+	else
+		w->name = value;
+	return 0;
+}
+
+/* 0, or the exit code plus one. */
+static int parse(struct wish *w, const struct option_spec *specs, int argc,
+                 char **argv, const char *usage, const char *summary)
+{
+	struct error err = { 0 };
+
+	if (options_want_help(argc, argv)) {
+		options_help(usage, summary, specs);
+		return 1;
+	}
+	if (options_parse(specs, argc, argv, one, w, &err) < 0)
+		return say_error(&err) + 1;
+	if (!w->name || !named_valid(w->name))
+		return say_usage("which machine? It was named by atoll run "
+		                 "--name") +
+		       1;
+	return 0;
+}
+
+static int simple(const char *name, const char *op, struct error *err)
+{
+	int sock = named_connect(name, err), fds[CONTROL_FDS_MAX], rc;
+	json_t *answer = NULL;
+	size_t count = 0;
+
+	if (sock < 0)
+		return sock;
+	rc = saved_request(sock, json_pack("{s:s}", "op", op), NULL, 0, &answer,
+	                   fds, &count, err);
+	if (rc == 0)
+		json_decref(answer);
+	close(sock);
+	return rc;
+}
+
+int command_pause(int argc, char **argv)
+{
+	struct wish w = { 0 };
+	struct error err = { 0 };
+	int code = parse(&w, pause_options, argc, argv, "atoll pause NAME",
+	                 "Hold a running machine; atoll resume lets it go on.");
+
+	if (code)
+		return code - 1;
+	return simple(w.name, "pause", &err) < 0 ? say_error(&err) : 0;
+}
+
+static void tell(json_t *figures, const char *path)
+{
+	json_int_t pages = 0, zero = 0, duplicate = 0, stored = 0, ms = 0;
+	char all[32], less[32];
+
+	json_unpack(figures, "{s:I,s:I,s:I,s:I,s:I}", "pages", &pages, "zero",
+	            &zero, "duplicate", &duplicate, "stored_bytes", &stored,
+	            "ms", &ms);
+	printf("%s: %s of memory in %s, %lld ms\n", path,
+	       format_size((u64)pages * 4096, all, sizeof(all)),
+	       format_size((u64)stored, less, sizeof(less)), (long long)ms);
+}
+
+/* Its last words, or its end. */
+static void wait_for_end(int sock)
+{
+	int fds[CONTROL_FDS_MAX];
+	struct error err = { 0 };
+	json_t *message;
+	size_t count;
+
+	while (control_receive(sock, &message, fds, CONTROL_FDS_MAX, &count,
+	                       &err) == 0) {
+		while (count)
+			close(fds[--count]);
+		json_decref(message);
+	}
+}
+
+static int suspend(const struct wish *w, const char *path, struct error *err)
+{
+	int sock = named_connect(w->name, err), rc;
+	json_t *figures = NULL, *quit;
+	const struct saved_how how = { .plain = w->fast,
+		                       .stay = true,
+		                       .disk = saved_keep_disk,
+		                       .ctx = (char *)(uintptr_t)path };
+
+	if (sock < 0)
+		return sock;
+	rc = saved_write(sock, path, &how, &figures, err);
+	if (rc == 0) {
+		quit = json_pack("{s:s,s:b}", "op", "quit", "suspended", 1);
+		rc = control_send(sock, quit, NULL, 0, err);
+		json_decref(quit);
+		if (rc == 0)
+			wait_for_end(sock);
+		tell(figures, path);
+		json_decref(figures);
+	}
+	close(sock);
+	return rc;
+}
+
+int command_suspend(int argc, char **argv)
+{
+	struct wish w = { 0 };
+	struct error err = { 0 };
+	char *path = NULL, *folder = NULL;
+	int code = parse(&w, suspend_options, argc, argv,
+	                 "atoll suspend [OPTION]... NAME",
+	                 "Save a running machine and end it; atoll resume goes "
+	                 "on with it.");
+
+	if (code)
+		return code - 1;
+	/* Its disk would be replaced a moment before it is. */
+	if (w.to && access(w.to, F_OK) == 0) {
+		error_set(&err, -EEXIST, "%s exists already", w.to);
+	} else if (w.to) {
+		path = xstrdup(w.to);
+	} else {
+		folder = named_folder(w.name, true, &err);
+		if (folder)
+			path = named_suspended(w.name, &err);
+	}
+	code = !path || suspend(&w, path, &err) < 0 ? say_error(&err) : 0;
+	free(folder);
+	free(path);
+	return code;
+}
+
+/* One that is held goes on; one that was put away starts here. */
+int command_resume(int argc, char **argv)
+{
+	struct error err = { 0 };
+	char *path, **all;
+	int code, n = 0;
+
+	if (argc < 2 || options_want_help(argc, argv)) {
+		options_help("atoll resume NAME [OPTION]...",
+		             "Go on with a machine that was paused or "
+		             "suspended. Options are those of atoll run.",
+		             pause_options);
+		return argc < 2 ? END_USAGE : 0;
+	}
+	if (!named_valid(argv[1]))
+		return say_usage("atoll resume NAME: the name comes first");
+	path = named_suspended(argv[1], &err);
+	if (!path)
+		return say_error(&err);
+	if (access(path, F_OK) < 0) {
+		code =
+		    simple(argv[1], "resume", &err) < 0 ? say_error(&err) : 0;
+		free(path);
+		return code;
+	}
+	all = xalloc((size_t)(argc + 4) * sizeof(*all));
+	all[n++] = argv[0];
+	for (int i = 2; i < argc; i++)
+		all[n++] = argv[i];
+	all[n++] = (char[]){ "--restore" };
+	all[n++] = path;
+	all[n++] = (char[]){ "--move" };
+	code = command_run(n, all);
+	free(all);
+	free(path);
+	return code;
+}

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cpuid_state.c - a processor model that is saved with its machine, and what
+ * a host must have to show the same one again.
+ *
+ * Features are saved by name: their order is free to change, and a program
+ * that does not know one can say which.
+ */
+#include "engine/x86/cpuid_state.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "engine/x86/cpuid.h"
+#include "engine/x86/cpuid_leaves.h"
+
+static const char *const names[FEATURE_COUNT] = {
+	[FEATURE_SSE3] = "sse3",
+	[FEATURE_PCLMUL] = "pclmulqdq",
+	[FEATURE_SSSE3] = "ssse3",
+	[FEATURE_FMA] = "fma",
+	[FEATURE_CX16] = "cx16",
+	[FEATURE_PCID] = "pcid",
+	[FEATURE_SSE41] = "sse4_1",
+	[FEATURE_SSE42] = "sse4_2",
+	[FEATURE_X2APIC] = "x2apic",
+	[FEATURE_MOVBE] = "movbe",
+	[FEATURE_POPCNT] = "popcnt",
+	[FEATURE_TSC_DEADLINE] = "tsc_deadline_timer",
+	[FEATURE_AES] = "aes",
+	[FEATURE_XSAVE] = "xsave",
+	[FEATURE_AVX] = "avx",
+	[FEATURE_F16C] = "f16c",
+	[FEATURE_RDRAND] = "rdrand",
+	[FEATURE_FSGSBASE] = "fsgsbase",
+	[FEATURE_BMI1] = "bmi1",
+	[FEATURE_AVX2] = "avx2",
+	[FEATURE_SMEP] = "smep",
+	[FEATURE_BMI2] = "bmi2",
+	[FEATURE_ERMS] = "erms",
+	[FEATURE_INVPCID] = "invpcid",
+	[FEATURE_RDSEED] = "rdseed",
+	[FEATURE_ADX] = "adx",
+	[FEATURE_SMAP] = "smap",
+	[FEATURE_CLFLUSHOPT] = "clflushopt",
+	[FEATURE_CLWB] = "clwb",
+	[FEATURE_SHA] = "sha_ni",
+	[FEATURE_UMIP] = "umip",
+	[FEATURE_VAES] = "vaes",
+	[FEATURE_VPCLMUL] = "vpclmulqdq",
+	[FEATURE_RDPID] = "rdpid",
+	[FEATURE_FSRM] = "fsrm",
+	[FEATURE_XSAVEOPT] = "xsaveopt",
+	[FEATURE_XSAVEC] = "xsavec",
+	[FEATURE_XGETBV1] = "xgetbv1",
+	[FEATURE_XSAVES] = "xsaves",
+	[FEATURE_LAHF64] = "lahf_lm",
+	[FEATURE_LZCNT] = "abm",
+	[FEATURE_SSE4A] = "sse4a",
+	[FEATURE_MISALIGNSSE] = "misalignsse",
+	[FEATURE_PREFETCHW] = "3dnowprefetch",
+	[FEATURE_SYSCALL] = "syscall",
+	[FEATURE_NX] = "nx",
+	[FEATURE_MMXEXT] = "mmxext",
+	[FEATURE_PAGE1G] = "pdpe1gb",
+	[FEATURE_RDTSCP] = "rdtscp",
+	[FEATURE_LM] = "lm",
+	[FEATURE_INVARIANT_TSC] = "constant_tsc",
+	[FEATURE_CLZERO] = "clzero",
+};
+
+/* What is saved; text holds the names with a blank between them. */
+struct saved_model {
+	char features[1024];
+	u32 vendor[3];
+	u32 signature;
+	u32 brand[12];
+	u8 phys_bits;
+	u8 amd, baseline, kvm_leaves;
+	u8 xsave_error_pointers, ffxsr, tsc_adjust, lfence_serializes;
+	u32 kvm_features;
+	u32 cpus;
+	u64 tsc_hz;
+};
+
+static const struct field saved_fields[] = {
+	FIELD_BLOB(struct saved_model, features),
+	FIELD_ARRAY(struct saved_model, vendor),
+	FIELD_VALUE(struct saved_model, signature),
+	FIELD_ARRAY(struct saved_model, brand),
+	FIELD_VALUE(struct saved_model, phys_bits),
+	FIELD_VALUE(struct saved_model, amd),
+	FIELD_VALUE(struct saved_model, baseline),
+	FIELD_VALUE(struct saved_model, kvm_leaves),
+	FIELD_VALUE(struct saved_model, xsave_error_pointers),
+	FIELD_VALUE(struct saved_model, ffxsr),
+	FIELD_VALUE(struct saved_model, tsc_adjust),
+	FIELD_VALUE(struct saved_model, lfence_serializes),
+	FIELD_VALUE(struct saved_model, kvm_features),
+	FIELD_VALUE(struct saved_model, cpus),
+	FIELD_VALUE(struct saved_model, tsc_hz),
+	FIELD_LAST,
+};
+
+enum { MODEL_MAJOR = 1 };
+
+void cpuid_model_save(const struct cpuid_model *m, struct state_writer *w)
+{
+	struct saved_model s = {
+		.signature = m->signature,
+		.phys_bits = m->phys_bits,
+		.amd = m->amd,
+		.baseline = m->config.baseline,
+		.kvm_leaves = m->config.kvm_leaves,
+		.xsave_error_pointers = m->xsave_error_pointers,
+		.ffxsr = m->ffxsr,
+		.tsc_adjust = m->tsc_adjust,
+		.lfence_serializes = m->lfence_serializes,
+		.kvm_features = m->config.kvm_features,
+		.cpus = m->config.cpus,
+		.tsc_hz = m->config.tsc_hz,
+	};
+	size_t used = 0;
+
+	memcpy(s.vendor, m->vendor, sizeof(s.vendor));
+	memcpy(s.brand, m->brand, sizeof(s.brand));
+	for (size_t i = 0; i < FEATURE_COUNT; i++)
+		if (m->has[i])
+			used += (size_t)snprintf(s.features + used,
+			                         sizeof(s.features) - used,
+			                         "%s ", names[i]);
+	ASSERT(used < sizeof(s.features));
+	state_save(w, "cpuid", "model", MODEL_MAJOR, 0, saved_fields, &s);
+}
+
+static int feature_of(const char *name)
+{
+	for (int i = 0; i < FEATURE_COUNT; i++)
+		if (!strcmp(names[i], name))
+			return i;
+	return -1;
+}
+
+/* The features that the machine was saved with and that are not to be had
+ * here, with a comma between them. */
+static void take_features(struct cpuid_model *m, char *text, char *missing,
+                          size_t size)
+{
+	bool here[FEATURE_COUNT];
+	char *rest = text, *name;
+	size_t used = 0;
+
+	memcpy(here, m->has, sizeof(here));
+	memset(m->has, 0, sizeof(m->has));
+	missing[0] = '\0';
+	while ((name = strsep(&rest, " "))) {
+		int f = *name ? feature_of(name) : -1;
+
+		if (!*name)
+			continue;
+		if (f >= 0 && here[f]) {
+			m->has[f] = true;
+			continue;
+		}
+		used += (size_t)snprintf(missing + used, size - used, "%s%.24s",
+		                         used ? ", " : "", name);
+		used = MIN(used, size - 1);
+	}
+}
+
+/* The rest is what leaves say, not what instructions do, but for two: where
+ * FXSAVE leaves its pointers, and how wide an address is. */
+static int take_rest(struct cpuid_model *m, const struct saved_model *s,
+                     struct error *err)
+{
+	if (s->phys_bits < 32 || s->phys_bits > 46)
+		return error_set(err, -EPROTO,
+		                 "the saved processor has addresses of %u bits",
+		                 s->phys_bits);
+	if (s->phys_bits > m->phys_bits)
+		return error_set(err, -ENOTSUP,
+		                 "the machine was saved with physical "
+		                 "addresses of %u bits; here they have %u",
+		                 s->phys_bits, m->phys_bits);
+	memcpy(m->vendor, s->vendor, sizeof(m->vendor));
+	memcpy(m->brand, s->brand, sizeof(m->brand));
+	m->signature = s->signature;
+	m->phys_bits = s->phys_bits;
+	m->amd = s->amd;
+	m->xsave_error_pointers = s->xsave_error_pointers;
+	m->ffxsr = s->ffxsr;
+	m->tsc_adjust = s->tsc_adjust;
+	m->lfence_serializes = s->lfence_serializes;
+	return 0;
+}
+
+int cpuid_model_load(struct cpuid_model **out, const struct state_reader *r,
+                     const struct cpuid_config *config, struct error *err)
+{
+	struct saved_model s = { 0 };
+	struct cpuid_config c = *config;
+	struct cpuid_model *m;
+	char missing[256];
+	int rc =
+	    state_load(r, "cpuid", "model", MODEL_MAJOR, saved_fields, &s, err);
+
+	if (rc < 0)
+		return rc;
+	if (s.cpus != config->cpus)
+		return error_set(err, -EINVAL,
+		                 "the machine was saved with %u vCPUs, not %u",
+		                 s.cpus, config->cpus);
+	s.features[sizeof(s.features) - 1] = '\0';
+	c.tsc_hz = s.tsc_hz;
+	m = cpuid_model_create(&c);
+	take_features(m, s.features, missing, sizeof(missing));
+	rc = take_rest(m, &s, err);
+	m->config.baseline = s.baseline;
+	if (rc == 0 && missing[0]) {
+		rc = error_set(err, -ENOTSUP,
+		               "the machine was saved on a processor with "
+		               "features that this host or engine lacks: %s",
+		               missing);
+		error_hint(err, "resume it on a host like the first one; a "
+		                "machine started with --cpu baseline runs "
+		                "anywhere");
+	}
+	if (rc < 0) {
+		cpuid_model_destroy(m);
+		return rc;
+	}
+	*out = m;
+	return 0;
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * layout.h - what pages.c, packed.c and plain.c share: memory as a row of
+ * numbered pages.
+ */
+#pragma once
+
+#include "guest/memory.h"
+#include "machine/state/pages.h"
+
+enum { LAYOUT_SLOTS_MAX = 32 };
+
+struct layout {
+	u64 pages;
+	unsigned count;
+	struct {
+		u8 *host;
+		u64 first, pages;
+	} part[LAYOUT_SLOTS_MAX];
+};
+
+void layout_of(struct layout *l, const struct memory *mem);
+u8 *layout_page(const struct layout *l, u64 page);
+bool page_is_zero(const u8 *page);
+
+int pages_damaged(struct error *err, const char *what);
+int pages_write_failed(int rc, struct error *err);
+
+/* ---- packed.c ---- */
+
+int packed_save(struct state_file *f, const struct layout *l,
+                struct pages_figures *figures, struct error *err) MUST_CHECK;
+/* l NULL: only check. */
+int packed_load(const struct state_file *f, const struct layout *l,
+                struct error *err) MUST_CHECK;
+
+/* ---- plain.c ---- */
+
+int plain_save(struct state_file *f, const struct layout *l,
+               struct pages_figures *figures, struct error *err) MUST_CHECK;
+int plain_map(const struct state_file *f, const struct layout *l,
+              struct error *err) MUST_CHECK;
+int plain_verify(const struct state_file *f, struct error *err) MUST_CHECK;

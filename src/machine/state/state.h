@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * state.h - a machine saved and loaded; for machine/ alone.
+ *
+ * Sections of the file: "about", JSON for people and starters; "state", the
+ * chunks of the machine, its processor model, vCPUs and devices; memory
+ * (pages.h). docs/state-file.md is the reference.
+ */
+#pragma once
+
+#include "guest/cpu.h"
+#include "guest/state.h"
+#include "machine/internal.h"
+#include "storage/state_file.h"
+
+struct cpuid_config;
+
+/* What is loaded before the engine exists, and what is left for later. */
+struct machine_restore {
+	struct state_file file;
+	u8 *chunks;
+	struct state_reader reader;
+	u64 tsc_hz; /* as the guest knows it */
+};
+
+/* Reads and checks all but memory; what config says must be what was saved. */
+int restore_begin(struct machine *m, struct error *err) MUST_CHECK;
+/* The processor model that was saved. */
+int restore_cpuid(struct machine *m, const struct cpuid_config *config,
+                  struct error *err) MUST_CHECK;
+/* Into a machine that was reset: memory, clocks, controllers, devices, vCPUs,
+ * in this order. */
+int restore_machine(struct machine *m, struct error *err) MUST_CHECK;
+void restore_fini(struct machine *m);
+
+/* ---- chunks.c: what has no device ---- */
+
+struct saved_machine {
+	u64 clock_ns, tsc, tsc_hz, memory_bytes;
+	u32 cpus;
+};
+struct saved_cpu {
+	u64 pv_system_time, pv_wall_clock;
+	u32 pv_version;
+	u32 events; /* CPU_EVENT_*: what waits for its thread */
+	u8 sipi_vector;
+};
+enum { MACHINE_STATE_MAJOR = 1, CPU_STATE_MAJOR = 1 };
+
+extern const struct field saved_machine_fields[];
+extern const struct field saved_cpu_fields[];
+extern const struct field cpu_state_fields[];
+
+/* A state from a file is any bytes: what the host's own instructions would
+ * trip over is refused. */
+int cpu_state_check(struct cpu_state *state, struct error *err) MUST_CHECK;
+/* "cpu0" */
+void cpu_instance(char name[16], unsigned cpu);

@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * job - what all long work shares: a thread, figures, a rate, an end.
+ */
+#include "storage/jobs.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "storage/jobs/internal.h"
+
+enum { STACK_BYTES = 256 * 1024 };
+
+static u64 now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
+}
+
+/* Lock held. False: the time is over. */
+static bool wait_until(struct job *j, u64 at_ns)
+{
+	struct timespec ts = { .tv_sec = (time_t)(at_ns / NSEC_PER_SEC),
+		               .tv_nsec = (long)(at_ns % NSEC_PER_SEC) };
+
+	return pthread_cond_timedwait(&j->changed, &j->lock, &ts) == 0;
+}
+
+struct job *job_make(const char *kind, struct live *live,
+                     const struct job_options *options)
+{
+	struct job *j = xalloc(sizeof(*j));
+	pthread_condattr_t attr;
+
+	j->kind = kind;
+	j->live = live;
+	if (options)
+		j->options = *options;
+	j->rate = j->options.rate;
+	j->allowed_ns = now_ns();
+	pthread_mutex_init(&j->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&j->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	return j;
+}
+
+void job_free(struct job *j)
+{
+	pthread_cond_destroy(&j->changed);
+	pthread_mutex_destroy(&j->lock);
+	free(j->buf);
+	free((void *)(uintptr_t)j->wanted);
+	free(j->bitmap);
+	free((void *)(uintptr_t)j->base.name);
+	free((void *)(uintptr_t)j->base.format);
+	free(j);
+}
+
+static void set_state(struct job *j, enum job_state state)
+{
+	pthread_mutex_lock(&j->lock);
+	j->state = state;
+	pthread_cond_broadcast(&j->changed);
+	pthread_mutex_unlock(&j->lock);
+	if (j->options.changed)
+		j->options.changed(j->options.ctx);
+}
+
+static void *job_thread(void *arg)
+{
+	struct job *j = arg;
+	struct error err = { 0 };
+	int rc = j->run(j, &err);
+
+	job_untrack(j);
+	j->fini(j, rc == 0);
+	live_release(j->live);
+	if (rc < 0 && rc != -ECANCELED) {
+		pthread_mutex_lock(&j->lock);
+		j->err = err;
+		j->err.code = rc;
+		pthread_mutex_unlock(&j->lock);
+	}
+	set_state(j, rc == 0            ? JOB_DONE
+	             : rc == -ECANCELED ? JOB_CANCELLED
+	                                : JOB_FAILED);
+	return NULL;
+}
+
+int job_start(struct job **out, struct job *j, struct error *err)
+{
+	pthread_attr_t attr;
+	sigset_t all, old;
+	int rc;
+
+	if (posix_memalign((void **)&j->buf, 4096, JOB_BUFFER) != 0) {
+		j->buf = NULL;
+		return error_set(err, -ENOMEM, "out of memory");
+	}
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	*out = j;
+	rc = pthread_create(&j->thread, &attr, job_thread, j);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	return rc ? error_set(err, -rc, "no thread for a job") : 0;
+}
+
+/* ---- for the work ---- */
+
+int job_failed(struct error *err, int rc, const char *what, u64 offset)
+{
+	return error_set(err, rc, "%s at %" PRIu64 ": %s", what, offset,
+	                 strerror(-rc));
+}
+
+void job_set_total(struct job *j, u64 total)
+{
+	pthread_mutex_lock(&j->lock);
+	j->total = total;
+	pthread_mutex_unlock(&j->lock);
+}
+
+/* Lock held. What the rate has allowed since; a tenth of a second's worth is
+ * the most that it saves up. */
+static void allow(struct job *j)
+{
+	u64 now = now_ns();
+	double rate = (double)j->rate;
+
+	j->allowance += rate * (double)(now - j->allowed_ns) / 1e9;
+	j->allowance = MIN(j->allowance, rate / 10);
+	j->allowed_ns = now;
+}
+
+int job_step(struct job *j, u64 length)
+{
+	int rc;
+
+	pthread_mutex_lock(&j->lock);
+	j->done += length;
+	j->total = MAX(j->total, j->done);
+	allow(j);
+	if (j->rate)
+		j->allowance -= (double)length;
+	while (!j->cancel && j->rate && j->allowance < 0) {
+		double s = -j->allowance / (double)j->rate;
+
+		wait_until(j, now_ns() + (u64)(s * 1e9) + 1);
+		allow(j);
+	}
+	rc = j->cancel ? -ECANCELED : 0;
+	pthread_mutex_unlock(&j->lock);
+	return rc;
+}
+
+int job_ready(struct job *j, int wait_ms)
+{
+	u64 end = now_ns() + (u64)wait_ms * (NSEC_PER_SEC / 1000);
+	bool announce;
+	int rc;
+
+	pthread_mutex_lock(&j->lock);
+	announce = j->state != JOB_READY;
+	pthread_mutex_unlock(&j->lock);
+	if (announce)
+		set_state(j, JOB_READY);
+	pthread_mutex_lock(&j->lock);
+	while (!j->cancel && !j->complete)
+		if (!wait_until(j, end))
+			break;
+	rc = j->cancel ? -ECANCELED : j->complete ? 0 : -EAGAIN;
+	pthread_mutex_unlock(&j->lock);
+	return rc;
+}
+
+int job_cancelled(struct job *j)
+{
+	return job_step(j, 0);
+}
+
+int job_finish(struct job *j)
+{
+	int rc;
+
+	pthread_mutex_lock(&j->lock);
+	rc = j->cancel ? -ECANCELED : 0;
+	j->finishing = rc == 0;
+	pthread_mutex_unlock(&j->lock);
+	return rc;
+}
+
+int job_track(struct job *j, struct error *err)
+{
+	_Atomic u64 *dirty;
+
+	j->granules = (block_size(&j->live->block) + GRANULE - 1) / GRANULE;
+	dirty = try_alloc(j->granules / 64 + 1, 8);
+	if (!dirty)
+		return error_set(err, -ENOMEM, "out of memory");
+	j->dirty = dirty;
+	pthread_mutex_lock(&j->live->lock);
+	j->live->dirty = dirty;
+	pthread_mutex_unlock(&j->live->lock);
+	return 0;
+}
+
+void job_untrack(struct job *j)
+{
+	pthread_mutex_lock(&j->live->lock);
+	if (j->dirty)
+		j->live->dirty = NULL;
+	pthread_mutex_unlock(&j->live->lock);
+	free((void *)(uintptr_t)j->dirty);
+	j->dirty = NULL;
+}
+
+static bool take_bit(struct job *j, u64 g)
+{
+	u64 bit = BIT(g % 64);
+
+	return atomic_fetch_and(&j->dirty[g / 64], ~bit) & bit;
+}
+
+bool job_take_dirty(struct job *j, u64 *granule, u64 *count)
+{
+	u64 g = *granule, n = 0;
+
+	while (g < j->granules && !take_bit(j, g))
+		g += atomic_load(&j->dirty[g / 64]) ? 1 : 64 - g % 64;
+	if (g >= j->granules)
+		return false;
+	do
+		n++;
+	while (n < JOB_BUFFER / GRANULE && g + n < j->granules &&
+	       take_bit(j, g + n));
+	*granule = g;
+	*count = n;
+	return true;
+}
+
+u64 job_count_dirty(const struct job *j)
+{
+	u64 n = 0;
+
+	for (u64 i = 0; i <= j->granules / 64; i++)
+		n += (u64)__builtin_popcountll(atomic_load(&j->dirty[i]));
+	return n;
+}
+
+/* ---- for those who watch ---- */
+
+void job_status(struct job *j, struct job_status *out)
+{
+	pthread_mutex_lock(&j->lock);
+	*out = (struct job_status){
+		.kind = j->kind,
+		.state = j->state,
+		.done = j->done,
+		.total = j->total,
+		.result = j->state == JOB_FAILED ? j->err.code : 0,
+	};
+	if (j->state == JOB_FAILED)
+		snprintf(out->words, sizeof(out->words), "%.255s", j->err.text);
+	pthread_mutex_unlock(&j->lock);
+}
+
+void job_set_rate(struct job *j, u64 rate)
+{
+	pthread_mutex_lock(&j->lock);
+	allow(j);
+	j->rate = rate;
+	j->allowance = MIN(j->allowance, 0);
+	pthread_cond_broadcast(&j->changed);
+	pthread_mutex_unlock(&j->lock);
+}
+
+void job_cancel(struct job *j)
+{
+	pthread_mutex_lock(&j->lock);
+	j->cancel = !j->finishing;
+	pthread_cond_broadcast(&j->changed);
+	pthread_mutex_unlock(&j->lock);
+}
+
+int job_complete(struct job *j, bool pivot)
+{
+	int rc;
+
+	pthread_mutex_lock(&j->lock);
+	rc = j->state == JOB_READY && !j->complete ? 0 : -EAGAIN;
+	if (rc == 0) {
+		j->complete = true;
+		j->pivot = pivot;
+		pthread_cond_broadcast(&j->changed);
+	}
+	pthread_mutex_unlock(&j->lock);
+	return rc;
+}
+
+static enum job_state wait_for(struct job *j, enum job_state least,
+                               int timeout_ms)
+{
+	u64 end = now_ns() + (u64)MAX(timeout_ms, 0) * (NSEC_PER_SEC / 1000);
+	enum job_state state;
+
+	pthread_mutex_lock(&j->lock);
+	while (j->state < least)
+		if (timeout_ms < 0)
+			pthread_cond_wait(&j->changed, &j->lock);
+		else if (!wait_until(j, end))
+			break;
+	state = j->state;
+	pthread_mutex_unlock(&j->lock);
+	return state;
+}
+
+enum job_state job_wait(struct job *j, int timeout_ms)
+{
+	return wait_for(j, JOB_READY, timeout_ms);
+}
+
+enum job_state job_wait_end(struct job *j, int timeout_ms)
+{
+	return wait_for(j, JOB_DONE, timeout_ms);
+}
+
+void job_destroy(struct job *j)
+{
+	if (!j)
+		return;
+	job_cancel(j);
+	pthread_join(j->thread, NULL);
+	job_free(j);
+}

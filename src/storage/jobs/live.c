@@ -1,0 +1,501 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * live - the filter that stands between a disk's user and its image.
+ *
+ * Requests go on at once, on their submitter's thread, unless the disk is
+ * paused (then they wait in a list) or a point in time wants what they would
+ * overwrite (then our thread copies that first). A job's map of what was
+ * written is marked when a write completes: a job that clears a mark and then
+ * reads sees that write or one that will be marked again.
+ */
+#include "storage/jobs/internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "storage/core/chain.h"
+#include "storage/image.h"
+
+enum { STACK_BYTES = 128 * 1024 };
+
+/* Of a request, in its own private words. */
+struct state {
+	struct block_request *next;
+	struct block_request *passed; /* the copy that goes below */
+	int posted;
+	bool post;
+};
+
+static const struct block_driver live_driver;
+
+static struct state *state_of(struct block_request *req)
+{
+	return (struct state *)(void *)&req
+	    ->driver_private[BLOCK_PRIVATE_FRONT];
+}
+
+struct live *live_of(struct block *b)
+{
+	return container_of(b, struct live, block);
+}
+
+static void mark_dirty(struct live *l, const struct block_request *req)
+{
+	_Atomic u64 *dirty = l->dirty;
+
+	if (!dirty || req->op == BLOCK_READ || req->op == BLOCK_FLUSH ||
+	    req->length == 0)
+		return;
+	for (u64 g = req->offset / GRANULE;
+	     g <= (req->offset + req->length - 1) / GRANULE; g++)
+		atomic_fetch_or(&dirty[g / 64], BIT(g % 64));
+}
+
+/* One that got past the pause is over. */
+static void leave(struct live *l, const struct block_request *req)
+{
+	pthread_mutex_lock(&l->lock);
+	if (req)
+		mark_dirty(l, req);
+	if (--l->below == 0)
+		pthread_cond_broadcast(&l->changed);
+	pthread_mutex_unlock(&l->lock);
+}
+
+static void passed_done(struct block_request *copy, int result)
+{
+	struct block_request *req = copy->ctx;
+	struct live *l = live_of(req->driver_private[0]);
+
+	leave(l, copy);
+	free(copy);
+	block_complete(req, result);
+}
+
+static void pass(struct live *l, struct block_request *req)
+{
+	struct block_request *copy = state_of(req)->passed;
+
+	*copy = (struct block_request){
+		.op = req->op,
+		.flags = req->flags,
+		.offset = req->offset,
+		.length = req->length,
+		.iov = req->iov,
+		.iov_count = req->iov_count,
+		.done = passed_done,
+		.ctx = req,
+	};
+	block_submit(l->under, copy);
+}
+
+static void append(struct block_request ***tail, struct block_request *req)
+{
+	state_of(req)->next = NULL;
+	**tail = req;
+	*tail = &state_of(req)->next;
+}
+
+static void live_post(struct block *b, struct block_request *req, int result)
+{
+	struct live *l = live_of(b);
+
+	*state_of(req) = (struct state){ .post = true, .posted = result };
+	pthread_mutex_lock(&l->lock);
+	append(&l->slow_tail, req);
+	pthread_cond_broadcast(&l->changed);
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* Lock held, not paused. True: pass it on now; false: our thread will. */
+static bool admit(struct live *l, struct block_request *req)
+{
+	l->below++;
+	if (!points_want(l, req))
+		return true;
+	append(&l->slow_tail, req);
+	pthread_cond_broadcast(&l->changed);
+	return false;
+}
+
+static void live_submit(struct block *b, struct block_request *req)
+{
+	struct live *l = live_of(b);
+	bool now = false;
+
+	*state_of(req) =
+	    (struct state){ .passed = malloc(sizeof(struct block_request)) };
+	if (!state_of(req)->passed) {
+		live_post(b, req, -ENOMEM);
+		return;
+	}
+	pthread_mutex_lock(&l->lock);
+	if (l->paused)
+		append(&l->held_tail, req);
+	else
+		now = admit(l, req);
+	pthread_mutex_unlock(&l->lock);
+	if (now)
+		pass(l, req);
+}
+
+void live_pause(struct live *l)
+{
+	pthread_mutex_lock(&l->lock);
+	l->paused++;
+	while (l->below > 0)
+		pthread_cond_wait(&l->changed, &l->lock);
+	pthread_mutex_unlock(&l->lock);
+	pthread_rwlock_wrlock(&l->graph);
+}
+
+void live_resume(struct live *l)
+{
+	struct block_request *list = NULL, *req, **tail = &list;
+
+	pthread_rwlock_unlock(&l->graph);
+	pthread_mutex_lock(&l->lock);
+	l->paused--;
+	while (l->paused == 0 && (req = l->held)) {
+		l->held = state_of(req)->next;
+		if (admit(l, req))
+			append(&tail, req);
+	}
+	if (!l->held)
+		l->held_tail = &l->held;
+	pthread_cond_broadcast(&l->changed);
+	pthread_mutex_unlock(&l->lock);
+	while ((req = list)) {
+		list = state_of(req)->next;
+		pass(l, req);
+	}
+}
+
+int live_read_under(struct live *l, u64 offset, void *buf, u64 length)
+{
+	int rc;
+
+	pthread_mutex_lock(&l->lock);
+	while (l->paused)
+		pthread_cond_wait(&l->changed, &l->lock);
+	l->below++;
+	pthread_mutex_unlock(&l->lock);
+	rc = block_sync(l->under, BLOCK_READ, offset, buf, length);
+	leave(l, NULL);
+	return rc;
+}
+
+struct block *live_replace(struct live *l, struct block *under)
+{
+	struct block *old = l->under;
+
+	l->under = under;
+	return old;
+}
+
+static void serve(struct live *l, struct block_request *req)
+{
+	if (state_of(req)->post) {
+		block_complete(req, state_of(req)->posted);
+		return;
+	}
+	points_copy(l, req);
+	pass(l, req);
+}
+
+static void *live_thread(void *arg)
+{
+	struct live *l = arg;
+
+	pthread_mutex_lock(&l->lock);
+	while (!l->stop || l->slow) {
+		struct block_request *req = l->slow;
+
+		if (!req) {
+			pthread_cond_wait(&l->changed, &l->lock);
+			continue;
+		}
+		l->slow = state_of(req)->next;
+		if (!l->slow)
+			l->slow_tail = &l->slow;
+		pthread_mutex_unlock(&l->lock);
+		serve(l, req);
+		pthread_mutex_lock(&l->lock);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return NULL;
+}
+
+static void live_free(struct live *l)
+{
+	pthread_rwlock_destroy(&l->graph);
+	pthread_cond_destroy(&l->changed);
+	pthread_mutex_destroy(&l->lock);
+	block_fini(&l->block);
+	free(l);
+}
+
+static void live_close(struct block *b)
+{
+	struct live *l = live_of(b);
+
+	ASSERT(!l->busy && !l->points);
+	pthread_mutex_lock(&l->lock);
+	l->stop = true;
+	pthread_cond_broadcast(&l->changed);
+	pthread_mutex_unlock(&l->lock);
+	pthread_join(l->thread, NULL);
+	block_close(l->under);
+	live_free(l);
+}
+
+static int live_resize(struct block *b, u64 size, struct error *err)
+{
+	struct live *l;
+	int rc = live_claim(b, &l, err);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&l->lock);
+	rc = l->points ? -EBUSY : 0;
+	pthread_mutex_unlock(&l->lock);
+	if (rc < 0)
+		error_set(err, rc,
+		          "the contents of an earlier moment are in "
+		          "use");
+	else
+		rc = block_resize(l->under, size, err);
+	if (rc == 0)
+		atomic_store(&b->size, size);
+	live_release(l);
+	return rc;
+}
+
+static int live_map(struct block *b, u64 offset, u64 length,
+                    struct block_extent *extent)
+{
+	struct live *l = live_of(b);
+	int rc;
+
+	pthread_rwlock_rdlock(&l->graph);
+	rc = block_map(l->under, offset, length, extent);
+	pthread_rwlock_unlock(&l->graph);
+	return rc;
+}
+
+static bool live_cancel(struct block *b, struct block_request *req)
+{
+	struct live *l = live_of(b);
+	struct block_request **at, *r;
+
+	pthread_mutex_lock(&l->lock);
+	for (at = &l->held; (r = *at) && r != req; at = &state_of(r)->next)
+		continue;
+	if (r) {
+		*at = state_of(r)->next;
+		if (!*at)
+			l->held_tail = at;
+		free(state_of(r)->passed);
+		*state_of(r) =
+		    (struct state){ .post = true, .posted = -ECANCELED };
+		append(&l->slow_tail, r);
+		pthread_cond_broadcast(&l->changed);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return r != NULL;
+}
+
+static const struct block_driver live_driver = {
+	.name = "live",
+	.submit = live_submit,
+	.post = live_post,
+	.close = live_close,
+	.resize = live_resize,
+	.map = live_map,
+	.cancel = live_cancel,
+};
+
+static int start_thread(struct live *l)
+{
+	pthread_attr_t attr;
+	sigset_t all, old;
+	int rc;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = pthread_create(&l->thread, &attr, live_thread, l);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	return -rc;
+}
+
+int live_open(struct block **out, struct block *b, struct error *err)
+{
+	struct live *l = xalloc(sizeof(*l));
+	int rc;
+
+	block_init(&l->block, &live_driver);
+	block_info(b, &l->block.info);
+	atomic_store(&l->block.size, l->block.info.size);
+	l->under = b;
+	l->held_tail = &l->held;
+	l->slow_tail = &l->slow;
+	pthread_mutex_init(&l->lock, NULL);
+	pthread_cond_init(&l->changed, NULL);
+	pthread_rwlock_init(&l->graph, NULL);
+	rc = start_thread(l);
+	if (rc < 0) {
+		live_free(l);
+		return error_set(err, rc, "no thread for a disk");
+	}
+	*out = &l->block;
+	return 0;
+}
+
+struct block *live_image(struct block *live)
+{
+	return live_of(live)->under;
+}
+
+int live_claim(struct block *b, struct live **out, struct error *err)
+{
+	struct live *l = live_of(b);
+	bool busy;
+
+	if (b->driver != &live_driver)
+		return error_set(err, -EINVAL,
+		                 "this disk can't be changed while in use");
+	pthread_mutex_lock(&l->lock);
+	busy = l->busy;
+	l->busy = true;
+	pthread_mutex_unlock(&l->lock);
+	if (busy)
+		return error_set(err, -EBUSY, "another job works on this disk");
+	*out = l;
+	return 0;
+}
+
+void live_release(struct live *l)
+{
+	pthread_mutex_lock(&l->lock);
+	l->busy = false;
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* ---- external snapshot ---- */
+
+static int check_overlay(const struct live *l, struct block *overlay,
+                         struct error *err)
+{
+	struct image_details d;
+	int rc = 0;
+
+	image_details(overlay, &d);
+	if (strcmp(d.format, "qcow2") != 0 || !d.backing || !d.backing_format ||
+	    chain_backing(overlay))
+		rc = error_set(err, -EINVAL,
+		               "the overlay is not a qcow2 image on top of "
+		               "this disk");
+	else if (overlay->info.readonly || l->block.info.readonly)
+		rc = error_set(err, -EROFS, "the disk is read-only");
+	else if (block_size(overlay) != block_size(&l->block) ||
+	         overlay->info.sector > l->block.info.sector)
+		rc = error_set(err, -EINVAL,
+		               "the overlay is of another size than the disk");
+	image_details_free(&d);
+	return rc;
+}
+
+/* The bits of a bitmap, as one of the overlay. */
+static int move_bitmap(struct block *from, struct block *to,
+                       const struct image_bitmap *map, struct error *err)
+{
+	u64 size = block_size(from), length;
+	int rc = image_bitmap_create(to, map->name, map->granularity, err);
+
+	for (u64 at = 0; at < size && rc == 0; at += length) {
+		bool dirty;
+
+		rc = image_bitmap_next(from, map->name, at, &dirty, &length,
+		                       err);
+		if (rc == 0 && dirty)
+			rc = image_bitmap_mark(to, map->name, at, length, err);
+	}
+	return rc;
+}
+
+int live_move_bitmaps(struct block *from, struct block *to, struct error *err)
+{
+	struct image_details d, t;
+	int rc = 0;
+
+	image_details(from, &d);
+	image_details(to, &t);
+	for (u32 i = 0; i < d.bitmap_count && t.version >= 3 && rc == 0; i++) {
+		if (!d.bitmaps[i].enabled || !d.bitmaps[i].readable ||
+		    d.bitmaps[i].in_use)
+			continue;
+		rc = move_bitmap(from, to, &d.bitmaps[i], err);
+		/* It was left there by a snapshot, and has since recorded all
+		 * that came down: at least what this one holds. */
+		if (rc == -EEXIST)
+			rc = 0;
+	}
+	image_details_free(&d);
+	image_details_free(&t);
+	return rc;
+}
+
+static int switch_to(struct live *l, struct block *overlay,
+                     const struct live_record *record, struct error *err)
+{
+	int rc = live_move_bitmaps(l->under, overlay, err);
+
+	if (rc == 0) {
+		rc = block_sync(overlay, BLOCK_FLUSH, 0, NULL, 0);
+		if (rc == 0)
+			rc = block_sync(l->under, BLOCK_FLUSH, 0, NULL, 0);
+		if (rc < 0)
+			error_set(err, rc, "flush: %s", strerror(-rc));
+	}
+	if (rc == 0 && record && record->record) {
+		rc = record->record(record->ctx);
+		if (rc < 0)
+			error_set(err, rc, "the change was not recorded: %s",
+			          strerror(-rc));
+	}
+	/* What is recorded has to happen: a base that can't be closed for
+	 * writing has failed, and says so at the next write below. */
+	if (rc == 0) {
+		struct error late;
+
+		(void)chain_freeze(l->under, &late);
+		l->under->info.readonly = true;
+		(void)chain_swap_backing(overlay, live_replace(l, overlay));
+	}
+	return rc;
+}
+
+int live_snapshot(struct block *live, struct block *overlay,
+                  const struct live_record *record, struct error *err)
+{
+	struct live *l;
+	int rc = live_claim(live, &l, err);
+
+	if (rc < 0)
+		return rc;
+	rc = check_overlay(l, overlay, err);
+	if (rc == 0) {
+		live_pause(l);
+		rc = switch_to(l, overlay, record, err);
+		live_resume(l);
+	}
+	live_release(l);
+	return rc;
+}

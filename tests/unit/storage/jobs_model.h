@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * jobs_model.h - a guest that writes while its disk is changed below it.
+ *
+ * The disk is a chain of recorders (recorder.h): base, middle, top, and a few
+ * more for snapshots, copies and backups. The model knows which write every
+ * sector holds, and what a cut of the power may leave.
+ */
+#pragma once
+
+#include "base/types.h"
+#include "storage/jobs.h"
+
+enum jobs_work {
+	WORK_SNAPSHOT,
+	WORK_COMMIT_BELOW, /* middle into base */
+	WORK_COMMIT_TOP,   /* top into middle */
+	WORK_COMMIT_ALL,   /* top and middle into base */
+	WORK_MIRROR,
+	WORK_BACKUP,      /* all of it */
+	WORK_INCREMENTAL, /* what a bitmap says, on top of an earlier backup */
+	WORKS,
+};
+
+struct jobs_options {
+	enum jobs_work work;
+	u32 seed;
+	bool raw_base;
+	bool cut;    /* the power, at some moment */
+	bool cancel; /* the job, at some moment */
+};
+
+struct jobs_figures {
+	u64 requests, done, cancelled, cuts;
+};
+
+/* Fails the cmocka test on any difference. */
+void jobs_model_run(const struct jobs_options *options,
+                    struct jobs_figures *figures);
