@@ -14,6 +14,7 @@
 #include "cli/say.h"
 #include "cli/snapshot.h"
 #include "cli/suspend.h"
+#include "cli/vm.h"
 #include "control/control.h"
 
 static int command_help(int argc, char **argv);
@@ -25,6 +26,20 @@ static const struct command commands[] = {
 	{ "resume", "go on with a paused or suspended machine",
 	  command_resume },
 	{ "snapshot", "moments of a machine, to go back to", cmd_snapshot },
+	{ "vm", "machines that a daemon keeps", command_vm },
+	{ "launch", "make a machine from an image, and start it",
+	  command_launch },
+	{ "start", "start machines", command_vm_verb },
+	{ "stop", "shut machines down", command_vm_verb },
+	{ "restart", "stop machines, and start them", command_vm_verb },
+	{ "kill", "end machines at once", command_vm_verb },
+	{ "console", "a machine's terminal", command_vm_verb },
+	{ "shell", "the same", command_shell },
+	{ "stack", "a set of machines, from a file", command_stack },
+	{ "task", "what the daemon was asked to do", command_task },
+	{ "event", "what happened", command_event },
+	{ "token", "access for others", command_token },
+	{ "audit", "who did what", command_audit },
 	{ "disk", "make, check, convert and change disk images", cmd_disk },
 	{ "image", "build, list, inspect and delete images", command_image },
 	{ "host", "tell what this host offers", cmd_host },
@@ -66,7 +81,18 @@ static const char codes_text[] =
     "  18  --timeout ran out\n"
     "  19  ended from the console or by a signal\n"
     "  20  the machine's process died\n"
-    "With --device debug-exit the guest chooses its code.\n";
+    "With --device debug-exit the guest chooses its code.\n\n"
+    "Exit codes of the verbs that speak to a daemon:\n"
+    "   0  done\n"
+    "   1  failed\n"
+    "   2  wrong options or values\n"
+    "   3  not found\n"
+    "   4  conflict: it is not in that state, or was changed\n"
+    "   5  denied\n"
+    "   6  no capacity\n"
+    "   7  out of time; the task goes on\n"
+    "   8  the daemon can't be reached\n"
+    "   9  done for some, not for all\n";
 
 static const char console_text[] =
     "The terminal is the machine's console. Ctrl-] opens a menu:\n"

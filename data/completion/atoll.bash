@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+# Completion for bash. Verbs and options are what the program itself lists;
+# names of machines are those that the daemon has just now.
+
+_atoll_verbs()
+{
+	"${COMP_WORDS[0]}" "$@" --help 2>/dev/null |
+		sed -n '/^Verbs:/,/^$/s/^  \([a-z][a-z-]*\) .*/\1/p'
+}
+
+_atoll_options()
+{
+	"${COMP_WORDS[0]}" "$@" --help 2>/dev/null |
+		sed -n 's/^  \(--[a-z-]*\).*/\1/p'
+}
+
+_atoll_names()
+{
+	# Pressing a key starts no daemon.
+	ATOLL_NO_START=1 "${COMP_WORDS[0]}" vm list --format name 2>/dev/null
+}
+
+_atoll()
+{
+	local word=${COMP_WORDS[COMP_CWORD]} noun=${COMP_WORDS[1]}
+	local verb=${COMP_WORDS[2]} words
+
+	COMPREPLY=()
+	if [ "$COMP_CWORD" = 1 ]; then
+		words=$(_atoll_verbs)
+	elif [[ $word == -* ]]; then
+		case $noun in
+		vm | task | event | token | audit | stack | disk | image | host)
+			words=$(_atoll_options "$noun" "$verb") ;;
+		*) words=$(_atoll_options "$noun") ;;
+		esac
+	else
+		case $noun in
+		start | stop | restart | kill | console | shell)
+			words=$(_atoll_names) ;;
+		vm)
+			if [ "$COMP_CWORD" = 2 ]; then
+				words=$(_atoll_verbs vm)
+			elif [ "$verb" != create ]; then
+				words=$(_atoll_names)
+			fi ;;
+		task | event | token | audit | stack)
+			[ "$COMP_CWORD" != 2 ] || words=$(_atoll_verbs "$noun") ;;
+		esac
+	fi
+	if [ -n "$words" ]; then
+		# shellcheck disable=SC2207
+		COMPREPLY=($(compgen -W "$words" -- "$word"))
+	fi
+}
+
+complete -o default -F _atoll atoll

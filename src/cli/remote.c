@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/remote.h"
+
+#include <errno.h>
+#include <fnmatch.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/loop.h"
+#include "base/units.h"
+#include "cli/say.h"
+
+enum { COLUMNS_MAX = 12, CELL = 128 };
+
+/* ---- options ---- */
+
+static int set_format(struct remote *r, const char *value, struct error *err)
+{
+	static const char *const names[] = { "table", "json", "jsonl", "name" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (strcmp(names[i], value) == 0) {
+			r->format = (enum remote_format)i;
+			return 0;
+		}
+	return error_set(err, -EINVAL,
+	                 "--format %s is none of table, json, jsonl, name",
+	                 value);
+}
+
+static int set_timeout(struct remote *r, const char *value, struct error *err)
+{
+	u64 ns;
+	int rc = parse_duration(value, &ns, err);
+
+	if (rc < 0)
+		return error_prefix(err, "--timeout: ");
+	r->timeout_s = MAX((ns + NSEC_PER_SEC - 1) / NSEC_PER_SEC, (u64)1);
+	return 0;
+}
+
+static int add_name(struct remote *r, const char *name, struct error *err)
+{
+	if (r->name_count == REMOTE_NAMES_MAX)
+		return error_set(err, -EINVAL, "more than %d arguments",
+		                 REMOTE_NAMES_MAX);
+	r->names = xrealloc(r->names, (r->name_count + 1) * sizeof(char *));
+	r->names[r->name_count++] = name;
+	return 0;
+}
+
+static int take_option(void *ctx, int id, const char *value, struct error *err)
+{
+	struct remote *r = ctx;
+
+	switch (id) {
+	case 0:
+		return add_name(r, value, err);
+	case OPT_FORMAT:
+		return set_format(r, value, err);
+	case OPT_WAIT:
+		return set_timeout(r, value, err);
+	case OPT_REMOTE:
+		r->where = value;
+		return 0;
+	case OPT_IF_REV:
+		r->if_rev = value;
+		return 0;
+	case OPT_ASYNC:
+		r->async = true;
+		return 0;
+	case OPT_QUIET:
+		r->quiet = true;
+		return 0;
+	case OPT_YES:
+		r->yes = true;
+		return 0;
+	case OPT_ALL:
+		r->all = true;
+		return 0;
+	default:
+		return r->own ? r->own(r->own_ctx, id, value, err) : 0;
+	}
+}
+
+int remote_open(struct remote *r, const char *usage, const char *summary,
+                const struct option_spec *specs, int argc, char **argv)
+{
+	struct error err = { 0 };
+	int rc;
+
+	if (options_want_help(argc, argv)) {
+		options_help(usage, summary, specs);
+		return CODE_OK;
+	}
+	r->where = getenv("ATOLL_REMOTE");
+	if (r->where && !r->where[0])
+		r->where = NULL;
+	rc = options_parse(specs, argc, argv, take_option, r, &err);
+	if (rc < 0)
+		return say_error(&err);
+	rc = client_open(&r->client, r->where, &err);
+	if (rc < 0)
+		return say_error(&err);
+	client_if_match(r->client, r->if_rev);
+	return -1;
+}
+
+void remote_close(struct remote *r)
+{
+	client_close(r->client);
+	free(r->names);
+	memset(r, 0, sizeof(*r));
+}
+
+/* ---- failures ---- */
+
+int remote_code(const char *code)
+{
+	static const struct {
+		const char *name;
+		int code;
+	} codes[] = {
+		{ "bad-request", CODE_USAGE },
+		{ "not-found", CODE_NOT_FOUND },
+		{ "conflict", CODE_CONFLICT },
+		{ "precondition", CODE_CONFLICT },
+		{ "denied", CODE_DENIED },
+		{ "unauthorized", CODE_DENIED },
+		{ "locked-out", CODE_DENIED },
+		{ "storage", CODE_NO_CAPACITY },
+		{ "timeout", CODE_TIMEOUT },
+		{ "unavailable", CODE_UNREACHABLE },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(codes); i++)
+		if (strcmp(codes[i].name, code) == 0)
+			return codes[i].code;
+	return CODE_FAILED;
+}
+
+int remote_failed(struct remote *r, const struct error *err)
+{
+	say_error(err);
+	if (err->code == -ECONNREFUSED)
+		return CODE_UNREACHABLE;
+	return remote_code(client_error(r->client)->code);
+}
+
+json_t *remote_get(struct remote *r, const char *path, int *code)
+{
+	struct error err = { 0 };
+	json_t *reply = NULL;
+
+	if (client_call(r->client, "GET", path, NULL, &reply, &err) == 0)
+		return reply;
+	*code = remote_failed(r, &err);
+	return NULL;
+}
+
+int remote_sum(size_t count, size_t failed, int last_code)
+{
+	if (failed == 0)
+		return CODE_OK;
+	return failed < count ? CODE_PARTIAL : last_code;
+}
+
+/* ---- printing ---- */
+
+static json_t *at_path(json_t *element, const char *path)
+{
+	char key[64];
+	size_t n;
+
+	while (element && *path) {
+		n = strcspn(path, ".");
+		snprintf(key, sizeof(key), "%.*s", (int)n, path);
+		element = json_object_get(element, key);
+		path += n + (path[n] == '.');
+	}
+	return element;
+}
+
+const char *remote_text(json_t *element, const char *path)
+{
+	const char *text = json_string_value(at_path(element, path));
+
+	return text ? text : "";
+}
+
+s64 remote_number(json_t *element, const char *path)
+{
+	return json_integer_value(at_path(element, path));
+}
+
+void remote_print_json(json_t *value)
+{
+	json_dumpf(value, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
+	putchar('\n');
+}
+
+static void print_table(json_t *list, const struct column *columns)
+{
+	size_t width[COLUMNS_MAX] = { 0 }, count = 0, i;
+	const char *text;
+	json_t *one;
+	char room[CELL];
+
+	for (; columns[count].title; count++)
+		width[count] = strlen(columns[count].title);
+	json_array_foreach(list, i, one)
+	{
+		for (size_t n = 0; n < count; n++) {
+			text = columns[n].text(one, room, sizeof(room));
+			width[n] = MAX(width[n], strlen(text));
+		}
+	}
+	for (size_t n = 0; n < count; n++)
+		printf("%-*s%s", n + 1 < count ? (int)width[n] : 0,
+		       columns[n].title, n + 1 < count ? "  " : "\n");
+	json_array_foreach(list, i, one)
+	{
+		for (size_t n = 0; n < count; n++) {
+			text = columns[n].text(one, room, sizeof(room));
+			printf("%-*s%s", n + 1 < count ? (int)width[n] : 0,
+			       text, n + 1 < count ? "  " : "\n");
+		}
+	}
+}
+
+void remote_print(struct remote *r, json_t *whole, json_t *list,
+                  const struct column *columns)
+{
+	json_t *one;
+	char room[CELL];
+	size_t i;
+
+	if (r->format == FORMAT_TABLE) {
+		print_table(list, columns);
+	} else if (r->format == FORMAT_JSON) {
+		remote_print_json(whole);
+	} else {
+		json_array_foreach(list, i, one)
+		{
+			if (r->format == FORMAT_NAME) {
+				puts(columns[0].text(one, room, sizeof(room)));
+				continue;
+			}
+			json_dumpf(one, stdout, JSON_COMPACT);
+			putchar('\n');
+		}
+	}
+}
+
+/* ---- tasks ---- */
+
+/* Ctrl-C lets go of the task; nothing else is done with it. */
+static int open_interrupt(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static bool interrupted(int fd)
+{
+	struct signalfd_siginfo info;
+
+	return read(fd, &info, sizeof(info)) == (ssize_t)sizeof(info);
+}
+
+static void show_progress(struct remote *r, json_t *task, const char *name)
+{
+	if (r->quiet || !isatty(STDERR_FILENO))
+		return;
+	fprintf(stderr, "\r\033[K%s: %s %" PRId64 "%%  %s", name,
+	        remote_text(task, "kind"), remote_number(task, "progress"),
+	        remote_text(task, "words"));
+	fflush(stderr);
+}
+
+static void end_progress(struct remote *r)
+{
+	if (!r->quiet && isatty(STDERR_FILENO))
+		fputs("\r\033[K", stderr);
+}
+
+static bool has_ended(json_t *task)
+{
+	const char *state = remote_text(task, "state");
+
+	return strcmp(state, "queued") && strcmp(state, "running");
+}
+
+static int outcome(json_t *task, const char *name)
+{
+	const char *hint = remote_text(task, "error.hint");
+
+	if (strcmp(remote_text(task, "state"), "succeeded") == 0)
+		return CODE_OK;
+	fprintf(stderr, "error: %s: %s: %s\n", name, remote_text(task, "kind"),
+	        remote_text(task, "error.words"));
+	if (hint[0])
+		fprintf(stderr, "hint: %s\n", hint);
+	return remote_code(remote_text(task, "error.code"));
+}
+
+static int let_go(s64 id, const char *why)
+{
+	fprintf(stderr,
+	        "error: %s; task %" PRId64 " goes on\n"
+	        "hint: atoll task wait %" PRId64 "\n",
+	        why, id, id);
+	return CODE_TIMEOUT;
+}
+
+int remote_follow(struct remote *r, json_t *task, const char *name)
+{
+	s64 id = remote_number(task, "id");
+	u64 end = r->timeout_s ? loop_now_ns() + r->timeout_s * NSEC_PER_SEC
+	                       : UINT64_MAX;
+	int signals, code = -1;
+	char path[64];
+
+	if (r->async) {
+		printf("%" PRId64 "\n", id);
+		json_decref(task);
+		return CODE_OK;
+	}
+	signals = open_interrupt();
+	snprintf(path, sizeof(path), "/v1/tasks/%" PRId64 "?wait=1", id);
+	while (code < 0 && !has_ended(task)) {
+		show_progress(r, task, name);
+		json_decref(task);
+		task = remote_get(r, path, &code);
+		if (task && !has_ended(task) && interrupted(signals))
+			code = let_go(id, "interrupted");
+		else if (task && !has_ended(task) && loop_now_ns() > end)
+			code = let_go(id, "it takes longer than --timeout");
+	}
+	end_progress(r);
+	close(signals);
+	if (code < 0)
+		code = outcome(task, name);
+	json_decref(task);
+	return code;
+}
+
+/* ---- machines by name ---- */
+
+static bool has_glob(const char *name)
+{
+	return strpbrk(name, "*?[") != NULL;
+}
+
+static void add_matches(json_t *to, json_t *machines, const char *glob)
+{
+	json_t *one;
+	size_t i;
+
+	json_array_foreach(machines, i, one)
+	{
+		if (fnmatch(glob, remote_text(one, "name"), 0) == 0)
+			json_array_append_new(
+			    to, json_string(remote_text(one, "name")));
+	}
+}
+
+json_t *remote_machines(struct remote *r, int *code)
+{
+	json_t *names = json_array(), *whole = NULL;
+	bool ask = r->all;
+
+	for (size_t i = 0; i < r->name_count; i++)
+		ask = ask || has_glob(r->names[i]);
+	if (ask) {
+		whole = remote_get(r, "/v1/vms", code);
+		if (!whole) {
+			json_decref(names);
+			return NULL;
+		}
+	}
+	if (r->all)
+		add_matches(names, json_object_get(whole, "vms"), "*");
+	for (size_t i = 0; !r->all && i < r->name_count; i++)
+		if (has_glob(r->names[i]))
+			add_matches(names, json_object_get(whole, "vms"),
+			            r->names[i]);
+		else
+			json_array_append_new(names, json_string(r->names[i]));
+	json_decref(whole);
+	if (!r->all && r->name_count == 0) {
+		*code = say_usage("which machine?");
+		json_decref(names);
+		return NULL;
+	}
+	return names;
+}

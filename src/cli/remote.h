@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * remote.h - what the verbs that speak to atolld share: options, exit codes,
+ * tables, tasks waited for.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "base/error.h"
+#include "base/types.h"
+#include "cli/options.h"
+#include "client/api.h"
+
+/* As atoll help codes lists them. */
+enum {
+	CODE_OK = 0,
+	CODE_FAILED = 1,
+	CODE_USAGE = 2,
+	CODE_NOT_FOUND = 3,
+	CODE_CONFLICT = 4,
+	CODE_DENIED = 5,
+	CODE_NO_CAPACITY = 6,
+	CODE_TIMEOUT = 7,
+	CODE_UNREACHABLE = 8,
+	CODE_PARTIAL = 9,
+};
+
+enum { REMOTE_NAMES_MAX = 1000 };
+
+enum remote_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_JSONL, FORMAT_NAME };
+
+/* What every verb takes; a verb's own options go to its own function. */
+struct remote {
+	struct client *client;
+	enum remote_format format;
+	const char *where, *if_rev;
+	bool async, quiet, yes, all;
+	u64 timeout_s;      /* 0: none */
+	const char **names; /* arguments; owned array */
+	size_t name_count;
+	option_fn *own;
+	void *own_ctx;
+};
+
+/* Ids of a verb's own options begin above these. */
+enum {
+	OPT_FORMAT = 1,
+	OPT_REMOTE,
+	OPT_ASYNC,
+	OPT_QUIET,
+	OPT_YES,
+	OPT_ALL,
+	OPT_WAIT,
+	OPT_IF_REV,
+	OPT_OWN = 100,
+};
+#define REMOTE_OPTIONS                                                         \
+	{ "format", "FORMAT", "table, json, jsonl or name", OPT_FORMAT },      \
+	    { "remote", "WHERE",                                               \
+	      "another daemon: unix:PATH or https://HOST:PORT", OPT_REMOTE },  \
+	{                                                                      \
+		"quiet", NULL, "no progress", OPT_QUIET                        \
+	}
+#define REMOTE_TASK_OPTIONS                                                    \
+	{ "async", NULL, "print the task's number and don't wait",             \
+	  OPT_ASYNC },                                                         \
+	    { "timeout", "TIME", "wait no longer; the task goes on",           \
+	      OPT_WAIT },                                                      \
+	    { "all", NULL, "all machines", OPT_ALL },                          \
+	{                                                                      \
+		"if-rev", "N", "only if the definition has that revision",     \
+		    OPT_IF_REV                                                 \
+	}
+
+/*
+ * Reads the options and connects. -1: go on; else the exit code: help was
+ * printed, or a failure. remote_close() either way.
+ */
+int remote_open(struct remote *r, const char *usage, const char *summary,
+                const struct option_spec *specs, int argc, char **argv);
+void remote_close(struct remote *r);
+
+/* Prints err; the exit code that fits what the daemon said. */
+int remote_failed(struct remote *r, const struct error *err);
+int remote_code(const char *error_code);
+
+/* GET; NULL: printed, and *code is set. */
+json_t *remote_get(struct remote *r, const char *path, int *code);
+
+/* Column i of an element; text may use room. */
+struct column {
+	const char *title;
+	const char *(*text)(json_t *element, char *room, size_t size);
+};
+/* list is an array; in the other formats whole is printed as it is. */
+void remote_print(struct remote *r, json_t *whole, json_t *list,
+                  const struct column *columns);
+void remote_print_json(json_t *value);
+
+/* Of a dotted path of keys: "" when it isn't there. */
+const char *remote_text(json_t *element, const char *path);
+s64 remote_number(json_t *element, const char *path);
+
+/* The answer of a call that began a task: waits for its end, with progress.
+ * An exit code; words were printed. task is taken over. */
+int remote_follow(struct remote *r, json_t *task, const char *name);
+
+/* Names, with globs and --all replaced by what they match; a list that the
+ * caller owns. NULL: printed, and *code is set. */
+json_t *remote_machines(struct remote *r, int *code);
+/* Of many: 0, the one failure's, or CODE_PARTIAL. */
+int remote_sum(size_t count, size_t failed, int last_code);

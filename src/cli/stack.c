@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * atoll stack - a set of machines as one unit, from a file:
+ *
+ *	stack: shop
+ *	machines:
+ *	  - name: web
+ *	    image: debian:12
+ *	    memory: 512M
+ *	    nics: [{type: user, publish: ["8080:80"]}]
+ *
+ * A machine is a definition as api/openapi.yaml has it; memory is a size, and
+ * paths that are not absolute begin at the file. Which machines belong to a
+ * stack says their tag "stack". Applying a file twice does nothing the second
+ * time.
+ */
+#include <errno.h>
+#include <libgen.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/units.h"
+#include "cli/remote.h"
+#include "cli/say.h"
+#include "cli/vm.h"
+#include "cli/yaml_file.h"
+
+enum { OPT_PRUNE = OPT_OWN, OPT_NO_RUN };
+
+struct stack {
+	struct remote remote;
+	bool prune, no_run;
+	json_t *file, *there; /* the file; machines of the stack by name */
+	const char *name;
+	char folder[PATH_MAX];
+	size_t changes;
+};
+
+/* ---- the file ---- */
+
+static int whole_path(struct stack *s, json_t *object, const char *key)
+{
+	const char *path = json_string_value(json_object_get(object, key));
+	char *whole;
+
+	if (!path || path[0] == '/')
+		return 0;
+	whole = xasprintf("%s/%s", s->folder, path);
+	json_object_set_new(object, key, json_string(whole));
+	free(whole);
+	return 0;
+}
+
+static int set_memory(json_t *machine, struct error *err)
+{
+	json_t *memory = json_object_get(machine, "memory");
+	u64 bytes;
+
+	if (!memory)
+		return 0;
+	if (!json_is_string(memory))
+		return error_set(err, -EINVAL,
+		                 "memory is not a size, such as 512M");
+	if (parse_size(json_string_value(memory), 1, &bytes, err) < 0)
+		return error_prefix(err, "memory: ");
+	json_object_del(machine, "memory");
+	json_object_set_new(machine, "memory_bytes",
+	                    json_integer((json_int_t)bytes));
+	return 0;
+}
+
+static int read_machine(struct stack *s, json_t *machine, struct error *err)
+{
+	json_t *tags = json_object_get(machine, "tags"), *disk;
+	size_t i;
+
+	if (!json_is_string(json_object_get(machine, "name")))
+		return error_set(err, -EINVAL, "a machine without a name");
+	if (set_memory(machine, err) < 0)
+		return error_prefix(err, "%s: ", remote_text(machine, "name"));
+	whole_path(s, json_object_get(machine, "boot"), "kernel");
+	whole_path(s, json_object_get(machine, "boot"), "initrd");
+	json_array_foreach(json_object_get(machine, "disks"), i, disk)
+	    whole_path(s, disk, "path");
+	if (!json_is_object(tags)) {
+		tags = json_object();
+		json_object_set_new(machine, "tags", tags);
+	}
+	json_object_set_new(tags, "stack", json_string(s->name));
+	return 0;
+}
+
+static int read_file(struct stack *s, const char *path, struct error *err)
+{
+	json_t *machines, *one;
+	const char *key;
+	size_t i;
+
+	s->file = yaml_file_read(path, err);
+	if (!s->file)
+		return err->code;
+	if (!realpath(path, s->folder))
+		return error_set(err, -errno, "%s: %s", path, strerror(errno));
+	dirname(s->folder);
+	s->name = remote_text(s->file, "stack");
+	machines = json_object_get(s->file, "machines");
+	if (!s->name[0] || !json_is_array(machines))
+		return error_set(err, -EINVAL,
+		                 "%s: stack, its name, and machines, a list, "
+		                 "are needed",
+		                 path);
+	json_object_foreach(s->file, key, one)
+	{
+		if (strcmp(key, "stack") && strcmp(key, "machines"))
+			return error_set(err, -EINVAL, "%s: %s is not known",
+			                 path, key);
+	}
+	json_array_foreach(machines, i, one)
+	{
+		if (read_machine(s, one, err) < 0)
+			return error_prefix(err, "%s: ", path);
+	}
+	return 0;
+}
+
+/* ---- what is there ---- */
+
+static int read_there(struct stack *s)
+{
+	char *tag = xasprintf("stack=%s", s->name), *part = client_escape(tag);
+	char *path = xasprintf("/v1/vms?tag=%s", part);
+	int code = CODE_OK;
+	json_t *whole = remote_get(&s->remote, path, &code), *one;
+	size_t i;
+
+	s->there = json_object();
+	json_array_foreach(json_object_get(whole, "vms"), i, one)
+	{
+		/* The name is a glob to the daemon. */
+		if (strcmp(remote_text(one, "spec.tags.stack"), s->name) == 0)
+			json_object_set(s->there, remote_text(one, "name"),
+			                one);
+	}
+	json_decref(whole);
+	free(path);
+	free(part);
+	free(tag);
+	return code;
+}
+
+/* All that is wanted is there; what was not said does not matter. */
+static bool covers(json_t *there, json_t *wanted)
+{
+	const char *key;
+	json_t *value;
+	size_t i;
+
+	if (json_is_object(wanted)) {
+		json_object_foreach(wanted, key, value)
+		{
+			if (!covers(json_object_get(there, key), value))
+				return false;
+		}
+		return true;
+	}
+	if (json_is_array(wanted)) {
+		if (json_array_size(there) != json_array_size(wanted))
+			return false;
+		json_array_foreach(wanted, i, value)
+		{
+			if (!covers(json_array_get(there, i), value))
+				return false;
+		}
+		return true;
+	}
+	return json_is_null(wanted) ? !there : json_equal(there, wanted);
+}
+
+/* The keys that are to change; NULL: none. */
+static json_t *difference(json_t *vm, json_t *wanted)
+{
+	json_t *patch = json_object(), *value;
+	const char *key;
+
+	json_object_foreach(wanted, key, value)
+	{
+		if (!covers(json_object_get(json_object_get(vm, "spec"), key),
+		            value))
+			json_object_set(patch, key, value);
+	}
+	if (json_object_size(patch))
+		return patch;
+	json_decref(patch);
+	return NULL;
+}
+
+/* ---- apply ---- */
+
+static int say_done(struct stack *s, const char *what, const char *name)
+{
+	s->changes++;
+	if (!s->remote.quiet)
+		printf("%s %s\n", what, name);
+	return CODE_OK;
+}
+
+static int ask(struct stack *s, const char *method, const char *name,
+               const char *tail, json_t *body, bool follow)
+{
+	char *part = client_escape(name);
+	char *path = name[0] ? xasprintf("/v1/vms/%s%s", part, tail)
+	                     : xstrdup("/v1/vms");
+	struct error err = { 0 };
+	json_t *reply = NULL;
+	int code = CODE_OK;
+
+	if (client_call(s->remote.client, method, path, body, &reply, &err) < 0)
+		code = remote_failed(&s->remote, &err);
+	else if (follow)
+		code = remote_follow(&s->remote, json_incref(reply), name);
+	json_decref(reply);
+	free(part);
+	free(path);
+	return code;
+}
+
+static int apply_one(struct stack *s, json_t *wanted)
+{
+	const char *name = remote_text(wanted, "name");
+	json_t *vm = json_object_get(s->there, name), *patch;
+	int code = CODE_OK;
+
+	if (!vm) {
+		code = ask(s, "POST", "", "", wanted, false);
+		if (code == CODE_OK)
+			say_done(s, "created", name);
+	} else if ((patch = difference(vm, wanted))) {
+		code = ask(s, "PATCH", name, "", patch, false);
+		if (code == CODE_OK)
+			say_done(s, "changed", name);
+		json_decref(patch);
+	}
+	if (code != CODE_OK || s->no_run ||
+	    (vm && strcmp(remote_text(vm, "state"), "stopped")))
+		return code;
+	code = ask(s, "POST", name, "/start", NULL, true);
+	return code == CODE_OK ? say_done(s, "started", name) : code;
+}
+
+static json_t *find_wanted(struct stack *s, const char *name)
+{
+	json_t *one;
+	size_t i;
+
+	json_array_foreach(json_object_get(s->file, "machines"), i, one)
+	{
+		if (strcmp(remote_text(one, "name"), name) == 0)
+			return one;
+	}
+	return NULL;
+}
+
+static int remove_one(struct stack *s, const char *name)
+{
+	int code = ask(s, "DELETE", name, "?force=true", NULL, true);
+
+	return code == CODE_OK ? say_done(s, "deleted", name) : code;
+}
+
+static int apply(struct stack *s)
+{
+	int code = CODE_OK;
+	const char *name;
+	json_t *one;
+	size_t i;
+
+	json_array_foreach(json_object_get(s->file, "machines"), i, one)
+	{
+		code = apply_one(s, one);
+		if (code != CODE_OK)
+			return code;
+	}
+	json_object_foreach(s->there, name, one)
+	{
+		if (find_wanted(s, name))
+			continue;
+		if (s->prune)
+			code = remove_one(s, name);
+		else
+			fprintf(stderr,
+			        "%s is not in the file any more; --prune "
+			        "deletes it\n",
+			        name);
+		if (code != CODE_OK)
+			return code;
+	}
+	return code;
+}
+
+static int diff(struct stack *s)
+{
+	json_t *one, *patch, *vm;
+	const char *name, *key;
+	size_t i;
+
+	json_array_foreach(json_object_get(s->file, "machines"), i, one)
+	{
+		name = remote_text(one, "name");
+		vm = json_object_get(s->there, name);
+		patch = vm ? difference(vm, one) : NULL;
+		if (!vm || patch) {
+			printf("%c %s", vm ? '~' : '+', name);
+			json_object_foreach(patch, key, vm) printf(" %s", key);
+			putchar('\n');
+			s->changes++;
+		}
+		json_decref(patch);
+	}
+	json_object_foreach(s->there, name, vm)
+	{
+		if (!find_wanted(s, name)) {
+			printf("- %s\n", name);
+			s->changes++;
+		}
+	}
+	return s->changes ? CODE_FAILED : CODE_OK;
+}
+
+static int remove_all(struct stack *s)
+{
+	int code = CODE_OK;
+	const char *name;
+	json_t *one;
+	char answer[16];
+
+	if (!s->remote.yes && isatty(STDIN_FILENO)) {
+		fprintf(stderr, "Delete the %zu machines of %s? [y/N] ",
+		        json_object_size(s->there), s->name);
+		if (!fgets(answer, sizeof(answer), stdin) ||
+		    (answer[0] != 'y' && answer[0] != 'Y'))
+			return CODE_FAILED;
+	}
+	json_object_foreach(s->there, name, one)
+	{
+		code = remove_one(s, name);
+		if (code != CODE_OK)
+			return code;
+	}
+	return code;
+}
+
+/* ---- the verbs ---- */
+
+static int take_option(void *ctx, int id, const char *value, struct error *err)
+{
+	struct stack *s = ctx;
+
+	(void)value;
+	(void)err;
+	*(id == OPT_PRUNE ? &s->prune : &s->no_run) = true;
+	return 0;
+}
+
+static int with_stack(const char *usage, const char *summary,
+                      int (*fn)(struct stack *s), int argc, char **argv)
+{
+	static const struct option_spec specs[] = {
+		{ "prune", NULL, "delete machines that the file has no more",
+		  OPT_PRUNE },
+		{ "no-start", NULL, "define only", OPT_NO_RUN },
+		{ "yes", NULL, "don't ask", OPT_YES },
+		REMOTE_OPTIONS,
+		{ 0 },
+	};
+	struct stack *s = xalloc(sizeof(*s));
+	struct error err = { 0 };
+	int code;
+
+	s->remote.own = take_option;
+	s->remote.own_ctx = s;
+	code = remote_open(&s->remote, usage, summary, specs, argc, argv);
+	if (code < 0 && s->remote.name_count != 1)
+		code = say_usage("atoll stack takes one file");
+	if (code < 0 && read_file(s, s->remote.names[0], &err) < 0)
+		code = say_error(&err);
+	if (code < 0)
+		code = read_there(s);
+	if (code == CODE_OK && s->there)
+		code = fn(s);
+	json_decref(s->file);
+	json_decref(s->there);
+	remote_close(&s->remote);
+	free(s);
+	return code;
+}
+
+static int stack_apply(int argc, char **argv)
+{
+	return with_stack("atoll stack apply FILE [OPTION]...",
+	                  "Make machines what a file says, and start them.",
+	                  apply, argc, argv);
+}
+
+static int stack_diff(int argc, char **argv)
+{
+	return with_stack("atoll stack diff FILE",
+	                  "What apply would change: fails when it would.", diff,
+	                  argc, argv);
+}
+
+static int stack_delete(int argc, char **argv)
+{
+	return with_stack("atoll stack delete FILE",
+	                  "Delete all machines of the stack.", remove_all, argc,
+	                  argv);
+}
+
+int command_stack(int argc, char **argv)
+{
+	static const struct command verbs[] = {
+		{ "apply", "make machines what a file says", stack_apply },
+		{ "diff", "what that would change", stack_diff },
+		{ "delete", "delete them all", stack_delete },
+		{ 0 },
+	};
+
+	return command_noun(verbs, "A set of machines as one unit.", argc,
+	                    argv);
+}

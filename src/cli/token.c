@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * atoll token, atoll audit - access for others, and what everybody did.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/units.h"
+#include "cli/remote.h"
+#include "cli/say.h"
+#include "cli/vm.h"
+
+enum { OPT_ROLE = OPT_OWN, OPT_EXPIRES, OPT_LIMIT, OPT_AFTER };
+
+struct wishes {
+	const char *role, *expires, *limit, *after;
+};
+
+static int take_option(void *ctx, int id, const char *value, struct error *err)
+{
+	struct wishes *w = ctx;
+
+	(void)err;
+	if (id == OPT_ROLE)
+		w->role = value;
+	else if (id == OPT_EXPIRES)
+		w->expires = value;
+	else if (id == OPT_LIMIT)
+		w->limit = value;
+	else
+		w->after = value;
+	return 0;
+}
+
+static const char *name_of(json_t *e, char *room, size_t size)
+{
+	(void)room;
+	(void)size;
+	return remote_text(e, "name");
+}
+
+static const char *role_of(json_t *e, char *room, size_t size)
+{
+	(void)room;
+	(void)size;
+	return remote_text(e, "role");
+}
+
+static const char *created_of(json_t *e, char *room, size_t size)
+{
+	snprintf(room, size, "%.19s", remote_text(e, "created"));
+	return room;
+}
+
+static const char *expires_of(json_t *e, char *room, size_t size)
+{
+	const char *text = remote_text(e, "expires");
+
+	snprintf(room, size, "%.19s", text[0] ? text : "never");
+	return room;
+}
+
+static const struct column token_columns[] = {
+	{ "NAME", name_of },
+	{ "ROLE", role_of },
+	{ "CREATED", created_of },
+	{ "EXPIRES", expires_of },
+	{ NULL, NULL },
+};
+
+static int print_list(struct remote *r, const char *path, const char *key,
+                      const struct column *columns)
+{
+	int code = CODE_OK;
+	json_t *whole = remote_get(r, path, &code);
+
+	if (whole)
+		remote_print(r, whole, json_object_get(whole, key), columns);
+	json_decref(whole);
+	return code;
+}
+
+static int token_list(int argc, char **argv)
+{
+	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+	struct remote r = { 0 };
+	int code = remote_open(&r, "atoll token list [OPTION]...",
+	                       "Who else has access.", specs, argc, argv);
+
+	if (code < 0)
+		code = print_list(&r, "/v1/tokens", "tokens", token_columns);
+	remote_close(&r);
+	return code;
+}
+
+static int create(struct remote *r, const struct wishes *w)
+{
+	json_t *body = json_pack("{s:s, s:s}", "name", r->names[0], "role",
+	                         w->role ? w->role : "user");
+	struct error err = { 0 };
+	json_t *reply = NULL;
+	u64 ns;
+	int code = CODE_OK;
+
+	if (w->expires && parse_duration(w->expires, &ns, &err) < 0)
+		code = say_error(&err);
+	else if (w->expires)
+		json_object_set_new(
+		    body, "expires_s",
+		    json_integer((json_int_t)(ns / NSEC_PER_SEC)));
+	if (code == CODE_OK && client_call(r->client, "POST", "/v1/tokens",
+	                                   body, &reply, &err) < 0)
+		code = remote_failed(r, &err);
+	if (reply && r->format == FORMAT_TABLE)
+		puts(remote_text(reply, "token"));
+	else if (reply)
+		remote_print_json(reply);
+	json_decref(reply);
+	json_decref(body);
+	return code;
+}
+
+static int token_create(int argc, char **argv)
+{
+	static const struct option_spec specs[] = {
+		{ "role", "ROLE",
+		  "administrator, operator, user, auditor or viewer (user)",
+		  OPT_ROLE },
+		{ "expires", "TIME", "as 1h or 720h (never)", OPT_EXPIRES },
+		REMOTE_OPTIONS,
+		{ 0 },
+	};
+	struct wishes w = { 0 };
+	struct remote r = { .own = take_option, .own_ctx = &w };
+	int code = remote_open(&r, "atoll token create NAME [OPTION]...",
+	                       "Make a token. It is shown this once.", specs,
+	                       argc, argv);
+
+	if (code < 0 && r.name_count != 1)
+		code = say_usage("atoll token create takes one name");
+	if (code < 0)
+		code = create(&r, &w);
+	remote_close(&r);
+	return code;
+}
+
+static int token_delete(int argc, char **argv)
+{
+	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+	struct remote r = { 0 };
+	struct error err = { 0 };
+	int code = remote_open(&r, "atoll token delete NAME", "Take it back.",
+	                       specs, argc, argv);
+	char *part, *path;
+
+	if (code < 0 && r.name_count != 1)
+		code = say_usage("atoll token delete takes one name");
+	if (code < 0) {
+		part = client_escape(r.names[0]);
+		path = xasprintf("/v1/tokens/%s", part);
+		code =
+		    client_call(r.client, "DELETE", path, NULL, NULL, &err) < 0
+			? remote_failed(&r, &err)
+			: CODE_OK;
+		free(part);
+		free(path);
+	}
+	remote_close(&r);
+	return code;
+}
+
+int command_token(int argc, char **argv)
+{
+	static const struct command verbs[] = {
+		{ "list", "who has access", token_list },
+		{ "create", "give access", token_create },
+		{ "delete", "take it back", token_delete },
+		{ 0 },
+	};
+
+	return command_noun(verbs, "Access to the daemon for others.", argc,
+	                    argv);
+}
+
+/* ---- audit ---- */
+
+static const char *id_of(json_t *e, char *room, size_t size)
+{
+	snprintf(room, size, "%" PRId64, remote_number(e, "id"));
+	return room;
+}
+
+static const char *at_of(json_t *e, char *room, size_t size)
+{
+	snprintf(room, size, "%.19s", remote_text(e, "at"));
+	return room;
+}
+
+static const char *caller_of(json_t *e, char *room, size_t size)
+{
+	(void)room;
+	(void)size;
+	return remote_text(e, "caller");
+}
+
+static const char *action_of(json_t *e, char *room, size_t size)
+{
+	(void)room;
+	(void)size;
+	return remote_text(e, "action");
+}
+
+static const char *target_of(json_t *e, char *room, size_t size)
+{
+	const char *text = remote_text(e, "target");
+
+	(void)room;
+	(void)size;
+	return text[0] ? text : "-";
+}
+
+static const char *outcome_of(json_t *e, char *room, size_t size)
+{
+	(void)room;
+	(void)size;
+	return remote_text(e, "outcome");
+}
+
+static const struct column audit_columns[] = {
+	{ "RECORD", id_of },     { "TIME", at_of },
+	{ "CALLER", caller_of }, { "ACTION", action_of },
+	{ "TARGET", target_of }, { "OUTCOME", outcome_of },
+	{ NULL, NULL },
+};
+
+static int audit_list(int argc, char **argv)
+{
+	static const struct option_spec specs[] = {
+		{ "after", "RECORD", "those with a higher number", OPT_AFTER },
+		{ "limit", "N", "so many at most (100)", OPT_LIMIT },
+		REMOTE_OPTIONS,
+		{ 0 },
+	};
+	struct wishes w = { 0 };
+	struct remote r = { .own = take_option, .own_ctx = &w };
+	int code = remote_open(&r, "atoll audit list [OPTION]...",
+	                       "Every change and every denial, oldest first.",
+	                       specs, argc, argv);
+	char *after, *limit, *path;
+
+	if (code < 0) {
+		after = client_escape(w.after ? w.after : "0");
+		limit = client_escape(w.limit ? w.limit : "100");
+		path = xasprintf("/v1/audit?after=%s&limit=%s", after, limit);
+		code = print_list(&r, path, "records", audit_columns);
+		free(after);
+		free(limit);
+		free(path);
+	}
+	remote_close(&r);
+	return code;
+}
+
+static int audit_verify(int argc, char **argv)
+{
+	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+	struct remote r = { 0 };
+	int code = remote_open(&r, "atoll audit verify",
+	                       "Check that no record was altered or removed.",
+	                       specs, argc, argv);
+	json_t *found;
+
+	if (code < 0) {
+		found = remote_get(&r, "/v1/audit/verify", &code);
+		if (found && r.format != FORMAT_TABLE)
+			remote_print_json(found);
+		if (found && json_is_true(json_object_get(found, "valid"))) {
+			if (r.format == FORMAT_TABLE)
+				printf("%" PRId64 " records, none altered; the "
+				       "last is %s\n",
+				       remote_number(found, "records"),
+				       remote_text(found, "last_hash"));
+			code = CODE_OK;
+		} else if (found) {
+			fprintf(stderr,
+			        "error: the audit log was altered at record "
+			        "%" PRId64 "\n",
+			        remote_number(found, "broken_at"));
+			code = CODE_FAILED;
+		}
+		json_decref(found);
+	}
+	remote_close(&r);
+	return code;
+}
+
+int command_audit(int argc, char **argv)
+{
+	static const struct command verbs[] = {
+		{ "list", "what was done, and by whom", audit_list },
+		{ "verify", "was a record altered?", audit_verify },
+		{ 0 },
+	};
+
+	return command_noun(verbs, "What was done, and by whom.", argc, argv);
+}

@@ -1,0 +1,551 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * atoll vm - machines that a daemon keeps: seen, started, stopped, deleted.
+ */
+#include "cli/vm.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/units.h"
+#include "cli/remote.h"
+#include "cli/say.h"
+
+enum { OPT_FORCE = OPT_OWN, OPT_STATE, OPT_TAG };
+
+/* ---- columns ---- */
+
+static const char *name_of(json_t *vm, char *room, size_t size)
+{
+	(void)room;
+	(void)size;
+	return remote_text(vm, "name");
+}
+
+static const char *state_of(json_t *vm, char *room, size_t size)
+{
+	const char *state = remote_text(vm, "state");
+
+	if (strcmp(state, "stopped") ||
+	    !json_is_object(json_object_get(vm, "last_end")))
+		return state;
+	snprintf(room, size, "stopped (%s)", remote_text(vm, "last_end.cause"));
+	return room;
+}
+
+static const char *cpus_of(json_t *vm, char *room, size_t size)
+{
+	snprintf(room, size, "%" PRId64, remote_number(vm, "spec.cpus"));
+	return room;
+}
+
+static const char *memory_of(json_t *vm, char *room, size_t size)
+{
+	return format_size((u64)remote_number(vm, "spec.memory_bytes"), room,
+	                   size);
+}
+
+static const char *image_of(json_t *vm, char *room, size_t size)
+{
+	const char *image = remote_text(vm, "spec.image");
+
+	(void)room;
+	(void)size;
+	return image[0] ? image : "-";
+}
+
+/* "3m", "2h", "5d" since an ISO time. */
+static const char *age_of(json_t *vm, char *room, size_t size)
+{
+	struct tm tm = { 0 };
+	long s;
+
+	if (!strptime(remote_text(vm, "since"), "%Y-%m-%dT%H:%M:%S", &tm))
+		return "-";
+	s = (long)(time(NULL) - timegm(&tm));
+	s = MAX(s, 0L);
+	if (s < 60)
+		snprintf(room, size, "%lds", s);
+	else if (s < 3600)
+		snprintf(room, size, "%ldm", s / 60);
+	else if (s < 86400)
+		snprintf(room, size, "%ldh", s / 3600);
+	else
+		snprintf(room, size, "%ldd", s / 86400);
+	return room;
+}
+
+static const struct column columns[] = {
+	{ "NAME", name_of }, { "STATE", state_of },   { "SINCE", age_of },
+	{ "CPUS", cpus_of }, { "MEMORY", memory_of }, { "IMAGE", image_of },
+	{ NULL, NULL },
+};
+
+/* ---- list, show ---- */
+
+struct list_options {
+	const char *state, *tag;
+};
+
+static int list_option(void *ctx, int id, const char *value, struct error *err)
+{
+	struct list_options *o = ctx;
+
+	(void)err;
+	*(id == OPT_STATE ? &o->state : &o->tag) = value;
+	return 0;
+}
+
+static char *list_path(const struct list_options *o)
+{
+	char *state = client_escape(o->state ? o->state : "");
+	char *tag = client_escape(o->tag ? o->tag : "");
+	char *path =
+	    xasprintf("/v1/vms%s%s%s%s%s", o->state || o->tag ? "?" : "",
+	              o->state ? "state=" : "", state,
+	              o->tag ? (o->state ? "&tag=" : "tag=") : "", tag);
+
+	free(state);
+	free(tag);
+	return path;
+}
+
+static int vm_list(int argc, char **argv)
+{
+	static const struct option_spec specs[] = {
+		{ "state", "STATE", "only those: stopped, running, paused",
+		  OPT_STATE },
+		{ "tag", "KEY[=GLOB]", "only those with that tag", OPT_TAG },
+		REMOTE_OPTIONS,
+		{ 0 },
+	};
+	struct list_options o = { 0 };
+	struct remote r = { .own = list_option, .own_ctx = &o };
+	int code = remote_open(&r, "atoll vm list [OPTION]...",
+	                       "The machines that the daemon keeps.", specs,
+	                       argc, argv);
+	json_t *whole;
+	char *path;
+
+	if (code < 0) {
+		path = list_path(&o);
+		whole = remote_get(&r, path, &code);
+		free(path);
+		if (whole) {
+			remote_print(&r, whole, json_object_get(whole, "vms"),
+			             columns);
+			code = CODE_OK;
+		}
+		json_decref(whole);
+	}
+	remote_close(&r);
+	return code;
+}
+
+static void show_text(json_t *vm)
+{
+	static const char *const rows[] = {
+		"name",
+		"id",
+		"state",
+		"since",
+		"wanted",
+		"spec.description",
+		"spec.engine",
+		"spec.image",
+		"spec.boot.kernel",
+		"spec.boot.cmdline",
+		"last_end.words",
+	};
+	char size[32];
+	json_t *one;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(rows); i++)
+		if (remote_text(vm, rows[i])[0])
+			printf("%-18s %s\n", rows[i], remote_text(vm, rows[i]));
+	printf("%-18s %" PRId64 "\n", "revision",
+	       remote_number(vm, "revision"));
+	printf("%-18s %" PRId64 "\n", "spec.cpus",
+	       remote_number(vm, "spec.cpus"));
+	printf("%-18s %s\n", "spec.memory",
+	       format_size((u64)remote_number(vm, "spec.memory_bytes"), size,
+	                   sizeof(size)));
+	json_array_foreach(
+	    json_object_get(json_object_get(vm, "spec"), "disks"), i, one)
+	    printf("%-18s %s\n", "spec.disk", remote_text(one, "path"));
+	json_array_foreach(json_object_get(json_object_get(vm, "spec"), "nics"),
+	                   i, one)
+	    printf("%-18s %s %s %s\n", "spec.nic", remote_text(one, "type"),
+	           remote_text(one, "mac"), remote_text(one, "tap"));
+	if (json_is_true(json_object_get(vm, "restart_needed")))
+		puts("restart_needed     the definition was changed since it "
+		     "started");
+}
+
+static int show_one(struct remote *r, const char *name)
+{
+	char *part = client_escape(name), *path = xasprintf("/v1/vms/%s", part);
+	int code = CODE_OK;
+	json_t *vm = remote_get(r, path, &code);
+
+	free(part);
+	free(path);
+	if (!vm)
+		return code;
+	if (r->format == FORMAT_TABLE) {
+		show_text(vm);
+	} else if (r->format == FORMAT_NAME) {
+		puts(remote_text(vm, "name"));
+	} else if (r->format == FORMAT_JSONL) {
+		json_dumpf(vm, stdout, JSON_COMPACT);
+		putchar('\n');
+	} else {
+		remote_print_json(vm);
+	}
+	json_decref(vm);
+	return CODE_OK;
+}
+
+static int vm_show(int argc, char **argv)
+{
+	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+	struct remote r = { 0 };
+	int code =
+	    remote_open(&r, "atoll vm show NAME...",
+	                "All that is known of a machine.", specs, argc, argv);
+	json_t *names, *one;
+	size_t i, failed = 0;
+
+	if (code < 0) {
+		names = remote_machines(&r, &code);
+		json_array_foreach(names, i, one)
+		{
+			code = show_one(&r, json_string_value(one));
+			failed += code != CODE_OK;
+		}
+		if (names)
+			code = remote_sum(json_array_size(names), failed, code);
+		json_decref(names);
+	}
+	remote_close(&r);
+	return code;
+}
+
+/* ---- verbs that are tasks ---- */
+
+struct act {
+	const char *verb; /* as the API spells it */
+	bool force;
+	bool delete;
+};
+
+static int act_option(void *ctx, int id, const char *value, struct error *err)
+{
+	struct act *a = ctx;
+
+	(void)value;
+	(void)err;
+	if (id == OPT_FORCE)
+		a->force = true;
+	return 0;
+}
+
+static bool can_stop(const char *verb)
+{
+	return strcmp(verb, "stop") == 0 || strcmp(verb, "restart") == 0;
+}
+
+/* The daemon gives the guest that long; we wait a little longer. */
+static json_t *stop_body(const struct remote *r, const struct act *a)
+{
+	json_t *body = json_pack("{s:b}", "force", a->force);
+
+	if (r->timeout_s)
+		json_object_set_new(
+		    body, "timeout_s",
+		    json_integer((json_int_t)MIN(r->timeout_s, (u64)86400)));
+	return body;
+}
+
+static int begin_one(struct remote *r, const struct act *a, const char *name,
+                     json_t **task)
+{
+	char *part = client_escape(name), *path;
+	struct error err = { 0 };
+	json_t *body = NULL;
+	int rc;
+
+	if (a->delete)
+		path = xasprintf("/v1/vms/%s%s", part,
+		                 a->force ? "?force=true" : "");
+	else
+		path = xasprintf("/v1/vms/%s/%s", part, a->verb);
+	if (can_stop(a->verb))
+		body = stop_body(r, a);
+	rc = client_call(r->client, a->delete ? "DELETE" : "POST", path, body,
+	                 task, &err);
+	json_decref(body);
+	free(part);
+	free(path);
+	return rc < 0 ? remote_failed(r, &err) : CODE_OK;
+}
+
+/* All are begun before one is waited for. */
+static int act_on_all(struct remote *r, const struct act *a, json_t *names)
+{
+	size_t count = json_array_size(names), failed = 0;
+	json_t **tasks = xalloc((count + 1) * sizeof(*tasks));
+	int code, last = CODE_OK;
+
+	for (size_t i = 0; i < count; i++) {
+		code =
+		    begin_one(r, a, json_string_value(json_array_get(names, i)),
+		              &tasks[i]);
+		failed += code != CODE_OK;
+		last = code ? code : last;
+	}
+	if (can_stop(a->verb))
+		r->timeout_s = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (!tasks[i])
+			continue;
+		code = remote_follow(
+		    r, tasks[i], json_string_value(json_array_get(names, i)));
+		failed += code != CODE_OK;
+		last = code ? code : last;
+	}
+	free(tasks);
+	return remote_sum(count, failed, last);
+}
+
+static int confirm(const struct remote *r, const struct act *a, json_t *names)
+{
+	char answer[16];
+
+	if (!a->delete || r->yes || !isatty(STDIN_FILENO))
+		return CODE_OK;
+	fprintf(stderr, "Delete %zu machine%s and all data on it? [y/N] ",
+	        json_array_size(names), json_array_size(names) == 1 ? "" : "s");
+	if (fgets(answer, sizeof(answer), stdin) &&
+	    (answer[0] == 'y' || answer[0] == 'Y'))
+		return CODE_OK;
+	return CODE_FAILED;
+}
+
+static int act(struct act *a, const char *summary, int argc, char **argv)
+{
+	static const struct option_spec specs[] = {
+		{ "force", NULL, "end a guest that does not go by itself",
+		  OPT_FORCE },
+		{ "yes", NULL, "don't ask", OPT_YES },
+		REMOTE_TASK_OPTIONS,
+		REMOTE_OPTIONS,
+		{ 0 },
+	};
+	struct remote r = { .own = act_option, .own_ctx = a };
+	char usage[80];
+	json_t *names;
+	int code;
+
+	snprintf(usage, sizeof(usage), "atoll vm %s NAME... [OPTION]...",
+	         a->verb);
+	code = remote_open(&r, usage, summary, specs, argc, argv);
+	if (code < 0) {
+		names = remote_machines(&r, &code);
+		if (names) {
+			code = confirm(&r, a, names);
+			if (code == CODE_OK)
+				code = act_on_all(&r, a, names);
+		}
+		json_decref(names);
+	}
+	remote_close(&r);
+	return code;
+}
+
+static const struct {
+	const char *verb, *summary;
+} acts[] = {
+	{ "start", "Start machines." },
+	{ "stop", "Press the power button, and wait until the guest is down." },
+	{ "restart", "Stop machines, and start them again." },
+	{ "kill", "End machines at once, as pulling the plug does." },
+	{ "pause", "Halt machines where they are." },
+	{ "resume", "Let paused machines go on." },
+	{ "reset", "Press the reset button." },
+	{ "powerdown", "Press the power button, and don't wait." },
+	{ "delete", "Delete machines, with their disks' copies and consoles." },
+};
+
+static int vm_act(int argc, char **argv)
+{
+	struct act a = { .verb = argv[0] };
+
+	a.delete = strcmp(argv[0], "delete") == 0;
+	for (size_t i = 0; i < ARRAY_SIZE(acts); i++)
+		if (strcmp(acts[i].verb, argv[0]) == 0)
+			return act(&a, acts[i].summary, argc, argv);
+	return CODE_USAGE;
+}
+
+/* ---- wait, log, status ---- */
+
+enum { OPT_FOR = OPT_OWN };
+
+static int for_option(void *ctx, int id, const char *value, struct error *err)
+{
+	(void)id;
+	(void)err;
+	*(const char **)ctx = value;
+	return 0;
+}
+
+static int wait_one(struct remote *r, const char *name, const char *state)
+{
+	char *part = client_escape(name), *path = xasprintf("/v1/vms/%s", part);
+	time_t end = time(NULL) + (time_t)r->timeout_s;
+	const struct timespec pause = { 0, 100 * 1000 * 1000 };
+	int code = -1;
+	json_t *vm;
+
+	while (code < 0) {
+		vm = remote_get(r, path, &code);
+		if (vm && strcmp(remote_text(vm, "state"), state) == 0)
+			code = CODE_OK;
+		else if (vm && r->timeout_s && time(NULL) > end) {
+			fprintf(stderr, "error: %s is %s, not %s\n", name,
+			        remote_text(vm, "state"), state);
+			code = CODE_TIMEOUT;
+		} else if (vm) {
+			nanosleep(&pause, NULL);
+		}
+		json_decref(vm);
+	}
+	free(part);
+	free(path);
+	return code;
+}
+
+static int vm_wait(int argc, char **argv)
+{
+	static const struct option_spec specs[] = {
+		{ "for", "STATE", "running, paused or stopped (stopped)",
+		  OPT_FOR },
+		{ "timeout", "TIME", "wait no longer", OPT_WAIT },
+		REMOTE_OPTIONS,
+		{ 0 },
+	};
+	const char *state = "stopped";
+	struct remote r = { .own = for_option, .own_ctx = &state };
+	int code = remote_open(&r, "atoll vm wait NAME... [OPTION]...",
+	                       "Wait until machines are in a state.", specs,
+	                       argc, argv);
+	json_t *names, *one;
+	size_t i;
+
+	if (code < 0) {
+		names = remote_machines(&r, &code);
+		json_array_foreach(names, i, one)
+		{
+			code = wait_one(&r, json_string_value(one), state);
+			if (code != CODE_OK)
+				break;
+		}
+		json_decref(names);
+	}
+	remote_close(&r);
+	return code;
+}
+
+static int put(void *ctx, const void *data, size_t size)
+{
+	(void)ctx;
+	return fwrite(data, 1, size, stdout) != size;
+}
+
+static int vm_log(int argc, char **argv)
+{
+	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+	struct remote r = { 0 };
+	struct error err = { 0 };
+	int code = remote_open(&r, "atoll vm log NAME",
+	                       "What the machine's process said last.", specs,
+	                       argc, argv);
+	char *part, *path;
+
+	if (code < 0 && r.name_count != 1)
+		code = say_usage("atoll vm log takes one machine");
+	if (code < 0) {
+		part = client_escape(r.names[0]);
+		path = xasprintf("/v1/vms/%s/log", part);
+		code = client_stream(r.client, path, NULL, put, NULL, NULL,
+		                     &err) < 0
+		           ? remote_failed(&r, &err)
+		           : CODE_OK;
+		free(part);
+		free(path);
+	}
+	remote_close(&r);
+	return code;
+}
+
+/* ---- the table ---- */
+
+static const struct command verbs[] = {
+	{ "list", "the machines there are", vm_list },
+	{ "show", "all that is known of one", vm_show },
+	{ "create", "define one", vm_create },
+	{ "set", "change a definition", vm_set },
+	{ "start", "start", vm_act },
+	{ "stop", "press the power button, and wait", vm_act },
+	{ "restart", "stop and start", vm_act },
+	{ "kill", "end at once", vm_act },
+	{ "pause", "halt", vm_act },
+	{ "resume", "go on", vm_act },
+	{ "reset", "press the reset button", vm_act },
+	{ "powerdown", "press the power button only", vm_act },
+	{ "console", "the machine's terminal", vm_console },
+	{ "log", "what its process said", vm_log },
+	{ "wait", "wait for a state", vm_wait },
+	{ "delete", "delete, with its data", vm_act },
+	{ 0 },
+};
+
+int command_noun(const struct command *table, const char *summary, int argc,
+                 char **argv)
+{
+	const struct command *c;
+
+	if (argc < 2 || strcmp(argv[1], "--help") == 0 ||
+	    strcmp(argv[1], "-h") == 0) {
+		printf("usage: atoll %s VERB [OPTION]...\n\n%s\n\nVerbs:\n",
+		       argv[0], summary);
+		command_list(table);
+		return argc < 2 ? CODE_USAGE : CODE_OK;
+	}
+	c = command_find(table, "verb", argv[1]);
+	return c ? c->fn(argc - 1, argv + 1) : CODE_USAGE;
+}
+
+int command_vm(int argc, char **argv)
+{
+	return command_noun(verbs, "Machines that a daemon keeps.", argc, argv);
+}
+
+int command_vm_verb(int argc, char **argv)
+{
+	const struct command *c = command_find(verbs, "verb", argv[0]);
+
+	return c ? c->fn(argc, argv) : CODE_USAGE;
+}
+
+int command_shell(int argc, char **argv)
+{
+	return vm_console(argc, argv);
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vm.h - the verbs on machines that a daemon keeps.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "cli/command.h"
+
+struct error;
+struct option_spec;
+
+int command_vm(int argc, char **argv);
+int command_launch(int argc, char **argv);
+int command_task(int argc, char **argv);
+int command_event(int argc, char **argv);
+int command_token(int argc, char **argv);
+int command_audit(int argc, char **argv);
+int command_stack(int argc, char **argv);
+/* One of the verbs of vm by itself: atoll start. */
+int command_vm_verb(int argc, char **argv);
+int command_shell(int argc, char **argv);
+
+int vm_create(int argc, char **argv);
+int vm_set(int argc, char **argv);
+int vm_console(int argc, char **argv);
+
+/* noun, then one of a table's verbs. */
+int command_noun(const struct command *verbs, const char *summary, int argc,
+                 char **argv);

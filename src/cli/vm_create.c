@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * atoll vm create, vm set, launch: options become a definition, or the part of
+ * one that is to change.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/units.h"
+#include "cli/remote.h"
+#include "cli/say.h"
+#include "cli/vm.h"
+
+enum {
+	OPT_APPEND = OPT_OWN,
+	OPT_AUTOSTART,
+	OPT_CPUS,
+	OPT_DESCRIPTION,
+	OPT_DEVICE,
+	OPT_DISK,
+	OPT_ENGINE,
+	OPT_FILE,
+	OPT_IMAGE,
+	OPT_INITRD,
+	OPT_KERNEL,
+	OPT_MEMORY,
+	OPT_MODULE,
+	OPT_NAME,
+	OPT_NET,
+	OPT_PUBLISH,
+	OPT_RESTART,
+	OPT_STOP_TIMEOUT,
+	OPT_TAG,
+};
+
+#define DEFINITION                                                             \
+	{ "cpus", "N", "virtual CPUs (1)", OPT_CPUS },                         \
+	    { "memory", "SIZE", "guest memory, as 512M or 2G (512M)",          \
+	      OPT_MEMORY },                                                    \
+	    { "engine", "ENGINE", "auto, kvm, bt or interp", OPT_ENGINE },     \
+	    { "kernel", "FILE", "bzImage, PVH or multiboot ELF", OPT_KERNEL }, \
+	    { "initrd", "FILE", "initial RAM disk", OPT_INITRD },              \
+	    { "module", "FILE", "multiboot module; may be repeated",           \
+	      OPT_MODULE },                                                    \
+	    { "append", "WORDS", "added to the kernel command line",           \
+	      OPT_APPEND },                                                    \
+	    { "disk", "FILE[,OPTION]...",                                      \
+	      "format=raw|qcow2, readonly, serial=TEXT", OPT_DISK },           \
+	    { "net", "user|tap:T|none", "network cards (user); repeatable",    \
+	      OPT_NET },                                                       \
+	    { "publish", "[A:]PORT:PORT[/udp]",                                \
+	      "forward a host port to the guest", OPT_PUBLISH },               \
+	    { "device", "NAME", "testdev or debug-exit; repeatable",           \
+	      OPT_DEVICE },                                                    \
+	    { "tag", "KEY=VALUE", "for finding it; repeatable", OPT_TAG },     \
+	    { "description", "WORDS", "for people", OPT_DESCRIPTION },         \
+	    { "restart", "no|on-failure|always", "when it ends by itself",     \
+	      OPT_RESTART },                                                   \
+	    { "autostart", "ORDER|no", "with the host, lower ORDER first",     \
+	      OPT_AUTOSTART },                                                 \
+	{                                                                      \
+		"stop-timeout", "TIME", "for the guest to shut down (60)",     \
+		    OPT_STOP_TIMEOUT                                           \
+	}
+
+struct definition {
+	json_t *spec;
+	bool nets_given;
+	json_t *publish; /* for the first user network; owned */
+};
+
+static json_t *below(json_t *spec, const char *key)
+{
+	json_t *value = json_object_get(spec, key);
+
+	if (!value) {
+		value = json_object();
+		json_object_set_new(spec, key, value);
+	}
+	return value;
+}
+
+static json_t *list_of(json_t *spec, const char *key)
+{
+	json_t *value = json_object_get(spec, key);
+
+	if (!value) {
+		value = json_array();
+		json_object_set_new(spec, key, value);
+	}
+	return value;
+}
+
+/* The daemon has another working directory, or another host. */
+static json_t *whole_path(const char *path, struct error *err)
+{
+	char *real = realpath(path, NULL);
+	json_t *value = real ? json_string(real) : NULL;
+
+	if (!value)
+		error_set(err, -ENOENT, "%s: %s", path, strerror(errno));
+	free(real);
+	return value;
+}
+
+static int set_path(json_t *object, const char *key, const char *path,
+                    struct error *err)
+{
+	json_t *value = whole_path(path, err);
+
+	return value ? json_object_set_new(object, key, value) : -ENOENT;
+}
+
+static int set_number(json_t *object, const char *key, u64 n)
+{
+	return json_object_set_new(object, key, json_integer((json_int_t)n));
+}
+
+static int add_disk(struct definition *d, const char *value, struct error *err)
+{
+	char *copy = xstrdup(value), *rest = copy, *part = strsep(&rest, ",");
+	json_t *disk = json_object();
+	int rc = set_path(disk, "path", part, err);
+
+	while (rc == 0 && (part = strsep(&rest, ","))) {
+		if (strcmp(part, "readonly") == 0)
+			json_object_set_new(disk, "readonly", json_true());
+		else if (strncmp(part, "format=", 7) == 0)
+			json_object_set_new(disk, "format",
+			                    json_string(part + 7));
+		else if (strncmp(part, "serial=", 7) == 0)
+			json_object_set_new(disk, "serial",
+			                    json_string(part + 7));
+		else
+			rc = error_set(err, -EINVAL,
+			               "--disk: there is no option %s", part);
+	}
+	if (rc == 0)
+		json_array_append(list_of(d->spec, "disks"), disk);
+	json_decref(disk);
+	free(copy);
+	return rc;
+}
+
+static int add_net(struct definition *d, const char *value, struct error *err)
+{
+	json_t *nics = list_of(d->spec, "nics");
+
+	d->nets_given = true;
+	if (strcmp(value, "none") == 0)
+		return 0;
+	if (strcmp(value, "user") == 0)
+		return json_array_append_new(
+		    nics, json_pack("{s:s}", "type", "user"));
+	if (strncmp(value, "tap:", 4) == 0)
+		return json_array_append_new(
+		    nics,
+		    json_pack("{s:s, s:s}", "type", "tap", "tap", value + 4));
+	return error_set(err, -EINVAL,
+	                 "--net %s is none of user, tap:NAME, "
+	                 "none",
+	                 value);
+}
+
+static int add_tag(struct definition *d, const char *value, struct error *err)
+{
+	const char *equals = strchr(value, '=');
+	char *key;
+
+	if (!equals || equals == value)
+		return error_set(err, -EINVAL, "--tag %s is not KEY=VALUE",
+		                 value);
+	key = xasprintf("%.*s", (int)(equals - value), value);
+	json_object_set_new(below(d->spec, "tags"), key,
+	                    json_string(equals + 1));
+	free(key);
+	return 0;
+}
+
+static int set_engine(struct definition *d, const char *value)
+{
+	const char *comma = strchr(value, ',');
+	char *name = xasprintf(
+	    "%.*s", (int)(comma ? comma - value : (ptrdiff_t)strlen(value)),
+	    value);
+
+	json_object_set_new(d->spec, "engine", json_string(name));
+	if (comma)
+		json_object_set_new(d->spec, "engine_options",
+		                    json_string(comma + 1));
+	free(name);
+	return 0;
+}
+
+static int set_autostart(struct definition *d, const char *value,
+                         struct error *err)
+{
+	json_t *a = below(d->spec, "autostart");
+	bool no = strcmp(value, "no") == 0;
+	u64 order = 0;
+	int rc = no ? 0 : parse_u64(value, 0, 1000000, &order, err);
+
+	if (rc < 0)
+		return error_prefix(err, "--autostart: ");
+	json_object_set_new(a, "enabled", json_boolean(!no));
+	return set_number(a, "order", order);
+}
+
+static int load_file(struct definition *d, const char *path, struct error *err)
+{
+	json_error_t where;
+	json_t *file = json_load_file(path, JSON_REJECT_DUPLICATES, &where);
+
+	if (!json_is_object(file)) {
+		json_decref(file);
+		return error_set(err, -EINVAL, "%s, line %d: %s", path,
+		                 where.line, where.text);
+	}
+	/* What the command line says goes before it. */
+	json_object_update_missing(d->spec, file);
+	d->nets_given = d->nets_given || json_object_get(file, "nics");
+	json_decref(file);
+	return 0;
+}
+
+static int text_option(json_t *object, const char *key, const char *value,
+                       struct error *err)
+{
+	json_t *text = json_string(value);
+
+	if (!text)
+		return error_set(err, -EINVAL, "%s is not UTF-8", key);
+	return json_object_set_new(object, key, text);
+}
+
+static int take_number(struct definition *d, int id, const char *value,
+                       struct error *err)
+{
+	u64 n = 0;
+	int rc;
+
+	if (id == OPT_MEMORY) {
+		rc = parse_size(value, 1, &n, err);
+		return rc < 0 ? error_prefix(err, "--memory: ")
+		              : set_number(d->spec, "memory_bytes", n);
+	}
+	if (id == OPT_CPUS) {
+		rc = parse_u64(value, 1, 64, &n, err);
+		return rc < 0 ? error_prefix(err, "--cpus: ")
+		              : set_number(d->spec, "cpus", n);
+	}
+	rc = parse_duration(value, &n, err);
+	if (rc < 0)
+		return error_prefix(err, "--stop-timeout: ");
+	return set_number(d->spec, "stop_timeout_s",
+	                  (n + NSEC_PER_SEC - 1) / NSEC_PER_SEC);
+}
+
+static int take_boot(struct definition *d, int id, const char *value,
+                     struct error *err)
+{
+	json_t *boot = below(d->spec, "boot"), *path;
+
+	if (id == OPT_KERNEL)
+		return set_path(boot, "kernel", value, err);
+	if (id == OPT_INITRD)
+		return set_path(boot, "initrd", value, err);
+	if (id == OPT_APPEND)
+		return text_option(boot, "cmdline", value, err);
+	path = whole_path(value, err);
+	return path ? json_array_append_new(list_of(boot, "modules"), path)
+	            : -ENOENT;
+}
+
+static int take_option(void *ctx, int id, const char *value, struct error *err)
+{
+	struct definition *d = ctx;
+
+	switch (id) {
+	case OPT_CPUS:
+	case OPT_MEMORY:
+	case OPT_STOP_TIMEOUT:
+		return take_number(d, id, value, err);
+	case OPT_KERNEL:
+	case OPT_INITRD:
+	case OPT_APPEND:
+	case OPT_MODULE:
+		return take_boot(d, id, value, err);
+	case OPT_DISK:
+		return add_disk(d, value, err);
+	case OPT_NET:
+		return add_net(d, value, err);
+	case OPT_TAG:
+		return add_tag(d, value, err);
+	case OPT_ENGINE:
+		return set_engine(d, value);
+	case OPT_AUTOSTART:
+		return set_autostart(d, value, err);
+	case OPT_FILE:
+		return load_file(d, value, err);
+	case OPT_PUBLISH:
+		return json_array_append_new(d->publish, json_string(value));
+	case OPT_DEVICE:
+		return json_array_append_new(list_of(d->spec, "devices"),
+		                             json_string(value));
+	case OPT_RESTART:
+		return text_option(below(d->spec, "restart"), "policy", value,
+		                   err);
+	case OPT_IMAGE:
+		return text_option(d->spec, "image", value, err);
+	case OPT_NAME:
+		return text_option(d->spec, "name", value, err);
+	default:
+		return text_option(d->spec, "description", value, err);
+	}
+}
+
+/* Networks as `atoll run` has them: one, unless something else was said. */
+static int finish_nets(struct definition *d, bool whole)
+{
+	json_t *nic;
+	size_t i;
+
+	if (whole && !d->nets_given)
+		json_array_append_new(list_of(d->spec, "nics"),
+		                      json_pack("{s:s}", "type", "user"));
+	if (json_array_size(d->publish) == 0)
+		return 0;
+	json_array_foreach(json_object_get(d->spec, "nics"), i, nic)
+	{
+		if (strcmp(remote_text(nic, "type"), "user") == 0) {
+			json_object_set(nic, "publish", d->publish);
+			return 0;
+		}
+	}
+	return say_usage("--publish needs a network of the kind user");
+}
+
+static void definition_fini(struct definition *d)
+{
+	json_decref(d->spec);
+	json_decref(d->publish);
+}
+
+static int print_or_wait(struct remote *r, json_t *vm, const char *name)
+{
+	s64 id = remote_number(vm, "task");
+	char path[64];
+	json_t *task;
+	int code = CODE_OK;
+
+	if (r->format == FORMAT_JSON || r->format == FORMAT_JSONL)
+		remote_print_json(vm);
+	else if (!r->quiet)
+		puts(name);
+	if (!id || r->async)
+		return CODE_OK;
+	/* The copy of its image. */
+	snprintf(path, sizeof(path), "/v1/tasks/%" PRId64, id);
+	task = remote_get(r, path, &code);
+	return task ? remote_follow(r, task, name) : code;
+}
+
+static int create(struct remote *r, struct definition *d, const char *name)
+{
+	struct error err = { 0 };
+	json_t *vm = NULL;
+	int code = finish_nets(d, true);
+
+	if (code != 0)
+		return code;
+	if (text_option(d->spec, "name", name, &err) < 0 ||
+	    client_call(r->client, "POST", "/v1/vms", d->spec, &vm, &err) < 0)
+		return remote_failed(r, &err);
+	code = print_or_wait(r, vm, name);
+	json_decref(vm);
+	return code;
+}
+
+static int start(struct remote *r, const char *name)
+{
+	char *part = client_escape(name);
+	char *path = xasprintf("/v1/vms/%s/start", part);
+	struct error err = { 0 };
+	json_t *task = NULL;
+	int code;
+
+	if (client_call(r->client, "POST", path, NULL, &task, &err) < 0)
+		code = remote_failed(r, &err);
+	else
+		code = remote_follow(r, task, name);
+	free(part);
+	free(path);
+	return code;
+}
+
+int vm_create(int argc, char **argv)
+{
+	static const struct option_spec specs[] = {
+		{ "image", "IMAGE", "its disk and kernel: a copy of an image",
+		  OPT_IMAGE },
+		{ "file", "FILE", "a definition in JSON", OPT_FILE },
+		DEFINITION,
+		{ "async", NULL, "don't wait for the copy of the image",
+		  OPT_ASYNC },
+		REMOTE_OPTIONS,
+		{ 0 },
+	};
+	struct definition d = { .spec = json_object(),
+		                .publish = json_array() };
+	struct remote r = { .own = take_option, .own_ctx = &d };
+	int code = remote_open(&r, "atoll vm create NAME [OPTION]...",
+	                       "Define a machine; start starts it.", specs,
+	                       argc, argv);
+
+	if (code < 0 && r.name_count != 1)
+		code = say_usage("atoll vm create takes one name");
+	if (code < 0)
+		code = create(&r, &d, r.names[0]);
+	remote_close(&r);
+	definition_fini(&d);
+	return code;
+}
+
+int command_launch(int argc, char **argv)
+{
+	static const struct option_spec specs[] = {
+		DEFINITION,
+		REMOTE_OPTIONS,
+		{ 0 },
+	};
+	struct definition d = { .spec = json_object(),
+		                .publish = json_array() };
+	struct remote r = { .own = take_option, .own_ctx = &d };
+	struct error err = { 0 };
+	int code = remote_open(&r, "atoll launch IMAGE NAME [OPTION]...",
+	                       "Define a machine from an image and start it.",
+	                       specs, argc, argv);
+
+	if (code < 0 && r.name_count != 2)
+		code = say_usage("atoll launch takes an image and a name");
+	if (code < 0 && text_option(d.spec, "image", r.names[0], &err) < 0)
+		code = say_error(&err);
+	if (code < 0) {
+		code = create(&r, &d, r.names[1]);
+		if (code == CODE_OK)
+			code = start(&r, r.names[1]);
+	}
+	remote_close(&r);
+	definition_fini(&d);
+	return code;
+}
+
+static int change(struct remote *r, struct definition *d)
+{
+	char *part = client_escape(r->names[0]);
+	char *path = xasprintf("/v1/vms/%s", part);
+	struct error err = { 0 };
+	json_t *vm = NULL;
+	int code = finish_nets(d, false);
+
+	if (code == 0 &&
+	    client_call(r->client, "PATCH", path, d->spec, &vm, &err) < 0)
+		code = remote_failed(r, &err);
+	if (vm && r->format == FORMAT_JSON)
+		remote_print_json(vm);
+	if (vm && json_is_true(json_object_get(vm, "restart_needed")) &&
+	    !r->quiet)
+		fputs("it takes effect when the machine is started again\n",
+		      stderr);
+	json_decref(vm);
+	free(part);
+	free(path);
+	return code;
+}
+
+int vm_set(int argc, char **argv)
+{
+	static const struct option_spec specs[] = {
+		{ "name", "NAME", "what it is called from now on", OPT_NAME },
+		DEFINITION,
+		{ "if-rev", "N", "only if the definition has that revision",
+		  OPT_IF_REV },
+		REMOTE_OPTIONS,
+		{ 0 },
+	};
+	struct definition d = { .spec = json_object(),
+		                .publish = json_array() };
+	struct remote r = { .own = take_option, .own_ctx = &d };
+	int code =
+	    remote_open(&r, "atoll vm set NAME OPTION...",
+	                "Change a machine's definition.", specs, argc, argv);
+
+	if (code < 0 && r.name_count != 1)
+		code = say_usage("atoll vm set takes one machine");
+	if (code < 0 && json_object_size(d.spec) == 0)
+		code = say_usage("what is to be changed?");
+	if (code < 0)
+		code = change(&r, &d);
+	remote_close(&r);
+	definition_fini(&d);
+	return code;
+}

@@ -1,0 +1,573 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * api - one call from its request to its answer.
+ *
+ * A call that changes something runs in one transaction with its audit record
+ * and its idempotency key; what it changes in memory comes after the commit.
+ * So whatever kills the daemon, an answer that was given is true, and a call
+ * repeated under its key is done once.
+ */
+#include "daemon/api.h"
+
+#include <errno.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "daemon/store.h"
+
+enum { KEY_LIFE_S = 24 * 3600, DIGEST_HEX = 65 };
+
+/* ---- errors ---- */
+
+static const struct {
+	const char *code;
+	int status;
+} codes[] = {
+	{ "bad-request", 400 },      { "unauthorized", 401 },
+	{ "denied", 403 },           { "not-found", 404 },
+	{ "not-allowed", 405 },      { "conflict", 409 },
+	{ "precondition", 412 },     { "too-large", 413 },
+	{ "unsupported-type", 415 }, { "key-reuse", 422 },
+	{ "locked-out", 429 },       { "internal", 500 },
+	{ "unavailable", 503 },      { "storage", 507 },
+};
+
+static int status_of(const char *code)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(codes); i++)
+		if (strcmp(codes[i].code, code) == 0)
+			return codes[i].status;
+	return 500;
+}
+
+const char *error_code_of(int rc)
+{
+	switch (rc) {
+	case -EINVAL:
+		return "bad-request";
+	case -ENOENT:
+		return "not-found";
+	case -EEXIST:
+	case -EBUSY:
+		return "conflict";
+	case -EACCES:
+	case -EPERM:
+		return "denied";
+	case -ENOSPC:
+	case -EROFS:
+	case -EDQUOT:
+	case -EFBIG:
+		return "storage";
+	default:
+		return "internal";
+	}
+}
+
+/* Words may hold what a client or a file put there. */
+static json_t *words_json(const char *words)
+{
+	json_t *text = json_string(words);
+	char clean[512];
+	size_t n = 0;
+
+	if (text)
+		return text;
+	for (; words[n] && n + 1 < sizeof(clean); n++)
+		clean[n] = (u8)words[n] < 0x80 ? words[n] : '?';
+	clean[n] = '\0';
+	return json_string(clean);
+}
+
+json_t *error_json(const char *code, const char *words, const char *hint)
+{
+	json_t *o = json_object();
+
+	json_object_set_new(o, "code", json_string(code));
+	json_object_set_new(o, "words", words_json(words));
+	json_object_set_new(o, "hint",
+	                    hint && hint[0] ? words_json(hint) : json_null());
+	return o;
+}
+
+void call_fail(struct call *c, const char *code, const char *words,
+               const char *hint)
+{
+	json_decref(c->reply);
+	c->reply = json_pack("{s:o}", "error", error_json(code, words, hint));
+	c->status = status_of(code);
+}
+
+void call_fail_error(struct call *c, int rc)
+{
+	call_fail(c, error_code_of(rc), c->err.text, c->err.hint);
+}
+
+/* ---- for handlers ---- */
+
+void call_header(struct call *c, const char *name, const char *value)
+{
+	char *old = c->headers;
+
+	c->headers = xasprintf("%s%s: %s\n", old ? old : "", name, value);
+	free(old);
+}
+
+const char *call_query(struct call *c, const char *name, char *room,
+                       size_t size)
+{
+	const char *at = c->http->query, *end;
+	size_t n = strlen(name);
+
+	for (; *at; at = *end ? end + 1 : end) {
+		end = strchrnul(at, '&');
+		if (strncmp(at, name, n) || at[n] != '=' ||
+		    (size_t)(end - at) < n + 1)
+			continue;
+		snprintf(room, size, "%.*s", (int)(end - at - (ptrdiff_t)n - 1),
+		         at + n + 1);
+		return room;
+	}
+	return NULL;
+}
+
+s64 call_number(struct call *c, const char *name, s64 min, s64 max,
+                s64 fallback)
+{
+	char room[32], words[128];
+	const char *text = call_query(c, name, room, sizeof(room));
+	u64 n;
+
+	if (!text)
+		return fallback;
+	if (parse_u64(text, (u64)min, (u64)max, &n, NULL) == 0)
+		return (s64)n;
+	snprintf(words, sizeof(words),
+	         "%s is not a number from %" PRId64 " to %" PRId64, name, min,
+	         max);
+	call_fail(c, "bad-request", words, "");
+	return fallback;
+}
+
+struct vm *call_vm(struct call *c)
+{
+	struct vm *vm = vm_find(c->daemon, c->params[0]);
+	char words[200];
+
+	if (vm && !vm->deleted)
+		return vm;
+	snprintf(words, sizeof(words), "there is no machine %s", c->params[0]);
+	call_fail(c, "not-found", words, "");
+	return NULL;
+}
+
+bool call_match(struct call *c, s64 revision)
+{
+	const char *wanted = c->http->headers[HTTP_IF_MATCH];
+	char tag[32];
+
+	snprintf(tag, sizeof(tag), "\"%" PRId64 "\"", revision);
+	if (!wanted[0] || strcmp(wanted, "*") == 0 || strcmp(wanted, tag) == 0)
+		return true;
+	call_fail(c, "precondition",
+	          "the machine was changed since you looked at it",
+	          "get it again, and ask again with its new ETag");
+	return false;
+}
+
+bool call_known_keys(struct call *c, const char *const *keys)
+{
+	char words[200];
+	json_t *value;
+	const char *key;
+	size_t i;
+
+	if (c->body && !json_is_object(c->body)) {
+		call_fail(c, "bad-request", "the body is not an object", "");
+		return false;
+	}
+	json_object_foreach(c->body, key, value)
+	{
+		for (i = 0; keys[i] && strcmp(keys[i], key);)
+			i++;
+		if (keys[i])
+			continue;
+		snprintf(words, sizeof(words), "%.100s is not known", key);
+		call_fail(c, "bad-request", words, "");
+		return false;
+	}
+	return true;
+}
+
+static void enqueue(struct call *c, void *ctx)
+{
+	struct task *t = ctx;
+
+	(void)c;
+	if (strcmp(t->kind, "kill") == 0 ||
+	    (strcmp(t->kind, "delete") == 0 &&
+	     json_is_true(json_object_get(t->params, "force"))))
+		task_enqueue_urgent(t);
+	else
+		task_enqueue(t);
+}
+
+static void drop_task(void *ctx)
+{
+	task_free(ctx);
+}
+
+void call_task(struct call *c, struct vm *vm, const char *kind, json_t *params)
+{
+	struct task *t = task_new(vm, kind, params, c->caller.name, &c->err);
+	char where[64];
+
+	if (!t) {
+		call_fail_error(c, -EIO);
+		return;
+	}
+	c->status = 202;
+	c->reply = task_json(t);
+	snprintf(where, sizeof(where), "/v1/tasks/%" PRId64, t->id);
+	call_header(c, "location", where);
+	c->apply = enqueue;
+	c->drop = drop_task;
+	c->ctx = t;
+}
+
+/* ---- finding the route ---- */
+
+/* {parts} match one part of a path each. */
+static bool match(const char *pattern, const char *path,
+                  char params[PARAMS_MAX][PARAM_MAX])
+{
+	size_t n = 0, size;
+
+	while (*pattern && *path) {
+		if (*pattern != '{') {
+			if (*pattern++ != *path++)
+				return false;
+			continue;
+		}
+		size = strcspn(path, "/");
+		if (size == 0 || size >= PARAM_MAX || n == PARAMS_MAX)
+			return false;
+		memcpy(params[n], path, size);
+		params[n++][size] = '\0';
+		path += size;
+		pattern = strchr(pattern, '}') + 1;
+	}
+	return !*pattern && !*path;
+}
+
+static bool find_route(struct call *c)
+{
+	char allowed[64] = "";
+	size_t used = 0;
+
+	for (const struct route *r = routes; r->method; r++) {
+		if (!match(r->pattern, c->http->path, c->params))
+			continue;
+		if (strcmp(r->method, c->http->method) == 0) {
+			c->route = r;
+			return true;
+		}
+		used += (size_t)snprintf(allowed + used, sizeof(allowed) - used,
+		                         "%s%s", used ? ", " : "", r->method);
+	}
+	if (used) {
+		call_header(c, "allow", allowed);
+		call_fail(c, "not-allowed", "that can't be done here", "");
+	} else {
+		call_fail(c, "not-found", "there is nothing here",
+		          "api/openapi.yaml describes what there is");
+	}
+	return false;
+}
+
+static bool check_query(struct call *c)
+{
+	const char *at = c->http->query, *known, *end;
+	char words[128];
+	size_t size;
+
+	for (; *at; at = *end ? end + 1 : end) {
+		end = strchrnul(at, '&');
+		size = strcspn(at, "=&");
+		for (known = c->route->query; *known;
+		     known += strspn(known, " ")) {
+			if (strcspn(known, " ") == size &&
+			    strncmp(known, at, size) == 0)
+				break;
+			known += strcspn(known, " ");
+		}
+		if (*known && at[size] == '=')
+			continue;
+		snprintf(words, sizeof(words),
+		         "the query has %.*s, which is "
+		         "not known here",
+		         (int)MIN(size, (size_t)64), at);
+		call_fail(c, "bad-request", words, "");
+		return false;
+	}
+	return true;
+}
+
+/* ---- the body ---- */
+
+static bool says_json(const char *type)
+{
+	size_t n = strcspn(type, "; ");
+
+	return (n == 16 && strncmp(type, "application/json", n) == 0) ||
+	       (n == 28 &&
+	        strncmp(type, "application/merge-patch+json", n) == 0);
+}
+
+static bool parse_body(struct call *c)
+{
+	enum route_body kind = c->route->body;
+	const char *type = c->http->headers[HTTP_CONTENT_TYPE];
+	json_error_t where;
+	char words[256];
+
+	if (c->http->body_huge) {
+		call_fail(c, "too-large", "the body is larger than 1 MiB", "");
+		return false;
+	}
+	if (kind == BODY_RAW)
+		return true;
+	if (c->http->body_size == 0) {
+		if (kind == BODY_JSON)
+			call_fail(c, "bad-request", "the body is missing", "");
+		return kind != BODY_JSON;
+	}
+	if (kind == BODY_NONE) {
+		call_fail(c, "bad-request", "there must be no body here", "");
+		return false;
+	}
+	if (!says_json(type)) {
+		call_fail(c, "unsupported-type",
+		          "the body is not application/json",
+		          "say so in Content-Type");
+		return false;
+	}
+	c->body = json_loadb((const char *)c->http->body, c->http->body_size,
+	                     JSON_REJECT_DUPLICATES, &where);
+	if (c->body && json_is_object(c->body))
+		return true;
+	if (c->body)
+		snprintf(words, sizeof(words), "the body is not an object");
+	else
+		snprintf(words, sizeof(words),
+		         "the body is not JSON: line %d, column %d: %.160s",
+		         where.line, where.column, where.text);
+	call_fail(c, "bad-request", words, "");
+	return false;
+}
+
+/* ---- idempotency keys ---- */
+
+static void digest(struct call *c, char *hex)
+{
+	u8 sum[EVP_MAX_MD_SIZE];
+	unsigned size = 0;
+	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+
+	EVP_DigestInit_ex(ctx, EVP_sha256(), NULL);
+	EVP_DigestUpdate(ctx, c->http->method, strlen(c->http->method) + 1);
+	EVP_DigestUpdate(ctx, c->http->path, strlen(c->http->path) + 1);
+	EVP_DigestUpdate(ctx, c->http->query, strlen(c->http->query) + 1);
+	EVP_DigestUpdate(ctx, c->http->body, c->http->body_size);
+	EVP_DigestFinal_ex(ctx, sum, &size);
+	EVP_MD_CTX_free(ctx);
+	for (unsigned i = 0; i < 32; i++)
+		snprintf(hex + 2 * i, 3, "%02x", sum[i]);
+}
+
+struct known_key {
+	struct call *call;
+	char digest[DIGEST_HEX];
+	bool found;
+};
+
+static int take_key(void *ctx, struct row *row)
+{
+	struct known_key *k = ctx;
+	struct call *c = k->call;
+
+	k->found = true;
+	if (strcmp(row_text(row, 0), k->digest)) {
+		call_fail(c, "key-reuse",
+		          "this Idempotency-Key was used for another request",
+		          "take a new one");
+		return 0;
+	}
+	c->status = (int)row_int(row, 1);
+	c->headers = row_text(row, 2) ? xstrdup(row_text(row, 2)) : NULL;
+	c->reply = row_json(row, 3);
+	return 0;
+}
+
+static bool known_key(struct call *c)
+{
+	struct known_key k = { .call = c };
+	const char *key = c->http->headers[HTTP_IDEMPOTENCY_KEY];
+
+	if (!key[0] || strcmp(c->http->method, "POST"))
+		return false;
+	digest(c, k.digest);
+	store_query(c->daemon->store, take_key, &k, NULL,
+	            "SELECT request, status, headers, body FROM keys"
+	            " WHERE key = ? AND caller = ? AND at > ?",
+	            "tti", key, c->caller.name, (s64)time(NULL) - KEY_LIFE_S);
+	return k.found;
+}
+
+static int remember_key(struct call *c)
+{
+	const char *key = c->http->headers[HTTP_IDEMPOTENCY_KEY];
+	s64 now = (s64)time(NULL);
+	char hex[DIGEST_HEX];
+
+	if (!key[0] || strcmp(c->http->method, "POST"))
+		return 0;
+	digest(c, hex);
+	store_run(c->daemon->store, NULL, "DELETE FROM keys WHERE at <= ?", "i",
+	          now - KEY_LIFE_S);
+	return store_run(c->daemon->store, &c->err,
+	                 "INSERT INTO keys(key, caller, request, status,"
+	                 " headers, body, at) VALUES(?, ?, ?, ?, ?, ?, ?)",
+	                 "tttitji", key, c->caller.name, hex, (s64)c->status,
+	                 c->headers, c->reply, now);
+}
+
+/* ---- the call ---- */
+
+static int audit(struct call *c)
+{
+	char action[96], outcome[16];
+
+	snprintf(action, sizeof(action), "%s %s", c->http->method,
+	         c->route ? c->route->pattern : "?");
+	snprintf(outcome, sizeof(outcome), "%d", c->status);
+	return audit_write(c->daemon, c->caller.name, action, c->params[0],
+	                   outcome, &c->err);
+}
+
+static void change(struct call *c)
+{
+	struct store *store = c->daemon->store;
+	int rc = store_begin(store, &c->err);
+
+	if (rc == 0) {
+		c->route->fn(c);
+		if (c->status >= 400) {
+			store_rollback(store);
+			if (c->drop)
+				c->drop(c->ctx);
+			return;
+		}
+		rc = remember_key(c);
+		if (rc == 0)
+			rc = audit(c);
+		if (rc == 0)
+			rc = store_commit(store, &c->err);
+	}
+	if (rc < 0) {
+		store_rollback(store);
+		if (c->drop)
+			c->drop(c->ctx);
+		call_fail_error(c, rc);
+		return;
+	}
+	if (c->apply)
+		c->apply(c, c->ctx);
+}
+
+static void refuse(struct call *c, const char *code, const char *words,
+                   const char *hint)
+{
+	call_fail(c, code, words, hint);
+	/* A caller at the door has done nothing yet; who came in, has. */
+	if (audit(c) < 0)
+		log_error("daemon", "audit: %s", c->err.text);
+}
+
+static bool admit(struct call *c)
+{
+	struct error err = { 0 };
+
+	if (auth_locked_out(c->daemon, c->http)) {
+		call_fail(c, "locked-out", "too many wrong tokens from there",
+		          "wait a minute");
+		return false;
+	}
+	if (auth_caller(c->daemon, c->http, &c->caller, &err) < 0) {
+		refuse(c, "unauthorized", err.text, err.hint);
+		call_header(c, "www-authenticate", "Bearer");
+		return false;
+	}
+	return true;
+}
+
+static void run(struct call *c)
+{
+	bool found, reads = strcmp(c->http->method, "GET") == 0;
+
+	snprintf(c->caller.name, sizeof(c->caller.name), "nobody");
+	found = find_route(c);
+	if (!admit(c) || !found)
+		return;
+	if ((c->caller.rights & c->route->right) != c->route->right) {
+		refuse(c, "denied", "your role does not allow that", "");
+		return;
+	}
+	for (int i = 0; i < HTTP_HEADERS; i++)
+		if (c->http->header_long[i]) {
+			call_fail(c, "bad-request", "a header is too long", "");
+			return;
+		}
+	if (!check_query(c) || !parse_body(c))
+		return;
+	if (known_key(c))
+		return;
+	if (reads || c->route->quiet)
+		c->route->fn(c);
+	else
+		change(c);
+}
+
+static void answer(struct call *c)
+{
+	char *text = c->text;
+	size_t size;
+
+	if (c->reply) {
+		text = json_dumps(c->reply, JSON_COMPACT | JSON_ENCODE_ANY);
+		c->type = "application/json";
+	}
+	size = text ? strlen(text) : 0;
+	http_reply(c->http, c->status, text ? c->type : NULL, c->headers, text,
+	           size);
+	free(text);
+}
+
+void api_request(void *ctx, struct http_request *request)
+{
+	struct call c = { .daemon = ctx, .http = request, .status = 204 };
+
+	run(&c);
+	c.daemon->requests++;
+	c.daemon->requests_failed += c.status >= 400;
+	if (!c.deferred)
+		answer(&c);
+	json_decref(c.body);
+	json_decref(c.reply);
+	free(c.headers);
+}

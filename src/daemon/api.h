@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * api.h - a call of the REST API, from its request to its answer.
+ *
+ *	api.c        who calls, which route, the transaction around it
+ *	routes.c     the table
+ *	api_vms.c, api_tasks.c, api_tokens.c, api_host.c   the handlers
+ *	stream.c     answers that go on
+ *	audit.c, auth.c
+ */
+#pragma once
+
+#include "daemon/daemon.h"
+#include "daemon/http.h"
+
+struct row;
+
+enum right {
+	RIGHT_NONE = 0,    /* whoever got in */
+	RIGHT_READ = 1,    /* see machines, tasks and events */
+	RIGHT_OPERATE = 2, /* start, stop and the like; the console */
+	RIGHT_DEFINE = 4,  /* define, change and delete */
+	RIGHT_HOST = 8,    /* name files and interfaces of the host */
+	RIGHT_TOKENS = 16, /* give access to others */
+	RIGHT_AUDIT = 32,  /* read the audit log */
+};
+
+struct caller {
+	char name[CALLER_MAX]; /* "uid 1000", "token ci" */
+	const char *role;
+	unsigned rights;
+};
+
+enum { PARAMS_MAX = 2, PARAM_MAX = 128 };
+
+struct call {
+	struct daemon *daemon;
+	struct http_request *http;
+	const struct route *route;
+	struct caller caller;
+	char params[PARAMS_MAX][PARAM_MAX]; /* the {parts} of the path */
+	json_t *body;                       /* NULL: none */
+
+	/* The answer. */
+	int status;
+	json_t *reply;    /* NULL: no body, or text */
+	const char *type; /* of text */
+	char *text;       /* instead of reply; owned */
+	char *headers;    /* lines; owned */
+	bool deferred;    /* a stream has http now */
+	/* What is done once the registry has it all; ctx is the handler's. */
+	void (*apply)(struct call *c, void *ctx);
+	void (*drop)(void *ctx); /* instead, when it does not */
+	void *ctx;
+	struct error err;
+};
+
+enum route_body { BODY_NONE, BODY_JSON, BODY_MAYBE, BODY_RAW };
+
+struct route {
+	const char *method, *pattern; /* "/v1/vms/{vm}" */
+	unsigned right;
+	enum route_body body;
+	const char *query; /* names that may be asked for, with spaces */
+	void (*fn)(struct call *c);
+	bool quiet; /* not worth an audit record */
+};
+
+extern const struct route routes[]; /* ends with a NULL method */
+
+/* For http.c. */
+void api_request(void *ctx, struct http_request *request);
+void api_gone(void *ctx, struct http_request *request);
+
+/* ---- for handlers ---- */
+
+/* The one shape of all errors. */
+json_t *error_json(const char *code, const char *words, const char *hint);
+const char *error_code_of(int rc); /* for -errno */
+void call_fail(struct call *c, const char *code, const char *words,
+               const char *hint);
+void call_fail_error(struct call *c, int rc);
+void call_header(struct call *c, const char *name, const char *value);
+/* NULL: not asked for. Valid until the next call of this. */
+const char *call_query(struct call *c, const char *name, char *room,
+                       size_t size);
+/* A number of the query in its range, or fallback; fails the call. */
+s64 call_number(struct call *c, const char *name, s64 min, s64 max,
+                s64 fallback);
+/* The machine of the path; NULL, and the call has failed. */
+struct vm *call_vm(struct call *c);
+/* If-Match agrees, or is absent; else the call has failed. */
+bool call_match(struct call *c, s64 revision);
+/* A key of the body that may be absent: fails the call on a wrong type. */
+bool call_known_keys(struct call *c, const char *const *keys);
+/* A task of vm: 202, Location, and the task as the answer. */
+void call_task(struct call *c, struct vm *vm, const char *kind, json_t *params);
+
+/* ---- streams ---- */
+
+void streams_event(struct daemon *d);
+void streams_console(struct vm *vm);
+void streams_task(struct daemon *d, s64 id);
+void streams_vm_gone(struct vm *vm);
+void stream_events(struct call *c, s64 after);
+/* until_stopped: it ends when the machine has. */
+void stream_console(struct call *c, struct vm *vm, u64 offset,
+                    bool until_stopped);
+void stream_task(struct call *c, s64 id, u64 wait_ns);
+void streams_end(struct daemon *d);
+
+/* ---- who calls: auth.c ---- */
+
+/* 0; -EACCES: nobody we know. */
+int auth_caller(struct daemon *d, struct http_request *request,
+                struct caller *caller, struct error *err) MUST_CHECK;
+/* 0: no role of that name. */
+unsigned auth_rights(const char *role);
+int auth_hash(const char *secret, char *hex, size_t size) MUST_CHECK;
+bool auth_locked_out(struct daemon *d, struct http_request *request);
+
+/* ---- what was done: audit.c ---- */
+
+int audit_write(struct daemon *d, const char *caller, const char *action,
+                const char *target, const char *outcome,
+                struct error *err) MUST_CHECK;
+json_t *audit_row_json(struct row *row);
+/* 0: the chain holds; else the first record that does not fit. */
+s64 audit_verify(struct daemon *d, s64 *records, char *last_hash, size_t size);
+
+/* ---- shared with the tables' owners ---- */
+
+#define TASK_COLUMNS                                                           \
+	"id, vm_id, vm_name, kind, state, params, progress, words, result,"    \
+	" error, caller, created, started, ended"
+json_t *task_row_json(struct row *row);
+json_t *event_row_json(struct row *row);
+void vm_discard_folder(struct daemon *d, const char *id);
+
+/* ---- the handlers ---- */
+
+void api_root(struct call *c);
+void api_host(struct call *c);
+void api_metrics(struct call *c);
+void api_vm_list(struct call *c);
+void api_vm_create(struct call *c);
+void api_vm_get(struct call *c);
+void api_vm_patch(struct call *c);
+void api_vm_delete(struct call *c);
+void api_vm_action(struct call *c);
+void api_vm_stop(struct call *c);
+void api_vm_status(struct call *c);
+void api_vm_log(struct call *c);
+void api_console_read(struct call *c);
+void api_console_write(struct call *c);
+void api_console_size(struct call *c);
+void api_task_list(struct call *c);
+void api_task_get(struct call *c);
+void api_task_cancel(struct call *c);
+void api_event_list(struct call *c);
+void api_token_list(struct call *c);
+void api_token_create(struct call *c);
+void api_token_delete(struct call *c);
+void api_audit_list(struct call *c);
+void api_audit_verify(struct call *c);

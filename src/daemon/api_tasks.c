@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * api_tasks - tasks and events.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/units.h"
+#include "daemon/api.h"
+#include "daemon/store.h"
+
+enum { LIST_MAX = 1000, LIST_USUAL = 100, WAIT_MAX_S = 60 };
+
+static int add_task(void *ctx, struct row *row)
+{
+	json_array_append_new(ctx, task_row_json(row));
+	return 0;
+}
+
+void api_task_list(struct call *c)
+{
+	char state_room[16], vm_room[PARAM_MAX];
+	const char *state =
+	    call_query(c, "state", state_room, sizeof(state_room));
+	const char *name = call_query(c, "vm", vm_room, sizeof(vm_room));
+	s64 limit = call_number(c, "limit", 1, LIST_MAX, LIST_USUAL);
+	s64 before = call_number(c, "before", 0, INT64_MAX, INT64_MAX);
+	json_t *list;
+	int rc;
+
+	if (c->status >= 400)
+		return;
+	list = json_array();
+	rc = store_query(c->daemon->store, add_task, list, &c->err,
+	                 "SELECT " TASK_COLUMNS " FROM tasks"
+	                 " WHERE id < ?1 AND (?2 IS NULL OR state = ?2)"
+	                 " AND (?3 IS NULL OR vm_name = ?3 OR vm_id = ?3)"
+	                 " ORDER BY id DESC LIMIT ?4",
+	                 "itti", before, state, name, limit);
+	if (rc < 0) {
+		json_decref(list);
+		call_fail_error(c, rc);
+		return;
+	}
+	c->status = 200;
+	c->reply = json_pack("{s:o}", "tasks", list);
+}
+
+static s64 task_id(struct call *c)
+{
+	char words[200];
+	u64 id = 0;
+
+	if (parse_u64(c->params[0], 1, INT64_MAX, &id, NULL) < 0) {
+		snprintf(words, sizeof(words), "there is no task %s",
+		         c->params[0]);
+		call_fail(c, "not-found", words, "");
+	}
+	return (s64)id;
+}
+
+void api_task_get(struct call *c)
+{
+	s64 wait = call_number(c, "wait", 0, WAIT_MAX_S, 0);
+	s64 id = c->status >= 400 ? 0 : task_id(c);
+	char words[64];
+
+	if (!id)
+		return;
+	c->reply = task_find_json(c->daemon, id);
+	if (!c->reply) {
+		snprintf(words, sizeof(words), "there is no task %" PRId64, id);
+		call_fail(c, "not-found", words, "old ones are forgotten");
+		return;
+	}
+	c->status = 200;
+	if (wait && task_find_active(c->daemon, id))
+		stream_task(c, id, (u64)wait * NSEC_PER_SEC);
+}
+
+static void cancel(struct call *c, void *ctx)
+{
+	/* It may have ended meanwhile. */
+	struct task *t = task_find_active(c->daemon, *(s64 *)ctx);
+
+	if (t)
+		task_cancel(t);
+	free(ctx);
+}
+
+void api_task_cancel(struct call *c)
+{
+	s64 id = task_id(c), *kept;
+
+	if (!id)
+		return;
+	c->reply = task_find_json(c->daemon, id);
+	if (!c->reply) {
+		call_fail(c, "not-found", "there is no such task",
+		          "old ones are forgotten");
+		return;
+	}
+	if (!task_find_active(c->daemon, id)) {
+		call_fail(c, "conflict", "the task has ended", "");
+		return;
+	}
+	kept = malloc(sizeof(*kept));
+	if (!kept) {
+		call_fail(c, "internal", "no memory", "");
+		return;
+	}
+	*kept = id;
+	c->status = 202;
+	c->apply = cancel;
+	c->drop = free;
+	c->ctx = kept;
+}
+
+/* ---- events ---- */
+
+static int add_event(void *ctx, struct row *row)
+{
+	json_array_append_new(ctx, event_row_json(row));
+	return 0;
+}
+
+void api_event_list(struct call *c)
+{
+	bool stream =
+	    strstr(c->http->headers[HTTP_ACCEPT], "text/event-stream") != NULL;
+	const char *seen = c->http->headers[HTTP_LAST_EVENT_ID];
+	s64 after = call_number(c, "after", 0, INT64_MAX,
+	                        stream ? c->daemon->last_event : 0);
+	s64 limit = call_number(c, "limit", 1, LIST_MAX, LIST_USUAL);
+	json_t *list;
+	u64 number;
+	int rc;
+
+	if (c->status >= 400)
+		return;
+	if (stream) {
+		if (seen[0] &&
+		    parse_u64(seen, 0, INT64_MAX, &number, NULL) == 0)
+			after = (s64)number;
+		stream_events(c, after);
+		return;
+	}
+	list = json_array();
+	rc = store_query(c->daemon->store, add_event, list, &c->err,
+	                 "SELECT id, at, type, vm_id, vm_name, task, data"
+	                 " FROM events WHERE id > ? ORDER BY id LIMIT ?",
+	                 "ii", after, limit);
+	if (rc < 0) {
+		json_decref(list);
+		call_fail_error(c, rc);
+		return;
+	}
+	c->status = 200;
+	c->reply = json_pack("{s:o, s:I}", "events", list, "last",
+	                     (json_int_t)c->daemon->last_event);
+}

@@ -1,0 +1,533 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * api_vms - machines and their consoles.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "daemon/api.h"
+#include "daemon/console_log.h"
+#include "daemon/store.h"
+
+enum { INPUT_MAX = 32 * 1024, LOG_MAX = 64 * 1024, READ_MAX = 1 << 20 };
+
+static void set_etag(struct call *c, s64 revision)
+{
+	char tag[32];
+
+	snprintf(tag, sizeof(tag), "\"%" PRId64 "\"", revision);
+	call_header(c, "etag", tag);
+}
+
+/* ---- list and get ---- */
+
+/* "key" or "key=glob" */
+static bool has_tag(const struct vm *vm, const char *wanted)
+{
+	json_t *tags = json_object_get(vm->spec, "tags"), *value;
+	size_t n = strcspn(wanted, "=");
+	char key[128];
+
+	snprintf(key, sizeof(key), "%.*s", (int)n, wanted);
+	value = json_object_get(tags, key);
+	return value &&
+	       (!wanted[n] ||
+	        fnmatch(wanted + n + 1, json_string_value(value), 0) == 0);
+}
+
+void api_vm_list(struct call *c)
+{
+	char state_room[16], tag_room[300];
+	const char *state =
+	    call_query(c, "state", state_room, sizeof(state_room));
+	const char *tag = call_query(c, "tag", tag_room, sizeof(tag_room));
+	json_t *list = json_array();
+
+	for (struct vm *vm = c->daemon->vms; vm; vm = vm->next)
+		if (!vm->deleted &&
+		    (!state || strcmp(state, vm_state_name(vm->state)) == 0) &&
+		    (!tag || has_tag(vm, tag)))
+			json_array_append_new(list, vm_json(vm));
+	c->status = 200;
+	c->reply = json_pack("{s:o}", "vms", list);
+}
+
+void api_vm_get(struct call *c)
+{
+	struct vm *vm = call_vm(c);
+	char tag[32];
+
+	if (!vm)
+		return;
+	set_etag(c, vm->revision);
+	snprintf(tag, sizeof(tag), "\"%" PRId64 "\"", vm->revision);
+	/* The state is no part of the revision: only a definition that is
+	 * wanted unchanged is asked for so. */
+	if (strcmp(c->http->headers[HTTP_IF_NONE_MATCH], tag) == 0) {
+		c->status = 304;
+		return;
+	}
+	c->status = 200;
+	c->reply = vm_json(vm);
+}
+
+/* ---- define ---- */
+
+/* old: what it was before, NULL for a new one. */
+static bool may_define(struct call *c, json_t *spec, json_t *old)
+{
+	static const char *const parts[] = { "boot", "disks", "nics" };
+	bool same = old != NULL;
+
+	for (size_t i = 0; same && i < ARRAY_SIZE(parts); i++)
+		same = json_equal(json_object_get(spec, parts[i]),
+		                  json_object_get(old, parts[i]));
+	if (same || !spec_touches_host(spec) || (c->caller.rights & RIGHT_HOST))
+		return true;
+	call_fail(c, "denied",
+	          "your role may not name files or interfaces of the host",
+	          "use an image");
+	return false;
+}
+
+static bool name_free(struct call *c, const char *name, const struct vm *self)
+{
+	struct vm *other = vm_find(c->daemon, name);
+	char words[128];
+
+	if (!other || other == self)
+		return true;
+	snprintf(words, sizeof(words), "there is a machine %s already", name);
+	call_fail(c, "conflict", words, "");
+	return false;
+}
+
+struct created {
+	struct vm *vm;
+	struct task *prepare; /* NULL: nothing to prepare */
+};
+
+static void insert_vm(struct call *c, void *ctx)
+{
+	struct created *made = ctx;
+
+	(void)c;
+	vm_insert(made->vm);
+	event_emit(c->daemon, "vm.created", made->vm, 0, NULL);
+	if (made->prepare)
+		task_enqueue(made->prepare);
+	free(made);
+}
+
+static void drop_vm(void *ctx)
+{
+	struct created *made = ctx;
+
+	task_free(made->prepare);
+	vm_free(made->vm);
+	free(made);
+}
+
+static int write_vm(struct call *c, struct vm *vm)
+{
+	return store_run(c->daemon->store, &c->err,
+	                 "INSERT INTO vms(id, name, spec, revision, created,"
+	                 " updated) VALUES(?, ?, ?, 1, ?, ?)",
+	                 "ttjtt", vm->id, vm->name, vm->spec, vm->created,
+	                 vm->updated);
+}
+
+void api_vm_create(struct call *c)
+{
+	json_t *spec = spec_parse(c->body, &c->err);
+	struct created *made;
+	char where[64];
+	int rc;
+
+	if (!spec) {
+		call_fail_error(c, -EINVAL);
+		return;
+	}
+	if (!may_define(c, spec, NULL) ||
+	    !name_free(c, json_string_value(json_object_get(spec, "name")),
+	               NULL)) {
+		json_decref(spec);
+		return;
+	}
+	made = xalloc(sizeof(*made));
+	made->vm = vm_new(c->daemon, spec);
+	c->apply = insert_vm;
+	c->drop = drop_vm;
+	c->ctx = made;
+	rc = id_new(made->vm->id, &c->err);
+	if (rc == 0)
+		rc = spec_fill(spec, &c->err);
+	if (rc == 0)
+		rc = write_vm(c, made->vm);
+	if (rc == 0 && json_object_get(spec, "image")) {
+		made->prepare = task_new(made->vm, "prepare", json_object(),
+		                         c->caller.name, &c->err);
+		rc = made->prepare ? 0 : -EIO;
+	}
+	if (rc < 0) {
+		call_fail_error(c, rc);
+		return;
+	}
+	c->status = 201;
+	c->reply = vm_json(made->vm);
+	if (made->prepare)
+		json_object_set_new(c->reply, "task",
+		                    json_integer(made->prepare->id));
+	set_etag(c, 1);
+	snprintf(where, sizeof(where), "/v1/vms/%s", made->vm->id);
+	call_header(c, "location", where);
+}
+
+/* ---- change ---- */
+
+struct changed {
+	struct vm *vm;
+	json_t *spec;
+	char updated[TIME_SIZE];
+};
+
+static void apply_change(struct call *c, void *ctx)
+{
+	struct changed *ch = ctx;
+	struct vm *vm = ch->vm;
+
+	json_decref(vm->spec);
+	vm->spec = ch->spec;
+	vm->revision++;
+	memcpy(vm->updated, ch->updated, TIME_SIZE);
+	free(vm->name);
+	vm->name =
+	    xstrdup(json_string_value(json_object_get(ch->spec, "name")));
+	/* Its place in the order of names may be another. */
+	vm_reorder(vm);
+	free(ch);
+	event_emit(c->daemon, "vm.changed", vm, 0,
+	           json_pack("{s:I}", "revision", (json_int_t)vm->revision));
+	c->reply = vm_json(vm);
+}
+
+static void drop_change(void *ctx)
+{
+	struct changed *ch = ctx;
+
+	json_decref(ch->spec);
+	free(ch);
+}
+
+static bool same_image(json_t *a, json_t *b)
+{
+	json_t *x = json_object_get(a, "image"),
+	       *y = json_object_get(b, "image");
+
+	return (!x && !y) || (x && y && json_equal(x, y));
+}
+
+void api_vm_patch(struct call *c)
+{
+	struct vm *vm = call_vm(c);
+	struct changed *ch;
+	json_t *spec;
+	int rc;
+
+	if (!vm || !call_match(c, vm->revision))
+		return;
+	spec = spec_patch(vm->spec, c->body, &c->err);
+	if (!spec) {
+		call_fail_error(c, -EINVAL);
+		return;
+	}
+	ch = xalloc(sizeof(*ch));
+	ch->vm = vm;
+	ch->spec = spec;
+	time_now(ch->updated);
+	c->apply = apply_change;
+	c->drop = drop_change;
+	c->ctx = ch;
+	if (!same_image(vm->spec, spec)) {
+		call_fail(c, "bad-request",
+		          "image can't be changed: the disk is its copy",
+		          "make another machine");
+		return;
+	}
+	if (!may_define(c, spec, vm->spec) ||
+	    !name_free(c, json_string_value(json_object_get(spec, "name")), vm))
+		return;
+	rc = spec_fill(spec, &c->err);
+	if (rc == 0)
+		rc = store_run(
+		    c->daemon->store, &c->err,
+		    "UPDATE vms SET name = ?, spec = ?, revision = ?,"
+		    " updated = ? WHERE id = ?",
+		    "tjitt", json_string_value(json_object_get(spec, "name")),
+		    spec, vm->revision + 1, ch->updated, vm->id);
+	if (rc < 0) {
+		call_fail_error(c, rc);
+		return;
+	}
+	c->status = 200;
+	set_etag(c, vm->revision + 1);
+}
+
+/* ---- tasks of a machine ---- */
+
+void api_vm_delete(struct call *c)
+{
+	struct vm *vm = call_vm(c);
+	char room[8];
+	const char *force = call_query(c, "force", room, sizeof(room));
+	bool wanted = force && strcmp(force, "true") == 0;
+
+	if (!vm || !call_match(c, vm->revision))
+		return;
+	if (force && !wanted && strcmp(force, "false")) {
+		call_fail(c, "bad-request", "force is neither true nor false",
+		          "");
+		return;
+	}
+	if (!wanted && vm->state != VM_STOPPED && !vm->queue) {
+		call_fail(c, "conflict", "the machine runs",
+		          "stop it first, or delete it with force");
+		return;
+	}
+	call_task(c, vm, "delete", json_pack("{s:b}", "force", wanted));
+}
+
+static const char *last_part(const struct call *c)
+{
+	return strrchr(c->http->path, '/') + 1;
+}
+
+void api_vm_action(struct call *c)
+{
+	struct vm *vm = call_vm(c);
+	const char *kind = last_part(c);
+
+	if (!vm || !call_match(c, vm->revision))
+		return;
+	if (strcmp(kind, "start") == 0)
+		vm->restarts = 0;
+	call_task(c, vm, kind, json_object());
+}
+
+void api_vm_stop(struct call *c)
+{
+	static const char *const keys[] = { "force", "timeout_s", NULL };
+	struct vm *vm = call_vm(c);
+	json_t *force = json_object_get(c->body, "force");
+	json_t *timeout = json_object_get(c->body, "timeout_s");
+	s64 s = json_integer_value(timeout);
+
+	if (!vm || !call_match(c, vm->revision) || !call_known_keys(c, keys))
+		return;
+	if (force && !json_is_boolean(force)) {
+		call_fail(c, "bad-request", "force is neither true nor false",
+		          "");
+		return;
+	}
+	if (timeout && (!json_is_integer(timeout) || s < 1 || s > 86400)) {
+		call_fail(c, "bad-request",
+		          "timeout_s is not a whole number from 1 to 86400",
+		          "");
+		return;
+	}
+	call_task(c, vm, last_part(c),
+	          c->body ? json_incref(c->body) : json_object());
+}
+
+/* ---- what it does right now ---- */
+
+static void send_json(struct http_request *http, int status, json_t *body)
+{
+	char *text = json_dumps(body, JSON_COMPACT);
+
+	http_reply(http, status, "application/json", NULL, text, strlen(text));
+	free(text);
+	json_decref(body);
+}
+
+static void status_answered(void *ctx, bool ok, const char *words,
+                            json_t *answer)
+{
+	struct http_request *http = ctx;
+
+	if (ok)
+		send_json(http, 200,
+		          json_pack("{s:O, s:O}", "state",
+		                    json_object_get(answer, "state"), "report",
+		                    json_object_get(answer, "report")));
+	else
+		send_json(http, 409,
+		          json_pack("{s:o}", "error",
+		                    error_json("conflict", words, "")));
+}
+
+void api_vm_status(struct call *c)
+{
+	struct vm *vm = call_vm(c);
+
+	if (!vm)
+		return;
+	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED) {
+		call_fail(c, "conflict", "the machine does not run",
+		          "start it first");
+		return;
+	}
+	c->deferred = true;
+	holder_request(vm, json_pack("{s:s}", "op", "status"), status_answered,
+	               c->http);
+}
+
+/* The last words of its process, for whoever looks for a fault. */
+void api_vm_log(struct call *c)
+{
+	struct vm *vm = call_vm(c);
+	int folder, fd;
+	ssize_t n;
+	off_t size;
+
+	if (!vm)
+		return;
+	folder = vm_folder(vm, &c->err);
+	fd = folder < 0 ? -1 : openat(folder, "vm.log", O_RDONLY | O_CLOEXEC);
+	if (folder >= 0)
+		close(folder);
+	c->text = xalloc(LOG_MAX + 1);
+	if (fd >= 0) {
+		size = lseek(fd, 0, SEEK_END);
+		n = pread(fd, c->text, LOG_MAX, MAX(size - LOG_MAX, (off_t)0));
+		c->text[MAX(n, (ssize_t)0)] = '\0';
+		close(fd);
+	}
+	c->status = 200;
+	c->type = "text/plain; charset=utf-8";
+}
+
+/* ---- the console ---- */
+
+static void read_now(struct call *c, int folder, u64 offset, u64 size)
+{
+	u8 *data = try_alloc(1, size + 1);
+	u64 used = 0;
+	ssize_t n = 1;
+
+	if (!data) {
+		call_fail(c, "internal", "no memory", "");
+		return;
+	}
+	while (used < size && n > 0) {
+		n = console_log_read(folder, offset + used, data + used,
+		                     size - used);
+		used += n > 0 ? (u64)n : 0;
+	}
+	c->deferred = true;
+	http_reply(c->http, 200, "application/octet-stream", c->headers, data,
+	           used);
+	free(data);
+}
+
+void api_console_read(struct call *c)
+{
+	struct vm *vm = call_vm(c);
+	char room[16], number[24];
+	const char *follow = call_query(c, "follow", room, sizeof(room));
+	u64 begin = 0, end = 0, offset, tail, limit;
+	int folder;
+
+	if (!vm)
+		return;
+	offset = (u64)call_number(c, "offset", 0, INT64_MAX, -1);
+	tail = (u64)call_number(c, "tail", 0, INT64_MAX, INT64_MAX);
+	limit = (u64)call_number(c, "limit", 0, READ_MAX, READ_MAX);
+	if (c->status >= 400)
+		return;
+	if (follow && strcmp(follow, "run") && strcmp(follow, "always")) {
+		call_fail(c, "bad-request", "follow is neither run nor always",
+		          "");
+		return;
+	}
+	folder = vm_folder(vm, &c->err);
+	if (folder < 0) {
+		call_fail_error(c, folder);
+		return;
+	}
+	console_log_range(folder, &begin, &end);
+	if (offset > (u64)INT64_MAX) /* not asked for */
+		offset = tail < end ? end - tail : 0;
+	offset = MIN(MAX(offset, begin), end);
+	snprintf(number, sizeof(number), "%" PRIu64, offset);
+	call_header(c, "atoll-console-offset", number);
+	if (follow)
+		stream_console(c, vm, offset, strcmp(follow, "run") == 0);
+	else
+		read_now(c, folder, offset, MIN(limit, end - offset));
+	close(folder);
+}
+
+static void console_answered(void *ctx, bool ok, const char *words,
+                             json_t *answer)
+{
+	struct http_request *http = ctx;
+
+	(void)answer;
+	if (ok)
+		http_reply(http, 204, NULL, NULL, NULL, 0);
+	else
+		send_json(http, 409,
+		          json_pack("{s:o}", "error",
+		                    error_json("conflict", words, "")));
+}
+
+void api_console_write(struct call *c)
+{
+	struct vm *vm = call_vm(c);
+	size_t size = c->http->body_size;
+	char *hex;
+
+	if (!vm)
+		return;
+	if (size > INPUT_MAX) {
+		call_fail(c, "too-large", "more than 32 KiB at once", "");
+		return;
+	}
+	hex = xalloc(2 * size + 1);
+	for (size_t i = 0; i < size; i++)
+		snprintf(hex + 2 * i, 3, "%02x", c->http->body[i]);
+	c->deferred = true;
+	holder_request(vm, json_pack("{s:s, s:s}", "op", "input", "data", hex),
+	               console_answered, c->http);
+	free(hex);
+}
+
+void api_console_size(struct call *c)
+{
+	static const char *const keys[] = { "columns", "rows", NULL };
+	struct vm *vm = call_vm(c);
+	json_t *columns = json_object_get(c->body, "columns");
+	json_t *rows = json_object_get(c->body, "rows");
+	s64 x = json_integer_value(columns), y = json_integer_value(rows);
+
+	if (!vm || !call_known_keys(c, keys))
+		return;
+	if (x < 1 || x > UINT16_MAX || y < 1 || y > UINT16_MAX) {
+		call_fail(c, "bad-request",
+		          "columns and rows are whole numbers from 1 to 65535",
+		          "");
+		return;
+	}
+	c->deferred = true;
+	holder_request(vm,
+	               json_pack("{s:s, s:I, s:I}", "op", "resize", "columns",
+	                         (json_int_t)x, "rows", (json_int_t)y),
+	               console_answered, c->http);
+}

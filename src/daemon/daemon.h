@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * daemon.h - what the parts of atolld share: machines, tasks, events.
+ *
+ * Everything here belongs to the one thread of the loop. What is in memory is
+ * in the registry too (store.h), written first.
+ */
+#pragma once
+
+#include <jansson.h>
+#include <sys/types.h>
+
+#include "base/error.h"
+#include "base/loop.h"
+#include "base/place.h"
+#include "base/types.h"
+
+struct http;
+struct holder;
+struct http_request;
+struct store;
+struct stream;
+struct task;
+struct vm;
+
+enum { ID_SIZE = 37, TIME_SIZE = 32, CALLER_MAX = 128 };
+
+/* Wrong tokens from one address: auth.c. */
+struct wrong {
+	char address[64];
+	unsigned count;
+	u64 last_ns;
+};
+
+struct daemon {
+	struct loop *loop;
+	struct place place;
+	struct store *store;
+	struct http *http;
+	struct vm *vms; /* in order of their names */
+	unsigned vm_count;
+	struct stream
+	    *streams; /* answers that go on: events, consoles, waits */
+	s64 first_event, last_event;
+	u64 started_ns;
+	u64 requests, requests_failed; /* for /metrics */
+	u64 tasks_done, tasks_failed;
+	struct wrong wrong[64];
+	bool ending;
+};
+
+/* ---- machines: vm.c ---- */
+
+enum vm_state { VM_STOPPED, VM_STARTING, VM_RUNNING, VM_PAUSED };
+
+struct vm {
+	struct daemon *daemon; /* borrowed */
+	struct vm *next;
+	char id[ID_SIZE];
+	char *name;
+	json_t
+	    *spec; /* whole, with defaults (spec.c); never changed in place */
+	s64 revision;
+	char created[TIME_SIZE], updated[TIME_SIZE];
+	bool wanted;   /* should run: what restarts and autostart go by */
+	bool prepared; /* its disks are there */
+	bool deleted;  /* out of the registry: goes when its task ends */
+	s64 run, run_revision; /* of the last start */
+	json_t *last_end;      /* NULL: never ended */
+
+	enum vm_state state;
+	char since[TIME_SIZE];
+	u64 running_ns; /* when it came up */
+	pid_t pid;
+	u64 console_end;
+	struct holder *holder; /* set while a holder is or may be there */
+
+	struct task *queue; /* the first one runs */
+	struct loop_timer restart;
+	unsigned restarts; /* in a row, without a good run */
+};
+
+const char *vm_state_name(enum vm_state state);
+int vm_load_all(struct daemon *d, struct error *err) MUST_CHECK;
+void vm_free_all(struct daemon *d);
+/* By name or id; NULL. */
+struct vm *vm_find(struct daemon *d, const char *name);
+/* A machine that is in no list yet; spec is taken over. */
+struct vm *vm_new(struct daemon *d, json_t *spec);
+void vm_free(struct vm *vm);
+void vm_insert(struct vm *vm);
+void vm_remove(struct vm *vm);  /* its consoles end */
+void vm_reorder(struct vm *vm); /* its name is another */
+/* As the API shows it. */
+json_t *vm_json(const struct vm *vm);
+/* The machine's own folder, made if it is not there. Descriptor, or -errno. */
+int vm_folder(const struct vm *vm, struct error *err) MUST_CHECK;
+char *vm_folder_path(const struct vm *vm);
+void vm_set_state(struct vm *vm, enum vm_state state);
+/* Remembers in the registry whether it should run. */
+void vm_set_wanted(struct vm *vm, bool wanted);
+/* From holder.c: it is running, or paused; it has ended. */
+void vm_came_up(struct vm *vm, enum vm_state state);
+void vm_ended(struct vm *vm, json_t *end);
+void vm_console_grew(struct vm *vm, u64 end);
+/* After vm_load_all: whom the policy wants running. */
+void vm_autostart(struct daemon *d, bool host_booted);
+
+/* ---- definitions: spec.c ---- */
+
+/* A whole definition out of what a client sent: all checked, defaults put in.
+ * On failure NULL; err->hint names the place. */
+json_t *spec_parse(json_t *sent, struct error *err) MUST_CHECK;
+/* RFC 7396: spec with patch applied, parsed. */
+json_t *spec_patch(json_t *spec, json_t *patch, struct error *err) MUST_CHECK;
+bool spec_name_valid(const char *name);
+/* It names files of the host or opens its ports: for administrators. */
+bool spec_touches_host(json_t *spec);
+/* A key that was not said to be made up, such as a network card's address. */
+int spec_fill(json_t *spec, struct error *err) MUST_CHECK;
+
+/* ---- tasks: task.c, operate.c ---- */
+
+enum task_state {
+	TASK_QUEUED,
+	TASK_RUNNING,
+	TASK_SUCCEEDED,
+	TASK_FAILED,
+	TASK_CANCELLED
+};
+
+struct task {
+	struct task *next; /* in its machine's queue */
+	struct vm *vm;     /* borrowed */
+	s64 id;
+	char *kind;
+	enum task_state state;
+	json_t *params;
+	int progress; /* percent */
+	char *words;  /* what it is doing */
+	json_t *result, *error;
+	char caller[CALLER_MAX];
+	char created[TIME_SIZE], started[TIME_SIZE], ended[TIME_SIZE];
+
+	/* operate.c's while it runs. */
+	const struct operation *operation;
+	int step;
+	struct loop_timer timer;
+	u64 deadline_ns;
+	struct job *job;
+	bool cancelling;
+};
+
+const char *task_state_name(enum task_state state);
+/* Writes a task of vm to the registry: in the caller's transaction. NULL with
+ * words. It runs only after task_enqueue(). */
+struct task *task_new(struct vm *vm, const char *kind, json_t *params,
+                      const char *caller, struct error *err);
+void task_free(struct task *task);
+void task_enqueue(struct task *task);
+/* Instead of all others, which are cancelled: for kill. */
+void task_enqueue_urgent(struct task *task);
+/* Starts the first one if none runs. */
+void task_run_queue(struct vm *vm);
+/* A queue that was left by an earlier daemon. */
+int task_load_all(struct daemon *d, struct error *err) MUST_CHECK;
+/* Ends a task, running or not; result is taken over. */
+void task_succeed(struct task *task, json_t *result);
+void task_fail(struct task *task, const char *code, const char *words,
+               const char *hint);
+void task_cancelled(struct task *task, const char *words);
+void task_progress(struct task *task, int percent, const char *words);
+/* It ends soon, if it has not ended by itself. */
+void task_cancel(struct task *task);
+json_t *task_json(const struct task *task);
+/* Of any age; NULL: there is none. */
+json_t *task_find_json(struct daemon *d, s64 id);
+struct task *task_find_active(struct daemon *d, s64 id);
+
+/* What a task of a kind does. Every callback may end the task; then it is
+ * gone when the callback returns. */
+struct operation {
+	const char *kind;
+	bool repeatable; /* may be begun again after a daemon died in it */
+	void (*begin)(struct task *task);
+	/* The machine's state changed, or the task's timer fired. */
+	void (*changed)(struct task *task);
+	/* Undo what is under way, and end in task_cancelled(), now or later. */
+	void (*cancel)(struct task *task);
+};
+const struct operation *operation_find(const char *kind);
+void operate_changed(struct vm *vm);
+
+/* ---- the holder: holder.c ---- */
+
+/* Starts one, run vm->run. 0 or -errno with words. */
+int holder_start(struct vm *vm, json_t *machine, struct error *err) MUST_CHECK;
+/* At the daemon's start: finds one that runs, and reads how a run ended that
+ * ended meanwhile. */
+void holder_find(struct vm *vm);
+/* Lets go; the holder and its machine go on. */
+void holder_forget(struct vm *vm);
+typedef void holder_answer_fn(void *ctx, bool ok, const char *words,
+                              json_t *answer);
+/* message is taken over. fn is always called once, NULL aside. */
+void holder_request(struct vm *vm, json_t *message, holder_answer_fn *fn,
+                    void *ctx);
+/* Nobody waits for answers with that ctx any more. */
+void holder_unask(struct vm *vm, void *ctx);
+
+/* ---- work in a process of its own: job.c ---- */
+
+/* atoll-hold with arguments; done is called once, with NULL or with words. */
+typedef void job_fn(void *ctx, const char *words);
+struct job *job_start(struct loop *loop, const char *const *arguments,
+                      job_fn *done, void *ctx, struct error *err);
+void job_kill(struct job *job);   /* done is called soon */
+void job_forget(struct job *job); /* killed, and done is not called */
+/* Removes a folder in the background, outliving us if need be. */
+void job_remove_folder(const char *path);
+
+/* ---- events: event.c ---- */
+
+/* Written and sent to who listens; data is taken over, may be NULL. */
+void event_emit(struct daemon *d, const char *type, const struct vm *vm,
+                s64 task, json_t *data);
+
+/* ---- times and names: clock.c ---- */
+
+void time_now(char *text); /* "2026-01-31T10:00:00.123Z" */
+int id_new(char *id, struct error *err) MUST_CHECK; /* a random UUID */
+bool id_looks_like(const char *text);

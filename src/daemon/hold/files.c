@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * files.c - from a definition, which names files by path, to a machine file
+ * (docs/machine-file.md), which names descriptors. The definition was checked
+ * by the daemon (daemon/spec.c): what is missing here has its default.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "daemon/hold/hold.h"
+
+static const char *text_of(json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+static int add_fd(struct hold_files *f, json_t *object, const char *key, int fd,
+                  struct error *err)
+{
+	if (f->fd_count == HOLD_FDS_MAX) {
+		close(fd);
+		return error_set(err, -E2BIG, "more than %d files",
+		                 HOLD_FDS_MAX);
+	}
+	f->fds[f->fd_count] = fd;
+	json_object_set_new(object, key, json_integer(f->fd_count++));
+	return 0;
+}
+
+static void copy_key(json_t *to, json_t *from, const char *key)
+{
+	json_t *value = json_object_get(from, key);
+
+	if (value && !json_is_null(value))
+		json_object_set(to, key, value);
+}
+
+static int open_file(const char *what, const char *path, int flags, bool device,
+                     struct error *err)
+{
+	int fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	int code = errno;
+	struct stat st;
+
+	if (fd < 0)
+		return error_set(err, -code, "cannot open the %s %s: %s", what,
+		                 path, strerror(code));
+	if (fstat(fd, &st) < 0 ||
+	    !(S_ISREG(st.st_mode) || (device && S_ISBLK(st.st_mode)))) {
+		close(fd);
+		return error_set(err, -EISDIR, "the %s %s is not a file%s",
+		                 what, path, device ? " or block device" : "");
+	}
+	if (S_ISREG(st.st_mode) && st.st_size == 0) {
+		close(fd);
+		return error_set(err, -ENODATA, "the %s %s is empty", what,
+		                 path);
+	}
+	return fd;
+}
+
+static int add_file(struct hold_files *f, json_t *object, const char *key,
+                    const char *what, const char *path, struct error *err)
+{
+	int fd = open_file(what, path, O_RDONLY, false, err);
+
+	return fd < 0 ? fd : add_fd(f, object, key, fd, err);
+}
+
+/* ---- the parts ---- */
+
+static int open_boot(struct hold_files *f, json_t *machine, struct error *err)
+{
+	json_t *boot = json_object_get(machine, "boot"), *to = json_object();
+	json_t *modules = json_object_get(boot, "modules"), *list, *slot, *one;
+	const char *kernel = text_of(boot, "kernel");
+	const char *initrd = text_of(boot, "initrd");
+	size_t i;
+	int rc;
+
+	json_object_set_new(f->file, "boot", to);
+	rc = add_file(f, to, "kernel", "kernel", kernel ? kernel : "", err);
+	copy_key(to, boot, "cmdline");
+	json_object_set_new(to, "kernel_path", json_string(kernel));
+	if (rc == 0 && initrd) {
+		rc = add_file(f, to, "initrd", "initrd", initrd, err);
+		json_object_set_new(to, "initrd_path", json_string(initrd));
+	}
+	list = json_array();
+	json_object_set_new(to, "modules", list);
+	json_array_foreach(modules, i, one)
+	{
+		slot = json_object();
+		if (rc == 0)
+			rc = add_file(f, slot, "fd", "module",
+			              json_string_value(one), err);
+		if (rc == 0)
+			json_array_append(list, json_object_get(slot, "fd"));
+		json_decref(slot);
+	}
+	return rc;
+}
+
+static int open_disks(struct hold_files *f, json_t *machine, struct error *err)
+{
+	json_t *list = json_array(), *disk, *to;
+	bool readonly;
+	size_t i;
+	int fd;
+
+	json_object_set_new(f->file, "disks", list);
+	json_array_foreach(json_object_get(machine, "disks"), i, disk)
+	{
+		to = json_object();
+		json_array_append_new(list, to);
+		copy_key(to, disk, "path");
+		copy_key(to, disk, "format");
+		copy_key(to, disk, "serial");
+		copy_key(to, disk, "readonly");
+		readonly = json_is_true(json_object_get(disk, "readonly"));
+		fd = open_file("disk", text_of(disk, "path"),
+		               readonly ? O_RDONLY : O_RDWR, true, err);
+		if (fd < 0)
+			return fd;
+		fd = add_fd(f, to, "fd", fd, err);
+		if (fd < 0)
+			return fd;
+	}
+	return 0;
+}
+
+static int tap_open(const char *name, struct error *err)
+{
+	struct ifreq ifr = { 0 };
+	int code, fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return error_set(err, -errno, "cannot open /dev/net/tun: %s",
+		                 strerror(errno));
+	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
+	ifr.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+	if (ioctl(fd, TUNSETIFF, &ifr) == 0)
+		return fd;
+	code = errno;
+	close(fd);
+	return error_set(err, -code, "cannot open the tap interface %s: %s",
+	                 name, strerror(code));
+}
+
+static int open_nic(struct hold_files *f, json_t *nic, const char *hostname,
+                    struct error *err)
+{
+	const char *tap = text_of(nic, "tap");
+	int fd = -1;
+	pid_t pid;
+
+	if (tap)
+		return tap_open(tap, err);
+	if (f->net_count == HOLD_NETS_MAX)
+		return error_set(err, -E2BIG, "more than %d networks",
+		                 HOLD_NETS_MAX);
+	pid = hold_start_net(nic, hostname, &fd, err);
+	if (pid < 0)
+		return pid;
+	f->nets[f->net_count++] = pid;
+	return fd;
+}
+
+static int open_nics(struct hold_files *f, json_t *machine, struct error *err)
+{
+	json_t *list = json_array(), *nic, *to;
+	size_t i;
+	int fd;
+
+	json_object_set_new(f->file, "nics", list);
+	json_array_foreach(json_object_get(machine, "nics"), i, nic)
+	{
+		to = json_object();
+		json_array_append_new(list, to);
+		copy_key(to, nic, "mac");
+		copy_key(to, nic, "mtu");
+		json_object_set_new(
+		    to, "type",
+		    json_string(text_of(nic, "tap") ? "tap" : "socket"));
+		fd = open_nic(f, nic, text_of(machine, "name"), err);
+		if (fd < 0)
+			return fd;
+		fd = add_fd(f, to, "fd", fd, err);
+		if (fd < 0)
+			return fd;
+	}
+	return 0;
+}
+
+static int open_console(struct hold_files *f, struct error *err)
+{
+	json_t *port = json_object();
+	int in[2], out[2], rc;
+
+	json_object_set_new(f->file, "serials", json_pack("[o]", port));
+	if (pipe2(in, O_CLOEXEC) < 0)
+		return error_set(err, -errno, "pipe: %s", strerror(errno));
+	f->console_in = in[1];
+	rc = add_fd(f, port, "in", in[0], err);
+	if (rc < 0)
+		return rc;
+	if (pipe2(out, O_CLOEXEC) < 0)
+		return error_set(err, -errno, "pipe: %s", strerror(errno));
+	f->console_out = out[0];
+	fcntl(in[1], F_SETFL, O_NONBLOCK);
+	fcntl(out[0], F_SETFL, O_NONBLOCK);
+	return add_fd(f, port, "out", out[1], err);
+}
+
+int hold_files_open(struct hold_files *f, json_t *machine, struct error *err)
+{
+	static const char *const plain[] = { "name",         "engine",
+		                             "cpus",         "engine_options",
+		                             "memory_bytes", "virtio_console",
+		                             "rng",          "devices" };
+	int rc;
+
+	memset(f, 0, sizeof(*f));
+	f->console_in = f->console_out = -1;
+	f->file = json_object();
+	for (size_t i = 0; i < ARRAY_SIZE(plain); i++)
+		copy_key(f->file, machine, plain[i]);
+	rc = open_boot(f, machine, err);
+	if (rc == 0)
+		rc = open_disks(f, machine, err);
+	if (rc == 0)
+		rc = open_console(f, err);
+	if (rc == 0)
+		rc = open_nics(f, machine, err);
+	if (rc < 0)
+		hold_files_fini(f);
+	return rc;
+}
+
+void hold_files_sent(struct hold_files *f)
+{
+	for (unsigned i = 0; i < f->fd_count; i++)
+		close(f->fds[i]);
+	f->fd_count = 0;
+}
+
+void hold_files_fini(struct hold_files *f)
+{
+	hold_files_sent(f);
+	json_decref(f->file);
+	if (f->console_in >= 0)
+		close(f->console_in);
+	if (f->console_out >= 0)
+		close(f->console_out);
+	/* Their cables are out now: they end by themselves. */
+	for (unsigned i = 0; i < f->net_count; i++)
+		hold_end_child(f->nets[i], 2000);
+	memset(f, 0, sizeof(*f));
+	f->console_in = f->console_out = -1;
+}

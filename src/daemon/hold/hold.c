@@ -1,0 +1,599 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * hold.c - one machine while it runs.
+ *
+ * The daemon connects to the listener, as often as it likes: it is told where
+ * the machine stands, then what happens; what it asks is passed on to
+ * atoll-vm and the answer back. Nothing here waits for it. What the guest
+ * prints goes to the console log, whoever listens. When the machine has ended,
+ * end.json says how, and only then does this process go and with it the lock
+ * that says that the machine runs.
+ *
+ *	{"event":"hello","run":N,"state":...,"pid":N,"console":OFFSET}
+ *	{"event":"state","state":"running"}     {"event":"console","end":OFFSET}
+ *	{"event":"stopped", ... as in end.json}
+ *	{"op":"input","data":HEX}   {"op":"kill"}   others: to atoll-vm
+ */
+#include "daemon/hold/hold.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "control/control.h"
+#include "daemon/console_log.h"
+
+enum { CLIENTS_MAX = 4, REQUESTS_MAX = 32, INPUT_MAX = 64 * 1024 };
+enum { PEER_WAIT_S = 5, NOTICE_MS = 10, LAST_BYTES_MS = 3000 };
+enum { QUIT_MS = 5000, LOG_LIMIT = 4 << 20 };
+
+struct client {
+	struct hold *hold;
+	int fd;
+	struct loop_fd *watch;
+};
+
+/* One that atoll-vm has not answered yet. */
+struct request {
+	u64 id;                /* ours; 0: free */
+	struct client *client; /* NULL: gone meanwhile */
+	json_t *theirs;
+	const char *state; /* the machine's, once it was granted; or NULL */
+};
+
+struct hold {
+	const struct hold_config *config;
+	struct loop *loop;
+	struct hold_files files;
+	struct console_log log;
+	struct client clients[CLIENTS_MAX];
+	struct request requests[REQUESTS_MAX];
+	u64 last_id;
+
+	pid_t vm;
+	int control, signals;
+	struct loop_fd *control_watch, *out_watch, *in_watch, *listen_watch;
+	struct loop_fd *signal_watch;
+	struct loop_timer notice, deadline;
+	u64 noticed_ns, noticed_end;
+	u8 input[INPUT_MAX];
+	size_t input_used;
+	bool log_broken;
+
+	const char *state;
+	json_t *end; /* how it ended, when atoll-vm said so */
+	bool killed;
+};
+
+/* ---- to the daemon ---- */
+
+static void client_drop(struct client *c)
+{
+	for (size_t i = 0; i < REQUESTS_MAX; i++)
+		if (c->hold->requests[i].client == c)
+			c->hold->requests[i].client = NULL;
+	loop_fd_remove(c->watch);
+	close(c->fd);
+	c->watch = NULL;
+	c->fd = -1;
+}
+
+static void client_send(struct client *c, json_t *message)
+{
+	struct error err;
+
+	if (c->fd >= 0 && control_send(c->fd, message, NULL, 0, &err) < 0)
+		client_drop(c);
+}
+
+static void tell_all(struct hold *h, json_t *message)
+{
+	for (size_t i = 0; i < CLIENTS_MAX; i++)
+		client_send(&h->clients[i], message);
+	json_decref(message);
+}
+
+static void set_state(struct hold *h, const char *state)
+{
+	if (strcmp(h->state, state) == 0)
+		return;
+	h->state = state;
+	tell_all(h, json_pack("{s:s, s:s}", "event", "state", "state", state));
+}
+
+/* A peer that has not read the last notice gets the next one later. */
+static void notice_console(void *ctx)
+{
+	struct hold *h = ctx;
+	u64 now = loop_now_ns();
+	int unread = 0;
+
+	for (size_t i = 0; i < CLIENTS_MAX; i++)
+		if (h->clients[i].fd >= 0)
+			ioctl(h->clients[i].fd, SIOCOUTQ, &unread);
+	if (unread || now - h->noticed_ns < NSEC_PER_MSEC) {
+		loop_timer_arm(&h->notice, now + NOTICE_MS * NSEC_PER_MSEC);
+		return;
+	}
+	if (h->noticed_end == h->log.end)
+		return;
+	h->noticed_ns = now;
+	h->noticed_end = h->log.end;
+	tell_all(h, json_pack("{s:s, s:I}", "event", "console", "end",
+	                      (json_int_t)h->log.end));
+}
+
+/* ---- the console ---- */
+
+static void console_out(void *ctx, unsigned events)
+{
+	struct hold *h = ctx;
+	u8 data[16384];
+	ssize_t n = read(h->files.console_out, data, sizeof(data));
+	int rc;
+
+	(void)events;
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		loop_fd_remove(h->out_watch);
+		h->out_watch = NULL;
+		if (h->control < 0)
+			loop_quit(h->loop, 0);
+		return;
+	}
+	rc = console_log_write(&h->log, data, (size_t)n);
+	/* A full disk loses what is printed meanwhile; the guest goes on. */
+	if (rc < 0 && !h->log_broken)
+		log_warn("hold", "console log: %s", strerror(-rc));
+	h->log_broken = rc < 0;
+	notice_console(h);
+}
+
+static void console_in(void *ctx, unsigned events)
+{
+	struct hold *h = ctx;
+	ssize_t n = write(h->files.console_in, h->input, h->input_used);
+
+	(void)events;
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n < 0)
+		n = (ssize_t)h->input_used; /* the guest is gone */
+	h->input_used -= (size_t)n;
+	memmove(h->input, h->input + n, h->input_used);
+	if (h->input_used == 0)
+		loop_fd_set(h->in_watch, 0);
+}
+
+static int hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static const char *take_input(struct hold *h, const char *hex)
+{
+	size_t count = hex ? strlen(hex) / 2 : 0;
+
+	if (!h->in_watch)
+		return "the machine does not run";
+	if (count > sizeof(h->input) - h->input_used)
+		return "the guest does not read what was typed before";
+	for (size_t i = 0; i < count; i++) {
+		int high = hex_digit(hex[2 * i]);
+		int low = hex_digit(hex[2 * i + 1]);
+
+		if (high < 0 || low < 0)
+			return "input is not hexadecimal";
+		h->input[h->input_used + i] = (u8)(high << 4 | low);
+	}
+	h->input_used += count;
+	if (h->input_used)
+		loop_fd_set(h->in_watch, LOOP_WRITE);
+	return NULL;
+}
+
+/* ---- requests ---- */
+
+static void answer(struct client *c, json_t *id, const char *refusal)
+{
+	json_t *message = json_pack("{s:b}", "ok", refusal == NULL);
+
+	if (refusal)
+		json_object_set_new(message, "words", json_string(refusal));
+	if (id)
+		json_object_set(message, "id", id);
+	client_send(c, message);
+	json_decref(message);
+}
+
+static void kill_vm(struct hold *h)
+{
+	h->killed = true;
+	if (h->vm > 0)
+		kill(h->vm, SIGKILL);
+}
+
+static const char *relay(struct hold *h, struct client *c, json_t *message,
+                         const char *op)
+{
+	struct request *r = h->requests;
+	json_t *id = json_object_get(message, "id");
+	struct error err;
+	int rc;
+
+	if (h->control < 0)
+		return "the machine does not run";
+	while (r < h->requests + REQUESTS_MAX && r->id)
+		r++;
+	if (r == h->requests + REQUESTS_MAX)
+		return "too many requests wait for the machine";
+	*r = (struct request){ .id = ++h->last_id, .client = c };
+	r->theirs = json_incref(id);
+	if (strcmp(op, "pause") == 0)
+		r->state = "paused";
+	else if (strcmp(op, "resume") == 0)
+		r->state = "running";
+	message = json_copy(message);
+	json_object_set_new(message, "id", json_integer((json_int_t)r->id));
+	rc = control_send(h->control, message, NULL, 0, &err);
+	json_decref(message);
+	if (rc == 0)
+		return NULL;
+	json_decref(r->theirs);
+	r->id = 0;
+	return "the machine does not listen";
+}
+
+static void do_request(struct client *c, json_t *message)
+{
+	const char *op = json_string_value(json_object_get(message, "op"));
+	json_t *id = json_object_get(message, "id");
+	struct hold *h = c->hold;
+	const char *refusal;
+
+	if (!op)
+		op = "";
+	if (strcmp(op, "kill") == 0) {
+		kill_vm(h);
+		answer(c, id, NULL);
+		return;
+	}
+	if (strcmp(op, "input") == 0) {
+		const char *hex =
+		    json_string_value(json_object_get(message, "data"));
+
+		answer(c, id, take_input(h, hex));
+		return;
+	}
+	refusal = relay(h, c, message, op);
+	if (refusal)
+		answer(c, id, refusal);
+	else if (strcmp(op, "quit") == 0)
+		loop_timer_arm(&h->deadline,
+		               loop_now_ns() + QUIT_MS * NSEC_PER_MSEC);
+}
+
+static void client_ready(void *ctx, unsigned events)
+{
+	struct client *c = ctx;
+	int fds[CONTROL_FDS_MAX];
+	json_t *message;
+	struct error err;
+	size_t count;
+
+	(void)events;
+	if (control_receive(c->fd, &message, fds, CONTROL_FDS_MAX, &count,
+	                    &err) < 0) {
+		client_drop(c);
+		return;
+	}
+	while (count)
+		close(fds[--count]);
+	do_request(c, message);
+	json_decref(message);
+}
+
+static void greet(struct client *c)
+{
+	struct hold *h = c->hold;
+	json_t *run = json_object_get(h->config->document, "run");
+	json_t *hello = json_pack(
+	    "{s:s, s:O, s:s, s:i, s:I}", "event", "hello", "run", run, "state",
+	    h->state, "pid", (int)h->vm, "console", (json_int_t)h->log.end);
+
+	client_send(c, hello);
+	json_decref(hello);
+}
+
+static void listener_ready(void *ctx, unsigned events)
+{
+	struct hold *h = ctx;
+	struct client *c = h->clients;
+	struct timeval wait = { PEER_WAIT_S, 0 };
+	int fd = accept4(h->config->listener, NULL, NULL, SOCK_CLOEXEC);
+
+	(void)events;
+	if (fd < 0)
+		return;
+	while (c < h->clients + CLIENTS_MAX && c->fd >= 0)
+		c++;
+	if (c == h->clients + CLIENTS_MAX) {
+		close(fd);
+		return;
+	}
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+	c->fd = fd;
+	c->watch = loop_fd_add(h->loop, fd, LOOP_READ, client_ready, c);
+	greet(c);
+}
+
+/* ---- from the machine ---- */
+
+static void take_answer(struct hold *h, json_t *message)
+{
+	json_int_t id = json_integer_value(json_object_get(message, "id"));
+
+	for (size_t i = 0; i < REQUESTS_MAX; i++) {
+		struct request *r = &h->requests[i];
+
+		if (r->id == 0 || r->id != (u64)id)
+			continue;
+		if (r->state && json_is_true(json_object_get(message, "ok")))
+			set_state(h, r->state);
+		if (r->theirs)
+			json_object_set(message, "id", r->theirs);
+		else
+			json_object_del(message, "id");
+		if (r->client)
+			client_send(r->client, message);
+		json_decref(r->theirs);
+		r->theirs = NULL;
+		r->id = 0;
+		return;
+	}
+}
+
+static void vm_gone(struct hold *h)
+{
+	loop_fd_remove(h->control_watch);
+	h->control_watch = NULL;
+	close(h->control);
+	h->control = -1;
+	if (!h->out_watch)
+		loop_quit(h->loop, 0);
+	else /* what it printed last is still in the pipe */
+		loop_timer_arm(&h->deadline,
+		               loop_now_ns() + LAST_BYTES_MS * NSEC_PER_MSEC);
+}
+
+static void control_ready(void *ctx, unsigned events)
+{
+	struct hold *h = ctx;
+	int fds[CONTROL_FDS_MAX];
+	const char *event;
+	json_t *message;
+	struct error err;
+	size_t count;
+
+	(void)events;
+	if (control_receive(h->control, &message, fds, CONTROL_FDS_MAX, &count,
+	                    &err) < 0) {
+		vm_gone(h);
+		return;
+	}
+	while (count)
+		close(fds[--count]);
+	event = json_string_value(json_object_get(message, "event"));
+	if (!event) {
+		take_answer(h, message);
+	} else if (strcmp(event, "started") == 0) {
+		set_state(h, "running");
+	} else if (strcmp(event, "stopped") == 0) {
+		json_decref(h->end);
+		h->end = json_incref(message);
+	}
+	json_decref(message);
+}
+
+/* Out of patience: with a machine that was told to quit, or with its pipes. */
+static void out_of_time(void *ctx)
+{
+	struct hold *h = ctx;
+
+	if (h->control < 0) {
+		loop_quit(h->loop, 0);
+		return;
+	}
+	kill(h->vm, SIGKILL);
+}
+
+static void signal_ready(void *ctx, unsigned events)
+{
+	struct hold *h = ctx;
+	struct signalfd_siginfo info;
+
+	(void)events;
+	if (read(h->signals, &info, sizeof(info)) == (ssize_t)sizeof(info))
+		kill_vm(h);
+}
+
+/* ---- begin and end ---- */
+
+/* A signal that ends us ends the machine first, and is written down. */
+static void watch_signals(struct hold *h)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	h->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	h->signal_watch =
+	    loop_fd_add(h->loop, h->signals, LOOP_READ, signal_ready, h);
+}
+
+static int start(struct hold *h, struct error *err)
+{
+	json_t *machine = json_object_get(h->config->document, "machine");
+	json_t *message;
+	int log, rc = hold_files_open(&h->files, machine, err);
+
+	if (rc < 0)
+		return rc;
+	log = openat(h->config->folder, "vm.log",
+	             O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+	h->vm = hold_start_vm(log, &h->control, err);
+	if (log >= 0)
+		close(log);
+	if (h->vm < 0)
+		return h->vm;
+	message =
+	    json_pack("{s:s, s:O}", "op", "start", "machine", h->files.file);
+	rc = control_send(h->control, message, h->files.fds, h->files.fd_count,
+	                  err);
+	json_decref(message);
+	hold_files_sent(&h->files);
+	h->control_watch =
+	    loop_fd_add(h->loop, h->control, LOOP_READ, control_ready, h);
+	h->out_watch = loop_fd_add(h->loop, h->files.console_out, LOOP_READ,
+	                           console_out, h);
+	h->in_watch =
+	    loop_fd_add(h->loop, h->files.console_in, 0, console_in, h);
+	return rc;
+}
+
+static json_t *end_of(const char *cause, int code, const char *words,
+                      const char *hint)
+{
+	return json_pack("{s:s, s:i, s:s, s:s}", "cause", cause, "code", code,
+	                 "words", words, "hint", hint);
+}
+
+static json_t *how_it_ended(struct hold *h, int status)
+{
+	char words[160];
+
+	if (h->killed)
+		return end_of("killed", END_QUIT, "the machine was killed", "");
+	if (h->end) {
+		json_object_del(h->end, "event");
+		return json_incref(h->end);
+	}
+	if (WIFSIGNALED(status))
+		snprintf(words, sizeof(words),
+		         "the machine's process was ended by signal %d (%s)",
+		         WTERMSIG(status), strsignal(WTERMSIG(status)));
+	else
+		snprintf(words, sizeof(words),
+		         "the machine's process ended with code %d, without a "
+		         "word",
+		         WEXITSTATUS(status));
+	return end_of("died", END_WORKER_DIED, words,
+	              "its log has what it said last");
+}
+
+/* Written beside and renamed: there is all of it or none. */
+static void write_end(struct hold *h, json_t *end)
+{
+	char *text = json_dumps(end, JSON_COMPACT);
+	int folder = h->config->folder;
+	int fd = openat(folder, "end.tmp",
+	                O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	size_t size = text ? strlen(text) : 0;
+
+	if (fd < 0 || write(fd, text, size) != (ssize_t)size ||
+	    fdatasync(fd) < 0 ||
+	    renameat(folder, "end.tmp", folder, "end.json") < 0)
+		log_warn("hold", "end.json: %s", strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	free(text);
+}
+
+static void finish(struct hold *h, json_t *end)
+{
+	json_object_set(end, "run",
+	                json_object_get(h->config->document, "run"));
+	write_end(h, end);
+	h->state = "stopped";
+	if (h->noticed_end != h->log.end)
+		tell_all(h, json_pack("{s:s, s:I}", "event", "console", "end",
+		                      (json_int_t)h->log.end));
+	json_object_set_new(end, "event", json_string("stopped"));
+	tell_all(h, end);
+}
+
+static void hold_fini(struct hold *h)
+{
+	hold_files_fini(&h->files);
+	for (size_t i = 0; i < CLIENTS_MAX; i++)
+		if (h->clients[i].fd >= 0)
+			client_drop(&h->clients[i]);
+	for (size_t i = 0; i < REQUESTS_MAX; i++)
+		json_decref(h->requests[i].theirs);
+	loop_fd_remove(h->listen_watch);
+	loop_fd_remove(h->control_watch);
+	loop_fd_remove(h->out_watch);
+	loop_fd_remove(h->in_watch);
+	loop_fd_remove(h->signal_watch);
+	loop_timer_fini(&h->notice);
+	loop_timer_fini(&h->deadline);
+	console_log_close(&h->log);
+	json_decref(h->end);
+	loop_destroy(h->loop);
+	free(h);
+}
+
+void hold_run(const struct hold_config *config)
+{
+	struct hold *h = calloc(1, sizeof(*h));
+	struct error err = { 0 };
+	int status = 0;
+	json_t *end;
+
+	if (!h || loop_create(&h->loop, &err) < 0)
+		return;
+	h->config = config;
+	h->control = -1;
+	h->state = "starting";
+	for (size_t i = 0; i < CLIENTS_MAX; i++)
+		h->clients[i] = (struct client){ .hold = h, .fd = -1 };
+	loop_timer_init(&h->notice, h->loop, notice_console, h);
+	loop_timer_init(&h->deadline, h->loop, out_of_time, h);
+	watch_signals(h);
+	h->listen_watch = loop_fd_add(h->loop, config->listener, LOOP_READ,
+	                              listener_ready, h);
+	h->files.console_in = h->files.console_out = -1;
+	if (console_log_open(&h->log, config->folder, LOG_LIMIT, &err) < 0 ||
+	    start(h, &err) < 0) {
+		end = end_of("failure", END_FAILURE, err.text, err.hint);
+		if (h->vm > 0)
+			hold_end_child(h->vm, 0);
+		/* Those who wait at the door hear of it. */
+		listener_ready(h, 0);
+	} else {
+		loop_run(h->loop);
+		status = hold_end_child(h->vm, QUIT_MS);
+		end = how_it_ended(h, status);
+	}
+	finish(h, end);
+	hold_fini(h);
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * hold.h - the process that stands between one machine and the daemon.
+ *
+ *	main.c     arguments, the start document
+ *	files.c    everything opened, the machine file with its descriptors
+ *	child.c    atoll-vm and atoll-net
+ *	work.c     disks copied, folders removed
+ *	hold.c     the machine while it runs: console, requests, its end
+ *
+ * All on one thread, one loop.
+ */
+#pragma once
+
+#include <jansson.h>
+#include <sys/types.h>
+
+#include "base/types.h"
+
+struct error;
+
+enum { HOLD_FDS_MAX = 64, HOLD_NETS_MAX = 8 };
+
+/* What goes to atoll-vm, and what is kept of it. */
+struct hold_files {
+	json_t *file; /* the machine file */
+	int fds[HOLD_FDS_MAX];
+	unsigned fd_count;
+	int console_in, console_out; /* our ends; -1: none */
+	pid_t nets[HOLD_NETS_MAX];
+	unsigned net_count;
+};
+
+/* Opens all that the definition names and starts the networks. On failure
+ * nothing is left. */
+int hold_files_open(struct hold_files *f, json_t *machine,
+                    struct error *err) MUST_CHECK;
+/* Closes what was to be sent: atoll-vm has it. */
+void hold_files_sent(struct hold_files *f);
+void hold_files_fini(struct hold_files *f);
+
+/* Starts atoll-vm with its words going to log_fd. pid, or -errno. */
+pid_t hold_start_vm(int log_fd, int *control, struct error *err) MUST_CHECK;
+/* Starts atoll-net and waits until it is ready. pid, or -errno. The cable's
+ * far end comes in *link. */
+pid_t hold_start_net(json_t *nic, const char *hostname, int *link,
+                     struct error *err) MUST_CHECK;
+/* Waits for a child, a while, then ends it. Its wait status. */
+int hold_end_child(pid_t pid, unsigned wait_ms);
+
+struct hold_config {
+	int folder;       /* of the machine */
+	int listener;     /* a listening socket, non-blocking */
+	json_t *document; /* borrowed */
+};
+
+/* What takes long: work.c. Exit codes; words on standard error. */
+int hold_prepare(const char *image, const char *folder);
+int hold_remove(const char *folder);
+
+/* Until the machine has ended and that is written down. */
+void hold_run(const struct hold_config *config);

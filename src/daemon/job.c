@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "daemon/daemon.h"
+
+enum { ARGUMENTS_MAX = 8, WORDS_MAX = 512 };
+
+struct job {
+	pid_t pid;
+	int process, words; /* pidfd; what it says on standard error */
+	struct loop_fd *watch;
+	job_fn *done;
+	void *ctx;
+};
+
+static int spawn(const char *const *arguments, int words, pid_t *pid,
+                 struct error *err)
+{
+	char *program = place_program("atoll-hold", err);
+	char *argv[ARGUMENTS_MAX] = { (char[]){ "atoll-hold" } };
+	posix_spawn_file_actions_t files;
+	int code;
+
+	if (!program)
+		return -ENOENT;
+	for (size_t i = 0; arguments[i] && i + 2 < ARGUMENTS_MAX; i++)
+		argv[i + 1] = strdup(arguments[i]);
+	posix_spawn_file_actions_init(&files);
+	posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDWR, 0);
+	posix_spawn_file_actions_adddup2(&files, 0, 1);
+	posix_spawn_file_actions_adddup2(&files, words >= 0 ? words : 0, 2);
+	code = posix_spawn(pid, program, &files, NULL, argv, environ);
+	posix_spawn_file_actions_destroy(&files);
+	for (size_t i = 1; argv[i]; i++)
+		free(argv[i]);
+	if (code)
+		error_set(err, -code, "cannot start %s: %s", program,
+		          strerror(code));
+	free(program);
+	return -code;
+}
+
+static void job_free(struct job *job)
+{
+	loop_fd_remove(job->watch);
+	close(job->process);
+	close(job->words);
+	free(job);
+}
+
+static void ended(void *ctx, unsigned events)
+{
+	struct job *job = ctx;
+	char words[WORDS_MAX] = "";
+	job_fn *done = job->done;
+	void *owner = job->ctx;
+	int status = 0;
+	ssize_t n;
+
+	(void)events;
+	if (waitpid(job->pid, &status, WNOHANG) <= 0)
+		return;
+	n = read(job->words, words, sizeof(words) - 1);
+	words[n > 0 ? n : 0] = '\0';
+	words[strcspn(words, "\n")] = '\0';
+	if (!words[0])
+		snprintf(words, sizeof(words), "the work was cut short");
+	job_free(job);
+	done(owner,
+	     WIFEXITED(status) && WEXITSTATUS(status) == 0 ? NULL : words);
+}
+
+struct job *job_start(struct loop *loop, const char *const *arguments,
+                      job_fn *done, void *ctx, struct error *err)
+{
+	struct job *job = xalloc(sizeof(*job));
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0) {
+		error_set(err, -errno, "pipe: %s", strerror(errno));
+		free(job);
+		return NULL;
+	}
+	if (spawn(arguments, ends[1], &job->pid, err) < 0) {
+		close(ends[0]);
+		close(ends[1]);
+		free(job);
+		return NULL;
+	}
+	close(ends[1]);
+	job->words = ends[0];
+	job->process = (int)syscall(SYS_pidfd_open, job->pid, 0);
+	job->done = done;
+	job->ctx = ctx;
+	job->watch = loop_fd_add(loop, job->process, LOOP_READ, ended, job);
+	return job;
+}
+
+void job_kill(struct job *job)
+{
+	kill(job->pid, SIGKILL);
+}
+
+void job_forget(struct job *job)
+{
+	if (!job)
+		return;
+	kill(job->pid, SIGKILL);
+	waitpid(job->pid, NULL, 0);
+	job_free(job);
+}
+
+void job_remove_folder(const char *path)
+{
+	const char *arguments[] = { "--remove", path, NULL };
+	struct error err;
+	pid_t pid;
+
+	/* It forks at once; what goes on is nobody's child. */
+	if (spawn(arguments, -1, &pid, &err) == 0)
+		waitpid(pid, NULL, 0);
+}

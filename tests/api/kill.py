@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon killed at random moments of many mixed operations: no machine
+lost or made up, no process left over, the registry whole, every answer that
+was given true.
+
+Usage: kill.py ATOLLD ATOLL GUEST OPERATIONS [SEED]
+"""
+import http.client
+import os
+import random
+import signal
+import sqlite3
+import sys
+import threading
+import time
+
+import harness
+from harness import wait_for
+
+PROGRAMS = harness.programs(sys.argv[1:4])
+OPERATIONS = int(sys.argv[4])
+SEED = int(sys.argv[5]) if len(sys.argv) > 5 else random.randrange(1 << 32)
+NAMES = [f"m{i}" for i in range(8)]
+VERBS = ("start", "stop", "kill", "restart", "pause", "resume", "reset")
+CUT = (OSError, http.client.HTTPException, ValueError)
+
+
+class Ledger:
+    """What answers promised: True there, False not there, None either."""
+
+    def __init__(self):
+        self.there = {name: False for name in NAMES}
+
+    def expect(self, name):
+        return self.there[name]
+
+
+def operate(d, ledger, random_):
+    name = random_.choice(NAMES)
+    what = random_.random()
+    if what < 0.3:
+        was, ledger.there[name] = ledger.there[name], None
+        got = d.define(name, stop_timeout_s=2)
+        assert got.status in (201, 409), got.body
+        # 409 may be of one whose deletion waits for its turn.
+        ledger.there[name] = True if got.status == 201 else was
+    elif what < 0.4:
+        ledger.there[name] = None
+        got = d.call("DELETE", f"/v1/vms/{name}?force=true")
+        assert got.status in (202, 404), got.body
+        if got.status == 404:
+            ledger.there[name] = False
+    elif what < 0.5:
+        got = d.call("PATCH", f"/v1/vms/{name}",
+                     {"description": str(random_.random())})
+        assert got.status in (200, 404), got.body
+    else:
+        verb = random_.choice(VERBS)
+        body = {"force": True} if verb in ("stop", "restart") else None
+        got = d.call("POST", f"/v1/vms/{name}/{verb}", body)
+        assert got.status in (202, 404), got.body
+
+
+def settle(d):
+    """Until every queue is empty."""
+    wait_for(lambda: all(v["task"] is None and v["state"] != "starting"
+                         for v in d.call("GET", "/v1/vms").json["vms"]), 120)
+
+
+def check(d, ledger):
+    vms = {v["name"]: v for v in d.call("GET", "/v1/vms").json["vms"]}
+    for name, there in ledger.there.items():
+        if there is not None:
+            assert (name in vms) == there, (name, there, sorted(vms))
+        ledger.there[name] = name in vms
+    running = {v["pid"] for v in vms.values() if v["state"] != "stopped"}
+    alive = wait_for(lambda: [p for p, n in d.processes().items()
+                              if n == "atoll-vm"] or [None])
+    wait_for(lambda: {p for p, n in d.processes().items()
+                      if n == "atoll-vm"} == running)
+    holders = [p for p, n in d.processes().items() if n == "atoll-hold"]
+    assert len(holders) == len(running), (holders, running, alive)
+    left = d.call("GET", "/v1/tasks?state=running").json["tasks"]
+    assert not left, left
+    folders = wait_for(lambda: not list((d.state / "trash").glob("*"))
+                       if (d.state / "trash").exists() else True)
+    assert folders
+    ids = {v["id"] for v in vms.values()}
+    machines = d.state / "machines"
+    found = {p.name for p in machines.iterdir()} if machines.exists() else set()
+    assert found <= ids, (found, ids)
+    assert d.call("GET", "/v1/audit/verify").json["valid"]
+    check_queues(d)
+
+
+def check_queues(d):
+    """A machine's tasks ran one at a time, in the order they were asked for;
+    those that go before all others aside."""
+    by_machine = {}
+    for t in d.call("GET", "/v1/tasks?limit=1000").json["tasks"]:
+        if t["started"] and t["ended"]:
+            by_machine.setdefault(t["vm"]["id"], []).append(t)
+    for tasks in by_machine.values():
+        tasks.sort(key=lambda t: (t["started"], t["ended"], t["id"]))
+        for a, b in zip(tasks, tasks[1:]):
+            assert a["ended"] <= b["started"], (a, b)
+        usual = [t for t in tasks if t["kind"] not in ("kill", "delete")]
+        for a, b in zip(usual, usual[1:]):
+            assert a["id"] < b["id"] or a["started"] == b["started"], (a, b)
+
+
+def check_registry(d):
+    db = sqlite3.connect(d.state / "registry.db")
+    assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    db.close()
+
+
+def run(d, random_):
+    ledger = Ledger()
+    d.start()
+    done = kills = 0
+    while done < OPERATIONS:
+        victim = d.process
+        delay = random_.uniform(0.0, 0.4)
+        killer = threading.Timer(delay, victim.send_signal, [signal.SIGKILL])
+        killer.start()
+        try:
+            while True:
+                operate(d, ledger, random_)
+                done += 1
+                time.sleep(random_.choice((0, 0, 0.01)))
+        except CUT:
+            pass
+        killer.join()
+        victim.wait()
+        kills += 1
+        if kills % 4 == 0:
+            check_registry(d)
+        d.start()
+        if kills % 4 == 0:
+            settle(d)
+            check(d, ledger)
+    settle(d)
+    check(d, ledger)
+    for name in NAMES:
+        got = d.call("DELETE", f"/v1/vms/{name}?force=true")
+        if got.status == 202:
+            d.task(got)
+    wait_for(lambda: d.processes() == {})
+    d.kill(signal.SIGTERM)
+    check_registry(d)
+    print(f"{done} operations, {kills} daemons killed, nothing lost")
+
+
+def main():
+    print(f"seed {SEED}")
+    d = harness.Daemon(PROGRAMS)
+    try:
+        run(d, random.Random(SEED))
+    except BaseException:
+        print(d.log()[-4000:])
+        raise
+    finally:
+        d.close()
+
+
+if __name__ == "__main__":
+    os.environ.pop("ATOLL_RUNTIME_DIR", None)
+    main()

@@ -1,0 +1,489 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Every route of api/openapi.yaml and every answer that it documents, asked of
+a running daemon and held against the file.
+
+Usage: routes.py ATOLLD ATOLL GUEST
+"""
+import json
+import os
+import pathlib
+import re
+import socket
+import sys
+import threading
+import unittest
+
+import harness
+from harness import wait_for
+
+PROGRAMS = harness.programs(sys.argv[1:4])
+SPEC = harness.Spec()
+D = harness.Daemon(PROGRAMS, SPEC)
+ACTIONS = ("start", "stop", "restart", "kill", "pause", "resume", "reset",
+           "powerdown")
+
+
+def get(path, **how):
+    return D.call("GET", path, **how)
+
+
+def post(path, body=None, **how):
+    return D.call("POST", path, body, **how)
+
+
+class Routes(unittest.TestCase):
+    def refused(self, answer, status, code, words=""):
+        self.assertEqual((answer.status, answer.code), (status, code),
+                         answer.body)
+        self.assertIn(words, answer.json["error"]["words"])
+
+    def test_10_root_host_metrics(self):
+        root = get("/v1").json
+        self.assertEqual((root["product"], root["role"]),
+                         ("atoll", "administrator"))
+        self.assertEqual(get("/v1/host").json["state_dir"], str(D.state))
+        text = get("/metrics").body.decode()
+        self.assertRegex(text, r"(?m)^atoll_vms 0$")
+
+    def test_20_define_get_list(self):
+        made = D.define("one", tags={"tier": "web"})
+        self.assertEqual(made.status, 201)
+        self.assertEqual(made.headers["etag"], '"1"')
+        self.assertEqual(made.headers["location"],
+                         "/v1/vms/" + made.json["id"])
+        self.assertEqual(D.vm(made.json["id"]), D.vm("one"))
+        self.assertEqual(D.vm("one")["spec"]["stop_timeout_s"], 60)
+        for query, count in (("", 1), ("?tag=tier", 1), ("?tag=tier=w*", 1),
+                             ("?tag=tier=db", 0), ("?state=running", 0),
+                             ("?state=stopped&tag=tier", 1)):
+            found = get("/v1/vms" + query).json["vms"]
+            self.assertEqual(len(found), count, query)
+        self.refused(get("/v1/vms?colour=red"), 400, "bad-request", "colour")
+        self.refused(D.define("one"), 409, "conflict", "already")
+        same = get("/v1/vms/one", headers={"If-None-Match": '"1"'})
+        self.assertEqual(same.status, 304)
+        self.refused(get("/v1/vms/two"), 404, "not-found", "two")
+
+    def test_21_bad_definitions(self):
+        for change, words in (
+                ({"name": "../x"}, "name"), ({"name": "a\nb"}, "control"),
+                ({"name": ""}, "name"), ({"name": "x" * 64}, "long"),
+                ({"name": 5}, "string"), ({"name": "-x"}, "name"),
+                ({"name": "c3475ef1-8024-4d47-815b-5eef25f2bf61"}, "name"),
+                ({"cpus": 0}, "cpus"), ({"cpus": 65}, "cpus"),
+                ({"cpus": "2"}, "cpus"), ({"cpus": 1.5}, "cpus"),
+                ({"memory_bytes": 4096}, "memory_bytes"),
+                ({"memory_bytes": (32 << 20) + 1}, "pages"),
+                ({"memory_bytes": 1 << 62}, "memory_bytes"),
+                ({"engine": "steam"}, "engine"), ({"colour": "red"}, "colour"),
+                ({"boot": {}}, "kernel"), ({"boot": []}, "boot"),
+                ({"boot": {"kernel": "relative"}}, "boot.kernel"),
+                ({"boot": {"kernel": "/k", "x": 1}}, "boot.x"),
+                ({"disks": {}}, "array"), ({"disks": [1]}, "disks[0]"),
+                ({"disks": [{}]}, "disks[0].path"),
+                ({"disks": [{"path": "/x", "format": "vmdk"}]}, "format"),
+                ({"disks": [{"path": "/x"}] * 16}, "too many"),
+                ({"nics": [{"mac": "01:00:00:00:00:00"}]}, "mac"),
+                ({"nics": [{"type": "tap"}]}, "tap"),
+                ({"nics": [{"type": "tap", "tap": "../x"}]}, "tap"),
+                ({"nics": [{"publish": ["; rm"]}]}, "publish"),
+                ({"devices": ["gpu"]}, "devices"),
+                ({"image": "../../etc"}, "image"),
+                ({"tags": {"a b": "c"}}, "tags"), ({"tags": {"a": 1}}, "tags"),
+                ({"restart": {"policy": "never"}}, "restart.policy"),
+                ({"autostart": {"order": -1}}, "autostart.order"),
+                ({"stop_timeout_s": 0}, "stop_timeout_s")):
+            with self.subTest(change=change):
+                change = dict(change)
+                name = change.pop("name", "bad")
+                self.refused(D.define(name, **change), 400, "bad-request",
+                             words)
+        self.assertEqual(len(get("/v1/vms").json["vms"]), 1)
+
+    def test_22_bad_bodies(self):
+        def send(body, kind="application/json"):
+            return post("/v1/vms", body, headers={"Content-Type": kind})
+
+        self.refused(send(b"{"), 400, "bad-request", "JSON")
+        self.refused(send(b"[]"), 400, "bad-request", "object")
+        self.refused(send(b'{"name":"a","name":"b"}'), 400, "bad-request")
+        self.refused(send(b'{"name":"\xff"}'), 400, "bad-request")
+        self.refused(send(b'{"name":"a\\u0000b"}'), 400, "bad-request")
+        self.refused(send(b"[" * 100000), 400, "bad-request")
+        self.refused(post("/v1/vms"), 400, "bad-request", "missing")
+        self.refused(send(b"{}", "text/plain"), 415, "unsupported-type")
+        self.refused(send(b"x" * ((1 << 20) + 1)), 413, "too-large")
+        # Whatever else comes in, the next one is answered.
+        for raw in (b"\0" * 4096, b"GET / HTTP/9.9\r\n\r\n",
+                    b"POST /v1/vms HTTP/1.1\r\ncontent-length: -5\r\n\r\n",
+                    b"POST /v1/vms HTTP/1.1\r\ncontent-length: 9\r\n\r\nab",
+                    b"GET /v1/vms/%00 HTTP/1.1\r\nhost: x\r\n\r\n",
+                    b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\n\r\n"):
+            c = harness.UnixConnection(D.socket, 0.5)
+            c.connect()
+            try:
+                c.sock.sendall(raw)
+                c.sock.shutdown(socket.SHUT_WR)
+                c.sock.recv(4096)
+            except OSError:
+                pass
+            c.close()
+            self.assertEqual(get("/v1").status, 200)
+
+    def test_23_paths(self):
+        for path in ("/", "/v2", "/v1/vms/", "/v1/none",
+                     "/v1/vms/one/none", "/v1/vms/%2e%2e/start"):
+            self.refused(get(path), 404, "not-found")
+        self.refused(D.call("PUT", "/v1/vms", {}), 405, "not-allowed")
+        wrong = D.call("DELETE", "/v1/vms")
+        self.assertEqual(wrong.headers["allow"], "GET, POST")
+        self.refused(get("/v1/vms/one", headers={"If-None-Match": "x" * 300}),
+                     400, "bad-request", "header")
+
+    def test_30_patch(self):
+        def patch(change, **headers):
+            return D.call("PATCH", "/v1/vms/one", change, headers={
+                k.replace("_", "-"): v for k, v in headers.items()})
+
+        D.define("other")
+        got = patch({"cpus": 2}, If_Match='"1"')
+        self.assertEqual((got.status, got.headers["etag"]), (200, '"2"'))
+        self.assertEqual(D.vm("one")["spec"]["cpus"], 2)
+        self.refused(patch({"cpus": 3}, If_Match='"1"'), 412, "precondition")
+        self.refused(patch({"cpus": 0}), 400, "bad-request", "cpus")
+        self.refused(patch({"name": "other"}), 409, "conflict")
+        self.refused(patch({"image": "x"}), 400, "bad-request", "image")
+        got = patch({"tags": {"tier": None, "new": "1"}, "cpus": None})
+        self.assertEqual(got.json["spec"]["tags"], {"new": "1"})
+        self.assertEqual(got.json["spec"]["cpus"], 1)
+        got = D.call("PATCH", "/v1/vms/other", json.dumps({"name": "aaa"}),
+                     headers={"Content-Type": "application/merge-patch+json"})
+        self.assertEqual(got.status, 200)
+        names = [v["name"] for v in get("/v1/vms").json["vms"]]
+        self.assertEqual(names, ["aaa", "one"])
+        self.refused(D.call("PATCH", "/v1/vms/none", {}), 404, "not-found")
+
+    def test_40_life(self):
+        first = post("/v1/vms/one/start")
+        self.assertRegex(first.headers["location"], "^/v1/tasks/[0-9]+$")
+        self.assertEqual(D.task(first)["result"], {"state": "running"})
+        self.assertEqual(D.vm("one")["wanted"], "running")
+        D.console("one", b"resident is up")
+        self.assertTrue(D.do("POST", "/v1/vms/one/start")["result"]["already"])
+        status = get("/v1/vms/one/status").json
+        self.assertEqual(status["state"], "running")
+        self.assertIn(b"atoll_vm_up", get("/metrics").body)
+        D.call("PATCH", "/v1/vms/one", {"cpus": 2})
+        self.assertTrue(D.vm("one")["restart_needed"])
+        self.refused(D.call("DELETE", "/v1/vms/one"), 409, "conflict", "runs")
+        D.do("POST", "/v1/vms/one/pause")
+        self.assertEqual(D.vm("one")["state"], "paused")
+        D.do("POST", "/v1/vms/one/resume")
+        self.assertEqual(D.vm("one")["state"], "running")
+        D.do("POST", "/v1/vms/one/reset")
+        wait_for(lambda: get("/v1/vms/one/console").body.count(
+            b"resident is up") == 2)
+        self.assertEqual(get("/v1/vms/one/log").status, 200)
+        done = D.do("POST", "/v1/vms/one/restart", {"timeout_s": 60})
+        self.assertEqual(done["result"]["state"], "running")
+        self.assertFalse(D.vm("one")["restart_needed"])
+        done = D.do("POST", "/v1/vms/one/stop")
+        self.assertFalse(done["result"]["forced"])
+        end = D.vm("one")["last_end"]
+        self.assertEqual((end["cause"], end["code"]), ("power-off", 0))
+        self.assertFalse(D.vm("one")["restart_needed"])
+        D.do("POST", "/v1/vms/one/start")
+        D.console("one", b"resident is up")
+        D.do("POST", "/v1/vms/one/powerdown")
+        wait_for(lambda: D.vm("one")["state"] == "stopped")
+        D.do("POST", "/v1/vms/one/start")
+        D.do("POST", "/v1/vms/one/kill")
+        self.assertEqual(D.vm("one")["last_end"]["cause"], "killed")
+        for action in ("pause", "resume", "reset", "powerdown"):
+            t = D.task(post(f"/v1/vms/one/{action}"))
+            self.assertEqual((t["state"], t["error"]["code"]),
+                             ("failed", "conflict"))
+        for action in ACTIONS:
+            self.refused(post(f"/v1/vms/none/{action}"), 404, "not-found")
+            self.refused(post(f"/v1/vms/one/{action}",
+                              headers={"If-Match": '"999"'}), 412,
+                         "precondition")
+        for body in ({"force": 1}, {"timeout_s": 0}, {"x": 1},
+                     {"timeout_s": "5"}):
+            for action in ("stop", "restart"):
+                self.refused(post(f"/v1/vms/one/{action}", body), 400,
+                             "bad-request")
+
+    def test_41_deaf_guest(self):
+        D.do("POST", "/v1/vms/one/start")
+        D.console("one", b"resident is up")
+        post("/v1/vms/one/console", b"d")
+        D.console("one", b"[100]")
+        t = D.task(post("/v1/vms/one/stop", {"timeout_s": 1}))
+        self.assertEqual((t["state"], t["error"]["code"]),
+                         ("failed", "timeout"))
+        self.assertEqual(D.vm("one")["state"], "running")
+        # The queue keeps its order; a cancelled one has no turn.
+        slow = post("/v1/vms/one/stop", {"timeout_s": 600})
+        behind = post("/v1/vms/one/start")
+        self.assertEqual(behind.json["state"], "queued")
+        self.assertEqual(
+            post(f"/v1/tasks/{behind.json['id']}/cancel").status, 202)
+        self.assertEqual(D.task(behind)["state"], "cancelled")
+        post(f"/v1/tasks/{slow.json['id']}/cancel")
+        self.assertEqual(D.task(slow)["state"], "cancelled")
+        self.refused(post(f"/v1/tasks/{slow.json['id']}/cancel"), 409,
+                     "conflict")
+        # A kill does not wait behind it.
+        slow = post("/v1/vms/one/stop", {"timeout_s": 600})
+        D.do("POST", "/v1/vms/one/kill")
+        self.assertEqual(D.task(slow)["state"], "cancelled")
+        D.do("POST", "/v1/vms/one/start")
+        D.console("one", b"resident is up")
+        post("/v1/vms/one/console", b"d")
+        done = D.do("POST", "/v1/vms/one/stop",
+                    {"timeout_s": 1, "force": True})
+        self.assertTrue(done["result"]["forced"])
+
+    def test_42_failures_to_start(self):
+        D.define("broken", boot={"kernel": "/nonexistent/kernel"})
+        t = D.task(post("/v1/vms/broken/start"))
+        self.assertEqual((t["state"], t["error"]["code"]),
+                         ("failed", "start-failed"))
+        self.assertIn("/nonexistent/kernel", t["error"]["words"])
+        self.assertEqual(D.vm("broken")["state"], "stopped")
+        D.define("imageless", image="none:1")
+        t = D.task(post("/v1/vms/imageless/start"))
+        self.assertEqual(t["error"]["code"], "conflict")
+        for name in ("broken", "imageless"):
+            D.do("DELETE", f"/v1/vms/{name}")
+
+    def test_43_image(self):
+        store = D.work / "data/atoll/images"
+        folder = store / ("ab" * 32)
+        folder.mkdir(parents=True)
+        (store / "names").mkdir()
+        (store / "names/tiny:1").symlink_to(folder)
+        kernel = pathlib.Path(PROGRAMS["guest"]).read_bytes()
+        (folder / "vmlinuz").write_bytes(kernel)
+        (folder / "initrd").write_bytes(b"initrd")
+        (folder / "manifest.json").write_text(
+            json.dumps({"id": "ab" * 32, "cmdline": "quiet"}))
+        with open(folder / "disk.raw", "wb") as f:
+            f.truncate(64 << 20)
+            f.seek(8 << 20)
+            f.write(b"middle")
+        made = D.define("copied", image="tiny:1", boot={})
+        self.assertEqual(made.status, 201)
+        self.assertIsInstance(made.json["task"], int)
+        D.do("POST", "/v1/vms/copied/start")
+        D.console("copied", b"resident is up")
+        mine = D.state / "machines" / made.json["id"]
+        with open(mine / "root.raw", "rb") as f:
+            f.seek(8 << 20)
+            self.assertEqual(f.read(6), b"middle")
+        self.assertLess((mine / "root.raw").stat().st_blocks * 512, 4 << 20)
+        D.do("DELETE", "/v1/vms/copied?force=true")
+        wait_for(lambda: not mine.exists())
+        wait_for(lambda: not list((D.state / "trash").iterdir()))
+
+    def test_50_console(self):
+        path = "/v1/vms/one/console"
+        D.do("POST", "/v1/vms/one/start")
+        D.console("one", b"resident is up")
+        before = get(path).body
+        c = harness.UnixConnection(D.socket)
+        c.request("GET", path + f"?follow=run&offset={len(before)}")
+        stream = c.getresponse()
+        self.assertEqual(stream.getheader("atoll-console-offset"),
+                         str(len(before)))
+        self.assertEqual(post(path, b"ac").status, 204)
+        self.assertEqual(
+            post(path + "/size", {"columns": 80, "rows": 25}).status, 204)
+        for body in ({"columns": 0, "rows": 5}, {"columns": 1}, {"x": 1}):
+            self.refused(post(path + "/size", body), 400, "bad-request")
+        self.refused(post(path, b"x" * 32769), 413, "too-large")
+        D.console("one", b"[99]")
+        D.do("POST", "/v1/vms/one/stop")
+        seen = stream.read()  # it ends with the run
+        c.close()
+        after = get(path).body
+        self.assertEqual(before + seen, after)
+        lines = re.findall(rb"line (\d+) of", seen)
+        self.assertEqual(lines, [b"%d" % i for i in range(2000)])
+        self.assertEqual(get(path + "?tail=12").body, after[-12:])
+        self.assertEqual(get(path + "?offset=3&limit=5").body, after[3:8])
+        self.assertEqual(get(path + "?offset=99999999").body, b"")
+        for query in ("offset=-1", "limit=99999999", "follow=no", "tail=x"):
+            self.refused(get(path + "?" + query), 400, "bad-request")
+        self.refused(post(path, b"a"), 409, "conflict")
+        self.refused(post(path + "/size", {"columns": 8, "rows": 2}), 409,
+                     "conflict")
+        self.refused(get("/v1/vms/one/status"), 409, "conflict")
+        for tail in ("", "/size"):
+            self.refused(post(f"/v1/vms/none/console{tail}", {
+                "columns": 1, "rows": 1}), 404, "not-found")
+        for tail in ("console", "status", "log"):
+            self.refused(get(f"/v1/vms/none/{tail}"), 404, "not-found")
+
+    def test_60_tasks_events(self):
+        tasks = get("/v1/tasks?limit=3&vm=one").json["tasks"]
+        self.assertEqual(len(tasks), 3)
+        self.assertGreater(tasks[0]["id"], tasks[2]["id"])
+        older = get(f"/v1/tasks?before={tasks[2]['id']}&limit=1").json
+        self.assertLess(older["tasks"][0]["id"], tasks[2]["id"])
+        self.assertTrue(get("/v1/tasks?state=failed").json["tasks"])
+        for path in ("/v1/tasks?limit=0", "/v1/tasks/1?wait=61",
+                     "/v1/events?limit=x", "/v1/events?after=-2"):
+            self.refused(get(path), 400, "bad-request")
+        for path in ("/v1/tasks/999999", "/v1/tasks/x"):
+            self.refused(get(path), 404, "not-found")
+        self.refused(post("/v1/tasks/999999/cancel"), 404, "not-found")
+        events = get("/v1/events?limit=1000").json
+        kinds = {e["type"] for e in events["events"]}
+        self.assertLessEqual({"daemon.started", "vm.created", "vm.changed",
+                              "vm.state", "vm.ended", "vm.deleted",
+                              "task.state"}, kinds)
+        numbers = [e["id"] for e in events["events"]]
+        self.assertEqual(numbers, sorted(numbers))
+
+    def test_61_event_stream(self):
+        last = get("/v1/events").json["last"]
+        c = harness.UnixConnection(D.socket)
+        c.request("GET", "/v1/events", headers={
+            "Accept": "text/event-stream", "Last-Event-ID": str(last)})
+        stream = c.getresponse()
+        self.assertEqual(stream.getheader("content-type"),
+                         "text/event-stream")
+        made = threading.Thread(target=D.define, args=("streamed",))
+        made.start()
+        data = b""
+        while b"vm.created" not in data:
+            data += stream.read1(4096)
+        made.join()
+        line = next(l for l in data.split(b"\n") if l.startswith(b"data: "))
+        event = json.loads(line[6:])
+        self.assertEqual((event["type"], event["vm"]["name"]),
+                         ("vm.created", "streamed"))
+        SPEC.validate(line[6:], {"$ref": "#/components/schemas/Event"})
+        c.close()
+        D.do("DELETE", "/v1/vms/streamed")
+
+    def test_62_idempotency(self):
+        key = {"Idempotency-Key": "k1"}
+        body = {"name": "twice", "boot": {"kernel": "/k"}}
+        first = post("/v1/vms", body, headers=key)
+        again = post("/v1/vms", body, headers=key)
+        self.assertEqual((first.status, first.body, first.headers["etag"]),
+                         (again.status, again.body, again.headers["etag"]))
+        self.refused(post("/v1/vms", dict(body, cpus=2), headers=key), 422,
+                     "key-reuse")
+        one = post("/v1/vms/twice/stop", headers={"Idempotency-Key": "k2"})
+        two = post("/v1/vms/twice/stop", headers={"Idempotency-Key": "k2"})
+        self.assertEqual(one.json["id"], two.json["id"])
+
+    def test_70_delete(self):
+        self.refused(D.call("DELETE", "/v1/vms/twice",
+                            headers={"If-Match": '"7"'}), 412, "precondition")
+        self.refused(D.call("DELETE", "/v1/vms/twice?force=yes"), 400,
+                     "bad-request")
+        D.do("DELETE", "/v1/vms/twice", headers={"If-Match": '"1"'})
+        self.refused(D.call("DELETE", "/v1/vms/twice"), 404, "not-found")
+
+    def test_80_tokens_roles_audit(self):
+        made = {}
+        for role in ("administrator", "operator", "user", "auditor",
+                     "viewer"):
+            got = post("/v1/tokens", {"name": f"t-{role}", "role": role,
+                                      "expires_s": 3600})
+            self.assertEqual(got.status, 201)
+            made[role] = {"Authorization": f"Bearer {got.json['token']}"}
+        listed = get("/v1/tokens").json["tokens"]
+        self.assertNotIn("token", listed[0])
+        for body in ({"name": "x", "role": "king"}, {"name": "a/b",
+                     "role": "user"}, {"role": "user"},
+                     {"name": "x", "role": "user", "expires_s": 0},
+                     {"name": "x", "role": "user", "y": 1}):
+            self.refused(post("/v1/tokens", body), 400, "bad-request")
+        self.refused(post("/v1/tokens", {"name": "t-user", "role": "user"}),
+                     409, "conflict")
+        # Which role may what: a route each.
+        calls = {
+            "read": lambda h: get("/v1/vms", headers=h),
+            "operate": lambda h: post("/v1/vms/one/stop", headers=h),
+            "define": lambda h: D.call("PATCH", "/v1/vms/imaged",
+                                       {"cpus": 1}, headers=h),
+            "host": lambda h: post("/v1/vms", {"name": "h", "boot": {
+                "kernel": "/etc/shadow"}}, headers=h),
+            "host-patch": lambda h: D.call(
+                "PATCH", "/v1/vms/imaged",
+                {"disks": [{"path": "/" + h["Authorization"][-9:]}]},
+                headers=h),
+            "tokens": lambda h: get("/v1/tokens", headers=h),
+            "new-token": lambda h: post("/v1/tokens", {
+                "name": "z", "role": "user"}, headers=h),
+            "old-token": lambda h: D.call("DELETE", "/v1/tokens/z",
+                                          headers=h),
+            "audit": lambda h: get("/v1/audit", headers=h),
+            "verify": lambda h: get("/v1/audit/verify", headers=h),
+        }
+        may = {"administrator": set(calls), "operator": {
+            "read", "operate", "define"}, "user": {"read", "operate"},
+            "auditor": {"read", "audit", "verify"}, "viewer": {"read"}}
+        post("/v1/vms", {"name": "imaged", "image": "none"})
+        for role, headers in made.items():
+            for name, call in calls.items():
+                with self.subTest(role=role, call=name):
+                    answer = call(headers)
+                    if name in may[role]:
+                        self.assertLess(answer.status, 400, answer.body)
+                    else:
+                        self.refused(answer, 403, "denied")
+        for wrong in ("Bearer nonsense", "Basic YTpi", "Bearer "):
+            self.refused(get("/v1/vms", headers={"Authorization": wrong}),
+                         401, "unauthorized")
+        self.assertEqual(D.call("DELETE", "/v1/tokens/t-viewer").status, 204)
+        self.refused(D.call("DELETE", "/v1/tokens/t-viewer"), 404,
+                     "not-found")
+        self.refused(get("/v1/vms", headers=made["viewer"]), 401,
+                     "unauthorized")
+        self.refused(get("/v1/audit?limit=0"), 400, "bad-request")
+        records = get("/v1/audit?limit=1000").json["records"]
+        self.assertIn(("token t-viewer", "403"),
+                      {(r["caller"], r["outcome"]) for r in records})
+        found = get("/v1/audit/verify").json
+        self.assertTrue(found["valid"])
+        self.assertEqual(found["records"], len(records))
+
+    def test_90_many_at_once(self):
+        def work(i):
+            c = harness.UnixConnection(D.socket)
+            for n in range(20):
+                a = D.call("GET", "/v1/vms", connection=c)
+                assert a.status == 200
+                a = D.call("POST", "/v1/vms/one/stop", connection=c)
+                assert a.status == 202, (i, n, a.body)
+            c.close()
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        wait_for(lambda: D.vm("one")["task"] is None)
+
+    def test_99_all_was_met(self):
+        missing = sorted(SPEC.documented() - SPEC.met)
+        self.assertEqual(missing, [], "documented, and never met")
+        print(f"{len(SPEC.documented())} documented answers of "
+              f"{len(list(SPEC.operations()))} operations met")
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    try:
+        D.start()
+        unittest.main(argv=sys.argv[:1] + sys.argv[4:])
+    finally:
+        D.close()

@@ -1,0 +1,303 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The command line's verbs on machines that a daemon keeps: a daemon started on
+demand, tables, JSON, exit codes, the console on a terminal.
+
+Usage: vm_cli.py ATOLLD ATOLL GUEST
+"""
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+import harness
+from harness import wait_for
+
+PROGRAMS = harness.programs(sys.argv[1:4])
+D = harness.Daemon(PROGRAMS)
+TINY = ("--kernel", PROGRAMS["guest"], "--memory", "32M", "--engine", "bt",
+        "--net", "none", "--device", "debug-exit")
+
+
+def atoll(*args, **how):
+    how.setdefault("stdin", subprocess.DEVNULL)
+    how.setdefault("env", D.env)
+    return subprocess.run([PROGRAMS["atoll"], *map(str, args)], timeout=90,
+                          capture_output=True, text=True, check=False, **how)
+
+
+class Cli(unittest.TestCase):
+    def good(self, *args, **how):
+        got = atoll(*args, **how)
+        self.assertEqual(got.returncode, 0, got.stderr)
+        return got.stdout
+
+    def bad(self, code, words, *args, **how):
+        got = atoll(*args, **how)
+        self.assertEqual(got.returncode, code, got.stdout + got.stderr)
+        self.assertRegex(got.stderr, "^error: ")
+        self.assertIn(words, got.stderr)
+
+    def test_00_no_daemon(self):
+        self.bad(8, "cannot reach atolld", "vm", "list",
+                 env=dict(D.env, ATOLL_NO_START="1"))
+        self.bad(8, "cannot reach", "vm", "list", "--remote",
+                 "unix:/nonexistent")
+        self.bad(2, "neither", "vm", "list", "--remote", "ftp://x")
+
+    def test_01_started_on_demand(self):
+        two = [subprocess.Popen([PROGRAMS["atoll"], "vm", "list"], env=D.env,
+                                stdout=subprocess.PIPE, text=True)
+               for _ in range(2)]
+        for p in two:
+            self.assertRegex(p.communicate(timeout=60)[0], "^NAME ")
+            self.assertEqual(p.returncode, 0)
+
+    def test_10_create_and_see(self):
+        self.assertEqual(self.good("vm", "create", "web1", *TINY, "--tag",
+                                   "tier=web", "--cpus", "2",
+                                   "--description", "first"), "web1\n")
+        self.good("vm", "create", "web2", *TINY, "--quiet")
+        self.good("vm", "create", "db", *TINY)
+        table = self.good("vm", "list").splitlines()
+        self.assertRegex(table[0],
+                         r"^NAME +STATE +SINCE +CPUS +MEMORY +IMAGE$")
+        self.assertEqual([l.split()[0] for l in table[1:]],
+                         ["db", "web1", "web2"])
+        self.assertEqual(self.good("vm", "list", "--format", "name", "--tag",
+                                   "tier"), "web1\n")
+        whole = json.loads(self.good("vm", "list", "--format", "json"))
+        self.assertEqual(len(whole["vms"]), 3)
+        lines = self.good("vm", "list", "--format", "jsonl").splitlines()
+        self.assertEqual(json.loads(lines[0])["name"], "db")
+        shown = json.loads(self.good("vm", "show", "web1", "--format",
+                                     "json"))
+        self.assertEqual((shown["spec"]["cpus"], shown["spec"]["tags"]),
+                         (2, {"tier": "web"}))
+        self.assertIn("32 MiB", self.good("vm", "show", "web1"))
+
+    def test_11_exit_codes(self):
+        self.bad(4, "already", "vm", "create", "db", *TINY)
+        self.bad(2, "name", "vm", "create", "../x", *TINY)
+        self.bad(2, "takes one name", "vm", "create", *TINY)
+        self.bad(2, "--memory", "vm", "create", "x", "--memory", "much")
+        self.bad(2, "memory_bytes", "vm", "create", "x", *TINY, "--memory",
+                 "1M")
+        self.bad(1, "No such file", "vm", "create", "x", "--kernel", "/no/k")
+        self.bad(3, "no machine nope", "start", "nope")
+        self.bad(3, "no machine nope", "vm", "show", "nope")
+        self.bad(2, "no verb strat", "vm", "strat")
+        self.bad(2, "which machine", "vm", "start")
+        self.bad(2, "no option --colour", "vm", "list", "--colour", "red")
+        self.bad(2, "--format", "vm", "list", "--format", "xml")
+        self.bad(4, "does not run", "vm", "pause", "db")
+        self.bad(4, "changed", "vm", "set", "db", "--cpus", "2", "--if-rev",
+                 "7")
+        self.bad(3, "no task", "task", "wait", "99999")
+        self.assertEqual(atoll("vm").returncode, 2)
+        for args in (("vm",), ("vm", "stop"), ("task",), ("launch",),
+                     ("token", "create"), ("console",)):
+            self.assertIn("usage: ", self.good(*args, "--help"))
+
+    def test_20_life(self):
+        self.good("start", "web*")
+        self.assertIn("resident is up", wait_for(
+            lambda: self.good("console", "web1", "--no-follow")))
+        got = atoll("start", "web1", "nope")
+        self.assertEqual(got.returncode, 9)
+        self.good("vm", "pause", "web1")
+        self.assertIn("paused", self.good("vm", "list"))
+        self.good("vm", "resume", "web1")
+        self.good("vm", "set", "web1", "--cpus", "1")
+        self.good("vm", "restart", "web1")
+        self.assertEqual(self.good("stop", "web1"), "")
+        self.assertRegex(self.good("vm", "list"),
+                         r"web1 +stopped \(power-off\)")
+        self.good("vm", "wait", "web2", "--for", "running")
+        self.bad(7, "is running, not stopped", "vm", "wait", "web2",
+                 "--timeout", "1")
+        self.good("kill", "web2")
+        self.good("vm", "set", "web2", "--name", "web3")
+        self.assertIn("web3", self.good("vm", "list"))
+        self.bad(9, "nope", "vm", "delete", "web3", "nope", "--yes")
+        self.good("vm", "create", "web3", *TINY)
+
+    def test_21_stop_timeouts(self):
+        self.good("start", "web3")
+        wait_for(lambda: "resident" in self.good("console", "web3",
+                                                 "--no-follow"))
+        D.call("POST", "/v1/vms/web3/console", b"d")
+        wait_for(lambda: "[100]" in self.good("console", "web3",
+                                              "--no-follow"))
+        self.bad(7, "did not shut down", "stop", "web3", "--timeout", "1")
+        number = self.good("stop", "web3", "--timeout", "300",
+                           "--async").strip()
+        self.bad(7, "goes on", "task", "wait", number, "--timeout", "1")
+        self.good("task", "cancel", number)
+        self.bad(1, "cancelled", "task", "wait", number)
+        self.good("stop", "web3", "--timeout", "1", "--force")
+        self.assertRegex(self.good("task", "list", "--vm", "web3"),
+                         r"(?m)^\d+ +stop +web3 +succeeded")
+        shown = json.loads(self.good("task", "show", number, "--format",
+                                     "json"))
+        self.assertEqual(shown["state"], "cancelled")
+
+    def test_30_events(self):
+        self.assertIn("vm.created", self.good("event", "list"))
+        follow = subprocess.Popen(
+            [PROGRAMS["atoll"], "event", "list", "--follow", "--format",
+             "jsonl", "--after", "0"], env=D.env, stdout=subprocess.PIPE,
+            text=True)
+        first = json.loads(follow.stdout.readline())
+        follow.terminate()
+        follow.communicate()
+        self.assertEqual(first["type"], "daemon.started")
+
+    def test_31_tokens_audit(self):
+        secret = self.good("token", "create", "ci", "--role", "viewer",
+                           "--expires", "1h").strip()
+        self.assertRegex(secret, "^atoll_[0-9a-f]{64}$")
+        self.assertRegex(self.good("token", "list"), r"ci +viewer")
+        as_ci = dict(D.env, ATOLL_TOKEN=secret)
+        self.good("vm", "list", env=as_ci)
+        self.bad(5, "role", "start", "db", env=as_ci)
+        self.bad(5, "role", "audit", "list", env=as_ci)
+        self.bad(5, "not known", "vm", "list",
+                 env=dict(D.env, ATOLL_TOKEN="wrong"))
+        self.assertRegex(self.good("audit", "list", "--limit", "1000"),
+                         r"token ci +POST /v1/vms/\{vm\}/start +db +403")
+        self.assertIn("none altered", self.good("audit", "verify"))
+        self.good("token", "delete", "ci")
+        self.bad(5, "not known", "vm", "list", env=as_ci)
+
+    def test_40_console_on_a_terminal(self):
+        self.good("start", "db")
+        pid, tty = pty.fork()
+        if pid == 0:
+            os.execve(PROGRAMS["atoll"], ["atoll", "console", "db"], D.env)
+        seen = b""
+
+        def expect(pattern):
+            nonlocal seen
+            end = time.monotonic() + 60
+            while not re.search(pattern, seen):
+                self.assertLess(time.monotonic(), end, seen)
+                if select.select([tty], [], [], 1)[0]:
+                    seen += os.read(tty, 65536)
+            seen = b""
+
+        try:
+            expect(rb"resident is up")
+            os.write(tty, b"a")
+            expect(rb"\[97\]")
+            os.write(tty, b"\x1d?")
+            expect(rb"q leave")
+            os.write(tty, b"\x1d\x1d")
+            expect(rb"\[29\]")
+            os.write(tty, b"\x1dq")
+            self.assertEqual(
+                os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+        finally:
+            os.close(tty)
+        self.assertEqual(D.vm("db")["state"], "running")
+        self.good("vm", "delete", "db", "--force", "--yes")
+
+    def test_45_completion(self):
+        def complete(*words):
+            script = ('source "$1"; shift; COMP_WORDS=("$@"); '
+                      'COMP_CWORD=$(($# - 1)); _atoll; '
+                      'printf "%s\\n" "${COMPREPLY[@]}"')
+            got = subprocess.run(
+                ["bash", "-c", script, "bash",
+                 harness.ROOT / "data/completion/atoll.bash",
+                 PROGRAMS["atoll"], *words], env=D.env, capture_output=True,
+                text=True, check=True, timeout=60)
+            return got.stdout.split()
+
+        self.good("vm", "create", "completed", *TINY)
+        self.assertIn("vm", complete(""))
+        self.assertEqual(complete("lau"), ["launch"])
+        self.assertEqual(complete("vm", "cons"), ["console"])
+        self.assertEqual(complete("stop", "comp"), ["completed"])
+        self.assertEqual(complete("vm", "show", "comp"), ["completed"])
+        self.assertEqual(complete("vm", "list", "--ta"), ["--tag"])
+        self.assertEqual(complete("launch", "--mem"), ["--memory"])
+        self.assertEqual(complete("task", "ca"), ["cancel"])
+
+    def test_50_stack(self):
+        file = D.work / "shop.yaml"
+        (D.work / "kernel.elf").symlink_to(PROGRAMS["guest"])
+        machine = ("  - &base\n    name: {0}\n    engine: bt\n"
+                   "    memory: 32M\n    boot: {{kernel: kernel.elf}}\n"
+                   "    nics: [{{type: user}}]\n"
+                   "    devices: [debug-exit]\n")
+
+        def write(*names, more=""):
+            file.write_text("stack: shop\nmachines:\n" + "".join(
+                machine.format(n).replace("&base", "") for n in names) + more)
+
+        write("s-web", "s-app", "s-db")
+        self.assertEqual(atoll("stack", "diff", file).stdout,
+                         "+ s-web\n+ s-app\n+ s-db\n")
+        out = self.good("stack", "apply", file)
+        self.assertEqual(out.count("created"), 3)
+        self.assertEqual(out.count("started"), 3)
+        self.assertEqual(self.good("stack", "apply", file), "")
+        self.assertEqual(self.good("stack", "diff", file), "")
+        mac = D.vm("s-web")["spec"]["nics"][0]["mac"]
+        write("s-web", "s-app", more="    cpus: 2\n")
+        got = atoll("stack", "diff", file)
+        self.assertEqual((got.returncode, got.stdout),
+                         (1, "~ s-app cpus\n- s-db\n"))
+        self.assertEqual(self.good("stack", "apply", file, "--prune"),
+                         "changed s-app\ndeleted s-db\n")
+        self.assertEqual(D.vm("s-web")["spec"]["nics"][0]["mac"], mac)
+        # A machine that is somebody else's is left alone.
+        self.good("vm", "create", "s-mine", *TINY)
+        write("s-web", "s-app", "s-mine")
+        self.bad(4, "already", "stack", "apply", file)
+        self.assertEqual(self.good("stack", "delete", file, "--yes"),
+                         "deleted s-app\ndeleted s-web\n")
+        for text, words in (("", "empty"), ("a: [", "line"),
+                            ("stack: x", "machines"),
+                            ("stack: x\nmachines: []\ncolour: red",
+                             "colour"),
+                            ("stack: x\nmachines: [{cpus: 1}]", "name"),
+                            ("stack: x\nmachines: &a [*a]", "too deep"),
+                            ("stack: x\nstack: y", "twice"),
+                            ("stack: x\nmachines: [{name: y, memory: lots}]",
+                             "memory")):
+            file.write_text(text)
+            self.bad(2, words, "stack", "apply", file)
+        self.bad(1, "No such file", "stack", "apply", "/nonexistent")
+
+    def test_90_all(self):
+        self.good("vm", "delete", "--all", "--force", "--yes")
+        self.assertEqual(self.good("vm", "list", "--format", "name"), "")
+
+
+def end_daemon():
+    """That which was started on demand."""
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                ours = f"ATOLL_STATE_DIR={D.state}".encode() in f.read()
+            with open(f"/proc/{pid}/comm", encoding="ascii") as f:
+                if ours and f.read() == "atolld\n":
+                    os.kill(pid, signal.SIGTERM)
+        except OSError:
+            continue
+
+
+if __name__ == "__main__":
+    try:
+        unittest.main(argv=sys.argv[:1] + sys.argv[4:])
+    finally:
+        end_daemon()
+        D.close()
