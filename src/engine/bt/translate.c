@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "base/alloc.h"
+#include "engine/interp/ops.h"
 
 /* ---- flags ---- */
 
@@ -115,15 +116,17 @@ static bool decode(struct xlate *x, const struct insn_decoder *d)
 {
 	const struct block *b = x->block;
 	unsigned off = b->off, end = b->off + b->len, op = 0;
-	const u8 *bytes = b->page->host + off;
-	size_t avail = PAGE_SIZE - off;
-	u8 joined[32];
+	const u8 *host = b->page->host + off;
+	size_t here = PAGE_SIZE - off;
+	size_t avail = MIN((size_t)b->len + 15, here);
+	u8 copy[PAGE_SIZE + 15], *bytes = copy;
 
+	/* Once: another vCPU may be writing, and what is decoded and what is
+	 * copied to run on the host have to be the same bytes. */
+	guest_copy(copy, host, avail);
 	if (b->crossing) {
-		memcpy(joined, bytes, avail);
-		memcpy(joined + avail, b->page2->host, 15);
-		bytes = joined;
-		avail += 15;
+		guest_copy(copy + here, b->page2->host, 15);
+		avail = here + 15;
 	}
 	while (off < end && x->total < BLOCK_OPS) {
 		struct insn *in = &x->insn[x->total];

@@ -208,6 +208,16 @@ void isystem_code_written(struct isystem *sys, struct icpu *cpu, gpa_t gpa,
 	}
 }
 
+/* memcmp() of what other vCPUs may be writing. */
+static bool same_bytes(const u8 *ours, const u8 *guests, u64 len)
+{
+	u64 i = 0;
+
+	while (i < len && guest_get8(guests + i) == ours[i])
+		i++;
+	return i == len;
+}
+
 /* Still registered, and still what was decoded? */
 static bool code_stands(struct icpu *cpu, const struct codepage *page, u64 off,
                         u64 len, const u8 *bytes)
@@ -218,7 +228,8 @@ static bool code_stands(struct icpu *cpu, const struct codepage *page, u64 off,
 	pthread_mutex_lock(&cpu->sys->code_lock);
 	have = s->meta[(page->gpa - s->base) >> PAGE_SHIFT].granules;
 	pthread_mutex_unlock(&cpu->sys->code_lock);
-	return (have & want) == want && !memcmp(bytes, page->host + off, len);
+	return (have & want) == want &&
+	       same_bytes(bytes, page->host + off, len);
 }
 
 /* [off, off + len) of the page now holds decoded code. */
