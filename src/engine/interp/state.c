@@ -213,8 +213,9 @@ int icpu_set(struct icpu *cpu, const struct cpu_state *s, struct error *err)
 	cpu->nmi_masked = s->events.nmi_masked;
 	cpu->shadow = s->events.interrupt_shadow;
 	cpu->shadow_ss = false;
-	cpu->mp_state = s->mp_state;
+	/* An interrupt ends a halt: what is left then is not a halted one. */
 	cpu->halted = s->mp_state == CPU_HALTED;
+	cpu->mp_state = cpu->halted ? CPU_RUNNING : s->mp_state;
 	cpu->pending_db = 0;
 	cpu->delivering = -1;
 	cpu->external = false;
