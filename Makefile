@@ -20,8 +20,15 @@ run: all
 test: all
 	@tools/run-tests $(BUILD)
 
+# Hours: more of everything, and the sanitizers.
 test-long: all
+	@tools/setup long
 	@tools/run-tests $(BUILD) --long
+
+# That part of it which is the suites under ASan+UBSan and TSan.
+test-sanitizers: $(BUILD)/build.ninja
+	@tools/setup long
+	@tools/run-tests $(BUILD) --only-sanitizers
 
 bench: all
 	@bench/run $(BUILD)
@@ -36,9 +43,9 @@ fmt:
 	@git ls-files '*.[ch]' | xargs clang-format -i
 
 check-fmt:
-	@git ls-files '*.[ch]' | xargs clang-format --dry-run -Werror
+	@tools/check-format
 
 clean:
 	@rm -rf $(BUILD)
 
-.PHONY: all run test test-long bench fuzz install fmt check-fmt clean
+.PHONY: all run test test-long test-sanitizers bench fuzz install fmt check-fmt clean

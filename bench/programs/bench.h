@@ -10,12 +10,12 @@
 
 struct bench {
 	const char *name;
-	const char *group; /* integer, vector, memory, kernel, smp */
+	const char *group;     /* integer, vector, memory, kernel, smp */
 	uint64_t (*run)(void); /* a checksum, the same on every machine */
 };
 
-extern const struct bench benches_integer[], benches_vector[],
-    benches_memory[], benches_kernel[];
+extern const struct bench benches_integer[], benches_vector[], benches_memory[],
+    benches_kernel[];
 
 static inline uint64_t next_random(uint64_t *s)
 {

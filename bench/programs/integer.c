@@ -63,10 +63,10 @@ static uint16_t numbers(const char *s)
 	for (; *s; s++) {
 		switch (state) {
 		case 0:
-			state = *s == '-' || *s == '+'     ? 1
-			        : *s >= '0' && *s <= '9'   ? 2
-			        : *s == '.'                ? 3
-			                                   : 5;
+			state = *s == '-' || *s == '+'   ? 1
+			        : *s >= '0' && *s <= '9' ? 2
+			        : *s == '.'              ? 3
+			                                 : 5;
 			break;
 		case 1:
 		case 2:
@@ -264,9 +264,10 @@ static void sha_block(uint32_t h[8], const uint8_t *p, const uint32_t k[64])
 		w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 |
 		       (uint32_t)p[4 * i + 2] << 8 | p[4 * i + 3];
 	for (int i = 16; i < 64; i++)
-		w[i] = w[i - 16] + w[i - 7] +
-		       (ror(w[i - 15], 7) ^ ror(w[i - 15], 18) ^ w[i - 15] >> 3) +
-		       (ror(w[i - 2], 17) ^ ror(w[i - 2], 19) ^ w[i - 2] >> 10);
+		w[i] =
+		    w[i - 16] + w[i - 7] +
+		    (ror(w[i - 15], 7) ^ ror(w[i - 15], 18) ^ w[i - 15] >> 3) +
+		    (ror(w[i - 2], 17) ^ ror(w[i - 2], 19) ^ w[i - 2] >> 10);
 	memcpy(s, h, sizeof(s));
 	for (int i = 0; i < 64; i++) {
 		uint32_t t1 = s[7] +

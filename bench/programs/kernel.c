@@ -140,8 +140,8 @@ static uint64_t files(void)
 	for (int i = 0; i < 60000; i++) {
 		int fd;
 
-		snprintf(name, sizeof(name), "/dev/shm/bench-%d-%d",
-		         getpid(), i % 100);
+		snprintf(name, sizeof(name), "/dev/shm/bench-%d-%d", getpid(),
+		         i % 100);
 		fd = open(name, O_CREAT | O_RDWR | O_EXCL, 0600);
 		if (fd < 0 || write(fd, name, 32) != 32)
 			return 0;

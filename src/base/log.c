@@ -49,9 +49,10 @@ static void write_line(enum log_level level, const char *room, const char *fmt,
 	if (fd < 0)
 		return;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	n = snprintf(line, sizeof(line), "[%6lld.%06ld] %s%s%s %s: ",
-	             (long long)ts.tv_sec, ts.tv_nsec / 1000, out.name,
-	             out.name[0] ? " " : "", names[level], room);
+	n = snprintf(line, sizeof(line),
+	             "[%6lld.%06ld] %s%s%s %s: ", (long long)ts.tv_sec,
+	             ts.tv_nsec / 1000, out.name, out.name[0] ? " " : "",
+	             names[level], room);
 	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
 	if ((size_t)n > sizeof(line) - 2)
 		n = (int)sizeof(line) - 2;

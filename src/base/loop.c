@@ -79,8 +79,8 @@ int loop_create(struct loop **out, struct error *err)
 	loop->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (loop->epoll < 0)
 		goto fail;
-	loop->timerfd = timerfd_create(CLOCK_MONOTONIC,
-	                               TFD_NONBLOCK | TFD_CLOEXEC);
+	loop->timerfd =
+	    timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	loop->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (loop->timerfd < 0 || loop->wake < 0 ||
 	    watch_internal(loop, loop->timerfd, &loop->timerfd) ||
@@ -269,8 +269,8 @@ static void heap_down(struct loop *loop, size_t i)
 	size_t child;
 
 	while ((child = 2 * i) <= loop->used) {
-		if (child < loop->used && loop->heap[child + 1]->when_ns <
-		                              loop->heap[child]->when_ns)
+		if (child < loop->used &&
+		    loop->heap[child + 1]->when_ns < loop->heap[child]->when_ns)
 			child++;
 		if (loop->heap[child]->when_ns >= t->when_ns)
 			break;
@@ -326,8 +326,8 @@ void loop_timer_arm(struct loop_timer *t, u64 when_ns)
 	t->when_ns = MIN(when_ns, (u64)INT64_MAX);
 	if (++loop->used >= loop->room) {
 		loop->room = loop->room ? loop->room * 2 : 64;
-		loop->heap = xrealloc(loop->heap,
-		                      loop->room * sizeof(*loop->heap));
+		loop->heap =
+		    xrealloc(loop->heap, loop->room * sizeof(*loop->heap));
 	}
 	heap_put(loop, loop->used, t);
 	heap_up(loop, loop->used);

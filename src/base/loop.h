@@ -45,8 +45,8 @@ struct loop_timer {
 	struct loop *loop; /* borrowed */
 	loop_fn *fn;
 	void *ctx;
-	u64 when_ns;   /* absolute; valid while armed */
-	size_t index;  /* in the heap, 1-based; 0: not armed */
+	u64 when_ns;  /* absolute; valid while armed */
+	size_t index; /* in the heap, 1-based; 0: not armed */
 };
 
 void loop_timer_init(struct loop_timer *timer, struct loop *loop, loop_fn *fn,

@@ -83,8 +83,9 @@ int parse_duration(const char *text, u64 *ns, struct error *err)
 	static const struct {
 		const char *name;
 		double ns;
-	} units[] = { { "", 1e9 }, { "s", 1e9 },  { "ms", 1e6 }, { "us", 1e3 },
-		      { "m", 6e10 }, { "h", 36e11 }, { "d", 864e11 } };
+	} units[] = { { "", 1e9 },    { "s", 1e9 },  { "ms", 1e6 },
+		      { "us", 1e3 },  { "m", 6e10 }, { "h", 36e11 },
+		      { "d", 864e11 } };
 	const char *end;
 	double value;
 

@@ -26,9 +26,9 @@
  *        name is the asker's affair. The answer has "pages",
  *        "zero", "duplicate", "stored_bytes", "ms", and "disks": for each disk
  *        that is written to {"disk":N,"fd":I,"private":BOOL,"path":...,
- *        "format":...}, with its descriptor. With "stay" nothing runs afterwards, disks stand still,
- *        until this peer says "go" or "quit", or closes.
- * go     ends the standstill that this peer's save with "stay" began.
+ *        "format":...}, with its descriptor. With "stay" nothing runs
+ * afterwards, disks stand still, until this peer says "go" or "quit", or
+ * closes. go     ends the standstill that this peer's save with "stay" began.
  * quit   with "suspended":true the cause is "suspended" and the code 0.
  * status also says "name" and "origin", what "origin" was in the machine file.
  */

@@ -130,7 +130,8 @@ struct machine_saved {
 	u64 pages, zero, duplicate, stored_bytes;
 };
 int machine_save(struct machine *m, int fd, enum machine_memory_form form,
-                 bool sync, struct machine_saved *figures, struct error *err) MUST_CHECK;
+                 bool sync, struct machine_saved *figures,
+                 struct error *err) MUST_CHECK;
 /* Nothing runs between the two, and disks stand still. They count, and the
  * loop's thread alone calls them. */
 void machine_freeze(struct machine *m);

@@ -90,11 +90,11 @@ static struct block *op_jmp(struct icpu *cpu, struct iop *op)
 			return jump(cpu, op);                                  \
 		NEXT;                                                          \
 	}
-JCC(0)
-JCC(1)
-JCC(2)
-JCC(3) JCC(4) JCC(5) JCC(6) JCC(7) JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13)
-    JCC(14) JCC(15)
+/* It takes them for declarations. */
+/* clang-format off */
+JCC(0) JCC(1) JCC(2) JCC(3) JCC(4) JCC(5) JCC(6) JCC(7)
+JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13) JCC(14) JCC(15)
+    /* clang-format on */
 
     /* op->imm from a relative operand; amask is what RIP is cut to. */
     static void build_target(struct build *b, struct iop *op)

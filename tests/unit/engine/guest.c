@@ -94,8 +94,7 @@ static void tpr_set(void *ctx, u8 tpr)
 
 int guest_setup(void **state)
 {
-	struct guest *g =
-	    aligned_alloc(64, ALIGN_UP(sizeof(*g), (size_t)64));
+	struct guest *g = aligned_alloc(64, ALIGN_UP(sizeof(*g), (size_t)64));
 	struct cpuid_config cpuid = { .cpus = 1, .tsc_hz = 1000000000 };
 	struct engine_config config = { .cpus = 1 };
 	struct vcpu_host host = {
@@ -122,9 +121,8 @@ int guest_setup(void **state)
 	assert_non_null(g->type);
 	g->cpuid = cpuid_model_create(&cpuid);
 	assert_int_equal(memory_create(&g->memory, &err), 0);
-	assert_int_equal(memory_add(g->memory, 0, GUEST_RAM, MEMORY_RAM, "ram",
-	                            &err),
-	                 0);
+	assert_int_equal(
+	    memory_add(g->memory, 0, GUEST_RAM, MEMORY_RAM, "ram", &err), 0);
 	config.memory = g->memory;
 	config.cpuid = g->cpuid;
 	assert_int_equal(g->type->create(&g->engine, &config, &err), 0);

@@ -24,9 +24,9 @@ enum {
 	GUEST_TSS = 0x3000,
 	GUEST_HANDLERS = 0x4000, /* 16 bytes a vector: OUT and HLT */
 	GUEST_CODE = 0x8000,
-	GUEST_STACK = 0xf000,    /* grows down */
-	GUEST_STACK0 = 0x10000,  /* from the TSS */
-	GUEST_TABLES = 0x20000,  /* PML4, PDPT, PD, PT of the first 2 MiB */
+	GUEST_STACK = 0xf000,   /* grows down */
+	GUEST_STACK0 = 0x10000, /* from the TSS */
+	GUEST_TABLES = 0x20000, /* PML4, PDPT, PD, PT of the first 2 MiB */
 	GUEST_DATA = 0x40000,
 	GUEST_USER = 0x100000, /* user pages from here, 64 KiB */
 	GUEST_MMIO = 0xfee10000,

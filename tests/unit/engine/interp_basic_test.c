@@ -272,9 +272,8 @@ static void test_vectors(void **state)
 	/* The last load is misaligned. */
 	guest_expect_fault(g, VEC_GP, 0, GUEST_CODE + 13);
 	for (u32 i = 0; i < 4; i++)
-		assert_int_equal(
-		    guest_peek(g, GUEST_DATA + 0x1008 + i * 4, 4),
-		    2 * (i + 1));
+		assert_int_equal(guest_peek(g, GUEST_DATA + 0x1008 + i * 4, 4),
+		                 2 * (i + 1));
 
 	guest_long(g);
 	GUEST_CODE_OF(g, snip64_x87);
@@ -295,8 +294,7 @@ static void test_gather(void **state)
 	GUEST_CODE_OF(g, snip64_gather);
 	for (u32 i = 0; i < 8; i++) {
 		guest_poke(g, GUEST_DATA + i * 4, &(u32){ 7 - i }, 4);
-		guest_poke(g, GUEST_DATA + 0xff0 + i * 4, &(u32){ 100 + i },
-		           4);
+		guest_poke(g, GUEST_DATA + 0xff0 + i * 4, &(u32){ 100 + i }, 4);
 	}
 	g->s.gpr[GPR_RSI] = GUEST_DATA;
 	g->s.gpr[GPR_RDI] = GUEST_DATA + 0xff0;
@@ -313,13 +311,13 @@ static void test_gather(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_sum),       TEST(test_call),
-		TEST(test_flags),     TEST(test_mix32),
-		TEST(test_real),      TEST(test_real_wrap),
+		TEST(test_sum),        TEST(test_call),
+		TEST(test_flags),      TEST(test_mix32),
+		TEST(test_real),       TEST(test_real_wrap),
 		TEST(test_real_limit), TEST(test_real_to_protected),
-		TEST(test_strings),   TEST(test_scans),
-		TEST(test_mmio),      TEST(test_ports),
-		TEST(test_atomics),   TEST(test_vectors),
+		TEST(test_strings),    TEST(test_scans),
+		TEST(test_mmio),       TEST(test_ports),
+		TEST(test_atomics),    TEST(test_vectors),
 		TEST(test_gather),
 	};
 

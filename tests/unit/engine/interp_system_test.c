@@ -201,10 +201,10 @@ static void test_task_switch(void **state)
 	guest_flat32(g, false);
 	GUEST_CODE_OF(g, snip32_task);
 	guest_poke(g, 0x9000, task32, (size_t)(task32_end - task32));
-	tss[8] = 0x9000;                             /* EIP */
-	tss[9] = 2;                                  /* EFLAGS */
-	tss[14] = 0xe000;                            /* ESP */
-	tss[18] = tss[20] = tss[21] = SEL_DATA0;     /* ES SS DS */
+	tss[8] = 0x9000;                         /* EIP */
+	tss[9] = 2;                              /* EFLAGS */
+	tss[14] = 0xe000;                        /* ESP */
+	tss[18] = tss[20] = tss[21] = SEL_DATA0; /* ES SS DS */
 	tss[19] = SEL_CODE0;
 	guest_poke(g, base, tss, sizeof(tss));
 	guest_run_to_halt(g);
@@ -411,22 +411,14 @@ static void test_state(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_smc),
-		TEST(test_smc_outside),
-		TEST(test_interrupt),
-		TEST(test_tpr),
-		TEST(test_halt),
-		TEST(test_kick),
-		TEST(test_segments),
-		TEST(test_user32),
-		TEST(test_task_switch),
-		TEST(test_v86),
-		TEST(test_single_step),
-		TEST(test_debug_registers),
-		TEST(test_debugger),
-		TEST(test_translate),
-		TEST(test_dirty_log),
-		TEST(test_state),
+		TEST(test_smc),         TEST(test_smc_outside),
+		TEST(test_interrupt),   TEST(test_tpr),
+		TEST(test_halt),        TEST(test_kick),
+		TEST(test_segments),    TEST(test_user32),
+		TEST(test_task_switch), TEST(test_v86),
+		TEST(test_single_step), TEST(test_debug_registers),
+		TEST(test_debugger),    TEST(test_translate),
+		TEST(test_dirty_log),   TEST(test_state),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
