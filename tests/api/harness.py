@@ -222,10 +222,13 @@ class Daemon:
         spec.update(more)
         return self.call("POST", "/v1/vms", spec)
 
-    def console(self, name, text, seconds=PATIENCE):
-        """Wait until the console has shown text."""
-        return wait_for(lambda: text in self.call(
-            "GET", f"/v1/vms/{name}/console").body, seconds)
+    def shown(self, name, text):
+        """How often the console has shown text, in all of its runs."""
+        return self.call("GET", f"/v1/vms/{name}/console").body.count(text)
+
+    def console(self, name, text, before=0):
+        """Wait until the console has shown text, once more than before."""
+        return wait_for(lambda: self.shown(name, text) > before, PATIENCE)
 
     def processes(self):
         """Processes of this daemon's machines: pid -> command line."""

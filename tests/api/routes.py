@@ -216,8 +216,9 @@ class Routes(unittest.TestCase):
                              "bad-request")
 
     def test_41_deaf_guest(self):
+        ups = D.shown("one", b"resident is up")
         D.do("POST", "/v1/vms/one/start")
-        D.console("one", b"resident is up")
+        D.console("one", b"resident is up", ups)
         post("/v1/vms/one/console", b"d")
         D.console("one", b"[100]")
         t = D.task(post("/v1/vms/one/stop", {"timeout_s": 1}))
@@ -239,9 +240,11 @@ class Routes(unittest.TestCase):
         slow = post("/v1/vms/one/stop", {"timeout_s": 600})
         D.do("POST", "/v1/vms/one/kill")
         self.assertEqual(D.task(slow)["state"], "cancelled")
+        ups, deaf = D.shown("one", b"resident is up"), D.shown("one", b"[100]")
         D.do("POST", "/v1/vms/one/start")
-        D.console("one", b"resident is up")
+        D.console("one", b"resident is up", ups)
         post("/v1/vms/one/console", b"d")
+        D.console("one", b"[100]", deaf)
         done = D.do("POST", "/v1/vms/one/stop",
                     {"timeout_s": 1, "force": True})
         self.assertTrue(done["result"]["forced"])
