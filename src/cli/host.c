@@ -17,6 +17,7 @@
 #include "base/alloc.h"
 #include "base/end.h"
 #include "base/error.h"
+#include "base/place.h"
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/run.h"
@@ -44,7 +45,7 @@ static char *read_all(int fd)
 
 static char *run_probe(struct error *err)
 {
-	char *path = program_find("atoll-vm", err), *text;
+	char *path = place_program("atoll-vm", err), *text;
 	int out[2], status = -1;
 	pid_t pid;
 

@@ -23,6 +23,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/place.h"
 #include "base/units.h"
 #include "cli/image.h"
 #include "cli/options.h"
@@ -253,7 +254,7 @@ static int build_locked(const char *store, const char *name,
                         const char *release, const char *size,
                         struct error *err)
 {
-	char *recipe = program_find("atoll-image-build", err);
+	char *recipe = place_program("atoll-image-build", err);
 	char *work = xasprintf("%s/.building", store), id[HEX] = "";
 	char *packages = xasprintf("%s/packages", work);
 	const char *inputs[] = { recipe, packages };

@@ -6,8 +6,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -21,43 +19,11 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/place.h"
 #include "base/units.h"
 #include "cli/run.h"
 
 enum { ARGS_MAX = 2 * RUN_PUBLISH_MAX + 16 };
-
-char *program_find(const char *name, struct error *err)
-{
-	/* An install has them in one folder; a build tree by their rooms. */
-	static const char *const below[] = { "", "../libexec/atoll/", "../vm/",
-		                             "../net/" };
-	const char *override = getenv("ATOLL_LIBEXECDIR");
-	char exe[PATH_MAX], *path;
-	ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
-
-	if (override) {
-		path = xasprintf("%s/%s", override, name);
-		if (access(path, X_OK) == 0)
-			return path;
-		free(path);
-	}
-	exe[n < 0 ? 0 : n] = '\0';
-	dirname(exe);
-	for (size_t i = 0; i < ARRAY_SIZE(below); i++) {
-		path = xasprintf("%s/%s%s", exe, below[i], name);
-		if (access(path, X_OK) == 0)
-			return path;
-		free(path);
-	}
-	path = xasprintf("%s/%s", ATOLL_LIBEXECDIR, name);
-	if (access(path, X_OK) == 0)
-		return path;
-	free(path);
-	error_set(err, -ENOENT, "the program %s is missing", name);
-	error_hint(err, "it belongs beside %s/atoll or in %s", exe,
-	           ATOLL_LIBEXECDIR);
-	return NULL;
-}
 
 /* In the child, after fork: only keep[] and the standard three stay open. */
 static NORETURN void become(const char *path, char **argv, const int *keep,
@@ -86,7 +52,7 @@ static NORETURN void become(const char *path, char **argv, const int *keep,
 
 int worker_start(struct worker *w, struct error *err)
 {
-	char *path = program_find("atoll-vm", err), number[16];
+	char *path = place_program("atoll-vm", err), number[16];
 	int pair[2] = { -1, -1 }, text[2] = { -1, -1 };
 	char *argv[] = { path, (char[]){ "--control-fd" }, number, NULL };
 
@@ -177,7 +143,7 @@ static size_t net_arguments(char **argv, const struct run_options *o,
 pid_t net_start(const struct run_options *o, bool first, int *link,
                 struct error *err)
 {
-	char *path = program_find("atoll-net", err), *argv[ARGS_MAX] = { 0 };
+	char *path = place_program("atoll-net", err), *argv[ARGS_MAX] = { 0 };
 	int pair[2] = { -1, -1 }, ready[2] = { -1, -1 }, keep[2], rc;
 	size_t n;
 	pid_t pid;

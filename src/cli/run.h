@@ -107,8 +107,6 @@ struct worker {
 	int messages; /* its standard error */
 };
 
-/* Path of a program of ours: beside atoll, in the build tree, or installed. */
-char *program_find(const char *name, struct error *err) MUST_CHECK;
 int worker_start(struct worker *w, struct error *err) MUST_CHECK;
 /* Starts atoll-net and waits until it is ready. pid, or -errno with its own
  * words. The far end of the cable comes in *link. */
