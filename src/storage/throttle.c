@@ -11,12 +11,12 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/thread.h"
 #include "storage/core/driver.h"
 
 enum { STACK_BYTES = 64 * 1024 };
@@ -291,22 +291,6 @@ void throttle_set(struct block *b, const struct throttle_limits *limits)
 	pthread_mutex_unlock(&t->lock);
 }
 
-static int start_thread(struct throttle *t)
-{
-	pthread_attr_t attr;
-	sigset_t all, old;
-	int rc;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&t->thread, &attr, throttle_thread, t);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	return -rc;
-}
-
 int throttle_open(struct block **out, struct block *b,
                   const struct throttle_limits *limits, struct error *err)
 {
@@ -330,7 +314,7 @@ int throttle_open(struct block **out, struct block *b,
 	/* Full at the start. */
 	t->requests.level = t->requests.burst;
 	t->bytes.level = t->bytes.burst;
-	rc = start_thread(t);
+	rc = thread_start(&t->thread, STACK_BYTES, throttle_thread, t);
 	if (rc < 0) {
 		pthread_cond_destroy(&t->changed);
 		pthread_mutex_destroy(&t->lock);

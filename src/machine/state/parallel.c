@@ -3,8 +3,9 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
+
+#include "base/thread.h"
 
 struct work {
 	parallel_fn *fn;
@@ -50,20 +51,16 @@ int parallel_for(u64 count, parallel_fn *fn, void *ctx)
 	struct work work = { .fn = fn, .ctx = ctx, .count = count };
 	struct worker workers[PARALLEL_MAX];
 	unsigned threads = (unsigned)MIN((u64)processors(), count), started = 1;
-	sigset_t all, old;
 
 	workers[0] = (struct worker){ .work = &work };
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
 	/* Fewer threads than wished for do the same work. */
 	for (; started < threads; started++) {
 		workers[started] =
 		    (struct worker){ .work = &work, .index = started };
-		if (pthread_create(&workers[started].thread, NULL, run,
-		                   &workers[started]))
+		if (thread_start(&workers[started].thread, 0, run,
+		                 &workers[started]))
 			break;
 	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	run(&workers[0]);
 	for (unsigned i = 1; i < started; i++)
 		pthread_join(workers[i].thread, NULL);

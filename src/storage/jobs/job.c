@@ -5,7 +5,6 @@
 #include "storage/jobs.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/thread.h"
 #include "storage/jobs/internal.h"
 
 enum { STACK_BYTES = 256 * 1024 };
@@ -99,23 +99,15 @@ static void *job_thread(void *arg)
 
 int job_start(struct job **out, struct job *j, struct error *err)
 {
-	pthread_attr_t attr;
-	sigset_t all, old;
 	int rc;
 
 	if (posix_memalign((void **)&j->buf, 4096, JOB_BUFFER) != 0) {
 		j->buf = NULL;
 		return error_set(err, -ENOMEM, "out of memory");
 	}
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
 	*out = j;
-	rc = pthread_create(&j->thread, &attr, job_thread, j);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	return rc ? error_set(err, -rc, "no thread for a job") : 0;
+	rc = thread_start(&j->thread, STACK_BYTES, job_thread, j);
+	return rc ? error_set(err, rc, "no thread for a job") : 0;
 }
 
 /* ---- for the work ---- */

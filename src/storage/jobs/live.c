@@ -11,12 +11,12 @@
 #include "storage/jobs/internal.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/thread.h"
 #include "storage/core/chain.h"
 #include "storage/image.h"
 
@@ -319,22 +319,6 @@ static const struct block_driver live_driver = {
 	.cancel = live_cancel,
 };
 
-static int start_thread(struct live *l)
-{
-	pthread_attr_t attr;
-	sigset_t all, old;
-	int rc;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&l->thread, &attr, live_thread, l);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	return -rc;
-}
-
 int live_open(struct block **out, struct block *b, struct error *err)
 {
 	struct live *l = xalloc(sizeof(*l));
@@ -349,7 +333,7 @@ int live_open(struct block **out, struct block *b, struct error *err)
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_cond_init(&l->changed, NULL);
 	pthread_rwlock_init(&l->graph, NULL);
-	rc = start_thread(l);
+	rc = thread_start(&l->thread, STACK_BYTES, live_thread, l);
 	if (rc < 0) {
 		live_free(l);
 		return error_set(err, rc, "no thread for a disk");

@@ -9,13 +9,13 @@
  * is from before that write.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/thread.h"
 #include "storage/core/iov.h"
 #include "storage/jobs/internal.h"
 #include "storage/raw/raw.h"
@@ -307,22 +307,6 @@ static const struct block_driver point_driver = {
 	.map = point_map,
 };
 
-static int start_thread(struct point *p)
-{
-	pthread_attr_t attr;
-	sigset_t all, old;
-	int rc;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&p->thread, &attr, point_thread, p);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	return -rc;
-}
-
 static int open_scratch(struct point *p, int fd, struct error *err)
 {
 	const struct block_open how = { .path = "scratch file",
@@ -361,7 +345,8 @@ int point_open_paused(struct block **out, struct live *l, int scratch,
 		if (!p->moved || !p->reading || !p->copying)
 			rc = error_set(err, -ENOMEM, "out of memory");
 	}
-	if (rc == 0 && (rc = start_thread(p)) < 0)
+	if (rc == 0 &&
+	    (rc = thread_start(&p->thread, STACK_BYTES, point_thread, p)) < 0)
 		error_set(err, rc, "no thread for a view of a disk");
 	if (rc < 0) {
 		point_free(p);

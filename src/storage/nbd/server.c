@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,6 +13,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/thread.h"
 #include "storage/nbd/protocol.h"
 
 enum { STACK_BYTES = 256 * 1024 };
@@ -104,22 +104,6 @@ int nbd_serve(int fd, const struct nbd_export *export)
 
 /* ---- many ---- */
 
-static int start(pthread_t *thread, void *(*fn)(void *), void *arg)
-{
-	pthread_attr_t attr;
-	sigset_t all, old;
-	int rc;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(thread, &attr, fn, arg);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	return -rc;
-}
-
 static void *client_thread(void *arg)
 {
 	struct client *c = arg;
@@ -157,7 +141,8 @@ static void welcome(struct nbd_server *s, int fd)
 	}
 	if (c) {
 		*c = (struct client){ .server = s, .fd = fd };
-		c->joinable = start(&c->thread, client_thread, c) == 0;
+		c->joinable = thread_start(&c->thread, STACK_BYTES,
+		                           client_thread, c) == 0;
 		s->now += c->joinable;
 		s->ever += c->joinable;
 	}
@@ -205,7 +190,7 @@ int nbd_server_start(struct nbd_server **out, int listener,
 	    export->description ? xstrdup(export->description) : NULL;
 	s->listener = listener;
 	pthread_mutex_init(&s->lock, NULL);
-	rc = start(&s->thread, server_thread, s);
+	rc = thread_start(&s->thread, STACK_BYTES, server_thread, s);
 	if (rc < 0) {
 		server_free(s);
 		return error_set(err, rc, "NBD: %s", strerror(-rc));

@@ -9,11 +9,11 @@
  * or do the whole of it blocking (rw.c).
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/thread.h"
 #include "storage/core/iov.h"
 #include "storage/qcow2/qcow2.h"
 
@@ -453,23 +453,15 @@ static void *worker(void *arg)
 
 int requests_init(struct qcow2 *q, unsigned workers)
 {
-	pthread_attr_t attr;
-	sigset_t all, old;
 	int rc = 0;
 
 	q->queue_tail = &q->queue;
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
 	while (rc == 0 && q->worker_count < workers) {
-		rc = pthread_create(&q->workers[q->worker_count], &attr, worker,
-		                    q);
+		rc = thread_start(&q->workers[q->worker_count], STACK_BYTES,
+		                  worker, q);
 		q->worker_count += rc == 0;
 	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	return q->worker_count ? 0 : -rc;
+	return q->worker_count ? 0 : rc;
 }
 
 void requests_fini(struct qcow2 *q)

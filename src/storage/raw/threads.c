@@ -5,10 +5,10 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 
 #include "base/alloc.h"
+#include "base/thread.h"
 #include "storage/raw/io.h"
 #include "storage/raw/raw.h"
 
@@ -99,29 +99,20 @@ static void pool_destroy(struct io *io)
 int io_threads_create(struct io **out, unsigned threads)
 {
 	struct pool *p = xalloc(sizeof(*p) + threads * sizeof(p->threads[0]));
-	sigset_t all, old;
-	pthread_attr_t attr;
 	int rc = 0;
 
 	p->io = (struct io){ pool_submit, pool_cancel, pool_destroy };
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->work, NULL);
 	p->tail = &p->head;
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	/* Signals are for threads that expect them. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
 	while (rc == 0 && p->count < threads) {
-		rc = pthread_create(&p->threads[p->count], &attr, pool_thread,
-		                    p);
+		rc = thread_start(&p->threads[p->count], STACK_BYTES,
+		                  pool_thread, p);
 		p->count += rc == 0;
 	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
 	if (p->count == 0) {
 		pool_destroy(&p->io);
-		return -rc;
+		return rc;
 	}
 	*out = &p->io;
 	return 0;

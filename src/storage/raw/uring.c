@@ -15,13 +15,13 @@
 #include <errno.h>
 #include <liburing.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/thread.h"
 #include "storage/raw/io.h"
 #include "storage/raw/raw.h"
 
@@ -281,22 +281,6 @@ static void ring_destroy(struct io *io)
 	free(r);
 }
 
-static int start_thread(struct ring *r)
-{
-	pthread_attr_t attr;
-	sigset_t all, old;
-	int rc;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&r->thread, &attr, ring_thread, r);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	return -rc;
-}
-
 int io_uring_create(struct io **out)
 {
 	struct ring *r = xalloc(sizeof(*r));
@@ -316,7 +300,7 @@ int io_uring_create(struct io **out)
 	rc = io_threads_create(&r->slow, 1);
 	if (rc < 0)
 		goto no_pool;
-	rc = start_thread(r);
+	rc = thread_start(&r->thread, STACK_BYTES, ring_thread, r);
 	if (rc < 0)
 		goto no_thread;
 	*out = &r->io;
