@@ -4,11 +4,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if_tun.h>
-#include <net/if.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -144,32 +141,4 @@ int socket_listen(const char *what, const char *where, struct error *err)
 		                 what, where, strerror(code));
 	}
 	return fd;
-}
-
-int tap_open(const char *name, struct error *err)
-{
-	struct ifreq ifr = { 0 };
-	int code, fd;
-
-	if (strlen(name) == 0 || strlen(name) >= sizeof(ifr.ifr_name))
-		return error_set(err, -EINVAL,
-		                 "--net tap:%s: not the name of an interface",
-		                 name);
-	fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0)
-		return fail_open("tap driver", "/dev/net/tun", err);
-	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
-	ifr.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-	if (ioctl(fd, TUNSETIFF, &ifr) == 0)
-		return fd;
-	code = errno;
-	close(fd);
-	error_set(err, -code == -EINVAL ? -ENODEV : -code,
-	          "cannot open the tap interface %s: %s", name, strerror(code));
-	if (code == EBUSY)
-		return error_hint(err, "another machine has it");
-	return error_hint(err,
-	                  "as root: ip tuntap add dev %s mode tap user "
-	                  "YOU vnet_hdr && ip link set %s up",
-	                  name, name);
 }

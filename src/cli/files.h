@@ -23,5 +23,3 @@ int file_open_output(const char *what, const char *path,
  * on 127.0.0.1 only. */
 int socket_listen(const char *what, const char *where,
                   struct error *err) MUST_CHECK;
-/* A tap device by name. */
-int tap_open(const char *name, struct error *err) MUST_CHECK;

@@ -15,6 +15,7 @@
 #include "cli/saved.h"
 #include "cli/say.h"
 #include "control/control.h"
+#include "launch/launch.h"
 
 /* The worker takes over all descriptors: our copies would keep pipes and
  * cables open after its end. */
@@ -30,7 +31,7 @@ static int start(struct worker *w, struct run_machine *m, struct error *err)
 		if (rc < 0) {
 			close(w->control);
 			close(w->messages);
-			child_end(w->pid, 1000);
+			launch_end(w->pid, 1000);
 		}
 	}
 	json_decref(message);

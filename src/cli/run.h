@@ -108,12 +108,6 @@ struct worker {
 };
 
 int worker_start(struct worker *w, struct error *err) MUST_CHECK;
-/* Starts atoll-net and waits until it is ready. pid, or -errno with its own
- * words. The far end of the cable comes in *link. */
-pid_t net_start(const struct run_options *o, bool first, int *link,
-                struct error *err) MUST_CHECK;
-/* Waits for a child, a while, then ends it. Its wait status. */
-int child_end(pid_t pid, unsigned wait_ms);
 
 struct session_config {
 	struct worker worker;

@@ -18,6 +18,7 @@
 #include "cli/files.h"
 #include "cli/run.h"
 #include "cli/saved.h"
+#include "launch/launch.h"
 
 int run_machine_add_fd(struct run_machine *m, int fd)
 {
@@ -150,6 +151,21 @@ static int random_mac(char *text, size_t size, struct error *err)
 	return 0;
 }
 
+/* Ports lead to the first user network. */
+static pid_t start_user_net(const struct run_options *o, bool first, int *link,
+                            struct error *err)
+{
+	const struct launch_net net = {
+		.hostname = "atoll",
+		.mtu = o->mtu,
+		.publish = o->publish,
+		.publish_count = first ? o->publish_count : 0,
+		.own_group = true,
+	};
+
+	return launch_net(&net, link, err);
+}
+
 static int open_nets(struct run_machine *m, const struct run_options *o,
                      struct error *err)
 {
@@ -162,12 +178,12 @@ static int open_nets(struct run_machine *m, const struct run_options *o,
 	for (unsigned i = 0; i < o->net_count; i++) {
 		user = strcmp(o->nets[i], "user") == 0;
 		if (user) {
-			rc = net_start(o, m->net_count == 0, &fd, err);
+			rc = start_user_net(o, m->net_count == 0, &fd, err);
 			if (rc < 0)
 				return rc;
 			m->nets[m->net_count++] = rc;
 		} else {
-			fd = tap_open(o->nets[i] + 4, err);
+			fd = launch_tap(o->nets[i] + 4, err);
 			if (fd < 0)
 				return fd;
 		}
@@ -364,7 +380,7 @@ void run_machine_fini(struct run_machine *m)
 		close(m->console_out);
 	/* Their cables are out now: they end by themselves. */
 	for (unsigned i = 0; i < m->net_count; i++)
-		child_end(m->nets[i], 2000);
+		launch_end(m->nets[i], 2000);
 	free(m->image_disk);
 	free(m->kernel);
 	free(m->initrd);

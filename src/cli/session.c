@@ -26,6 +26,7 @@
 #include "cli/run.h"
 #include "cli/terminal.h"
 #include "control/control.h"
+#include "launch/launch.h"
 
 enum { ESCAPE = 0x1d /* Ctrl-] */, BUFFER = 64 * 1024 };
 enum {
@@ -565,7 +566,7 @@ int session_run(const struct session_config *config)
 	int status, code;
 
 	if (!s) {
-		child_end(config->worker.pid, 0);
+		launch_end(config->worker.pid, 0);
 		return END_FAILURE;
 	}
 	s->config = config;
@@ -576,7 +577,7 @@ int session_run(const struct session_config *config)
 		s->deadline_ns = loop_now_ns() + config->timeout_ns +
 		                 GRACE_MS * NSEC_PER_MSEC;
 	loop(s);
-	status = child_end(config->worker.pid, GRACE_MS);
+	status = launch_end(config->worker.pid, GRACE_MS);
 	terminal_close(&s->terminal);
 	code = conclude(s, status);
 	if (s->suspended)

@@ -6,16 +6,15 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if_tun.h>
-#include <net/if.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "daemon/hold/hold.h"
+#include "launch/launch.h"
 
 static const char *text_of(json_t *object, const char *key)
 {
@@ -137,22 +136,24 @@ static int open_disks(struct hold_files *f, json_t *machine, struct error *err)
 	return 0;
 }
 
-static int tap_open(const char *name, struct error *err)
+static pid_t start_user_net(json_t *nic, const char *hostname, int *link,
+                            struct error *err)
 {
-	struct ifreq ifr = { 0 };
-	int code, fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	json_t *list = json_object_get(nic, "publish"), *one;
+	size_t count = json_array_size(list), i;
+	const char **publish = xalloc((count + 1) * sizeof(*publish));
+	const struct launch_net net = {
+		.hostname = hostname,
+		.mtu = (u64)json_integer_value(json_object_get(nic, "mtu")),
+		.publish = publish,
+		.publish_count = count,
+	};
+	pid_t pid;
 
-	if (fd < 0)
-		return error_set(err, -errno, "cannot open /dev/net/tun: %s",
-		                 strerror(errno));
-	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
-	ifr.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-	if (ioctl(fd, TUNSETIFF, &ifr) == 0)
-		return fd;
-	code = errno;
-	close(fd);
-	return error_set(err, -code, "cannot open the tap interface %s: %s",
-	                 name, strerror(code));
+	json_array_foreach(list, i, one) publish[i] = json_string_value(one);
+	pid = launch_net(&net, link, err);
+	free(publish);
+	return pid;
 }
 
 static int open_nic(struct hold_files *f, json_t *nic, const char *hostname,
@@ -163,11 +164,11 @@ static int open_nic(struct hold_files *f, json_t *nic, const char *hostname,
 	pid_t pid;
 
 	if (tap)
-		return tap_open(tap, err);
+		return launch_tap(tap, err);
 	if (f->net_count == HOLD_NETS_MAX)
 		return error_set(err, -E2BIG, "more than %d networks",
 		                 HOLD_NETS_MAX);
-	pid = hold_start_net(nic, hostname, &fd, err);
+	pid = start_user_net(nic, hostname, &fd, err);
 	if (pid < 0)
 		return pid;
 	f->nets[f->net_count++] = pid;
@@ -262,7 +263,7 @@ void hold_files_fini(struct hold_files *f)
 		close(f->console_out);
 	/* Their cables are out now: they end by themselves. */
 	for (unsigned i = 0; i < f->net_count; i++)
-		hold_end_child(f->nets[i], 2000);
+		launch_end(f->nets[i], 2000);
 	memset(f, 0, sizeof(*f));
 	f->console_in = f->console_out = -1;
 }

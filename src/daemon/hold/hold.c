@@ -36,6 +36,7 @@
 #include "base/loop.h"
 #include "control/control.h"
 #include "daemon/console_log.h"
+#include "launch/launch.h"
 
 enum { CLIENTS_MAX = 4, REQUESTS_MAX = 32, INPUT_MAX = 64 * 1024 };
 enum { PEER_WAIT_S = 5, NOTICE_MS = 10, LAST_BYTES_MS = 3000 };
@@ -460,7 +461,7 @@ static int start(struct hold *h, struct error *err)
 		return rc;
 	log = openat(h->config->folder, "vm.log",
 	             O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
-	h->vm = hold_start_vm(log, &h->control, err);
+	h->vm = launch_vm(log, false, &h->control, err);
 	if (log >= 0)
 		close(log);
 	if (h->vm < 0)
@@ -586,12 +587,12 @@ void hold_run(const struct hold_config *config)
 	    start(h, &err) < 0) {
 		end = end_of("failure", END_FAILURE, err.text, err.hint);
 		if (h->vm > 0)
-			hold_end_child(h->vm, 0);
+			launch_end(h->vm, 0);
 		/* Those who wait at the door hear of it. */
 		listener_ready(h, 0);
 	} else {
 		loop_run(h->loop);
-		status = hold_end_child(h->vm, QUIT_MS);
+		status = launch_end(h->vm, QUIT_MS);
 		end = how_it_ended(h, status);
 	}
 	finish(h, end);

@@ -4,7 +4,6 @@
  *
  *	main.c     arguments, the start document
  *	files.c    everything opened, the machine file with its descriptors
- *	child.c    atoll-vm and atoll-net
  *	work.c     disks copied, folders removed
  *	hold.c     the machine while it runs: console, requests, its end
  *
@@ -38,15 +37,6 @@ int hold_files_open(struct hold_files *f, json_t *machine,
 /* Closes what was to be sent: atoll-vm has it. */
 void hold_files_sent(struct hold_files *f);
 void hold_files_fini(struct hold_files *f);
-
-/* Starts atoll-vm with its words going to log_fd. pid, or -errno. */
-pid_t hold_start_vm(int log_fd, int *control, struct error *err) MUST_CHECK;
-/* Starts atoll-net and waits until it is ready. pid, or -errno. The cable's
- * far end comes in *link. */
-pid_t hold_start_net(json_t *nic, const char *hostname, int *link,
-                     struct error *err) MUST_CHECK;
-/* Waits for a child, a while, then ends it. Its wait status. */
-int hold_end_child(pid_t pid, unsigned wait_ms);
 
 struct hold_config {
 	int folder;       /* of the machine */

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * launch.h - the processes of a machine, started and ended.
+ *
+ * They die with the thread that started them, so that a starter that was
+ * killed leaves nothing behind. All descriptors made here are close-on-exec.
+ */
+#pragma once
+
+#include <sys/types.h>
+
+#include "base/types.h"
+
+struct error;
+
+struct launch {
+	const char *program; /* "atoll-vm": found by place_program() */
+	char *const *argv;   /* from argv[0] on, ending with NULL */
+	const int *keep;     /* descriptors that it inherits */
+	size_t keep_count;
+	int error_fd;   /* its standard error; -1: ours */
+	bool own_group; /* signals of the terminal do not reach it */
+};
+
+/* pid, or -errno. */
+pid_t launch_start(const struct launch *l, struct error *err) MUST_CHECK;
+/* Waits for a child, a while, then ends it. Its wait status. */
+int launch_end(pid_t pid, unsigned wait_ms);
+
+/* atoll-vm; *control is our end of its control socket. */
+pid_t launch_vm(int error_fd, bool own_group, int *control,
+                struct error *err) MUST_CHECK;
+
+/* A user-mode network of one machine. */
+struct launch_net {
+	const char *hostname;
+	u64 mtu;                    /* 0: the usual */
+	const char *const *publish; /* what atoll-net's --publish takes */
+	size_t publish_count;
+	bool own_group;
+};
+
+/* Waits until it is ready; *link is the cable's far end. -EINVAL: it found
+ * what it was told to be wrong. */
+pid_t launch_net(const struct launch_net *net, int *link,
+                 struct error *err) MUST_CHECK;
+/*
+ * What an atoll-net says when it is set up: "ok", or an exit code, the words
+ * and the hint, a line each. 0, -EINVAL (bad use) or another -errno.
+ */
+int launch_read_ready(int fd, struct error *err) MUST_CHECK;
+
+/* A tap device by name, opened as net/link.h needs it. */
+int launch_tap(const char *name, struct error *err) MUST_CHECK;
