@@ -42,15 +42,18 @@ struct job_options {
  * the lock that its reader held has been dropped. */
 struct job_base {
 	int (*open)(void *ctx, struct block **out, struct error *err);
+	/* The same for the image above those that go down; only if from is 2
+	 * or more. */
+	int (*open_above)(void *ctx, struct block **out, struct error *err);
 	void *ctx;
 	/* What the image that will lie on it is to call it. */
 	const char *name, *format;
 };
 
 /*
- * Merge images of the chain into the one below them. from: 0: the top, too:
- * the base becomes the disk; 1: only what is below the top, which then names
- * the base. count: how many images go down and are left out of the chain.
+ * Merge images of the chain into the one below them. from: the first of them
+ * (0: the top: the base becomes the disk; else the one above then names the
+ * base). count: how many images go down and are left out of the chain.
  */
 int job_commit(struct job **out, struct block *live, unsigned from,
                unsigned count, const struct job_base *base,

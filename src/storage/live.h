@@ -23,6 +23,16 @@ int live_open(struct block **out, struct block *b,
  * next change. */
 struct block *live_image(struct block *live);
 
+/* A larger size; requests wait meanwhile. */
+int live_grow(struct block *live, u64 size, struct error *err) MUST_CHECK;
+
+/* fn works on the image while the disk stands still, as calls of image.h
+ * need it. Returns what fn does. */
+int live_with_image(struct block *live,
+                    int (*fn)(struct block *image, void *ctx,
+                              struct error *err),
+                    void *ctx, struct error *err) MUST_CHECK;
+
 /*
  * Called while the disk stands still, when both the old and the new image are
  * durable and hold the same: whoever starts this machine again must from now

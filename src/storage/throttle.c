@@ -247,12 +247,17 @@ static void throttle_close(struct block *b)
 	free(t);
 }
 
+void throttle_resized(struct block *b)
+{
+	atomic_store(&b->size, block_size(throttle_of(b)->under));
+}
+
 static int throttle_resize(struct block *b, u64 size, struct error *err)
 {
 	int rc = block_resize(throttle_of(b)->under, size, err);
 
 	if (rc == 0)
-		atomic_store(&b->size, size);
+		throttle_resized(b);
 	return rc;
 }
 

@@ -22,3 +22,5 @@ int throttle_open(struct block **out, struct block *b,
                   struct error *err) MUST_CHECK;
 /* Other limits, while in use. b is what throttle_open() gave. Any thread. */
 void throttle_set(struct block *b, const struct throttle_limits *limits);
+/* The disk below has got another size. */
+void throttle_resized(struct block *b);

@@ -106,16 +106,40 @@ static int become_base(struct job *j, const struct job_copy *c,
 	return 0;
 }
 
-/* Paused: the top lies on the base now. */
+/* Paused: the image above, which is only read, says in its header what it lies
+ * on. A crash finds the one header or the other, and both are true. */
+static int rename_below(struct job *j, struct block *above, struct error *err)
+{
+	struct block *writer = NULL;
+	int rc = chain_unlock(above);
+
+	if (rc < 0)
+		return error_set(err, rc, "the image above: %s", strerror(-rc));
+	rc = j->base.open_above(j->base.ctx, &writer, err);
+	if (rc == 0 && (writer->driver != above->driver ||
+	                block_size(writer) != block_size(above)))
+		rc =
+		    error_set(err, -EINVAL, "this is not the image above them");
+	if (rc == 0)
+		rc = image_set_backing(writer, j->base.name, j->base.format,
+		                       err);
+	block_close(writer);
+	(void)chain_lock_shared(above);
+	return rc;
+}
+
+/* Paused: what was above those that went down lies on the base now. */
 static int skip_merged(struct job *j, struct block **unused, struct error *err)
 {
-	struct block *top = j->live->under;
-	int rc = image_set_backing(top, j->base.name, j->base.format, err);
+	struct block *above = image_at(j->live, j->from - 1);
+	int rc = j->from == 1 ? image_set_backing(above, j->base.name,
+	                                          j->base.format, err)
+	                      : rename_below(j, above, err);
 
 	if (rc < 0)
 		return rc;
 	(void)chain_swap_backing(lowest(j), NULL);
-	*unused = chain_swap_backing(top, j->target);
+	*unused = chain_swap_backing(above, j->target);
 	return 0;
 }
 
@@ -171,15 +195,14 @@ static int check(struct live *l, unsigned from, unsigned count,
 {
 	if (l->block.info.readonly)
 		return error_set(err, -EROFS, "the disk is read-only");
-	if (from > 1)
-		return error_set(err, -ENOTSUP,
-		                 "images can be merged from the top, or from "
-		                 "the one below it, on down");
-	if (count < 1 || count > 64 || !image_at(l, from + count))
+	if (count < 1 || count > 64 || from > 64 || !image_at(l, from + count))
 		return error_set(err, -EINVAL, "the chain is not that long");
-	if (from == 1 && (!base->name || !base->format))
+	if (from > 0 && (!base->name || !base->format))
 		return error_set(err, -EINVAL,
 		                 "the base needs a name and a format");
+	if (from > 1 && !base->open_above)
+		return error_set(err, -EINVAL,
+		                 "the image above is needed, too");
 	return 0;
 }
 

@@ -253,6 +253,31 @@ static void live_close(struct block *b)
 	live_free(l);
 }
 
+/* Whether another size does no harm. */
+static int check_points(struct live *l, struct error *err)
+{
+	int rc;
+
+	pthread_mutex_lock(&l->lock);
+	rc = l->points ? -EBUSY : 0;
+	pthread_mutex_unlock(&l->lock);
+	return rc < 0 ? error_set(err, rc,
+	                          "the contents of an earlier moment are in "
+	                          "use")
+	              : 0;
+}
+
+static int set_size(struct live *l, u64 size, struct error *err)
+{
+	int rc = check_points(l, err);
+
+	if (rc == 0)
+		rc = block_resize(l->under, size, err);
+	if (rc == 0)
+		atomic_store(&l->block.size, size);
+	return rc;
+}
+
 static int live_resize(struct block *b, u64 size, struct error *err)
 {
 	struct live *l;
@@ -260,17 +285,43 @@ static int live_resize(struct block *b, u64 size, struct error *err)
 
 	if (rc < 0)
 		return rc;
-	pthread_mutex_lock(&l->lock);
-	rc = l->points ? -EBUSY : 0;
-	pthread_mutex_unlock(&l->lock);
+	rc = set_size(l, size, err);
+	live_release(l);
+	return rc;
+}
+
+int live_grow(struct block *live, u64 size, struct error *err)
+{
+	struct live *l;
+	int rc = live_claim(live, &l, err);
+
 	if (rc < 0)
-		error_set(err, rc,
-		          "the contents of an earlier moment are in "
-		          "use");
-	else
-		rc = block_resize(l->under, size, err);
-	if (rc == 0)
-		atomic_store(&b->size, size);
+		return rc;
+	if (size < block_size(live)) {
+		rc = error_set(err, -EINVAL,
+		               "a disk in use can't be made smaller");
+	} else {
+		live_pause(l);
+		rc = set_size(l, size, err);
+		live_resume(l);
+	}
+	live_release(l);
+	return rc;
+}
+
+int live_with_image(struct block *live,
+                    int (*fn)(struct block *image, void *ctx,
+                              struct error *err),
+                    void *ctx, struct error *err)
+{
+	struct live *l;
+	int rc = live_claim(live, &l, err);
+
+	if (rc < 0)
+		return rc;
+	live_pause(l);
+	rc = fn(l->under, ctx, err);
+	live_resume(l);
 	live_release(l);
 	return rc;
 }
