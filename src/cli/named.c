@@ -98,6 +98,7 @@ int named_claim(struct named *n, const char *name, struct error *err)
 	}
 	lock = xasprintf("%s/%s.lock", folder, name);
 	n->socket_path = xasprintf("%s/%s.sock", folder, name);
+	n->disks_path = xasprintf("%s/%s.disks", folder, name);
 	n->lock_fd = lock_name(lock, name, err);
 	if (n->lock_fd >= 0)
 		n->listen_fd = listen_at(n->socket_path, err);
@@ -115,12 +116,53 @@ void named_release(struct named *n)
 {
 	if (n->lock_fd >= 0) {
 		unlink(n->socket_path);
+		unlink(n->disks_path);
 		close(n->lock_fd);
 	}
 	if (n->listen_fd >= 0)
 		close(n->listen_fd);
 	free(n->socket_path);
+	free(n->disks_path);
 	*n = (struct named){ .lock_fd = -1, .listen_fd = -1 };
+}
+
+int named_publish(struct named *n, json_t *disks, char *const *paths,
+                  struct error *err)
+{
+	json_t *list = json_array(), *disk;
+	size_t i;
+	int rc;
+
+	json_array_foreach(disks, i, disk)
+	{
+		json_t *format = json_object_get(disk, "format");
+		json_t *readonly = json_object_get(disk, "readonly");
+
+		json_array_append_new(
+		    list, json_pack("{s:s, s:O?, s:O?}", "path", paths[i],
+		                    "format", format, "readonly", readonly));
+	}
+	unlink(n->disks_path); /* of a dead one */
+	rc = json_dump_file(list, n->disks_path, JSON_COMPACT);
+	json_decref(list);
+	return rc < 0 ? error_set(err, -EIO, "cannot write %s", n->disks_path)
+	              : 0;
+}
+
+json_t *named_disks(const char *name, struct error *err)
+{
+	char *folder = sockets(err), *path;
+	json_t *list;
+
+	if (!folder)
+		return NULL;
+	path = xasprintf("%s/%s.disks", folder, name);
+	list = json_load_file(path, 0, NULL);
+	if (!list)
+		error_set(err, -ENOENT, "no machine named %s runs", name);
+	free(path);
+	free(folder);
+	return list;
 }
 
 int named_connect(const char *name, struct error *err)

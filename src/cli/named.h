@@ -5,18 +5,21 @@
  *
  *	RUNTIME/named/NAME.lock   held while it runs
  *	RUNTIME/named/NAME.sock   speaks the control protocol
+ *	RUNTIME/named/NAME.disks  what its disks are
  *	STATE/named/NAME/         what was suspended, and snapshots
  *
  * RUNTIME and STATE are those of base/place.h.
  */
 #pragma once
 
+#include <jansson.h>
+
 #include "base/types.h"
 
 struct error;
 
 struct named {
-	char *socket_path;
+	char *socket_path, *disks_path;
 	int lock_fd, listen_fd; /* -1: none */
 };
 
@@ -24,6 +27,12 @@ struct named {
 int named_claim(struct named *n, const char *name,
                 struct error *err) MUST_CHECK;
 void named_release(struct named *n);
+/* What its disks are, for those who work on them: they don't ask the machine
+ * for a path, for it may be its guest's by then. disks: of the machine file. */
+int named_publish(struct named *n, json_t *disks, char *const *paths,
+                  struct error *err) MUST_CHECK;
+/* NULL with words. */
+json_t *named_disks(const char *name, struct error *err) MUST_CHECK;
 
 /* A socket to the machine of that name; -ENOENT when none runs. */
 int named_connect(const char *name, struct error *err) MUST_CHECK;

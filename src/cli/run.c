@@ -49,6 +49,9 @@ static int claim(struct named *named, struct run_machine *m,
 
 	if (rc == 0 && !o->restore_move)
 		rc = named_fresh(o->name, err);
+	if (rc == 0)
+		rc = named_publish(named, json_object_get(m->file, "disks"),
+		                   m->disk_paths, err);
 	if (rc < 0)
 		return rc;
 	run_machine_set_fd(m, m->file, "listen", named->listen_fd);
@@ -78,6 +81,8 @@ static int run(const struct run_options *o)
 	m.console_in = m.console_out = -1;
 	session.name = o->name;
 	session.timeout_ns = o->timeout_ns;
+	session.disk_paths = m.disk_paths;
+	session.disk_count = m.disk_count;
 	if (o->restore_move && o->saved) {
 		session.unlink_started = o->saved->path;
 		session.unlink_ended = o->saved->disk;

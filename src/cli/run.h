@@ -82,6 +82,8 @@ struct run_machine {
 	char *kernel, *initrd, *cmdline; /* when they come from an image */
 	int console_in, console_out; /* our ends of serial "stdio"; -1: none */
 	char *image_disk;            /* one that was kept; NULL: none */
+	char *disk_paths[RUN_DISKS_MAX + 1]; /* "": none leads there */
+	unsigned disk_count;
 	pid_t nets[RUN_NETS_MAX];
 	unsigned net_count;
 };
@@ -117,6 +119,9 @@ struct session_config {
 	/* What a machine that goes on leaves behind: unlinked when it runs,
 	 * and when it has run, unless it is suspended again. NULL: none. */
 	const char *unlink_started, *unlink_ended;
+	/* Of the disks, as the worker counts them; "": none. Borrowed. */
+	char *const *disk_paths;
+	unsigned disk_count;
 };
 
 /* Until the machine has ended. The exit code of atoll. */

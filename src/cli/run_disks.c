@@ -139,7 +139,9 @@ static int add_disk(struct run_machine *m, json_t *list, int fd,
 	    d->format, "serial", d->serial, "readonly", d->readonly, "iops",
 	    (json_int_t)d->iops, "bytes_per_s", (json_int_t)d->bytes_per_s);
 	struct chain c = { .m = m, .list = json_array() };
+	char *path = realpath(d->path, NULL);
 
+	m->disk_paths[m->disk_count++] = path ? path : xstrdup("");
 	if (!disk) {
 		json_decref(c.list);
 		close(fd);
@@ -174,9 +176,11 @@ static int add_image(struct run_machine *m, const struct run_options *o,
 	m->cmdline = use.cmdline;
 	d.path = use.disk_path;
 	rc = add_disk(m, list, use.disk_fd, &d, err);
-	if (rc == 0 && !o->keep)
+	if (rc == 0 && !o->keep) {
 		json_object_set_new(json_array_get(list, 0), "private",
 		                    json_true());
+		m->disk_paths[0][0] = '\0';
+	}
 	free(use.disk_path);
 	return rc;
 }

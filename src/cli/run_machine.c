@@ -381,6 +381,8 @@ void run_machine_fini(struct run_machine *m)
 	/* Their cables are out now: they end by themselves. */
 	for (unsigned i = 0; i < m->net_count; i++)
 		launch_end(m->nets[i], 2000);
+	for (unsigned i = 0; i < m->disk_count; i++)
+		free(m->disk_paths[i]);
 	free(m->image_disk);
 	free(m->kernel);
 	free(m->initrd);

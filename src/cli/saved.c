@@ -152,10 +152,11 @@ int saved_request(int sock, json_t *message, const int *fds, size_t count,
 		return error_set(err, rc, "the machine gave no answer");
 	if (!json_is_true(json_object_get(*answer, "ok"))) {
 		const char *words = "it refused", *hint = "";
+		int code = -EIO;
 
-		json_unpack(*answer, "{s?s,s?s}", "words", &words, "hint",
-		            &hint);
-		rc = error_set(err, -EIO, "%s", words);
+		json_unpack(*answer, "{s?s,s?s,s?i}", "words", &words, "hint",
+		            &hint, "code", &code);
+		rc = error_set(err, code < 0 ? code : -EIO, "%s", words);
 		error_hint(err, "%s", hint);
 		while (*got_count)
 			close(got[--*got_count]);

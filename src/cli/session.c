@@ -26,6 +26,7 @@
 #include "cli/run.h"
 #include "cli/terminal.h"
 #include "control/control.h"
+#include "control/record.h"
 #include "launch/launch.h"
 
 enum { ESCAPE = 0x1d /* Ctrl-] */, BUFFER = 64 * 1024 };
@@ -307,6 +308,28 @@ static void started(struct session *s)
 	send_size(s);
 }
 
+/* Another image is about to take a disk's place. */
+static void record(struct session *s, json_t *message)
+{
+	const struct session_config *c = s->config;
+	struct error err = { 0 };
+	const char *name = "";
+	json_int_t id = 0;
+	int disk = -1, rc;
+
+	if (json_unpack(message, "{s:I, s:i, s:s}", "record", &id, "disk",
+	                &disk, "name", &name) < 0 ||
+	    disk < 0 || (unsigned)disk >= c->disk_count ||
+	    !c->disk_paths[disk][0])
+		rc = error_set(&err, -EPERM, "no path leads to this disk");
+	else
+		rc = record_take(c->disk_paths[disk], name, &err);
+	if (rc < 0)
+		say(s, "\natoll: %s\n", err.text);
+	request(s, json_pack("{s:s, s:I, s:i}", "op", "recorded", "record", id,
+	                     "result", rc));
+}
+
 static void read_control(struct session *s)
 {
 	const char *event = "";
@@ -329,6 +352,8 @@ static void read_control(struct session *s)
 			stop_event(s, message);
 		else if (strcmp(event, "started") == 0)
 			started(s);
+		else if (strcmp(event, "record") == 0)
+			record(s, message);
 	}
 	json_decref(message);
 }

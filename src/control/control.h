@@ -30,6 +30,8 @@
  * afterwards, disks stand still, until this peer says "go" or "quit", or
  * closes. go     ends the standstill that this peer's save with "stay" began.
  * quit   with "suspended":true the cause is "suspended" and the code 0.
+ * Requests about disks are in docs/machine-file.md; record.h has what the
+ * starter does for them.
  * status also says "name" and "origin", what "origin" was in the machine file.
  */
 #pragma once

@@ -98,7 +98,9 @@ struct machine {
 	struct rtc *rtc;
 	struct acpi_pm *pm;
 	struct pci_bus *pci;
-	struct block *blocks[MACHINE_DISKS_MAX];
+	struct block *blocks[MACHINE_DISKS_MAX]; /* as devices see them */
+	struct block *lives[MACHINE_DISKS_MAX];  /* below; blocks' own */
+	struct device *disks[MACHINE_DISKS_MAX];
 	struct link *links[MACHINE_NICS_MAX];
 	struct console *consoles[MACHINE_SERIALS_MAX];
 	struct device *virtio_console;
@@ -137,6 +139,9 @@ void board_destroy(struct machine *m);
 void board_reset(struct machine *m);
 int board_memory(struct machine *m, struct error *err) MUST_CHECK;
 int board_add_peripherals(struct machine *m, struct error *err) MUST_CHECK;
+/* disks.c: the nth of the config. */
+int board_add_disk(struct machine *m, unsigned i, struct error *err) MUST_CHECK;
+enum { BOARD_QUEUES_MAX = 16 }; /* of a disk or network card */
 
 /* Into the list, or fail with what creation said. */
 void board_add(struct machine *m, struct device *dev);

@@ -13,9 +13,11 @@
 #include "base/types.h"
 #include "engine/engine.h"
 
+struct block;
 struct error;
 struct loop;
 struct machine;
+struct throttle_limits;
 
 enum {
 	MACHINE_CPUS_MAX = 64,
@@ -136,6 +138,19 @@ int machine_save(struct machine *m, int fd, enum machine_memory_form form,
  * loop's thread alone calls them. */
 void machine_freeze(struct machine *m);
 void machine_thaw(struct machine *m);
+/*
+ * A disk while the machine runs: live (storage/live.h), for storage/jobs.h;
+ * borrowed. NULL: there is none of that number.
+ */
+struct block *machine_disk(struct machine *m, unsigned disk);
+/* How fast it may be; the loop's thread. */
+void machine_disk_limits(struct machine *m, unsigned disk,
+                         struct throttle_limits *limits);
+void machine_disk_throttle(struct machine *m, unsigned disk,
+                           const struct throttle_limits *limits);
+/* A larger size, which the guest is told. Waits for requests under way. */
+int machine_disk_grow(struct machine *m, unsigned disk, u64 size,
+                      struct error *err) MUST_CHECK;
 /* The terminal behind the console changed its size. */
 void machine_console_resize(struct machine *m, u16 columns, u16 rows);
 

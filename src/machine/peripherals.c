@@ -1,24 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * peripherals - what the config asks for: terminals, disks, networks, entropy.
+ * peripherals - what the config asks for: terminals, networks, entropy; disks
+ * are in disks.c.
  */
 #include <errno.h>
 #include <stdio.h>
 
 #include "base/error.h"
 #include "devices/chips/uart.h"
-#include "devices/virtio/blk.h"
 #include "devices/virtio/console.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
 #include "machine/console.h"
 #include "machine/internal.h"
 #include "net/link.h"
-#include "storage/block.h"
-#include "storage/throttle.h"
 
 enum { ON_UART, ON_VIRTIO }; /* the two devices on a terminal */
-enum { QUEUES_MAX = 16 };
 
 /* ---- terminals ---- */
 
@@ -108,80 +105,14 @@ static int add_virtio_console(struct machine *m, struct error *err)
 	return 0;
 }
 
-/* ---- disks and networks ---- */
-
-/* The image with its chain, of which every file is open already. */
-static int open_image(struct block **out, struct machine_disk *disk,
-                      struct error *err)
-{
-	struct block_file files[MACHINE_CHAIN_MAX];
-	struct block_files given = { files, disk->chain_count };
-	const struct block_opener opener = { block_files_open, &given };
-	const struct block_open how = {
-		.path = disk->path,
-		.fd = disk->fd,
-		.format = disk->format,
-		.flags = disk->readonly ? BLOCK_OPEN_READONLY : 0,
-		.opener = &opener,
-	};
-	int rc;
-
-	for (unsigned k = 0; k < disk->chain_count; k++)
-		files[k] = (struct block_file){ disk->chain[k].path,
-			                        disk->chain[k].format,
-			                        disk->chain[k].fd };
-	disk->fd = -1; /* block_open has it now, whatever it says */
-	rc = block_open(out, &how, err);
-	/* Those that the images do not name are closed with the config. */
-	for (unsigned k = 0; k < disk->chain_count; k++)
-		disk->chain[k].fd = files[k].fd;
-	return rc;
-}
-
-static int slow_down(struct block **b, const struct machine_disk *disk,
-                     struct error *err)
-{
-	const struct throttle_limits limits = {
-		.iops = disk->iops,
-		.iops_burst = disk->iops_burst,
-		.bytes = disk->bytes_per_s,
-		.bytes_burst = disk->bytes_burst,
-	};
-
-	return limits.iops || limits.bytes ? throttle_open(b, *b, &limits, err)
-	                                   : 0;
-}
-
-static int add_disk(struct machine *m, unsigned i, struct error *err)
-{
-	struct machine_disk *disk = &m->config.disks[i];
-	struct virtio_blk_config config = {
-		.serial = disk->serial,
-		.queues = MIN(m->config.cpus, (unsigned)QUEUES_MAX),
-		.readonly = disk->readonly,
-		.devfn = PCI_SLOT_ANY,
-	};
-	struct device *dev;
-	int rc;
-
-	rc = open_image(&m->blocks[i], disk, err);
-	if (rc == 0)
-		rc = slow_down(&m->blocks[i], disk, err);
-	if (rc < 0)
-		return rc;
-	config.block = m->blocks[i];
-	rc = virtio_blk_create(&dev, &m->host, m->pci, &config, err);
-	if (rc == 0)
-		board_add(m, dev);
-	return rc;
-}
+/* ---- networks ---- */
 
 static int add_nic(struct machine *m, unsigned i, struct error *err)
 {
 	struct machine_nic *nic = &m->config.nics[i];
 	struct virtio_net_config config = {
 		.mtu = nic->mtu,
-		.pairs = MIN(m->config.cpus, (unsigned)QUEUES_MAX),
+		.pairs = MIN(m->config.cpus, (unsigned)BOARD_QUEUES_MAX),
 		.devfn = PCI_SLOT_ANY,
 	};
 	int fd = nic->fd;
@@ -219,7 +150,7 @@ int board_add_peripherals(struct machine *m, struct error *err)
 	for (unsigned i = 0; i < m->config.serial_count; i++)
 		add_serial(m, i);
 	for (unsigned i = 0; rc == 0 && i < m->config.disk_count; i++)
-		rc = add_disk(m, i, err);
+		rc = board_add_disk(m, i, err);
 	for (unsigned i = 0; rc == 0 && i < m->config.nic_count; i++)
 		rc = add_nic(m, i, err);
 	if (rc == 0 && m->config.rng)

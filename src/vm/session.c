@@ -19,7 +19,9 @@
 #include "control/control.h"
 #include "machine/machine.h"
 #include "vm/config.h"
+#include "vm/disks.h"
 #include "vm/sandbox.h"
+#include "vm/works.h"
 
 /* A peer that stalls in the middle of a message must not stall us. */
 enum { PEER_WAIT_S = 5 };
@@ -43,6 +45,7 @@ struct session {
 	struct machine *machine;
 	struct loop_fd *signal_watch, *listen_watch;
 	struct vm_config config;
+	struct works *works;
 	bool paused;
 };
 
@@ -64,8 +67,7 @@ static void send_json(struct session *s, json_t *message)
 	json_decref(message);
 }
 
-/* Words may hold what a guest or a file put there: made valid UTF-8. */
-static json_t *json_words(const char *words)
+json_t *session_words(const char *words)
 {
 	char clean[2048];
 	size_t n = 0;
@@ -79,9 +81,10 @@ static json_t *json_words(const char *words)
 static void send_stopped(struct session *s, const char *cause, int code,
                          const char *words, const char *hint)
 {
-	send_json(s, json_pack("{s:s,s:s,s:i,s:o,s:o}", "event", "stopped",
-	                       "cause", cause, "code", code, "words",
-	                       json_words(words), "hint", json_words(hint)));
+	send_json(s,
+	          json_pack("{s:s,s:s,s:i,s:o,s:o}", "event", "stopped",
+	                    "cause", cause, "code", code, "words",
+	                    session_words(words), "hint", session_words(hint)));
 }
 
 static int failed(struct session *s, const struct error *err)
@@ -143,19 +146,18 @@ static json_t *do_resize(struct session *s, json_t *message)
 	return ok();
 }
 
-/* What a request brought along. */
-struct brought {
-	const int *fds;
-	size_t count;
-};
-
-static int brought_fd(const struct brought *b, json_t *index)
+int brought_fd(const struct brought *b, json_t *index)
 {
 	json_int_t i = json_integer_value(index);
 
 	return json_is_integer(index) && i >= 0 && (size_t)i < b->count
 	           ? b->fds[i]
 	           : -1;
+}
+
+static struct disks session_disks(struct session *s, struct peer *asker)
+{
+	return (struct disks){ s->machine, &s->config, s->works, asker };
 }
 
 /* What the disks hold belongs to what was saved: for the peer to copy while
@@ -200,6 +202,7 @@ static json_t *do_save(struct peer *p, json_t *message,
 	int fd = brought_fd(brought, json_object_get(message, "file"));
 	bool plain = memory && !strcmp(memory, "plain");
 	bool sync = !json_is_false(json_object_get(message, "sync"));
+	const struct disks disks = session_disks(s, p);
 	struct machine_saved saved = { 0 };
 	struct error err = { 0 };
 	u64 start = loop_now_ns();
@@ -208,14 +211,16 @@ static json_t *do_save(struct peer *p, json_t *message,
 		return refusal("save needs a file to write to");
 	if (memory && !plain && strcmp(memory, "packed"))
 		return refusal("memory is neither packed nor plain");
+	if (disks_in_the_way(&disks))
+		return refusal(disks_in_the_way(&disks));
 	stay(p, true);
 	if (machine_save(s->machine, fd,
 	                 plain ? MACHINE_MEMORY_PLAIN : MACHINE_MEMORY_PACKED,
 	                 sync, &saved, &err) < 0) {
 		stay(p, false);
 		return json_pack("{s:b,s:o,s:o}", "ok", 0, "words",
-		                 json_words(err.text), "hint",
-		                 json_words(err.hint));
+		                 session_words(err.text), "hint",
+		                 session_words(err.hint));
 	}
 	if (!json_is_true(json_object_get(message, "stay")))
 		stay(p, false);
@@ -236,6 +241,21 @@ static void do_quit(struct session *s, json_t *message)
 	else
 		machine_quit(s->machine, END_QUIT, "quit",
 		             "the machine was told to quit");
+}
+
+/* While the machine stands still for somebody, so do its disks. */
+static json_t *do_disks(struct peer *p, const char *op, json_t *message,
+                        const struct brought *brought)
+{
+	struct session *s = p->session;
+	const struct disks disks = session_disks(s, p);
+	json_t *answer;
+
+	for (unsigned i = 0; i < PEERS_MAX; i++)
+		if (s->peers[i].stays)
+			return refusal("the machine is being saved");
+	answer = disks_request(&disks, op, message, brought);
+	return answer ? answer : refusal("no such request");
 }
 
 static json_t *do_op(struct peer *p, const char *op, json_t *message,
@@ -263,8 +283,10 @@ static json_t *do_op(struct peer *p, const char *op, json_t *message,
 		return do_status(s);
 	} else if (!strcmp(op, "resize")) {
 		return do_resize(s, message);
+	} else if (!strcmp(op, "recorded") && p == &s->peers[0]) {
+		works_recorded(s->works, message);
 	} else {
-		return refusal("no such request");
+		return do_disks(p, op, message, brought);
 	}
 	return ok();
 }
@@ -284,9 +306,12 @@ static void peer_gone(struct peer *p)
 
 	peer_close(p);
 	stay(p, false);
-	if (p == &s->peers[0])
+	works_left(s->works, p);
+	if (p == &s->peers[0]) {
+		works_orphaned(s->works);
 		machine_quit(s->machine, END_QUIT, "quit",
 		             "whoever started the machine has gone");
+	}
 }
 
 static void sock_ready(void *ctx, unsigned events)
@@ -349,6 +374,14 @@ static void signal_ready(void *ctx, unsigned events)
 	             "the machine's process was told to end");
 }
 
+static void tell_starter(void *ctx, json_t *message)
+{
+	struct session *s = ctx;
+
+	send_to(&s->peers[0], message, NULL, 0);
+	json_decref(message);
+}
+
 /* ---- start and end ---- */
 
 /* Before any thread exists, so that all inherit the mask. */
@@ -405,6 +438,8 @@ static int build(struct session *s, struct error *err)
 		return rc;
 	if (s->config.machine.restore)
 		close(s->config.machine.restore_fd);
+	s->works = works_create(s->loop, &s->config, s->machine);
+	works_listen(s->works, tell_starter, s);
 	peer_open(s, &s->peers[0], s->peers[0].sock);
 	if (s->config.listen_fd >= 0)
 		s->listen_watch = loop_fd_add(s->loop, s->config.listen_fd,
@@ -443,6 +478,7 @@ static int run(struct session *s)
 
 	send_json(s, json_pack("{s:s}", "event", "started"));
 	machine_run(s->machine, &outcome);
+	works_end(s->works, s->peers[0].sock);
 	write_report(s);
 	send_stopped(s, outcome.cause, outcome.code, outcome.words, "");
 	return outcome.code;
@@ -454,8 +490,10 @@ static void session_fini(struct session *s)
 		peer_close(&s->peers[i]);
 	loop_fd_remove(s->listen_watch);
 	loop_fd_remove(s->signal_watch);
+	works_end(s->works, -1);
 	machine_destroy(s->machine);
 	loop_destroy(s->loop);
+	works_destroy(s->works);
 	if (s->signal_fd >= 0)
 		close(s->signal_fd);
 	vm_config_fini(&s->config);

@@ -4,6 +4,11 @@
  */
 #pragma once
 
+#include <jansson.h>
+
 /* sock is taken over. The process's exit status: enum machine_end, or what
  * the guest gave to debug-exit. */
 int vm_session(int sock);
+
+/* Words may hold what a guest or a file put there: made valid UTF-8. */
+json_t *session_words(const char *words);

@@ -35,10 +35,11 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "control/control.h"
+#include "control/record.h"
 #include "daemon/console_log.h"
 #include "launch/launch.h"
 
-enum { CLIENTS_MAX = 4, REQUESTS_MAX = 32, INPUT_MAX = 64 * 1024 };
+enum { CLIENTS_MAX = 8, REQUESTS_MAX = 32, INPUT_MAX = 64 * 1024 };
 enum { PEER_WAIT_S = 5, NOTICE_MS = 10, LAST_BYTES_MS = 3000 };
 enum { QUIT_MS = 5000, LOG_LIMIT = 4 << 20 };
 
@@ -232,7 +233,7 @@ static void kill_vm(struct hold *h)
 }
 
 static const char *relay(struct hold *h, struct client *c, json_t *message,
-                         const char *op)
+                         const char *op, const int *fds, size_t count)
 {
 	struct request *r = h->requests;
 	json_t *id = json_object_get(message, "id");
@@ -253,7 +254,7 @@ static const char *relay(struct hold *h, struct client *c, json_t *message,
 		r->state = "running";
 	message = json_copy(message);
 	json_object_set_new(message, "id", json_integer((json_int_t)r->id));
-	rc = control_send(h->control, message, NULL, 0, &err);
+	rc = control_send(h->control, message, fds, count, &err);
 	json_decref(message);
 	if (rc == 0)
 		return NULL;
@@ -262,7 +263,8 @@ static const char *relay(struct hold *h, struct client *c, json_t *message,
 	return "the machine does not listen";
 }
 
-static void do_request(struct client *c, json_t *message)
+static void do_request(struct client *c, json_t *message, const int *fds,
+                       size_t count)
 {
 	const char *op = json_string_value(json_object_get(message, "op"));
 	json_t *id = json_object_get(message, "id");
@@ -283,7 +285,7 @@ static void do_request(struct client *c, json_t *message)
 		answer(c, id, take_input(h, hex));
 		return;
 	}
-	refusal = relay(h, c, message, op);
+	refusal = relay(h, c, message, op, fds, count);
 	if (refusal)
 		answer(c, id, refusal);
 	else if (strcmp(op, "quit") == 0)
@@ -305,9 +307,9 @@ static void client_ready(void *ctx, unsigned events)
 		client_drop(c);
 		return;
 	}
+	do_request(c, message, fds, count);
 	while (count)
 		close(fds[--count]);
-	do_request(c, message);
 	json_decref(message);
 }
 
@@ -372,6 +374,32 @@ static void take_answer(struct hold *h, json_t *message)
 	}
 }
 
+/* Another image is about to take a disk's place. */
+static void record(struct hold *h, json_t *message)
+{
+	json_t *disks = json_object_get(
+	    json_object_get(h->config->document, "machine"), "disks");
+	const char *name = "", *path;
+	struct error err = { 0 };
+	json_int_t id = 0;
+	int disk = -1, rc;
+	json_t *answer;
+
+	json_unpack(message, "{s:I, s:i, s:s}", "record", &id, "disk", &disk,
+	            "name", &name);
+	path = json_string_value(json_object_get(
+	    disk < 0 ? NULL : json_array_get(disks, (size_t)disk), "path"));
+	rc = path ? record_take(path, name, &err) : -EPERM;
+	if (rc < 0)
+		log_warn("hold", "disk %d: %s", disk, err.text);
+	answer = json_pack("{s:s, s:I, s:i}", "op", "recorded", "record", id,
+	                   "result", rc);
+	/* One that is gone is noticed by its socket's end. */
+	if (control_send(h->control, answer, NULL, 0, &err) < 0)
+		log_debug("hold", "%s", err.text);
+	json_decref(answer);
+}
+
 static void vm_gone(struct hold *h)
 {
 	loop_fd_remove(h->control_watch);
@@ -407,6 +435,8 @@ static void control_ready(void *ctx, unsigned events)
 		take_answer(h, message);
 	} else if (strcmp(event, "started") == 0) {
 		set_state(h, "running");
+	} else if (strcmp(event, "record") == 0) {
+		record(h, message);
 	} else if (strcmp(event, "stopped") == 0) {
 		json_decref(h->end);
 		h->end = json_incref(message);

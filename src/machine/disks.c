@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * disks - what stands between a guest's disk and its image.
+ *
+ *	virtio-blk -> throttle -> live -> the image with its chain
+ *
+ * Both filters are always there, so that limits can be set and the image be
+ * changed while the guest runs.
+ */
+#include <errno.h>
+
+#include "base/error.h"
+#include "devices/virtio/blk.h"
+#include "machine/internal.h"
+#include "storage/block.h"
+#include "storage/live.h"
+#include "storage/throttle.h"
+
+/* The image with its chain, of which every file is open already. */
+static int open_image(struct block **out, struct machine_disk *disk,
+                      struct error *err)
+{
+	struct block_file files[MACHINE_CHAIN_MAX];
+	struct block_files given = { files, disk->chain_count };
+	const struct block_opener opener = { block_files_open, &given };
+	const struct block_open how = {
+		.path = disk->path,
+		.fd = disk->fd,
+		.format = disk->format,
+		.flags = disk->readonly ? BLOCK_OPEN_READONLY : 0,
+		.opener = &opener,
+	};
+	int rc;
+
+	for (unsigned k = 0; k < disk->chain_count; k++)
+		files[k] = (struct block_file){ disk->chain[k].path,
+			                        disk->chain[k].format,
+			                        disk->chain[k].fd };
+	disk->fd = -1; /* block_open has it now, whatever it says */
+	rc = block_open(out, &how, err);
+	/* Those that the images do not name are closed with the config. */
+	for (unsigned k = 0; k < disk->chain_count; k++)
+		disk->chain[k].fd = files[k].fd;
+	return rc;
+}
+
+static struct throttle_limits limits_of(const struct machine_disk *disk)
+{
+	return (struct throttle_limits){
+		.iops = disk->iops,
+		.iops_burst = disk->iops_burst,
+		.bytes = disk->bytes_per_s,
+		.bytes_burst = disk->bytes_burst,
+	};
+}
+
+static int add_filters(struct machine *m, unsigned i, struct block *image,
+                       struct error *err)
+{
+	struct throttle_limits limits = limits_of(&m->config.disks[i]);
+	int rc = live_open(&m->lives[i], image, err);
+
+	if (rc < 0) {
+		block_close(image);
+		return rc;
+	}
+	rc = throttle_open(&m->blocks[i], m->lives[i], &limits, err);
+	if (rc < 0) {
+		block_close(m->lives[i]);
+		m->lives[i] = NULL;
+	}
+	return rc;
+}
+
+int board_add_disk(struct machine *m, unsigned i, struct error *err)
+{
+	struct machine_disk *disk = &m->config.disks[i];
+	struct virtio_blk_config config = {
+		.serial = disk->serial,
+		.queues = MIN(m->config.cpus, (unsigned)BOARD_QUEUES_MAX),
+		.readonly = disk->readonly,
+		.devfn = PCI_SLOT_ANY,
+	};
+	struct block *image;
+	int rc;
+
+	rc = open_image(&image, disk, err);
+	if (rc == 0)
+		rc = add_filters(m, i, image, err);
+	if (rc < 0)
+		return rc;
+	config.block = m->blocks[i];
+	rc = virtio_blk_create(&m->disks[i], &m->host, m->pci, &config, err);
+	if (rc == 0)
+		board_add(m, m->disks[i]);
+	return rc;
+}
+
+/* ---- while it runs ---- */
+
+struct block *machine_disk(struct machine *m, unsigned disk)
+{
+	return disk < m->config.disk_count ? m->lives[disk] : NULL;
+}
+
+void machine_disk_limits(struct machine *m, unsigned disk,
+                         struct throttle_limits *limits)
+{
+	*limits = limits_of(&m->config.disks[disk]);
+}
+
+void machine_disk_throttle(struct machine *m, unsigned disk,
+                           const struct throttle_limits *limits)
+{
+	struct machine_disk *d = &m->config.disks[disk];
+
+	d->iops = limits->iops;
+	d->iops_burst = limits->iops_burst;
+	d->bytes_per_s = limits->bytes;
+	d->bytes_burst = limits->bytes_burst;
+	throttle_set(m->blocks[disk], limits);
+}
+
+int machine_disk_grow(struct machine *m, unsigned disk, u64 size,
+                      struct error *err)
+{
+	int rc = live_grow(m->lives[disk], size, err);
+
+	if (rc < 0)
+		return rc;
+	throttle_resized(m->blocks[disk]);
+	virtio_blk_resized(m->disks[disk]);
+	return 0;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * disks.h - requests about the disks of a running machine, and about the work
+ * on them (control/control.h says what they are).
+ */
+#pragma once
+
+#include <jansson.h>
+#include <stddef.h>
+
+#include "base/types.h"
+
+struct machine;
+struct vm_config;
+struct works;
+
+struct disks {
+	struct machine *machine;
+	struct vm_config *config;
+	struct works *works;
+	void *asker; /* an export ends with who asked for it: works_left() */
+};
+
+/* What a request brought along; they stay the caller's. */
+struct brought {
+	const int *fds;
+	size_t count;
+};
+/* The descriptor whose index this is, or -1. */
+int brought_fd(const struct brought *b, json_t *index);
+
+/* The answer; NULL: op is none of these. */
+json_t *disks_request(const struct disks *d, const char *op, json_t *message,
+                      const struct brought *brought);
+/* Words if the machine can't be saved now, for a disk is being changed. */
+const char *disks_in_the_way(const struct disks *d);
