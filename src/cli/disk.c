@@ -12,6 +12,7 @@
 #include "base/end.h"
 #include "base/error.h"
 #include "cli/command.h"
+#include "cli/live.h"
 #include "cli/options.h"
 #include "cli/say.h"
 
@@ -35,19 +36,30 @@ static const struct command verbs[] = {
 	{ "snapshot", "list, create, apply, delete snapshots", disk_snapshot },
 	{ "export", "let NBD clients read a disk", disk_export },
 	{ "bitmap", "list, create, clear, delete bitmaps", disk_bitmap },
+	{ "mirror", "copy a disk in use, and keep up with it",
+	  live_mirror_verb },
+	{ "backup", "copy a moment of a disk in use", live_backup_verb },
+	{ "throttle", "limit the speed of a disk in use", live_throttle_verb },
+	{ "jobs", "long work on a machine's disks", live_jobs_verb },
 	{ 0 },
 };
 
 int cmd_disk(int argc, char **argv)
 {
+	int (*live)(int argc, char **argv);
 	const struct command *c;
 
 	if (argc < 2 || (argc == 2 && options_want_help(argc, argv))) {
-		puts("usage: atoll disk VERB [OPTION]... FILE...\n\n"
-		     "Disk images as files.\n\nVerbs:");
+		puts("usage: atoll disk VERB [OPTION]... FILE...\n"
+		     "       atoll disk VERB [OPTION]... NAME:DISK...\n\n"
+		     "Disk images as files; disks of a running machine, as "
+		     "web:vda.\n\nVerbs:");
 		command_list(verbs);
 		return argc < 2 ? END_USAGE : 0;
 	}
+	live = live_verb(argc - 1, argv + 1);
+	if (live)
+		return live(argc - 1, argv + 1);
 	c = command_find(verbs, "disk verb", argv[1]);
 	return c ? c->fn(argc - 1, argv + 1) : END_USAGE;
 }

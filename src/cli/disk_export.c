@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "cli/disk.h"
+#include "cli/live.h"
 #include "cli/options.h"
 #include "storage/nbd.h"
 
@@ -55,8 +56,7 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 	}
 }
 
-/* A socket that only its owner may connect to. */
-static int listen_at(const char *path, struct error *err)
+int disk_listen(const char *path, struct error *err)
 {
 	struct sockaddr_un at = { .sun_family = AF_UNIX };
 	mode_t old;
@@ -120,7 +120,7 @@ static int export(const struct export *e, struct error *err)
 	sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	what.block = b;
-	rc = fd = listen_at(e->socket, err);
+	rc = fd = disk_listen(e->socket, err);
 	if (rc >= 0)
 		rc = nbd_server_start(&s, fd, &what, err);
 	if (rc == 0) {

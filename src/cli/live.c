@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * live - finding a machine's disk, asking, following a job.
+ */
+#include "cli/live.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "cli/named.h"
+#include "cli/options.h"
+#include "cli/saved.h"
+#include "control/control.h"
+
+enum { TICK_MIN_MS = 2, TICK_MAX_MS = 100 };
+
+/* ---- which machine, which disk ---- */
+
+static const struct {
+	const char *name;
+	int (*fn)(int argc, char **argv);
+	bool only_live; /* no verb for files has this name */
+} verbs[] = {
+	{ "snapshot", live_snapshot_verb, false },
+	{ "commit", live_commit_verb, false },
+	{ "mirror", live_mirror_verb, true },
+	{ "backup", live_backup_verb, true },
+	{ "export", live_export_verb, false },
+	{ "resize", live_resize_verb, false },
+	{ "throttle", live_throttle_verb, true },
+	{ "bitmap", live_bitmap_verb, false },
+	{ "jobs", live_jobs_verb, true },
+	{ "info", live_info_verb, false },
+};
+
+/* "vda", or "0". */
+static int disk_number(const char *text)
+{
+	if (strncmp(text, "vd", 2) == 0 && text[2] >= 'a' && text[2] <= 'p' &&
+	    !text[3])
+		return text[2] - 'a';
+	if (text[0] >= '0' && text[0] <= '9' && !text[1])
+		return text[0] - '0';
+	return -1;
+}
+
+static bool names_a_disk(const char *word)
+{
+	const char *colon = strrchr(word, ':');
+	char name[64];
+
+	if (!colon || colon == word || (size_t)(colon - word) >= sizeof(name))
+		return false;
+	snprintf(name, sizeof(name), "%.*s", (int)(colon - word), word);
+	return named_valid(name) && disk_number(colon + 1) >= 0 &&
+	       access(word, F_OK) < 0;
+}
+
+int (*live_verb(int argc, char **argv))(int argc, char **argv)
+{
+	for (size_t v = 0; v < ARRAY_SIZE(verbs); v++) {
+		if (strcmp(verbs[v].name, argv[0]) != 0)
+			continue;
+		if (verbs[v].only_live)
+			return verbs[v].fn;
+		for (int i = 1; i < argc; i++)
+			if (names_a_disk(argv[i]))
+				return verbs[v].fn;
+	}
+	return NULL;
+}
+
+int live_arg(struct live_args *a, int id, const char *value, struct error *err)
+{
+	switch (id) {
+	case LIVE_OPT_RATE:
+		return parse_size(value, 1, &a->rate, err);
+	case LIVE_OPT_LINES:
+		a->lines = true;
+		return 0;
+	case LIVE_OPT_SOCKET:
+		a->socket = value;
+		return 0;
+	case LIVE_OPT_PATH:
+		a->path = value;
+		return 0;
+	case LIVE_OPT_DETACH:
+		a->detach = true;
+		return 0;
+	default:
+		return disk_arg(&a->args, id, value, err);
+	}
+}
+
+static int connect_to(const char *path, struct error *err)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	snprintf(at.sun_path, sizeof(at.sun_path), "%s", path);
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&at, sizeof(at)) == 0)
+		return fd;
+	error_set(err, -errno, "cannot reach %s: %s", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return err->code;
+}
+
+static void take_path(struct live_disk *d, const char *path, const char *format)
+{
+	d->path = path && path[0] ? realpath(path, NULL) : NULL;
+	d->format = xstrdup(format ? format : "raw");
+}
+
+static int open_named_disk(struct live_disk *d, struct error *err)
+{
+	json_t *list = named_disks(d->machine, err), *disk;
+	const char *path = NULL, *format = "raw";
+	int readonly = 0;
+
+	if (!list)
+		return err->code;
+	disk = json_array_get(list, d->number);
+	json_unpack(disk, "{s?s, s?s, s?b}", "path", &path, "format", &format,
+	            "readonly", &readonly);
+	if (disk)
+		take_path(d, path, format);
+	d->readonly = readonly;
+	json_decref(list);
+	if (!disk)
+		return error_set(err, -ENOENT, "%s has no such disk",
+		                 d->machine);
+	d->sock = named_connect(d->machine, err);
+	return d->sock < 0 ? d->sock : 0;
+}
+
+int live_open_disk(struct live_args *a, struct error *err)
+{
+	struct live_disk *d = &a->disk;
+	const char *word = a->args.names[0];
+	const char *colon = word ? strrchr(word, ':') : NULL;
+
+	d->sock = -1;
+	if (!colon || disk_number(colon + 1) < 0)
+		return error_set(err, -EINVAL,
+		                 "say which disk of which machine: NAME:vda");
+	d->machine = xasprintf("%.*s", (int)(colon - word), word);
+	d->number = (unsigned)disk_number(colon + 1);
+	if (!a->socket)
+		return open_named_disk(d, err);
+	take_path(d, a->path, a->args.format);
+	d->sock = connect_to(a->socket, err);
+	return d->sock < 0 ? d->sock : 0;
+}
+
+void live_close_disk(struct live_args *a)
+{
+	struct live_disk *d = &a->disk;
+
+	if (d->machine && d->sock >= 0)
+		close(d->sock);
+	free(d->machine);
+	free(d->path);
+	free(d->format);
+	*d = (struct live_disk){ .sock = -1 };
+}
+
+int live_main(const struct live_verb *verb, int argc, char **argv, void *ctx,
+              struct live_args *a)
+{
+	struct error err = { 0 };
+	int rc;
+
+	if (options_want_help(argc, argv)) {
+		options_help(verb->usage, verb->summary, verb->specs);
+		return 0;
+	}
+	rc = options_parse(verb->specs, argc, argv, verb->option, ctx, &err);
+	if (rc == 0)
+		rc = live_open_disk(a, &err);
+	if (rc == 0)
+		rc = verb->fn(ctx, &err);
+	live_close_disk(a);
+	return rc < 0 ? disk_fail(&err) : 0;
+}
+
+/* ---- asking ---- */
+
+int live_ask(struct live_args *a, json_t *message, const int *fds, size_t count,
+             json_t **answer, struct error *err)
+{
+	int got[CONTROL_FDS_MAX], rc;
+	size_t got_count = 0;
+	json_t *said = NULL;
+
+	json_object_set_new(message, "disk", json_integer(a->disk.number));
+	rc = saved_request(a->disk.sock, message, fds, count, &said, got,
+	                   &got_count, err);
+	while (got_count)
+		close(got[--got_count]);
+	if (rc < 0)
+		return rc;
+	if (answer)
+		*answer = said;
+	else
+		json_decref(said);
+	return 0;
+}
+
+/* ---- following ---- */
+
+struct follower {
+	struct disk_progress bar;
+	bool lines;
+	json_int_t said;
+};
+
+static void show(struct follower *f, json_int_t done, json_int_t total)
+{
+	if (f->bar.progress.step)
+		f->bar.progress.step(f->bar.progress.ctx, (u64)done,
+		                     (u64)total);
+	if (f->lines && done != f->said)
+		fprintf(stderr,
+		        "progress %" JSON_INTEGER_FORMAT
+		        " %" JSON_INTEGER_FORMAT "\n",
+		        done, total);
+	f->said = done;
+}
+
+/* Signals end the waiting, not the job. False: one came. */
+static bool wait_a_tick(const sigset_t *signals, long *ms)
+{
+	const struct timespec tick = { .tv_nsec = *ms * 1000000 };
+
+	*ms = MIN(*ms * 2, (long)TICK_MAX_MS);
+
+	return sigtimedwait(signals, NULL, &tick) < 0;
+}
+
+static int outcome(json_t *job, struct error *err)
+{
+	const char *state = "", *words = "it failed";
+
+	json_unpack(job, "{s:s, s?s}", "state", &state, "words", &words);
+	if (strcmp(state, "failed") == 0)
+		return error_set(err, -EIO, "%s", words);
+	if (strcmp(state, "cancelled") == 0)
+		return error_set(err, -ECANCELED, "the job was cancelled");
+	return strcmp(state, "done") == 0 ? 1 : 0;
+}
+
+static int look(struct live_args *a, json_int_t id, struct follower *f,
+                struct error *err)
+{
+	json_t *answer = NULL, *job;
+	json_int_t done = 0, total = 0;
+	int rc = live_ask(a, json_pack("{s:s, s:I}", "op", "job", "job", id),
+	                  NULL, 0, &answer, err);
+
+	if (rc < 0)
+		return rc;
+	job = json_object_get(answer, "job");
+	json_unpack(job, "{s:I, s:I}", "done", &done, "total", &total);
+	show(f, done, total);
+	rc = outcome(job, err);
+	if (rc == 1 && a->args.json) {
+		json_dumpf(job, stdout, JSON_COMPACT);
+		putchar('\n');
+	}
+	json_decref(answer);
+	return rc;
+}
+
+int live_follow(struct live_args *a, const char *what, json_int_t id,
+                bool *left, struct error *err)
+{
+	struct follower f = { .lines = a->lines, .said = -1 };
+	long tick_ms = TICK_MIN_MS;
+	sigset_t set;
+	int rc;
+
+	*left = false;
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	disk_progress_begin(&f.bar, what, a->args.quiet || a->lines);
+	while ((rc = look(a, id, &f, err)) == 0)
+		if (!wait_a_tick(&set, &tick_ms)) {
+			*left = true;
+			break;
+		}
+	disk_progress_end(&f.bar);
+	return rc < 0 ? rc : 0;
+}
+
+int live_work(struct live_args *a, const char *what, json_t *message,
+              const int *fds, size_t count, bool *left, struct error *err)
+{
+	json_t *answer = NULL;
+	json_int_t id;
+	int rc;
+
+	if (a->rate)
+		json_object_set_new(message, "rate",
+		                    json_integer((json_int_t)a->rate));
+	rc = live_ask(a, message, fds, count, &answer, err);
+	if (rc < 0)
+		return rc;
+	id = json_integer_value(json_object_get(answer, "job"));
+	json_decref(answer);
+	*left = a->detach;
+	if (!a->detach)
+		rc = live_follow(a, what, id, left, err);
+	if (rc == 0 && *left)
+		printf("job %" JSON_INTEGER_FORMAT " goes on\n", id);
+	return rc;
+}

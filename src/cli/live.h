@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * live.h - atoll disk on a machine that runs: NAME:DISK instead of a file.
+ *
+ * The machine's process may open nothing, so what a verb needs is opened here
+ * and sent to it (control/control.h). Which file a disk is comes from whoever
+ * started the machine, never from the machine itself.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "cli/disk.h"
+
+struct error;
+struct option_spec;
+
+/* Whether the words of a verb are meant for a machine: NULL, or its function.
+ * argv[0] is the verb. */
+int (*live_verb(int argc, char **argv))(int argc, char **argv);
+
+/* A disk of a running machine. */
+struct live_disk {
+	char *machine;
+	int sock;
+	unsigned number;
+	char *path;   /* real, absolute; NULL: none leads to it */
+	char *format; /* of that file */
+	bool readonly;
+};
+
+/* What all of these verbs take. */
+struct live_args {
+	struct disk_args args;
+	const char *socket, *path; /* of a machine of the daemon's */
+	u64 rate;
+	bool lines, detach;
+	struct live_disk disk;
+};
+
+enum {
+	LIVE_OPT_RATE = 800,
+	LIVE_OPT_LINES,
+	LIVE_OPT_SOCKET,
+	LIVE_OPT_PATH,
+	LIVE_OPT_DETACH
+};
+/* The last three are the daemon's, for its own machines. */
+#define LIVE_OPTIONS                                                           \
+	DISK_OPT_JSON, DISK_OPT_QUIET,                                         \
+	    { "machine-socket", "PATH", "ask the machine there",               \
+	      LIVE_OPT_SOCKET },                                               \
+	    { "machine-disk", "PATH", "which file the disk is",                \
+	      LIVE_OPT_PATH },                                                 \
+	{                                                                      \
+		"progress-lines", NULL, "progress as lines of numbers",        \
+		    LIVE_OPT_LINES                                             \
+	}
+#define LIVE_OPT_OF_JOBS                                                       \
+	{ "rate", "SIZE", "at most so many bytes a second", LIVE_OPT_RATE },   \
+	{                                                                      \
+		"detach", NULL, "print the job's number and don't wait",       \
+		    LIVE_OPT_DETACH                                            \
+	}
+int live_arg(struct live_args *a, int id, const char *value, struct error *err);
+
+/* A verb: ctx has what option reads, and *a inside; fn does it on the disk,
+ * which is open. The exit code. */
+struct live_verb {
+	const char *usage, *summary;
+	const struct option_spec *specs;
+	int (*option)(void *ctx, int id, const char *value, struct error *err);
+	int (*fn)(void *ctx, struct error *err);
+};
+int live_main(const struct live_verb *verb, int argc, char **argv, void *ctx,
+              struct live_args *a);
+
+/* NAME:DISK, the first of args->names, resolved and connected. */
+int live_open_disk(struct live_args *a, struct error *err) MUST_CHECK;
+void live_close_disk(struct live_args *a);
+
+/* One request about the disk; message is taken over and gets "disk". *answer
+ * may be NULL. */
+int live_ask(struct live_args *a, json_t *message, const int *fds, size_t count,
+             json_t **answer, struct error *err) MUST_CHECK;
+/* The same for one that begins a job: followed to its end, with progress; a
+ * signal leaves it alone. *left: it goes on without us. */
+int live_work(struct live_args *a, const char *what, json_t *message,
+              const int *fds, size_t count, bool *left,
+              struct error *err) MUST_CHECK;
+/* Job `id` to its end. */
+int live_follow(struct live_args *a, const char *what, json_int_t id,
+                bool *left, struct error *err) MUST_CHECK;
+
+/* ---- images below a disk (live_chain.c) ---- */
+
+struct live_layer {
+	char *path, *format; /* absolute */
+};
+struct live_chain {
+	struct live_layer *layers; /* the disk itself first */
+	unsigned count;
+};
+/* What changes names beside the disk needs: that it is a file with one. */
+int live_check_path(const struct live_disk *d, struct error *err) MUST_CHECK;
+int live_chain_read(struct live_chain *c, const char *path, const char *format,
+                    struct error *err) MUST_CHECK;
+void live_chain_free(struct live_chain *c);
+
+/* ---- the verbs ---- */
+
+int live_snapshot_verb(int argc, char **argv);
+int live_commit_verb(int argc, char **argv);
+int live_mirror_verb(int argc, char **argv);
+int live_backup_verb(int argc, char **argv);
+int live_export_verb(int argc, char **argv);
+int live_resize_verb(int argc, char **argv);
+int live_throttle_verb(int argc, char **argv);
+int live_bitmap_verb(int argc, char **argv);
+int live_jobs_verb(int argc, char **argv);
+int live_info_verb(int argc, char **argv);
+
+/* disk_export.c: a socket that only its owner may connect to. */
+int disk_listen(const char *path, struct error *err) MUST_CHECK;

@@ -1,0 +1,415 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Disks of a machine that never stops writing: snapshot, merge, mirror,
+backup, export, resize, limits: live.py ATOLL GUEST_ELF.
+
+The guest checks what it reads; the images are judged by qemu-img if it is
+there, else by atoll disk.
+"""
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+from live_guest import LIMIT, Guest, whole, wrong_slots
+
+atoll, elf = sys.argv[1:3]
+work = tempfile.mkdtemp(prefix="lv-")
+env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r")
+tool = ["qemu-img"] if shutil.which("qemu-img") else [atoll, "disk"]
+passed = failed = 0
+
+
+def check(what, good, more=""):
+    global passed, failed
+    passed, failed = passed + bool(good), failed + (not good)
+    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
+    return good
+
+
+def command(*words):
+    return subprocess.run([atoll, *words], stdin=subprocess.DEVNULL, env=env,
+                          capture_output=True, text=True, timeout=LIMIT,
+                          check=False)
+
+
+def disk(verb, *words):
+    return command("disk", verb, *words)
+
+
+def done(what, result):
+    return check(what, result.returncode == 0, result)
+
+
+def refused(what, result, code, words):
+    check(what, result.returncode == code and words in result.stderr and
+          "error:" in result.stderr, result)
+
+
+def make(name, size="64M", fmt="qcow2"):
+    path = f"{work}/{name}"
+    done("create " + name, disk("create", path, size, "--format", fmt))
+    return path
+
+
+def clean(image):
+    result = subprocess.run([*tool, "check", image], capture_output=True,
+                            text=True, check=False)
+    check("clean: " + os.path.basename(image), result.returncode == 0, result)
+
+
+def boot(path, name, fmt="qcow2"):
+    guest = Guest(atoll, elf, env, f"{path},format={fmt}", name)
+    check(name + " runs", guest.goes_on(5), guest.words)
+    return guest
+
+
+def finish(guest, path, fmt="qcow2"):
+    """The guest saw what it wrote, and it is all in the image."""
+    code = guest.end()
+    check("the guest is content", code == 1 and not guest.words,
+          (code, guest.words, guest.errors))
+    clean(path) if fmt == "qcow2" else None
+    wrong = wrong_slots(whole(path, fmt, work, tool), guest.slots, guest.flushed)
+    check("all is there", not wrong, wrong[:4])
+
+
+def layers(name):
+    info = json.loads(disk("info", name + ":vda").stdout)
+    return [os.path.basename(layer["path"]) for layer in info["layers"]]
+
+
+def chains():
+    """Longer and shorter, from the top and in the middle."""
+    path = make("c.qcow2")
+    guest = boot(path, "c")
+    for name in "one", "two", "three", "four":
+        result = disk("snapshot", "c:vda", "--name", name)
+        done("snapshot " + name, result)
+        check("says which file stays",
+              result.stdout.strip() == f"{work}/c.{name}.qcow2", result)
+        at = guest.flushed
+        guest.goes_on(10)
+    check("five layers", layers("c") == [
+        "c.qcow2", "c.four.qcow2", "c.three.qcow2", "c.two.qcow2",
+        "c.one.qcow2"], layers("c"))
+    refused("the same name again", disk("snapshot", "c:vda", "--name", "one"),
+            4, "exists")
+    done("commit --layer 2", disk("commit", "c:vda", "--layer", "2"))
+    check("three went into two", layers("c") == [
+        "c.qcow2", "c.four.qcow2", "c.two.qcow2", "c.one.qcow2"], layers("c"))
+    guest.goes_on(10)
+    done("commit --layer 1 --count 2",
+         disk("commit", "c:vda", "--layer", "1", "--count", "2"))
+    check("both went into one", layers("c") == ["c.qcow2", "c.one.qcow2"],
+          layers("c"))
+    guest.goes_on(10)
+    done("commit", disk("commit", "c:vda"))
+    check("one layer", layers("c") == ["c.qcow2"], layers("c"))
+    left = sorted(f for f in os.listdir(work) if f.startswith("c."))
+    check("one file", left == ["c.qcow2"], left)
+    refused("nothing below", disk("commit", "c:vda"), 2, "no other image")
+    guest.goes_on()
+    done("snapshot without a name", disk("snapshot", "c:vda"))
+    finish(guest, path)
+    guest = boot(path, "c")
+    done("commit after a new start", disk("commit", "c:vda", "--all"))
+    finish(guest, path)
+
+
+def a_snapshot_stays():
+    """What a snapshot left behind is that moment, bit for bit."""
+    path = make("s.qcow2")
+    guest = boot(path, "s")
+    guest.goes_on(30)
+    before = guest.flushed
+    done("snapshot", disk("snapshot", "s:vda", "--name", "old"))
+    after = guest.flushed
+    old = work + "/s.old.qcow2"
+    raw = whole_copy(old)
+    guest.goes_on(40)
+    check("it does not change", whole_copy(old) == raw)
+    with open(work + "/old.raw", "wb") as f:
+        f.write(raw)
+    wrong = wrong_slots(work + "/old.raw", guest.slots, before, after + 1)
+    check("it is that moment", not wrong, wrong[:4])
+    finish(guest, path)
+
+
+def whole_copy(image):
+    """Contents of an image that a machine has open for reading."""
+    to = work + "/copy.raw"
+    subprocess.run([atoll, "disk", "convert", image, to, "--to", "raw",
+                    "--quiet", "--force"], check=False, capture_output=True)
+    with open(to, "rb") as f:
+        data = f.read()
+    os.unlink(to)
+    return data
+
+
+def mirrors():
+    path = make("m.qcow2")
+    guest = boot(path, "m")
+    before = guest.flushed
+    done("mirror to raw", disk("mirror", "m:vda", work + "/m.raw"))
+    wrong = wrong_slots(work + "/m.raw", guest.slots, before,
+                        guest.flushed + 1)
+    check("the mirror holds it", not wrong, wrong[:4])
+    refused("a mirror over a file", disk("mirror", "m:vda", work + "/m.raw"),
+            4, "exists")
+    refused("another format can't take over",
+            disk("mirror", "m:vda", work + "/p.raw", "--pivot"), 2, "raw")
+    os.mkdir(work + "/far")
+    target = work + "/far/moved.qcow2"
+    done("mirror --pivot", disk("mirror", "m:vda", target, "--pivot"))
+    check("the path leads there", os.path.realpath(path) == target)
+    guest.goes_on()
+    done("snapshot there", disk("snapshot", "m:vda", "--name", "x"))
+    check("beside it", sorted(os.listdir(work + "/far")) ==
+          ["moved.qcow2", "moved.x.qcow2"])
+    guest.goes_on()
+    done("commit there", disk("commit", "m:vda"))
+    finish(guest, path)
+
+
+def rates():
+    """A bound on the rate, progress, and an end before the end."""
+    path = make("r.qcow2")
+    guest = boot(path, "r")
+    guest.goes_on(40)
+    started = disk("mirror", "r:vda", work + "/r.out.qcow2", "--rate", "1M",
+                   "--detach")
+    done("detached", started)
+    job = started.stdout.split()[1]
+    seen = []
+    for _ in range(6):
+        jobs = json.loads(disk("jobs", "r:vda", "--json").stdout)
+        seen.append(jobs[-1])
+        time.sleep(0.2)
+    check("it goes on", all(j["state"] == "running" for j in seen), seen)
+    check("progress", seen[0]["done"] <= seen[-1]["done"] < seen[-1]["total"],
+          seen)
+    check("no faster than said", seen[-1]["done"] < 8 << 20, seen[-1])
+    refused("one job a disk", disk("snapshot", "r:vda"), 4, "another job")
+    refused("no suspend meanwhile", command("suspend", "r"), 1, "job works")
+    done("cancel", disk("jobs", "r:vda", "--job", job, "--cancel"))
+    refused("cancelled", disk("jobs", "r:vda", "--job", job, "--wait"), 1,
+            "cancelled")
+    again = disk("mirror", "r:vda", work + "/r2.qcow2", "--rate", "1M",
+                 "--detach").stdout.split()[1]
+    done("faster", disk("jobs", "r:vda", "--job", again, "--rate", "1G",
+                        "--wait"))
+    lines = disk("mirror", "r:vda", work + "/r3.qcow2", "--rate", "40M",
+                 "--progress-lines").stderr
+    check("lines of progress", lines.count("progress ") >= 2, lines)
+    stay = disk("mirror", "r:vda", work + "/r4.raw", "--stay").stdout.split()[1]
+    guest.goes_on(60)
+    before = guest.flushed
+    done("finish", disk("jobs", "r:vda", "--job", stay, "--finish"))
+    wrong = wrong_slots(work + "/r4.raw", guest.slots, before,
+                        guest.flushed + 1)
+    check("it kept up", not wrong, wrong[:4])
+    finish(guest, path)
+
+
+def backups():
+    path = make("b.qcow2")
+    guest = boot(path, "b")
+    guest.goes_on(60)
+    was, before = None, guest.flushed
+    for i in range(4):
+        to = f"{work}/b{i}.qcow2"
+        more = ["--base", was] if was else []
+        since, before = before, guest.flushed
+        done(f"backup {i}", disk("backup", "b:vda", to, "--bitmap", "nightly",
+                                 *more))
+        after = guest.flushed + 1
+        clean(to)
+        copied = json.loads(disk("jobs", "b:vda", "--json").stdout)[-1]["done"]
+        check("no more than has changed", copied == 64 << 20 if not was else
+              copied <= (after - since + 1) * (64 << 10), copied)
+        wrong = wrong_slots(whole(to, "qcow2", work, tool), guest.slots,
+                            before, after)
+        check(f"backup {i} is that moment", not wrong, wrong[:4])
+        was = to
+        guest.goes_on(12)
+    refused("a base is needed", disk("backup", "b:vda", work + "/b9.qcow2",
+                                     "--bitmap", "nightly"), 2, "build")
+    bitmaps = json.loads(disk("bitmap", "list", "b:vda").stdout)
+    check("the bitmap is there", [b["name"] for b in bitmaps] == ["nightly"],
+          bitmaps)
+    before = guest.flushed
+    done("whole, without a bitmap", disk("backup", "b:vda", work + "/all.raw"))
+    wrong = wrong_slots(work + "/all.raw", guest.slots, before,
+                        guest.flushed + 1)
+    check("it is that moment", not wrong, wrong[:4])
+    done("delete the bitmap", disk("bitmap", "delete", "b:vda", "nightly"))
+    finish(guest, path)
+
+
+def exports():
+    path = make("x.qcow2")
+    guest = boot(path, "x")
+    guest.goes_on(40)
+    at = work + "/nbd.sock"
+    before = guest.flushed
+    server = subprocess.Popen([atoll, "disk", "export", "x:vda", "--socket",
+                               at], env=env, stdout=subprocess.PIPE, text=True)
+    uri = server.stdout.readline().strip()
+    after = guest.flushed + 1
+    check("a URI", uri == f"nbd+unix:///disk?socket={at}", uri)
+    guest.goes_on(60)
+    if tool[0] == "qemu-img":
+        for i in range(2):
+            raw = f"{work}/x{i}.raw"
+            subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "raw",
+                            uri, raw], check=True)
+            wrong = wrong_slots(raw, guest.slots, before, after)
+            check(f"reading {i} is that moment", not wrong, wrong[:4])
+            guest.goes_on(30)
+        same = subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", "raw",
+                               work + "/x0.raw", work + "/x1.raw"],
+                              capture_output=True, check=False)
+        check("both readings hold the same", same.returncode == 0, same)
+    server.send_signal(signal.SIGTERM)
+    check("ends when told", server.wait(LIMIT) == 0 and not os.path.exists(at))
+    jobs = json.loads(disk("jobs", "x:vda", "--json").stdout)
+    check("over", jobs[-1]["state"] == "cancelled", jobs)
+    server = subprocess.Popen([atoll, "disk", "export", "x:vda", "--socket",
+                               at], env=env, stdout=subprocess.PIPE, text=True)
+    server.stdout.readline()
+    server.kill()
+    server.wait()
+    os.unlink(at)
+    end = time.monotonic() + LIMIT
+    state = "running"
+    while state == "running" and time.monotonic() < end:
+        state = json.loads(disk("jobs", "x:vda", "--json").stdout)[-1]["state"]
+    check("gone with who asked for it", state == "cancelled", state)
+    finish(guest, path)
+
+
+def settings():
+    path = make("z.qcow2", "16M")
+    guest = boot(path, "z")
+    done("resize", disk("resize", "z:vda", "+16M"))
+    check("the guest sees it", guest.wait(lambda: 32 << 20 in guest.sizes),
+          guest.sizes)
+    refused("smaller", disk("resize", "z:vda", "8M"), 2, "smaller")
+    done("throttle", disk("throttle", "z:vda", "--iops", "30",
+                          "--iops-burst", "1"))
+    limits = json.loads(disk("info", "z:vda").stdout)["limits"]
+    check("it is said", limits["iops"] == 30, limits)
+    guest.goes_on(2)
+    start, was = time.monotonic(), guest.flushed
+    guest.goes_on(30)
+    rate = (guest.flushed - was) / (time.monotonic() - start)
+    check("and kept", rate < 35, rate)
+    done("no limit", disk("throttle", "z:vda", "--iops", "0"))
+    done("snapshot", disk("snapshot", "z:vda", "--name", "small"))
+    done("resize above it", disk("resize", "z:vda", "48M"))
+    check("the guest sees that", guest.wait(lambda: 48 << 20 in guest.sizes),
+          guest.sizes)
+    done("merge into the smaller one", disk("commit", "z:vda"))
+    finish(guest, path)
+    size = json.loads(disk("info", path, "--json").stdout)
+    check("its size stays", "50331648" in json.dumps(size), size)
+
+
+def refusals():
+    path = make("w.raw", fmt="raw")
+    guest = boot(path, "w", "raw")
+    refused("a raw disk", disk("snapshot", "w:vda"), 2, "raw image")
+    refused("no such disk", disk("snapshot", "w:vdb"), 3, "no such disk")
+    refused("no such machine", disk("snapshot", "nobody:vda"), 3, "nobody")
+    refused("no place for the copy",
+            disk("mirror", "w:vda", work + "/none/w.raw"), 3, "none")
+    refused("not a bitmap's image",
+            disk("backup", "w:vda", work + "/w.qcow2", "--bitmap", "b"), 1, "")
+    check("nothing left", not os.path.exists(work + "/w.qcow2"))
+    done("a backup without one", disk("backup", "w:vda", work + "/w2.raw"))
+    done("a mirror that takes over",
+         disk("mirror", "w:vda", work + "/w3.raw", "--pivot"))
+    finish(guest, path, "raw")
+
+
+def ask(sock, message, *fds):
+    """One request over a machine's socket; None: it hung up."""
+    body = message if isinstance(message, bytes) else json.dumps(message).encode()
+    socket.send_fds(sock, [struct.pack("<II", len(body), len(fds))], fds)
+    sock.sendall(body)
+    while True:
+        head = sock.recv(8, socket.MSG_WAITALL)
+        if len(head) < 8:
+            return None
+        size = struct.unpack("<II", head)[0]
+        answer = json.loads(sock.recv(size, socket.MSG_WAITALL))
+        if "ok" in answer:
+            return answer
+
+
+def hostile():
+    """Whoever may ask can't break the machine, whatever they ask."""
+    path = make("h.qcow2", "16M")
+    guest = boot(path, "h")
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(work + "/r/named/h.sock")
+    junk = os.open(elf, os.O_RDONLY)
+    odd = [-1, 1 << 52, (1 << 53) + 1, "vda", None, [], {}, True, 1.5, "x" * 70000]
+    bad = []
+    for op in ("disk-throttle", "disk-resize", "disk-bitmap", "disk-snapshot",
+               "disk-commit", "disk-mirror", "disk-backup", "disk-export",
+               "job", "job-cancel", "job-rate", "job-complete"):
+        keys = ("disk", "iops", "bytes", "action", "name", "file", "path",
+                "format", "from", "count", "above", "rate", "record", "then",
+                "bitmap", "scratch", "listener", "job", "first", "blank")
+        for i, key in enumerate(keys):
+            message = {"op": op, "disk": 0, "file": 0, "scratch": 0,
+                       "listener": 0, "above": 0, "format": "qcow2",
+                       "bytes": 1 << 24, "job": 77, key: odd[i % len(odd)]}
+            answer = ask(sock, message, junk)
+            if answer is None or (answer["ok"] and op != "disk-throttle" and
+                                  op != "disk-resize"):
+                bad.append((message, answer))
+    check("refused, all of it", not bad, bad[:3])
+    for name in "../h.qcow2", "h.qcow2", "other.0123456789abcdef.incoming":
+        over = work + "/over.qcow2"
+        disk("create", over, "16M")
+        disk("rebase", over, "--unsafe", "--backing", path)
+        fd = os.open(over, os.O_RDWR)
+        answer = ask(sock, {"op": "disk-snapshot", "disk": 0, "file": 0,
+                            "path": over, "record": name}, fd)
+        os.close(fd)
+        if answer["ok"]:
+            result = disk("jobs", "h:vda", "--job", str(answer["job"]),
+                          "--wait")
+            check("not recorded as " + name, result.returncode == 1 and
+                  "not recorded" in result.stderr, result)
+        os.unlink(over)
+    check("nobody else's answer",
+          not ask(sock, {"op": "recorded", "record": 1, "result": 0})["ok"])
+    ask(sock, {"op": "disk-throttle", "disk": 0, "iops": 0, "bytes_per_s": 0})
+    os.close(junk)
+    sock.close()
+    check("it goes on", guest.goes_on())
+    finish(guest, path)
+
+
+chains()
+a_snapshot_stays()
+mirrors()
+rates()
+backups()
+exports()
+settings()
+refusals()
+hostile()
+shutil.rmtree(work)
+print(f"{passed} passed, {failed} failed")
+sys.exit(1 if failed else 0)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine of tests/guest/disk.c, which never stops writing, and what has to
+be found in its image: for live.py and live_kill.py."""
+import os
+import select
+import signal
+import struct
+import subprocess
+import threading
+import time
+
+LIMIT = 120
+SLOT = 64 << 10
+
+
+class Guest:
+    def __init__(self, atoll, elf, env, disk, name, *more):
+        self.vm = subprocess.Popen(
+            [atoll, "run", "--name", name, "--engine", "bt", "--memory", "64M",
+             "--kernel", elf, "--device", "debug-exit", "--net", "none",
+             "--disk", disk, "--timeout", "600", *more],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=env)
+        self.flushed, self.slots, self.sizes, self.words = 0, 0, [], []
+        self.news = threading.Condition()
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.vm.stdout:
+            with self.news:
+                word = line.decode().split()
+                if not line.endswith(b"\n"):
+                    break  # cut short: it never said that
+                if len(word) == 1 and word[0].isdigit():
+                    self.flushed = int(word[0])
+                elif word[:1] == ["slots"]:
+                    self.slots = int(word[1])
+                elif word[:1] == ["size"]:
+                    self.sizes.append(int(word[1]))
+                else:
+                    self.words.append(line.decode().strip())
+                self.news.notify_all()
+
+    def wait(self, what):
+        """Until it holds, or the guest has ended, or no more patience."""
+        end = time.monotonic() + LIMIT
+        with self.news:
+            while not what() and time.monotonic() < end and \
+                    self.reader.is_alive():
+                self.news.wait(0.2)
+            return what()
+
+    def goes_on(self, writes=20):
+        until = self.flushed + writes
+        return self.wait(lambda: self.flushed >= until)
+
+    def worker(self):
+        """The process that is the machine."""
+        path = f"/proc/{self.vm.pid}/task/{self.vm.pid}/children"
+        for pid in open(path).read().split():
+            name = open(f"/proc/{pid}/comm").read().strip()
+            if name == "atoll-vm":
+                return int(pid)
+        return None
+
+    def end(self):
+        """By itself: its exit code says whether all it read was right."""
+        self.vm.stdin.write(b"q")
+        self.vm.stdin.flush()
+        return self.done()
+
+    def kill(self, starter=False):
+        pid = self.worker()
+        if not pid:
+            return self.done()
+        watch = os.pidfd_open(pid)
+        if starter:
+            self.vm.kill()
+        else:
+            os.kill(pid, signal.SIGKILL)
+        select.select([watch], [], [], LIMIT)
+        os.close(watch)
+        return self.done()
+
+    def done(self):
+        try:
+            code = self.vm.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            self.vm.kill()
+            code = self.vm.wait()
+        self.reader.join(LIMIT)
+        self.errors = self.vm.stderr.read().decode()
+        return code
+
+
+def last_write(slot, slots, n):
+    """The number of the last of the first n writes that went to slot; the nth
+    goes to slot 37 n."""
+    m = n - (n - slot * pow(37, -1, slots)) % slots
+    return max(m, 0)
+
+
+def wrong_slots(raw, slots, least, most=None):
+    """Slots that hold neither what flush `least` had, nor a later one."""
+    wrong = []
+    most = least if most is None else most
+    with open(raw, "rb") as f:
+        for slot in range(slots):
+            good = {last_write(slot, slots, n)
+                    for n in range(least, most + 1)}
+            if not last_write(slot, slots, least):
+                continue
+            f.seek(slot * SLOT)
+            words = set(struct.unpack("<512Q", f.read(4096)))
+            if not words <= {m << 16 | slot for m in good}:
+                wrong.append((slot, sorted(words)[:3], sorted(good)[:3]))
+    return wrong
+
+
+def whole(image, fmt, work, tool):
+    """The image as one raw file, by qemu-img if it is there."""
+    raw = work + "/whole.raw"
+    if os.path.exists(raw):
+        os.unlink(raw)
+    subprocess.run([*tool, "convert", "-f", fmt, "-O", "raw", image, raw],
+                   check=True, capture_output=True)
+    return raw
