@@ -20,6 +20,8 @@ struct bus {
 	/* Highest priority first, then by base: the first hit answers. */
 	struct bus_region **regions;
 	size_t count;
+	bus_doorbell_fn *doorbell;
+	void *doorbell_ctx;
 };
 
 int bus_create(struct bus **out, u64 size)
@@ -39,6 +41,19 @@ void bus_destroy(struct bus *bus)
 	pthread_rwlock_destroy(&bus->lock);
 	free(bus->regions);
 	free(bus);
+}
+
+void bus_set_doorbells(struct bus *bus, bus_doorbell_fn *fn, void *ctx)
+{
+	bus->doorbell = fn;
+	bus->doorbell_ctx = ctx;
+}
+
+static void tell_doorbell(struct bus *bus, const struct bus_region *r, bool on)
+{
+	if (bus->doorbell && r->notify_fd >= 0)
+		bus->doorbell(bus->doorbell_ctx, r->base + r->notify_off,
+		              r->notify_fd, on);
 }
 
 static bool before(const struct bus_region *a, const struct bus_region *b)
@@ -62,10 +77,12 @@ void bus_map(struct bus *bus, struct bus_region *region)
 	bus->regions[i] = region;
 	bus->count++;
 	pthread_rwlock_unlock(&bus->lock);
+	tell_doorbell(bus, region, true);
 }
 
 void bus_unmap(struct bus *bus, struct bus_region *region)
 {
+	tell_doorbell(bus, region, false);
 	pthread_rwlock_wrlock(&bus->lock);
 	for (size_t i = 0; i < bus->count; i++) {
 		if (bus->regions[i] != region)

@@ -37,13 +37,22 @@ struct bus_region {
 	pthread_mutex_t *lock; /* borrowed; NULL: the device locks itself */
 	int priority;          /* where regions overlap, the highest answers */
 	/* If >= 0: a write of any size and value at offset notify_off only
-	 * signals this eventfd (virtio notify); kvm makes it an ioeventfd. */
+	 * signals this eventfd (virtio notify): a doorbell. */
 	int notify_fd;
 	u64 notify_off;
 };
 
 int bus_create(struct bus **out, u64 size) MUST_CHECK;
 void bus_destroy(struct bus *bus);
+
+/*
+ * fn hears of each region with a doorbell as it comes and goes, so that an
+ * engine in the kernel can signal it without leaving the guest. A write that
+ * still comes here signals it as well. To be set before anything is mapped; fn
+ * runs on the thread that maps, with that region's lock held.
+ */
+typedef void bus_doorbell_fn(void *ctx, u64 addr, int fd, bool on);
+void bus_set_doorbells(struct bus *bus, bus_doorbell_fn *fn, void *ctx);
 
 void bus_map(struct bus *bus, struct bus_region *region);
 void bus_unmap(struct bus *bus, struct bus_region *region);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "devices/chips/acpi_pm.h"
 #include "devices/chips/cpu_hotplug.h"
 #include "devices/chips/debug_ports.h"
@@ -194,6 +195,17 @@ static void create_controllers(struct machine *m)
 	board_add(m, (struct device *)m->pit);
 }
 
+/* Refused (there are only so many): the write is an exit, and the bus rings. */
+static void kernel_doorbell(void *ctx, u64 addr, int fd, bool on)
+{
+	struct machine *m = ctx;
+	int rc = m->engine_type->ioeventfd(m->engine, false, addr, fd, on);
+
+	if (rc < 0)
+		log_debug("machine", "no doorbell at %#" PRIx64 ": %s", addr,
+		          strerror(-rc));
+}
+
 static int create_wires(struct machine *m, struct error *err)
 {
 	const bool kernel = m->engine_type->irqchip != NULL;
@@ -208,6 +220,8 @@ static int create_wires(struct machine *m, struct error *err)
 	    irq_hub_create(&m->host.irq, &sink) < 0 ||
 	    clock_create(&m->host.clock, m->loop) < 0)
 		return error_set(err, -ENOMEM, "no memory for the machine");
+	if (m->engine_type->ioeventfd)
+		bus_set_doorbells(m->host.mmio, kernel_doorbell, m);
 	m->host.memory = m->memory;
 	m->host.loop = m->loop;
 	return 0;

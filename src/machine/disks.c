@@ -79,6 +79,7 @@ int board_add_disk(struct machine *m, unsigned i, struct error *err)
 		.serial = disk->serial,
 		.queues = MIN(m->config.cpus, (unsigned)BOARD_QUEUES_MAX),
 		.readonly = disk->readonly,
+		.eventfd = m->engine_type->ioeventfd,
 		.devfn = PCI_SLOT_ANY,
 	};
 	struct block *image;

@@ -90,6 +90,7 @@ static int add_virtio_console(struct machine *m, struct error *err)
 	const struct virtio_console_config config = {
 		.ports = &port,
 		.port_count = 1,
+		.eventfd = m->engine_type->ioeventfd,
 		.devfn = PCI_SLOT_ANY,
 	};
 	struct console_device end = { NULL, to_virtio, virtio_writable };
@@ -134,7 +135,10 @@ static int add_nic(struct machine *m, unsigned i, struct error *err)
 
 static int add_rng(struct machine *m, struct error *err)
 {
-	const struct virtio_rng_config config = { .devfn = PCI_SLOT_ANY };
+	const struct virtio_rng_config config = {
+		.eventfd = m->engine_type->ioeventfd,
+		.devfn = PCI_SLOT_ANY,
+	};
 	struct device *dev;
 	int rc = virtio_rng_create(&dev, &m->host, m->pci, &config, err);
 

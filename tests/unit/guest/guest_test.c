@@ -4,6 +4,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <errno.h>
@@ -160,6 +162,58 @@ static void bus_splits_and_widens(void **state)
 	assert_int_equal(v, 0xffff0000);
 	bus_unmap(bus, &r);
 	assert_false(bus_write(bus, 0x100, 4, 1));
+	bus_destroy(bus);
+}
+
+static u64 bells[4];
+static unsigned bell_count;
+
+static void note_bell(void *ctx, u64 addr, int fd, bool on)
+{
+	assert_ptr_equal(ctx, bells);
+	assert_true(bell_count + 2 <= ARRAY_SIZE(bells));
+	bells[bell_count++] = addr | (u64)on << 63;
+	bells[bell_count++] = (u64)fd;
+}
+
+/* Whoever asked hears where doorbells come and go, and of nothing else. */
+static void bus_tells_of_doorbells(void **state)
+{
+	struct chip c = { 0 };
+	static const struct bus_ops bytes = { chip_read, chip_write, 1, 4 };
+	struct bus_region quiet = { .base = 0x100,
+		                    .size = 16,
+		                    .ops = &bytes,
+		                    .ctx = &c,
+		                    .notify_fd = -1 };
+	struct bus_region bell = quiet;
+	struct bus *bus;
+	u64 times = 0;
+
+	(void)state;
+	bell.base = 0x204;
+	bell.notify_off = 4;
+	bell.notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	assert_true(bell.notify_fd >= 0);
+	assert_int_equal(bus_create(&bus, 0x10000), 0);
+	bus_set_doorbells(bus, note_bell, bells);
+	bus_map(bus, &quiet);
+	bus_map(bus, &bell);
+	assert_int_equal(bell_count, 2);
+	assert_true(bells[0] == (0x208 | (u64)1 << 63));
+	assert_int_equal(bells[1], bell.notify_fd);
+	/* A write that comes this way rings too, and does no more. */
+	assert_true(bus_write(bus, 0x208, 2, 7));
+	assert_true(bus_write(bus, 0x204, 2, 7));
+	assert_int_equal(c.writes, 1);
+	assert_int_equal(read(bell.notify_fd, &times, sizeof(times)),
+	                 sizeof(times));
+	assert_int_equal(times, 1);
+	bus_unmap(bus, &quiet);
+	bus_unmap(bus, &bell);
+	assert_int_equal(bell_count, 4);
+	assert_int_equal(bells[2], 0x208);
+	close(bell.notify_fd);
 	bus_destroy(bus);
 }
 
@@ -330,6 +384,7 @@ int main(void)
 		cmocka_unit_test(memory_rom_and_flags),
 		cmocka_unit_test(memory_aliases_share),
 		cmocka_unit_test(bus_splits_and_widens),
+		cmocka_unit_test(bus_tells_of_doorbells),
 		cmocka_unit_test(lines_are_ored),
 		cmocka_unit_test(clock_stands_while_stopped),
 		cmocka_unit_test(state_round_trip),
