@@ -37,6 +37,12 @@ void check_(bool ok, const char *what, int line);
 int failures(void);
 
 /*
+ * Whether a check is one that whoever runs us knows the processor below to
+ * fail: "excused=NAME,NAME..." on the command line. Says so on the serial port.
+ */
+bool excused(const char *name);
+
+/*
  * Run fn and say which exception it ended in, or -1: the error code and the
  * frame are then in caught.
  */
