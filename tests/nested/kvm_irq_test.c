@@ -89,12 +89,6 @@ static void poke_message(struct harness *h, int fd)
 	kvm->irqchip->msi(h->engine, 0xfee00000, 0x41);
 }
 
-static void poke_nmi(struct harness *h, int fd)
-{
-	(void)fd;
-	kvm->vcpu_nmi(h->vcpus[0]);
-}
-
 static void poke_fd(struct harness *h, int fd)
 {
 	(void)h;
@@ -121,11 +115,41 @@ static void test_message(void **state)
 		expect_interrupt(*state, poke_message, -1, 0x41);
 }
 
+struct nmis {
+	struct harness *h;
+	atomic_bool answered;
+};
+
+/* One that comes before the guest halts does not end the halt: no processor
+ * keeps it back as it does an interrupt. */
+static void *nmi_until_answered(void *arg)
+{
+	struct nmis *n = arg;
+
+	while (!atomic_load(&n->answered)) {
+		usleep(20000);
+		kvm->vcpu_nmi(n->h->vcpus[0]);
+	}
+	return NULL;
+}
+
 static void test_nmi(void **state)
 {
-	start(*state);
-	for (int i = 0; i < 3; i++)
-		expect_interrupt(*state, poke_nmi, -1, 2);
+	struct nmis nmis = { .h = *state };
+	struct vcpu_exit exit;
+	pthread_t thread;
+
+	start(nmis.h);
+	for (int i = 0; i < 3; i++) {
+		nmis.h->logged = 0;
+		atomic_store(&nmis.answered, false);
+		pthread_create(&thread, NULL, nmi_until_answered, &nmis);
+		assert_int_equal(harness_run(nmis.h, 0, &exit), EXIT_KICK);
+		atomic_store(&nmis.answered, true);
+		pthread_join(thread, NULL);
+		expect_access(nmis.h, nmis.h->logged - 1, PIO_WRITE, 0x80, 2,
+		              1);
+	}
 }
 
 static void test_irqfd(void **state)
