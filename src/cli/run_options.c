@@ -317,8 +317,12 @@ static int set_memory(struct run_options *o, const char *value,
 		          "--memory %s: a machine has at least "
 		          "%s",
 		          value, format_size(32 * MIB, least, sizeof(least)));
-		return error_hint(err, "a bare number is in bytes: write %sM",
-		                  value);
+		/* Most likely meant as MiB. */
+		return strspn(value, "0123456789") == strlen(value)
+		           ? error_hint(err,
+		                        "a bare number is in bytes: write %sM",
+		                        value)
+		           : -EINVAL;
 	}
 	o->memory_bytes = ALIGN_UP(o->memory_bytes, 2 * MIB);
 	return 0;

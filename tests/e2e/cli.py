@@ -75,6 +75,7 @@ class Errors(unittest.TestCase):
             ((*run_it, "--cpus", "65"), "--cpus", None),
             ((*run_it, "--cpus", "two"), "--cpus", None),
             ((*run_it, "--memory", "512"), "at least", "512M"),
+            ((*run_it, "--memory", "16M"), "at least 32 MiB", None),
             ((*run_it, "--memory", "much"), "--memory", None),
             ((*run_it, "--engine", "steam"), "no engine steam", "interp"),
             ((*run_it, "--disk", ""), "needs a file", None),

@@ -109,11 +109,13 @@ static int load_segment(const struct boot_request *req,
 		                 "%s is corrupt: a segment's "
 		                 "sizes make no sense",
 		                 src->path);
-	if (p->p_paddr < BOOT_KERNEL_MIN)
-		return error_set(err, -ENOEXEC,
-		                 "%s has a segment at %#" PRIx64
-		                 ", below 1 MiB",
-		                 src->path, (u64)p->p_paddr);
+	if (p->p_paddr < BOOT_KERNEL_MIN) {
+		error_set(err, -ENOEXEC,
+		          "%s has a segment at %#" PRIx64 ", below 1 MiB",
+		          src->path, (u64)p->p_paddr);
+		return error_hint(err, "an ELF kernel with a PVH note begins "
+		                       "above it; a program is no kernel");
+	}
 	to = end <= req->low_ram_end
 	         ? memory_ptr_rw(memory, p->p_paddr, p->p_memsz)
 	         : NULL;
