@@ -55,11 +55,6 @@ static void address(struct xlate *x, const struct access *a, s64 disp)
 		           a->seg * (u32)sizeof(struct cpu_segment));
 }
 
-static s64 end_of(const struct xlate *x, unsigned k)
-{
-	return x->block->op[x->op[k]].off + x->insn[k].length;
-}
-
 static void operand_access(const struct xlate *x, unsigned k, s64 rsp,
                            struct access *a)
 {
@@ -76,7 +71,7 @@ static void operand_access(const struct xlate *x, unsigned k, s64 rsp,
 		.write = in->lock, /* a locked one writes what it reads */
 	};
 	if (m->base == INSN_RIP)
-		a->at += end_of(x, k);
+		a->at += x_end_of(x, k);
 	else if (m->base == GPR_RSP)
 		a->at += rsp;
 	for (unsigned i = 0; i < in->z.operand_count_visible; i++) {

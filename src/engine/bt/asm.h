@@ -145,6 +145,42 @@ static inline void asm_rm(struct cursor *c, bool w, u8 op, unsigned reg,
 		asm_32(c, (u32)disp);
 }
 
+/* op gs:[off] of 32 bits, with the opcode's digit where a register stands. */
+static inline void asm_gs_digit(struct cursor *c, u8 op, unsigned digit,
+                                u32 off)
+{
+	asm_gs(c, false, op, digit, off);
+}
+static inline void asm_gs_imm32(struct cursor *c, u8 op, unsigned digit,
+                                u32 off, u32 imm)
+{
+	asm_gs_digit(c, op, digit, off);
+	asm_32(c, imm);
+}
+
+/* Digits of the groups 80, 81 (arithmetic with an immediate). */
+enum { ALU_OR = 1, ALU_AND = 4, ALU_CMP = 7 };
+
+/* op r32, imm32 */
+static inline void asm_alu_imm32(struct cursor *c, unsigned digit, unsigned reg,
+                                 u32 imm)
+{
+	asm_rex(c, false, 0, 0, reg);
+	asm_8(c, 0x81);
+	asm_8(c, (u8)(0xc0 | digit << 3 | (reg & 7)));
+	asm_32(c, imm);
+}
+
+/* digit: shl 4, shr 5, sar 7 */
+static inline void asm_shift(struct cursor *c, bool wide, unsigned digit,
+                             unsigned reg, unsigned by)
+{
+	asm_rex(c, wide, 0, 0, reg);
+	asm_8(c, 0xc1);
+	asm_8(c, (u8)(0xc0 | digit << 3 | (reg & 7)));
+	asm_8(c, (u8)by);
+}
+
 enum { NO_REG = 0xff };
 
 /* lea reg, [base + index << shift + disp]; either may be NO_REG. */

@@ -72,6 +72,14 @@ struct bt_area {
 	 * own.
 	 */
 	u64 context;
+	/*
+	 * The same for the other level, user's or kernel's, with what else a
+	 * SYSCALL or SYSRET brings along (transfer.c); 0: it is not ready.
+	 */
+	u64 other_context, other_targets;
+	u64 star; /* what the segments stem from */
+	struct cpu_segment call_cs, call_ss, ret_cs, ret_ss;
+	u32 other_key;
 	struct target *targets;
 	u32 vector_absent; /* 1: XMM and MXCSR are not the guest's */
 	u32 host_mxcsr;
@@ -187,9 +195,9 @@ struct bt {
 		u64 generation, id;
 		u32 key;
 	} context[BT_CONTEXTS];
-	unsigned context_last;
-	u64 contexts;           /* ids given out */
-	struct bt_code **codes; /* by address, for faults */
+	unsigned context_last[2]; /* [cpl 3] */
+	u64 contexts;             /* ids given out */
+	struct bt_code **codes;   /* by address, for faults */
 	size_t code_count, code_room;
 	unsigned next_slot[2];              /* [write] */
 	struct xlate *xlate;                /* workspace */
@@ -235,6 +243,16 @@ void bt_page_gone(struct icpu *cpu, gva_t lin);
 /* This thread is about to run bt's vCPU. */
 void bt_attach_thread(struct bt *bt);
 int bt_install_signals(struct error *err) MUST_CHECK;
+
+/* Do the slots of a ring hold nothing that is stale? */
+bool bt_slots_good(struct bt *bt, unsigned ring);
+/* NULL: no such one is known. */
+struct bt_context *bt_find_context(struct bt *bt, u64 generation, u32 key,
+                                   unsigned ring);
+
+/* ---- transfer.c ---- */
+/* Make ready what SYSCALL or SYSRET goes to. */
+void bt_sync_other(struct bt *bt);
 
 /* ---- insn.c: may host code do this instruction? ---- */
 struct insn;

@@ -49,16 +49,29 @@ static void clear_slots(struct bt *bt, unsigned ring)
  * Slots hold what the TLB of this moment says, and nothing older. Supervisor
  * ones are global as a rule, and outlive a switch of spaces.
  */
+bool bt_slots_good(struct bt *bt, unsigned ring)
+{
+	const struct icpu *cpu = bt->cpu;
+	struct bt_slots_of *of = &bt->slots_of[ring];
+	bool local = ring || bt->area->slot_local;
+
+	if (of->epoch != cpu->tlb_epoch ||
+	    (local &&
+	     (of->space != cpu->space || of->flushes != cpu->space->flushes)))
+		return false;
+	/* What is not global and comes in from here on is this space's. */
+	of->space = cpu->space;
+	of->flushes = cpu->space->flushes;
+	return true;
+}
+
 static void sync_slots(struct bt *bt)
 {
 	struct icpu *cpu = bt->cpu;
 	unsigned ring = cpu->cpl == 3;
 	struct bt_slots_of *of = &bt->slots_of[ring];
-	bool local = ring || bt->area->slot_local;
 
-	if (likely(of->epoch == cpu->tlb_epoch &&
-	           (!local || (of->space == cpu->space &&
-	                       of->flushes == cpu->space->flushes))))
+	if (likely(bt_slots_good(bt, ring)))
 		return;
 	of->epoch = cpu->tlb_epoch;
 	of->space = cpu->space;
@@ -89,24 +102,32 @@ static struct bt_context *new_context(struct bt *bt)
 	return x;
 }
 
+struct bt_context *bt_find_context(struct bt *bt, u64 generation, u32 key,
+                                   unsigned ring)
+{
+	struct bt_context *x = &bt->context[bt->context_last[ring]];
+
+	if (likely(x->generation == generation && x->key == key))
+		return x;
+	for (x = bt->context; x < bt->context + BT_CONTEXTS; x++)
+		if (x->generation == generation && x->key == key) {
+			bt->context_last[ring] = (unsigned)(x - bt->context);
+			return x;
+		}
+	return NULL;
+}
+
 /* Targets are good for one state of the mappings and one mode. */
 static void sync_context(struct bt *bt)
 {
-	struct bt_context *x = &bt->context[bt->context_last];
-	u64 generation;
+	struct bt_context *x;
 
 	if (unlikely(bt->cpu->targets == UNSETTLED))
 		tlb_settle(bt->cpu);
-	generation = bt->cpu->targets;
-
-	if (likely(x->generation == generation && x->key == bt->cpu->key))
-		return;
-	for (x = bt->context; x < bt->context + BT_CONTEXTS; x++)
-		if (x->generation == generation && x->key == bt->cpu->key)
-			break;
-	if (x == bt->context + BT_CONTEXTS)
+	x = bt_find_context(bt, bt->cpu->targets, bt->cpu->key,
+	                    bt->cpu->cpl == 3);
+	if (unlikely(!x))
 		x = new_context(bt);
-	bt->context_last = (unsigned)(x - bt->context);
 	bt->area->context = x->id;
 }
 
@@ -178,6 +199,7 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 
 	sync_slots(bt);
 	sync_context(bt);
+	bt_sync_other(bt);
 	link = bt->pending;
 	bt->pending = NULL;
 	if (link && link->off == code->block->off && !code->block->crossing &&

@@ -69,7 +69,8 @@ static void pop(struct xlate *x, unsigned k)
 	asm_rm(&x->c, true, 0x8b, reg, H_S0, at);
 	if (x_in_memory(gpr))
 		asm_store_gs(&x->c, H_S1, GPR(gpr));
-	move_rsp(x, 8);
+	if (gpr != GPR_RSP)
+		move_rsp(x, 8);
 }
 
 static void leave(struct xlate *x, unsigned k)
@@ -111,7 +112,7 @@ bool x_stack(struct xlate *x, unsigned k)
  * To the address in R14, flags saved: the table's line for it, or out. This
  * is also where attention is paid: no loop gets by without it or a poll.
  */
-static void go_to_target(struct xlate *x)
+void x_go_to_target(struct xlate *x)
 {
 	struct cursor *c = &x->c;
 
@@ -201,8 +202,7 @@ static bool in_page(s64 off)
 	return off >= 0 && off < PAGE_SIZE - 14;
 }
 
-/* R14 = pcbase + off. */
-static void load_rip(struct xlate *x, unsigned reg, s64 off)
+void x_load_rip(struct xlate *x, unsigned reg, s64 off)
 {
 	asm_load_gs(&x->c, reg, CPU(pcbase));
 	asm_lea(&x->c, true, reg, reg, NO_REG, 0, (s32)off);
@@ -217,8 +217,8 @@ static void jump_to(struct xlate *x, s64 off, bool backward)
 		return;
 	}
 	x_flags_clobber(x, RFLAGS_STATUS);
-	load_rip(x, H_S0, off);
-	go_to_target(x);
+	x_load_rip(x, H_S0, off);
+	x_go_to_target(x);
 }
 
 void x_go_on(struct xlate *x, u16 off)
@@ -228,14 +228,9 @@ void x_go_on(struct xlate *x, u16 off)
 
 /* ---- instructions ---- */
 
-static s64 end_of(const struct xlate *x, unsigned k)
-{
-	return x->block->op[x->op[k]].off + x->insn[k].length;
-}
-
 static void conditional(struct xlate *x, unsigned k, unsigned cc)
 {
-	s64 end = end_of(x, k), to = end + (s64)x->insn[k].op[0].value;
+	s64 end = x_end_of(x, k), to = end + (s64)x->insn[k].op[0].value;
 	bool backward = to <= x->block->op[x->op[k]].off;
 	enum flags_at at;
 	u8 *over;
@@ -261,7 +256,7 @@ static void conditional(struct xlate *x, unsigned k, unsigned cc)
 static void call(struct xlate *x, unsigned k)
 {
 	const struct insn_operand *op = &x->insn[k].op[0];
-	s64 end = end_of(x, k);
+	s64 end = x_end_of(x, k);
 	unsigned reg;
 	s32 at;
 
@@ -273,7 +268,7 @@ static void call(struct xlate *x, unsigned k)
 		asm_store_gs(&x->c, reg, AREA(value));
 	}
 	at = stack_reach(x, k, -8, true);
-	load_rip(x, H_S1, end);
+	x_load_rip(x, H_S1, end);
 	asm_rm(&x->c, true, 0x89, H_S1, H_S0, at);
 	move_rsp(x, -8);
 	if (op->kind == OPERAND_REL) {
@@ -281,13 +276,13 @@ static void call(struct xlate *x, unsigned k)
 		return;
 	}
 	asm_load_gs(&x->c, H_S0, AREA(value));
-	go_to_target(x);
+	x_go_to_target(x);
 }
 
 static void jump(struct xlate *x, unsigned k)
 {
 	const struct insn_operand *op = &x->insn[k].op[0];
-	s64 to = end_of(x, k) + (s64)op->value;
+	s64 to = x_end_of(x, k) + (s64)op->value;
 	s32 at;
 
 	if (op->kind == OPERAND_REL) {
@@ -301,7 +296,7 @@ static void jump(struct xlate *x, unsigned k)
 	} else {
 		asm_mov_rr(&x->c, H_S0, x_read_gpr(x, op->reg, H_S0));
 	}
-	go_to_target(x);
+	x_go_to_target(x);
 }
 
 static void ret(struct xlate *x, unsigned k)
@@ -313,7 +308,7 @@ static void ret(struct xlate *x, unsigned k)
 	at = stack_reach(x, k, 0, false);
 	asm_rm(&x->c, true, 0x8b, H_S0, H_S0, at);
 	move_rsp(x, 8 + extra);
-	go_to_target(x);
+	x_go_to_target(x);
 }
 
 bool x_flow(struct xlate *x, unsigned k)

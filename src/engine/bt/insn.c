@@ -213,8 +213,7 @@ static bool stack(const struct insn *in)
 		        in->op[0].kind == OPERAND_MEM);
 	case ZYDIS_MNEMONIC_POP:
 		return in->z.operand_width == 64 &&
-		       in->op[0].kind == OPERAND_GPR &&
-		       in->op[0].reg != GPR_RSP;
+		       in->op[0].kind == OPERAND_GPR;
 	case ZYDIS_MNEMONIC_LEAVE:
 		return in->z.operand_width == 64;
 	default:

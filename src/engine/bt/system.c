@@ -8,66 +8,18 @@
  * the interpreter, which then finds nothing done.
  */
 #include "engine/bt/xlate.h"
+#include "engine/x86/segment.h"
 
-enum {
-	/* Digits of the groups 80, 81 (ALU with immediate). */
-	G_OR = 1,
-	G_AND = 4,
-	G_CMP = 7,
-	TSC_BITS = 32,
-};
+enum { TSC_BITS = 32 };
 
 /* POPF in CPL 0 and 3 may change these; all but IF change more than flags. */
 #define POPF_RARE                                                              \
 	((u32)(RFLAGS_TF | RFLAGS_DF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID |     \
 	       RFLAGS_IOPL))
 
-#define SEG_BASE(n)                                                            \
-	(CPU(seg[0].base) + (u32)(n) * (u32)sizeof(struct cpu_segment))
-#define SEG_SELECTOR(n)                                                        \
-	(CPU(seg[0].selector) + (u32)(n) * (u32)sizeof(struct cpu_segment))
-
 /* ---- pieces ---- */
 
-/* op gs:[off], with the opcode's digit where a register would stand. */
-static void gs_digit(struct xlate *x, u8 op, unsigned digit, u32 off)
-{
-	asm_gs(&x->c, false, op, digit, off);
-}
-
-static void gs_imm32(struct xlate *x, unsigned digit, u32 off, u32 imm)
-{
-	gs_digit(x, 0x81, digit, off);
-	asm_32(&x->c, imm);
-}
-
-static void gs_test(struct xlate *x, u32 off, u32 imm)
-{
-	gs_digit(x, 0xf7, 0, off);
-	asm_32(&x->c, imm);
-}
-
-/* op r32, imm32 */
-static void alu_imm32(struct xlate *x, unsigned digit, unsigned reg, u32 imm)
-{
-	asm_rex(&x->c, false, 0, 0, reg);
-	asm_8(&x->c, 0x81);
-	asm_8(&x->c, (u8)(0xc0 | digit << 3 | (reg & 7)));
-	asm_32(&x->c, imm);
-}
-
-/* shl 4, shr 5, sar 7 */
-static void shift(struct xlate *x, bool wide, unsigned digit, unsigned reg,
-                  unsigned by)
-{
-	asm_rex(&x->c, wide, 0, 0, reg);
-	asm_8(&x->c, 0xc1);
-	asm_8(&x->c, (u8)(0xc0 | digit << 3 | (reg & 7)));
-	asm_8(&x->c, (u8)by);
-}
-
-/* The interpreter does instruction k, if this condition holds. */
-static void leave_if(struct xlate *x, unsigned k, unsigned cc)
+void x_leave_if(struct xlate *x, unsigned k, unsigned cc)
 {
 	struct cold *cold = &x->cold[x->colds++];
 
@@ -91,8 +43,8 @@ static void write_gpr(struct xlate *x, unsigned gpr, unsigned host,
 
 static void leave_unless_cr4(struct xlate *x, unsigned k, u32 bit, bool set)
 {
-	gs_test(x, CPU(cr4), bit);
-	leave_if(x, k, set ? CC_E : CC_NE);
+	asm_gs_imm32(&x->c, 0xf7, 0, CPU(cr4), bit);
+	x_leave_if(x, k, set ? CC_E : CC_NE);
 }
 
 /* ---- flags ---- */
@@ -109,22 +61,21 @@ static void pushf(struct xlate *x, unsigned k)
 	x_flags_clobber(x, RFLAGS_STATUS);
 	at = x_reach(x, k, &a, SLOT_STACK_WRITE);
 	asm_load_gs32(c, H_S1, AREA(value));
-	alu_imm32(x, G_AND, H_S1, RFLAGS_STATUS);
+	asm_alu_imm32(&x->c, ALU_AND, H_S1, RFLAGS_STATUS);
 	asm_gs(c, false, 0x0b, H_S1, CPU(sysflags)); /* or */
 	asm_rm(c, true, 0x89, H_S1, H_S0, at);
 	asm_lea(c, true, H_GSP, H_GSP, NO_REG, 0, -8);
 }
 
-/* icpu.flags = the status flags in R15d. */
-static void save_image(struct xlate *x)
+void x_save_image(struct xlate *x)
 {
 	struct cursor *c = &x->c;
 
 	asm_mov_rr(c, H_S0, H_S1);
-	shift(x, false, 4, H_S0, 8);
-	alu_imm32(x, G_AND, H_S0, 0xd500);
-	shift(x, false, 5, H_S1, 11); /* OF */
-	alu_imm32(x, G_AND, H_S1, 1);
+	asm_shift(&x->c, false, 4, H_S0, 8);
+	asm_alu_imm32(&x->c, ALU_AND, H_S0, 0xd500);
+	asm_shift(&x->c, false, 5, H_S1, 11); /* OF */
+	asm_alu_imm32(&x->c, ALU_AND, H_S1, 1);
 	asm_rr(c, false, 0x0b, H_S1, H_S0);
 	asm_8(c, 0x66);
 	asm_store_gs32(c, H_S1, CPU(flags));
@@ -146,26 +97,26 @@ static void popf(struct xlate *x, unsigned k)
 	asm_gs(c, false, 0x33, H_S0, CPU(sysflags)); /* xor */
 	asm_bytes(c, "\x41\xf7\xc6", 3);             /* test r14d, */
 	asm_32(c, POPF_RARE | (user ? RFLAGS_IF : 0));
-	leave_if(x, k, CC_NE);
+	x_leave_if(x, k, CC_NE);
 	if (!user) {
 		asm_bytes(c, "\x41\xf7\xc7", 3); /* test r15d, */
 		asm_32(c, RFLAGS_IF);
 		closed = asm_jcc(c, CC_E);
-		gs_digit(x, 0x80, G_CMP, CPU(irq_wait));
+		asm_gs_digit(&x->c, 0x80, ALU_CMP, CPU(irq_wait));
 		asm_8(c, 0);
-		leave_if(x, k, CC_NE);
+		x_leave_if(x, k, CC_NE);
 		asm_patch(c, closed);
-		alu_imm32(x, G_AND, H_S0, RFLAGS_IF);
+		asm_alu_imm32(&x->c, ALU_AND, H_S0, RFLAGS_IF);
 		asm_gs(c, false, 0x31, H_S0, CPU(sysflags)); /* xor */
 	}
 	asm_lea(c, true, H_GSP, H_GSP, NO_REG, 0, 8);
-	save_image(x);
+	x_save_image(x);
 }
 
 static void cli(struct xlate *x, unsigned k)
 {
 	x_flags_clobber(x, x->live[k]);
-	gs_imm32(x, G_AND, CPU(sysflags), ~(u32)RFLAGS_IF);
+	asm_gs_imm32(&x->c, 0x81, ALU_AND, CPU(sysflags), ~(u32)RFLAGS_IF);
 }
 
 /*
@@ -175,19 +126,33 @@ static void cli(struct xlate *x, unsigned k)
 static void sti(struct xlate *x, unsigned k)
 {
 	x_flags_clobber(x, x->live[k]);
-	gs_digit(x, 0x80, G_CMP, CPU(irq_wait));
+	asm_gs_digit(&x->c, 0x80, ALU_CMP, CPU(irq_wait));
 	asm_8(&x->c, 0);
-	leave_if(x, k, CC_NE);
-	gs_imm32(x, G_OR, CPU(sysflags), RFLAGS_IF);
+	x_leave_if(x, k, CC_NE);
+	asm_gs_imm32(&x->c, 0x81, ALU_OR, CPU(sysflags), RFLAGS_IF);
 }
 
 static void direction(struct xlate *x, unsigned k)
 {
 	x_flags_clobber(x, x->live[k]);
 	if (x->insn[k].z.mnemonic == ZYDIS_MNEMONIC_STD)
-		gs_imm32(x, G_OR, CPU(sysflags), RFLAGS_DF);
+		asm_gs_imm32(&x->c, 0x81, ALU_OR, CPU(sysflags), RFLAGS_DF);
 	else
-		gs_imm32(x, G_AND, CPU(sysflags), ~(u32)RFLAGS_DF);
+		asm_gs_imm32(&x->c, 0x81, ALU_AND, CPU(sysflags),
+		             ~(u32)RFLAGS_DF);
+}
+
+void x_set_priv(struct xlate *x, unsigned priv)
+{
+	struct cursor *c = &x->c;
+
+	asm_gs_digit(c, 0xc6, 0, CPU(priv)); /* mov byte */
+	asm_8(c, (u8)priv);
+	asm_load_gs(c, H_S1, CPU(space));
+	asm_lea(c, true, H_S1, H_S1, NO_REG, 0,
+	        (s32)(offsetof(struct tlb_space, data) +
+	              priv * sizeof(((struct tlb_space *)0)->data[0])));
+	asm_store_gs(c, H_S1, CPU(tlb));
 }
 
 /*
@@ -198,20 +163,14 @@ static void access_flag(struct xlate *x, unsigned k)
 {
 	bool set = x->insn[k].z.mnemonic == ZYDIS_MNEMONIC_STAC;
 	unsigned priv = set ? PRIV_AC : PRIV_SUPER;
-	struct cursor *c = &x->c;
 
 	x_flags_clobber(x, x->live[k]);
 	if (set)
-		gs_imm32(x, G_OR, CPU(sysflags), RFLAGS_AC);
+		asm_gs_imm32(&x->c, 0x81, ALU_OR, CPU(sysflags), RFLAGS_AC);
 	else
-		gs_imm32(x, G_AND, CPU(sysflags), ~(u32)RFLAGS_AC);
-	gs_digit(x, 0xc6, 0, CPU(priv)); /* mov byte */
-	asm_8(c, (u8)priv);
-	asm_load_gs(c, H_S1, CPU(space));
-	asm_lea(c, true, H_S1, H_S1, NO_REG, 0,
-	        (s32)(offsetof(struct tlb_space, data) +
-	              priv * sizeof(((struct tlb_space *)0)->data[0])));
-	asm_store_gs(c, H_S1, CPU(tlb));
+		asm_gs_imm32(&x->c, 0x81, ALU_AND, CPU(sysflags),
+		             ~(u32)RFLAGS_AC);
+	x_set_priv(x, priv);
 }
 
 /* ---- time ---- */
@@ -228,11 +187,11 @@ static void rdtsc(struct xlate *x, unsigned k)
 		asm_bytes(c, "\x0f\x01\xf9", 3);
 	else
 		asm_bytes(c, "\x0f\x31", 2);
-	shift(x, true, 4, H_RDX, TSC_BITS);
+	asm_shift(&x->c, true, 4, H_RDX, TSC_BITS);
 	asm_rr(c, true, 0x0b, H_RAX, H_RDX);           /* or rax, rdx */
 	asm_gs(c, true, 0x03, H_RAX, CPU(tsc_offset)); /* add */
 	asm_mov_rr(c, H_RDX, H_RAX);
-	shift(x, true, 5, H_RDX, TSC_BITS);
+	asm_shift(&x->c, true, 5, H_RDX, TSC_BITS);
 	asm_rr(c, false, 0x8b, H_RAX, H_RAX);
 	if (p)
 		asm_load_gs32(c, H_RCX, CPU(tsc_aux));
@@ -244,17 +203,17 @@ static void swapgs(struct xlate *x)
 {
 	struct cursor *c = &x->c;
 
-	asm_load_gs(c, H_S0, SEG_BASE(SEG_GS));
+	asm_load_gs(c, H_S0, SEG_FIELD(SEG_GS, base));
 	asm_load_gs(c, H_S1, CPU(kernel_gs_base));
 	asm_store_gs(c, H_S0, CPU(kernel_gs_base));
-	asm_store_gs(c, H_S1, SEG_BASE(SEG_GS));
+	asm_store_gs(c, H_S1, SEG_FIELD(SEG_GS, base));
 }
 
 static u32 base_of(ZydisMnemonic m)
 {
 	return m == ZYDIS_MNEMONIC_RDFSBASE || m == ZYDIS_MNEMONIC_WRFSBASE
-	           ? SEG_BASE(SEG_FS)
-	           : SEG_BASE(SEG_GS);
+	           ? SEG_FIELD(SEG_FS, base)
+	           : SEG_FIELD(SEG_GS, base);
 }
 
 static void read_base(struct xlate *x, unsigned k)
@@ -276,10 +235,10 @@ static void write_base(struct xlate *x, unsigned k)
 	leave_unless_cr4(x, k, CR4_FSGSBASE, true);
 	asm_rr(c, op->size == 8, 0x8b, H_S1, x_read_gpr(x, op->reg, H_S1));
 	asm_mov_rr(c, H_S0, H_S1);
-	shift(x, true, 4, H_S0, 16);
-	shift(x, true, 7, H_S0, 16);
+	asm_shift(&x->c, true, 4, H_S0, 16);
+	asm_shift(&x->c, true, 7, H_S0, 16);
 	asm_rr(c, true, 0x3b, H_S0, H_S1);
-	leave_if(x, k, CC_NE); /* not canonical */
+	x_leave_if(x, k, CC_NE); /* not canonical */
 	asm_store_gs(c, H_S1, base_of(x->insn[k].z.mnemonic));
 }
 
@@ -291,21 +250,75 @@ static u32 control_field(unsigned cr)
 	                 : CPU(cr4);
 }
 
-/* MOV from a control or segment register. Changes no flags. */
+/* MOV from a control or segment register. */
 static void move_from(struct xlate *x, unsigned k)
 {
 	const struct insn_operand *to = &x->insn[k].op[0];
 	const struct insn_operand *from = &x->insn[k].op[1];
 	struct cursor *c = &x->c;
+	s32 at = 0;
 
+	if (to->kind == OPERAND_MEM)
+		at = x_reach_operand(x, k);
 	if (from->kind == OPERAND_CR) {
 		asm_load_gs(c, H_S1, control_field(from->reg));
 	} else {
 		/* movzx r15d, word gs: */
 		asm_bytes(c, "\x65\x44\x0f\xb7\x3c\x25", 6);
-		asm_32(c, SEG_SELECTOR(from->reg));
+		asm_32(c, SEG_FIELD(from->reg, selector));
 	}
-	write_gpr(x, to->reg, H_S1, 8);
+	if (to->kind == OPERAND_MEM) {
+		asm_8(c, 0x66);
+		asm_rm(c, false, 0x89, H_S1, H_S0, at);
+	} else {
+		write_gpr(x, to->reg, H_S1, 8);
+	}
+}
+
+/*
+ * VERW of a selector that the operating system may write through: kernels do
+ * it on every way out, for what it does to buffers besides.
+ */
+static void verw(struct xlate *x, unsigned k)
+{
+	enum {
+		WRITABLE = SEG_ATTR_S << 8 | TYPE_RW << 8,
+		CODE = TYPE_CODE << 8,
+	};
+	const struct insn_operand *op = &x->insn[k].op[0];
+	struct cursor *c = &x->c;
+	s32 at;
+
+	x_flags_clobber(x, x->live[k]);
+	if (op->kind == OPERAND_MEM) {
+		at = x_reach_operand(x, k);
+		/* movzx r15d, word */
+		asm_bytes(c, "\x45\x0f\xb7\xbe", 4);
+		asm_32(c, (u32)at);
+	} else {
+		asm_rr(c, false, 0x8b, H_S1, x_read_gpr(x, op->reg, H_S1));
+		asm_bytes(c, "\x45\x0f\xb7\xff", 4); /* movzx r15d, r15w */
+	}
+	/* In the GDT, of ring 0, not null, and within the limit: in r14d what
+	 * is wrong. */
+	asm_lea(c, false, H_S0, H_S1, NO_REG, 0, -8);
+	asm_alu_imm32(c, ALU_AND, H_S0, 0xffff0007);
+	x_leave_if(x, k, CC_NE);
+	asm_lea(c, false, H_S0, H_S1, NO_REG, 0, 7);
+	asm_8(c, 0x66);
+	asm_gs(c, false, 0x3b, H_S0, CPU(gdtr.limit));
+	x_leave_if(x, k, CC_A);
+	asm_load_gs(c, H_S0, CPU(gdtr.base));
+	asm_rr(c, true, 0x03, H_S0, H_S1);
+	x_reach_at(x, k, 8, false);
+	asm_rm(c, false, 0x8b, H_S1, H_S0, 4);
+	asm_alu_imm32(c, ALU_AND, H_S1, WRITABLE | CODE);
+	asm_alu_imm32(c, ALU_CMP, H_S1, WRITABLE);
+	x_leave_if(x, k, CC_NE);
+	asm_8(c, 0x66);
+	asm_gs_digit(c, 0x81, ALU_OR, CPU(flags));
+	asm_bytes(c, "\x00\x40", 2); /* ZF */
+	x->at = FLAGS_SAVED;
 }
 
 /* ---- bitmaps: the bit's number reaches beyond the operand ---- */
@@ -323,10 +336,10 @@ static void bit_string(struct xlate *x, unsigned k)
 	/* mov, or movsxd from 32 bits */
 	asm_rr(c, true, size == 8 ? 0x8b : 0x63, H_S1,
 	       x_read_gpr(x, number->reg, H_S1));
-	shift(x, true, 7, H_S1, size == 8 ? 6 : 5);
+	asm_shift(&x->c, true, 7, H_S1, size == 8 ? 6 : 5);
 	asm_lea(c, true, H_S0, H_S0, H_S1, size == 8 ? 3 : 2, 0);
 	asm_rr(c, false, 0x8b, H_S1, x_read_gpr(x, number->reg, H_S1));
-	alu_imm32(x, G_AND, H_S1, size * 8 - 1);
+	asm_alu_imm32(&x->c, ALU_AND, H_S1, size * 8 - 1);
 	asm_store_gs(c, H_S1, AREA(value));
 	x_reach_at(x, k, size, in->z.mnemonic != ZYDIS_MNEMONIC_BT);
 	if (x->live[k + 1] & ~written)
@@ -353,6 +366,8 @@ static bool can_move_from(const struct insn *in, bool kernel)
 {
 	const struct insn_operand *from = &in->op[1];
 
+	if (from->kind == OPERAND_SEG && in->op[0].kind == OPERAND_MEM)
+		return in->asize == 8;
 	if (in->op[0].kind != OPERAND_GPR || in->op[0].size < 4)
 		return false;
 	if (from->kind == OPERAND_CR)
@@ -389,6 +404,7 @@ bool bt_can_system(u32 key, const struct insn *in)
 	case ZYDIS_MNEMONIC_STAC:
 	case ZYDIS_MNEMONIC_CLAC:
 	case ZYDIS_MNEMONIC_SWAPGS:
+	case ZYDIS_MNEMONIC_VERW:
 		return kernel;
 	case ZYDIS_MNEMONIC_MOV:
 		return can_move_from(in, kernel);
@@ -398,7 +414,7 @@ bool bt_can_system(u32 key, const struct insn *in)
 	case ZYDIS_MNEMONIC_BTC:
 		return is_bit_string(in);
 	default:
-		return false;
+		return x_can_transfer(key, in);
 	}
 }
 
@@ -420,6 +436,8 @@ bool x_system(struct xlate *x, unsigned k)
 	if (!bt_can_system(x->block->key, in))
 		return false;
 	x->span.valid = false;
+	if (x_transfer(x, k))
+		return true;
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSHFQ:
 		pushf(x, k);
@@ -447,6 +465,9 @@ bool x_system(struct xlate *x, unsigned k)
 		break;
 	case ZYDIS_MNEMONIC_SWAPGS:
 		swapgs(x);
+		break;
+	case ZYDIS_MNEMONIC_VERW:
+		verw(x, k);
 		break;
 	case ZYDIS_MNEMONIC_RDFSBASE:
 	case ZYDIS_MNEMONIC_RDGSBASE:

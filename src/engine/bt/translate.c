@@ -56,7 +56,7 @@ u32 x_flags_read(const struct insn *in)
 {
 	const ZydisAccessedFlags *f = in->z.cpu_flags;
 
-	if (may_keep(in))
+	if (may_keep(in) || in->z.mnemonic == ZYDIS_MNEMONIC_SYSCALL)
 		return RFLAGS_STATUS;
 	return f ? f->tested & RFLAGS_STATUS : 0;
 }
@@ -106,6 +106,8 @@ static bool ends_block(const struct insn *in)
 	case ZYDIS_CATEGORY_UNCOND_BR:
 	case ZYDIS_CATEGORY_CALL:
 	case ZYDIS_CATEGORY_RET:
+	case ZYDIS_CATEGORY_SYSCALL:
+	case ZYDIS_CATEGORY_SYSRET:
 		return true;
 	default:
 		return false;

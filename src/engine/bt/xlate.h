@@ -11,6 +11,8 @@
 #define AREA(field)                                                            \
 	((u32)(offsetof(struct icpu, area) + offsetof(struct bt_area, field)))
 #define GPR(n) (CPU(gpr) + 8 * (u32)(n))
+#define SEG_FIELD(n, field)                                                    \
+	(CPU(seg[0].field) + (u32)(n) * (u32)sizeof(struct cpu_segment))
 
 /* Code out of the way of the hot path, written when the block is done. */
 struct cold {
@@ -39,6 +41,7 @@ struct access {
 	s64 at; /* displacement; off RSP, from where the block began */
 };
 
+enum { COLDS = 6 };  /* of an instruction, at most */
 enum { POINTS = 3 }; /* of an instruction: two probes and itself */
 
 struct xlate {
@@ -60,7 +63,7 @@ struct xlate {
 	} span;
 	u16 op[BLOCK_OPS];       /* of each instruction, in block->op */
 	u32 live[BLOCK_OPS + 1]; /* status flags read before written */
-	struct cold cold[BLOCK_OPS * 3 + 8];
+	struct cold cold[BLOCK_OPS * COLDS + 8];
 	struct bt_point point[BLOCK_OPS * POINTS];
 	struct insn insn[BLOCK_OPS];
 };
@@ -114,11 +117,24 @@ void x_copy(struct xlate *x, unsigned k);
 /* ---- the system's instructions (system.c) ---- */
 bool x_can_system(const struct xlate *x, unsigned k);
 bool x_system(struct xlate *x, unsigned k); /* false: not one of these */
+/* The interpreter does instruction k, if this condition holds. */
+void x_leave_if(struct xlate *x, unsigned k, unsigned cc);
+/* Explicit accesses are made as this from here on. */
+void x_set_priv(struct xlate *x, unsigned priv);
+/* icpu.flags = the status flags in R15d; R14 is lost. */
+void x_save_image(struct xlate *x);
 
 /* ---- stack and control flow (flow.c) ---- */
 bool x_stack(struct xlate *x, unsigned k); /* false: not one of these */
 bool x_flow(struct xlate *x, unsigned k);
 void x_go_on(struct xlate *x, u16 off); /* the block ends; next is at off */
+/* reg = pcbase + off. */
+void x_load_rip(struct xlate *x, unsigned reg, s64 off);
+void x_go_to_target(struct xlate *x);
+
+/* ---- to the kernel and back (transfer.c) ---- */
+bool x_can_transfer(u32 key, const struct insn *in);
+bool x_transfer(struct xlate *x, unsigned k); /* false: not one of these */
 
 static inline unsigned x_home(unsigned gpr)
 {
@@ -127,6 +143,11 @@ static inline unsigned x_home(unsigned gpr)
 static inline bool x_in_memory(unsigned gpr)
 {
 	return gpr >= GPR_R13 && gpr <= GPR_R15;
+}
+/* Offset in the page of what follows instruction k. */
+static inline s64 x_end_of(const struct xlate *x, unsigned k)
+{
+	return x->block->op[x->op[k]].off + x->insn[k].length;
 }
 /* A host register that holds the guest's, loaded into scratch if it must. */
 static inline unsigned x_read_gpr(struct xlate *x, unsigned gpr,
