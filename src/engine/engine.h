@@ -23,6 +23,8 @@ struct error;
 struct memory;
 struct vcpu;
 
+enum { HYPERCALL_ARGS = 4, HYPERCALL_UNKNOWN = -1000 /* KVM_ENOSYS */ };
+
 /* What a vCPU asks of its machine. ctx is the machine's own vCPU. */
 struct vcpu_host {
 	void *ctx;
@@ -47,6 +49,11 @@ struct vcpu_host {
 	int (*irq_ack)(void *ctx);
 	u8 (*tpr_get)(void *ctx);
 	void (*tpr_set)(void *ctx, u8 tpr);
+	/* VMCALL and VMMCALL of the guest's kernel; optional. code64: values
+	 * are 64 bits wide, else 32. The answer: HYPERCALL_UNKNOWN if it is
+	 * none of the machine's. */
+	s64 (*hypercall)(void *ctx, u64 number, const u64 arg[HYPERCALL_ARGS],
+	                 bool code64);
 };
 
 enum vcpu_exit_reason {

@@ -110,6 +110,12 @@ static void tpr_set(void *ctx, u8 tpr)
 	lapic_tpr_set(cpu->lapic, tpr);
 }
 
+static s64 hypercall(void *ctx, u64 number, const u64 arg[HYPERCALL_ARGS],
+                     bool code64)
+{
+	return pv_hypercall(ctx, number, arg, code64);
+}
+
 const struct vcpu_host machine_vcpu_host = {
 	.pio_read = pio_read,
 	.pio_write = pio_write,
@@ -121,4 +127,5 @@ const struct vcpu_host machine_vcpu_host = {
 	.irq_ack = irq_ack,
 	.tpr_get = tpr_get,
 	.tpr_set = tpr_set,
+	.hypercall = hypercall,
 };

@@ -7,6 +7,10 @@
  *
  * The version is odd while the rest changes. All vCPUs get one reference
  * reading, so that the guest may take their clocks for one (flag bit 0).
+ *
+ * Hypercall 10 sends an interrupt or NMI to a set of APIC IDs: two words of a
+ * bitmap, the ID of its first bit, and what the interrupt command register
+ * would be given. It answers how many there are.
  */
 #include "machine/pv.h"
 
@@ -141,6 +145,42 @@ bool pv_msr_write(struct machine_cpu *cpu, u32 msr, u64 value)
 	default:
 		return false;
 	}
+}
+
+enum { HC_SEND_IPI = 10, HC_EINVAL = -22 };
+enum { ICR_MODE_FIXED = 0, ICR_MODE_NMI = 4, ICR_NO_DEST = 0xc0800 };
+
+static s64 send_ipi(struct machine *m, const u64 arg[HYPERCALL_ARGS],
+                    unsigned bits)
+{
+	u64 first = arg[2], icr = arg[3];
+	unsigned mode = icr >> 8 & 7;
+	s64 sent = 0;
+
+	/* A shorthand or logical destination says something else. */
+	if (icr & ICR_NO_DEST ||
+	    (mode != ICR_MODE_FIXED && mode != ICR_MODE_NMI))
+		return HC_EINVAL;
+	for (u64 id = first; id - first < 2 * bits; id++) {
+		u64 bit = id - first;
+
+		if (id >= m->config.cpus || id < first)
+			break;
+		if (!(arg[bit / bits] >> bit % bits & 1))
+			continue;
+		lapic_deliver_msi(m->lapics, 0xfee00000 | id << 12,
+		                  (u32)icr & 0x7ff);
+		sent++;
+	}
+	return sent;
+}
+
+s64 pv_hypercall(struct machine_cpu *cpu, u64 number,
+                 const u64 arg[HYPERCALL_ARGS], bool code64)
+{
+	if (number == HC_SEND_IPI)
+		return send_ipi(cpu->machine, arg, code64 ? 64 : 32);
+	return HYPERCALL_UNKNOWN;
 }
 
 void pv_refresh(struct machine *m)

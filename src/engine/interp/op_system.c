@@ -460,12 +460,31 @@ bool build_msr(struct build *b, struct iop *op)
 	return last(b, op, op_wrmsr);
 }
 
+enum { APIC_BASE_ENABLE = 1 << 11, CPUID_EDX_APIC = 1 << 9 };
+
+/* SDM 10.4.3: who turns his APIC off does not see that he has one. */
+static bool apic_off(struct icpu *cpu)
+{
+	u64 base;
+
+	return cpu->host.msr_read &&
+	       cpu->host.msr_read(cpu->host.ctx, MSR_APIC_BASE, &base) &&
+	       !(base & APIC_BASE_ENABLE);
+}
+static bool has_apic_bit(const struct icpu *cpu, u32 leaf)
+{
+	return leaf == 1 || (leaf == 0x80000001 && cpu->amd);
+}
+
 static struct block *op_cpuid(struct icpu *cpu, struct iop *op)
 {
+	u32 leaf = (u32)cpu->gpr[GPR_RAX];
 	struct cpuid_regs r;
 
-	cpuid_query(cpu->cpuid, cpu->index, cpu->cr4, cpu->xcr0,
-	            (u32)cpu->gpr[GPR_RAX], (u32)cpu->gpr[GPR_RCX], &r);
+	cpuid_query(cpu->cpuid, cpu->index, cpu->cr4, cpu->xcr0, leaf,
+	            (u32)cpu->gpr[GPR_RCX], &r);
+	if (has_apic_bit(cpu, leaf) && apic_off(cpu))
+		r.edx &= ~(u32)CPUID_EDX_APIC;
 	cpu->gpr[GPR_RAX] = r.eax;
 	cpu->gpr[GPR_RBX] = r.ebx;
 	cpu->gpr[GPR_RCX] = r.ecx;
@@ -682,12 +701,28 @@ bool build_rdrand(struct build *b, struct iop *op)
 	return simple(op, op_rdrand);
 }
 
-/* No hypercall interface is advertised that would use it. */
+/* As KVM's: a number in RAX and up to four values, an answer in RAX. */
 static struct block *op_hypercall(struct icpu *cpu, struct iop *op)
 {
+	u64 mask = icpu_code64(cpu) ? ~(u64)0 : 0xffffffff;
+	const u64 *gpr = cpu->gpr;
+	const u64 arg[HYPERCALL_ARGS] = {
+		gpr[GPR_RBX] & mask,
+		gpr[GPR_RCX] & mask,
+		gpr[GPR_RDX] & mask,
+		gpr[GPR_RSI] & mask,
+	};
+	s64 answer = HYPERCALL_UNKNOWN;
+
 	ENTER;
 	need_cpl0(cpu);
-	cpu->gpr[GPR_RAX] = (u64)-1000; /* KVM_ENOSYS */
+	if (cpu->host.hypercall) {
+		icpu_leave_guest(cpu);
+		answer = cpu->host.hypercall(cpu->host.ctx, gpr[GPR_RAX] & mask,
+		                             arg, icpu_code64(cpu));
+		icpu_enter_guest(cpu);
+	}
+	cpu->gpr[GPR_RAX] = (u64)answer & mask;
 	NEXT;
 }
 bool build_hypercall(struct build *b, struct iop *op)

@@ -123,6 +123,11 @@ static void wake(struct icpu *cpu)
 
 static void take_nmi(struct icpu *cpu)
 {
+	/* Who posted it may call for attention when it was taken already. */
+	if (!atomic_load(&cpu->nmis)) {
+		cpu->events.nmi_pending = false;
+		return;
+	}
 	if (cpu->nmi_masked || cpu->shadow) {
 		/* While one is served, one more waits and the rest merge. */
 		if (cpu->nmi_masked)
@@ -130,8 +135,7 @@ static void take_nmi(struct icpu *cpu)
 		cpu->events.nmi_pending = true;
 		return;
 	}
-	if (atomic_load(&cpu->nmis))
-		atomic_fetch_sub(&cpu->nmis, 1);
+	atomic_fetch_sub(&cpu->nmis, 1);
 	cpu->events.nmi_pending = atomic_load(&cpu->nmis) != 0;
 	wake(cpu);
 	cpu->stats[STAT_INTERRUPT]++;
