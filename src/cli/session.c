@@ -65,6 +65,7 @@ struct session {
 	bool quiet; /* and it needs no words */
 	int code;
 	struct error words;
+	char last[2048]; /* the machine's own, where they are longer */
 };
 
 /* ---- words to the person ---- */
@@ -296,6 +297,7 @@ static void stop_event(struct session *s, json_t *message)
 	/* A code that the guest chose is its own affair. */
 	s->quiet = code == END_POWER_OFF || strcmp(cause, "guest-exit") == 0;
 	error_set(&s->words, -EIO, "%s", words[0] ? words : cause);
+	snprintf(s->last, sizeof(s->last), "%s", words);
 	error_hint(&s->words, "%s", hint);
 	s->deadline_ns = loop_now_ns() + LAST_BYTES_MS * NSEC_PER_MSEC;
 }
@@ -579,7 +581,8 @@ static int conclude(struct session *s, int status)
 	if (!s->stopped)
 		s->code = died(s, status);
 	if (!s->quiet && s->words.text[0])
-		fprintf(stderr, "error: %s\n", s->words.text);
+		fprintf(stderr, "error: %s\n",
+		        s->last[0] ? s->last : s->words.text);
 	if (!s->quiet && s->words.hint[0])
 		fprintf(stderr, "hint: %s\n", s->words.hint);
 	return s->code;

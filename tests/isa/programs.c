@@ -870,7 +870,8 @@ static void start_state(struct cpu_state *s, u32 rip, struct isa_rng *rng)
 	s->mp_state = CPU_RUNNING;
 }
 
-static void run(struct machine *m, const struct program *g, u64 seed,
+/* false: the engine gave up, as it does where lockstep finds a difference. */
+static bool run(struct machine *m, const struct program *g, u64 seed,
                 struct cpu_state *out)
 {
 	struct cpu_state s;
@@ -889,8 +890,13 @@ static void run(struct machine *m, const struct program *g, u64 seed,
 	do
 		m->type->vcpu_run(m->vcpu, &e);
 	while (e.reason == EXIT_KICK);
+	if (e.reason == EXIT_ERROR) {
+		printf("program %" PRIu64 ": %s\n", seed, e.words);
+		return false;
+	}
 	m->type->vcpu_get(m->vcpu, out);
 	out->tsc = 0;
+	return true;
 }
 
 /* ---- comparing ---- */
@@ -985,13 +991,14 @@ int main(int argc, char **argv)
 	}
 	for (i = 0; i < count && failed < 5; i++) {
 		generate(&g, seed + i);
-		run(&interp, &g, seed + i, &s);
-		run(&bt, &g, seed + i, &t);
-		if (same(&interp, &s, &bt, &t))
-			continue;
-		printf("program %" PRIu64 " differs: interp and bt\n",
-		       seed + i);
-		report(&interp, &s, &bt, &t);
+		if (run(&interp, &g, seed + i, &s) &&
+		    run(&bt, &g, seed + i, &t)) {
+			if (same(&interp, &s, &bt, &t))
+				continue;
+			printf("program %" PRIu64 " differs: interp and bt\n",
+			       seed + i);
+			report(&interp, &s, &bt, &t);
+		}
 		fflush(stdout);
 		failed++;
 	}

@@ -22,6 +22,7 @@
 #pragma once
 
 #include <Zydis/Zydis.h>
+#include <stdio.h>
 
 #include "base/types.h"
 #include "engine/bt/asm.h"
@@ -29,6 +30,7 @@
 #include "engine/interp/icpu.h"
 
 struct bt;
+struct lockstep;
 
 enum {
 	SLOTS = 256, /* page caches of access sites, each for 2 rings */
@@ -165,7 +167,6 @@ struct bt {
 	struct icpu *cpu; /* owned by the engine's vCPU */
 	struct bt_area *area;
 
-	int fd;
 	u8 *write, *exec;
 	size_t size, used;
 	size_t start; /* after the common stubs */
@@ -203,6 +204,8 @@ struct bt {
 	struct xlate *xlate;                /* workspace */
 	const struct insn_decoder *decoder; /* borrowed */
 	struct bt_stats stats;
+	struct lockstep *lockstep; /* owned; NULL: not compared */
+	FILE *perf_map;            /* borrowed; NULL: none */
 	bool count_fallbacks;
 	bool exact; /* flags are right at every fault, even dead ones */
 	u32 hot;    /* runs before a block is translated */

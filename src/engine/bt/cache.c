@@ -2,10 +2,12 @@
 /*
  * cache.c - the life of host code: room for it, links, death, flushes.
  *
- * The room is a memfd mapped twice, written through one mapping and run from
- * the other: never both. It is filled front to back and emptied as a whole,
- * with the interpreter's blocks: each vCPU has its own, so nothing here needs
- * a lock, and nothing is patched while it runs.
+ * The room is memory mapped twice, written through one mapping and run from the
+ * other: never both. It has no file, not even one in memory: perf takes host
+ * code for what a process made at run time only if it has none. It is filled
+ * front to back and emptied as a whole, with the interpreter's blocks: each
+ * vCPU has its own, so nothing here needs a lock, and nothing is patched while
+ * it runs.
  */
 #include "engine/bt/bt.h"
 
@@ -16,6 +18,8 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "engine/bt/lockstep.h"
+#include "engine/bt/perf_map.h"
 #include "engine/bt/xlate.h"
 
 enum { HOST_MXCSR = 0x1f80 };
@@ -134,6 +138,7 @@ void bt_add_code(struct bt *bt, struct bt_code *code)
 		    xrealloc(bt->codes, bt->code_room * sizeof(bt->codes[0]));
 	}
 	bt->codes[bt->code_count++] = code; /* addresses only grow */
+	perf_map_add(bt, code);
 }
 
 bool bt_find_fault(struct bt *bt, const u8 *host, struct bt_out **out,
@@ -182,22 +187,19 @@ static int map_meta(struct bt *bt, size_t size)
 static int map_code(struct bt *bt, size_t size)
 {
 	bt->size = size;
-	bt->fd = memfd_create("code", MFD_CLOEXEC);
-	if (bt->fd < 0 || ftruncate(bt->fd, (off_t)size))
-		return -errno;
-	bt->write =
-	    mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, bt->fd, 0);
+	bt->write = mmap(NULL, size, PROT_READ | PROT_WRITE,
+	                 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (bt->write == MAP_FAILED) {
 		bt->write = NULL;
 		return -errno;
 	}
-	bt->exec =
-	    mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, bt->fd, 0);
+	/* Of an old size of 0: the same memory at a second place. */
+	bt->exec = mremap(bt->write, 0, size, MREMAP_MAYMOVE);
 	if (bt->exec == MAP_FAILED) {
 		bt->exec = NULL;
 		return -errno;
 	}
-	return 0;
+	return mprotect(bt->exec, size, PROT_READ | PROT_EXEC) ? -errno : 0;
 }
 
 int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
@@ -209,7 +211,6 @@ int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
 
 	_Static_assert(sizeof(struct bt_area) <= sizeof(cpu->area),
 	               "the area is within reach of GS");
-	bt->fd = -1;
 	bt->cpu = cpu;
 	bt->decoder = decoder;
 	bt->area = (struct bt_area *)(void *)cpu->area;
@@ -256,7 +257,6 @@ void bt_destroy(struct bt *bt)
 		munmap(bt->exec, bt->size);
 	if (bt->write)
 		munmap(bt->write, bt->size);
-	if (bt->fd >= 0)
-		close(bt->fd);
+	lockstep_destroy(bt->lockstep);
 	free(bt);
 }

@@ -4,8 +4,10 @@
  * code.
  *
  * Options, after "bt,": tier=0 (interpret only), tier=1, stats,
- * hot=N (translate a block when it runs for the Nth time), and exact (status
- * flags are right at every fault, docs/decisions/0010).
+ * code-cache=SIZE (of all vCPUs together), hot=N (translate a block when it
+ * runs for the Nth time), exact (status flags are right at every fault,
+ * docs/decisions/0010), lockstep and lockstep=strict (lockstep.h), and perf-map
+ * (perf_map.h).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -18,6 +20,8 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/bt/bt.h"
+#include "engine/bt/lockstep.h"
+#include "engine/bt/perf_map.h"
 #include "engine/interp/interp.h"
 #include "engine/x86/decode.h"
 
@@ -26,11 +30,14 @@ enum { DEFAULT_CODE_BYTES = 32 << 20 };
 struct bt_engine {
 	struct engine engine;
 	struct insn_decoder decoder;
-	u64 code_bytes; /* of each vCPU */
+	u64 cache_bytes; /* of all vCPUs; 0: the default */
 	unsigned tier;
 	u64 hot;    /* runs before a block is translated */
 	bool exact; /* see bt.h */
 	bool stats;
+	bool lockstep, strict;
+	bool wants_map;
+	FILE *perf_map; /* NULL: none */
 	unsigned cpus;
 	struct bt **bt; /* by vCPU; NULL at tier 0 */
 };
@@ -58,19 +65,28 @@ static int parse_options(struct bt_engine *e, const char *text,
 			e->tier = 0;
 		else if (!strcmp(word, "tier=1"))
 			e->tier = 1;
+		else if (!strncmp(word, "code-cache=", 11))
+			rc = parse_size(word + 11, 1, &e->cache_bytes, err);
 		else if (!strncmp(word, "hot=", 4))
 			rc = parse_u64(word + 4, 1, 1000000, &e->hot, err);
 		else if (!strcmp(word, "exact"))
 			e->exact = true;
 		else if (!strcmp(word, "stats"))
 			e->stats = true;
+		else if (!strcmp(word, "lockstep"))
+			e->lockstep = true;
+		else if (!strcmp(word, "lockstep=strict"))
+			e->lockstep = e->strict = true;
+		else if (!strcmp(word, "perf-map"))
+			e->wants_map = true;
 		else if (*word)
 			rc = error_set(err, -EINVAL,
 			               "engine bt has no option '%s'", word);
 	}
 	if (rc)
 		error_hint(err,
-		           "it has tier=0, tier=1, hot=N, exact and stats");
+		           "it has tier=0, tier=1, hot=N, code-cache=SIZE, "
+		           "exact, stats, lockstep and perf-map");
 	free(copy);
 	return rc;
 }
@@ -91,8 +107,25 @@ static void bt_destroy_engine(struct engine *engine)
 		return;
 	e = bt_engine_of(engine);
 	isystem_destroy(engine->sys);
+	if (e->perf_map)
+		fclose(e->perf_map);
 	free(e->bt);
 	free(e);
+}
+
+/* What the vCPUs share; lockstep has one more than the machine knows. */
+static int create_system(struct bt_engine *e,
+                         const struct engine_config *config, struct error *err)
+{
+	struct engine_config all = *config;
+
+	if (e->lockstep && config->cpus > 1)
+		return error_set(err, -EINVAL,
+		                 "lockstep compares one vCPU, not %u",
+		                 config->cpus);
+	all.cpus += e->lockstep;
+	all.code_cache_bytes = e->cache_bytes;
+	return isystem_create(&e->engine.sys, &all, err);
 }
 
 static int bt_create_engine(struct engine **out,
@@ -106,21 +139,46 @@ static int bt_create_engine(struct engine **out,
 	e->hot = HOT_RUNS;
 	e->cpus = config->cpus;
 	e->bt = xalloc(config->cpus * sizeof(struct bt *));
-	e->code_bytes = config->code_cache_bytes ? config->code_cache_bytes
-	                                         : DEFAULT_CODE_BYTES;
+	e->cache_bytes = config->code_cache_bytes;
 	insn_decoder_init(&e->decoder, __builtin_cpu_is("amd"));
 	if (config->options)
 		rc = parse_options(e, config->options, err);
 	if (!rc)
 		rc = bt_install_signals(err);
+	if (!rc && e->wants_map)
+		rc = perf_map_open(&e->perf_map, err);
 	if (!rc)
-		rc = isystem_create(&e->engine.sys, config, err);
+		rc = create_system(e, config, err);
 	if (rc) {
 		bt_destroy_engine(&e->engine);
 		return rc;
 	}
 	*out = &e->engine;
 	return 0;
+}
+
+static int create_translator(struct bt_engine *e, unsigned index,
+                             struct icpu *cpu, struct error *err)
+{
+	u64 bytes =
+	    e->cache_bytes ? e->cache_bytes / e->cpus : DEFAULT_CODE_BYTES;
+	struct bt *bt;
+	int rc = bt_create(&bt, cpu, bytes, &e->decoder, err);
+
+	if (rc)
+		return rc;
+	bt->count_fallbacks = e->stats;
+	bt->exact = e->exact;
+	bt->hot = (u32)e->hot;
+	bt->perf_map = e->perf_map;
+	perf_map_add_stubs(bt);
+	if (e->lockstep)
+		rc = lockstep_create(&bt->lockstep, bt, e->strict, err);
+	if (rc)
+		bt_destroy(bt);
+	else
+		e->bt[index] = bt;
+	return rc;
 }
 
 static int bt_vcpu_create(struct engine *engine, unsigned index,
@@ -133,19 +191,13 @@ static int bt_vcpu_create(struct engine *engine, unsigned index,
 
 	if (rc)
 		return rc;
-	if (e->tier > 0) {
-		rc = bt_create(&e->bt[index], cpu, e->code_bytes, &e->decoder,
-		               err);
-		if (rc) {
-			icpu_destroy(cpu);
-			return rc;
-		}
-		e->bt[index]->count_fallbacks = e->stats;
-		e->bt[index]->exact = e->exact;
-		e->bt[index]->hot = (u32)e->hot;
-	}
-	*out = (struct vcpu *)cpu;
-	return 0;
+	if (e->tier > 0)
+		rc = create_translator(e, index, cpu, err);
+	if (rc)
+		icpu_destroy(cpu);
+	else
+		*out = (struct vcpu *)cpu;
+	return rc;
 }
 
 static void bt_vcpu_destroy(struct vcpu *v)
@@ -179,6 +231,15 @@ static json_t *fallbacks_json(const struct bt_stats *s)
 	return o;
 }
 
+static json_t *lockstep_json(const struct lockstep *l)
+{
+	const struct lockstep_figures f = lockstep_figures(l);
+
+	return json_pack("{s:I,s:I,s:I}", "compared", (json_int_t)f.blocks,
+	                 "unseen", (json_int_t)f.unseen, "foreign_writes",
+	                 (json_int_t)f.foreign);
+}
+
 static json_t *vcpu_json(const struct bt *bt, bool fallbacks)
 {
 	const struct bt_stats *s = &bt->stats;
@@ -195,6 +256,8 @@ static json_t *vcpu_json(const struct bt *bt, bool fallbacks)
 
 	if (fallbacks)
 		json_object_set_new(o, "untranslated", fallbacks_json(s));
+	if (bt->lockstep)
+		json_object_set_new(o, "lockstep", lockstep_json(bt->lockstep));
 	return o;
 }
 

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "engine/bt/lockstep.h"
 #include "engine/interp/code.h"
 #include "engine/interp/tlb.h"
 
@@ -83,7 +84,11 @@ static void sync_slots(struct bt *bt)
 
 void bt_page_gone(struct icpu *cpu, gva_t lin)
 {
-	struct slot *slot = bt_of(cpu)->area->slot[0];
+	struct bt *bt = bt_of(cpu);
+	struct slot *slot = bt->area->slot[0];
+
+	if (bt->lockstep)
+		lockstep_page_gone(bt->lockstep);
 
 	for (unsigned i = 0; i < 2 * SLOTS; i++)
 		if (slot[i].tag == lin)
@@ -190,6 +195,39 @@ static struct block *leave_at_op(struct icpu *cpu, struct bt_out *out)
 	return op->fn(cpu, op);
 }
 
+/* Host code came back. */
+static struct block *leave(struct bt *bt, const struct bt_exit *out)
+{
+	struct icpu *cpu = bt->cpu;
+	struct bt_link *link;
+
+	switch ((enum bt_exit_kind)out->kind) {
+	case BT_EXIT_OP:
+		return leave_at_op(cpu, (void *)(bt->meta + out->value));
+	case BT_EXIT_LINK:
+		link = (void *)(bt->meta + out->value);
+		bt->pending = link;
+		cpu->rip = cpu->pcbase + link->off;
+		return NULL;
+	default:
+		bt->stats.target_misses++;
+		return NULL;
+	}
+}
+
+/* One block alone, and the interpreter's word on it. */
+static struct block *enter_compared(struct bt *bt, const struct bt_code *code)
+{
+	struct bt_exit out;
+
+	lockstep_before(bt->lockstep, code);
+	bt->stats.entries++;
+	bt->cpu->link = NULL;
+	out = bt->enter(code->entry_saved);
+	lockstep_after(bt->lockstep, code, &out);
+	return leave(bt, &out);
+}
+
 static struct block *enter(struct bt *bt, struct bt_code *code)
 {
 	struct icpu *cpu = bt->cpu;
@@ -202,6 +240,8 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 	bt_sync_other(bt);
 	link = bt->pending;
 	bt->pending = NULL;
+	if (unlikely(bt->lockstep))
+		return enter_compared(bt, code);
 	if (link && link->off == code->block->off && !code->block->crossing &&
 	    link->from->block->page == code->block->page &&
 	    link->from->block->key == code->block->key)
@@ -210,18 +250,7 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 	bt->stats.entries++;
 	cpu->link = NULL;
 	out = bt->enter(code->entry_saved);
-	switch ((enum bt_exit_kind)out.kind) {
-	case BT_EXIT_OP:
-		return leave_at_op(cpu, (void *)(bt->meta + out.value));
-	case BT_EXIT_LINK:
-		link = (void *)(bt->meta + out.value);
-		bt->pending = link;
-		cpu->rip = cpu->pcbase + link->off;
-		return NULL;
-	default:
-		bt->stats.target_misses++;
-		return NULL;
-	}
+	return leave(bt, &out);
 }
 
 struct block *bt_op_enter(struct icpu *cpu, struct iop *op)

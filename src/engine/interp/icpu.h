@@ -271,6 +271,13 @@ struct icpu {
 	u64 reserved; /* physical address bits that do not exist */
 	bool pge1g, amd;
 
+	/*
+	 * For a vCPU that only tries out what another would do: where it is to
+	 * read and write instead of this page of RAM. code: it holds decoded
+	 * code, and it is a write. NULL in a vCPU that is one.
+	 */
+	u8 *(*trial)(struct icpu *cpu, u8 *page, bool write, bool code);
+	void *trial_ctx;
 	/* For an engine that stands on this one (bt); NULL without. */
 	const struct icpu_code_ops *code_ops;
 	u64 tlb_epoch; /* grows when global entries or write tags may go */
@@ -330,6 +337,9 @@ void icpu_destroy(struct icpu *cpu); /* NULL is legal */
 void icpu_get(struct icpu *cpu, struct cpu_state *state);
 int icpu_set(struct icpu *cpu, const struct cpu_state *state,
              struct error *err);
+/* As icpu_set(), where no translation has changed and the state is another
+ * vCPU's: the TLB is kept. */
+void icpu_set_registers(struct icpu *cpu, const struct cpu_state *state);
 u64 icpu_rflags(const struct icpu *cpu);
 void icpu_set_rflags(struct icpu *cpu, u64 rflags); /* then icpu_update() */
 /* Recompute key, priv, tlb, csbase, fpu_deny after state changed. */

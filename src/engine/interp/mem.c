@@ -61,6 +61,11 @@ static void fill(struct icpu *cpu, gva_t lin, unsigned priv,
 		wtag = !(f & PAGE_CODE);
 		out->code = !wtag;
 	}
+	if (unlikely(cpu->trial)) {
+		page = cpu->trial(cpu, page, write && !s->rom, out->code);
+		out->host = page + (lin & ~PAGE_MASK);
+		addend = (uintptr_t)page - tag;
+	}
 	if (debug_page_watched(cpu, lin))
 		return;
 	if (e->rtag != tag || e->addend != addend) {

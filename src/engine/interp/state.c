@@ -168,13 +168,8 @@ void icpu_get(struct icpu *cpu, struct cpu_state *s)
 	s->mp_state = cpu->halted ? CPU_HALTED : cpu->mp_state;
 }
 
-int icpu_set(struct icpu *cpu, const struct cpu_state *s, struct error *err)
+static void set_registers(struct icpu *cpu, const struct cpu_state *s)
 {
-	if (s->cr4 & ~control_cr4_valid(cpu))
-		return error_set(err, -EINVAL,
-		                 "vCPU %u: CR4 %#" PRIx64
-		                 " has features that this engine lacks",
-		                 cpu->index, s->cr4);
 	memcpy(cpu->xsave, s->xsave, sizeof(cpu->xsave));
 	fpu_state_expand(cpu->xsave);
 	memcpy(cpu->gpr, s->gpr, sizeof(cpu->gpr));
@@ -189,8 +184,6 @@ int icpu_set(struct icpu *cpu, const struct cpu_state *s, struct error *err)
 	cpu->cr3 = s->cr3;
 	cpu->cr4 = s->cr4;
 	cpu->cr8 = s->cr8;
-	if (cpu->host.tpr_set)
-		cpu->host.tpr_set(cpu->host.ctx, (u8)(s->cr8 & 0xf));
 	cpu->efer = s->efer;
 	cpu->xcr0 = s->xcr0;
 	memcpy(cpu->dr, s->dr, sizeof(cpu->dr));
@@ -224,6 +217,24 @@ int icpu_set(struct icpu *cpu, const struct cpu_state *s, struct error *err)
 	if (cpu->cr0 & CR0_PG && cpu->cr4 & CR4_PAE && !icpu_long(cpu) &&
 	    !paging_load_pdptes(cpu, cpu->cr3, cpu->pdpte))
 		memset(cpu->pdpte, 0, sizeof(cpu->pdpte));
+}
+
+void icpu_set_registers(struct icpu *cpu, const struct cpu_state *s)
+{
+	set_registers(cpu, s);
+	icpu_update(cpu);
+}
+
+int icpu_set(struct icpu *cpu, const struct cpu_state *s, struct error *err)
+{
+	if (s->cr4 & ~control_cr4_valid(cpu))
+		return error_set(err, -EINVAL,
+		                 "vCPU %u: CR4 %#" PRIx64
+		                 " has features that this engine lacks",
+		                 cpu->index, s->cr4);
+	set_registers(cpu, s);
+	if (cpu->host.tpr_set)
+		cpu->host.tpr_set(cpu->host.ctx, (u8)(s->cr8 & 0xf));
 	icpu_tlb_flush(cpu, true);
 	icpu_tlb_switch(cpu, cpu->cr4 & CR4_PCIDE ? cpu->cr3 & 0xfff : 0, true);
 	atomic_fetch_or(&cpu->attention, ATTEND_IRQ | ATTEND_LOCAL);

@@ -252,6 +252,16 @@ static void space_flush(struct icpu *cpu, struct tlb_space *s, bool global)
 	}
 }
 
+void tlb_forget_data(struct icpu *cpu)
+{
+	struct tlb_space *s = cpu->space;
+
+	if (s->filled > TLB_LOG)
+		flush_all_data(s, true);
+	else
+		flush_logged(s, true);
+}
+
 void tlb_log(struct tlb_space *s, unsigned priv, unsigned index)
 {
 	if (s->filled < TLB_LOG)

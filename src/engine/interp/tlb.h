@@ -15,6 +15,8 @@ static inline u64 tlb_invalid_tag(unsigned index)
 void tlb_init(struct icpu *cpu);
 /* An entry of this table has been filled. */
 void tlb_log(struct tlb_space *s, unsigned priv, unsigned index);
+/* The current space's entries for data go, global ones too. */
+void tlb_forget_data(struct icpu *cpu);
 /* An entry of s stems from a page of more than 4 KiB. */
 void tlb_note_large(struct tlb_space *s, gva_t lin, unsigned shift,
                     bool global);
