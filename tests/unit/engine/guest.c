@@ -54,8 +54,7 @@ static void mmio_write(void *ctx, gpa_t gpa, u64 value, unsigned size)
 
 static bool msr_read(void *ctx, u32 msr, u64 *value)
 {
-	(void)ctx;
-	*value = 0x1234;
+	*value = ((const struct guest *)ctx)->apic_base;
 	return msr == MSR_APIC_BASE;
 }
 
@@ -92,6 +91,17 @@ static void tpr_set(void *ctx, u8 tpr)
 	((struct guest *)ctx)->tpr = tpr;
 }
 
+static s64 hypercall(void *ctx, u64 number, const u64 arg[HYPERCALL_ARGS],
+                     bool code64)
+{
+	struct guest *g = ctx;
+
+	assert_true(code64);
+	g->hypercall[0] = number;
+	memcpy(g->hypercall + 1, arg, HYPERCALL_ARGS * sizeof(*arg));
+	return -22;
+}
+
 int guest_setup(void **state)
 {
 	struct guest *g = aligned_alloc(64, ALIGN_UP(sizeof(*g), (size_t)64));
@@ -109,12 +119,14 @@ int guest_setup(void **state)
 		.irq_ack = irq_ack,
 		.tpr_get = tpr_get,
 		.tpr_set = tpr_set,
+		.hypercall = hypercall,
 	};
 	struct error err;
 
 	assert_non_null(g);
 	memset(g, 0, sizeof(*g));
 	g->irq = -1;
+	g->apic_base = 0x1234;
 	g->type = engine_find(getenv("ATOLL_TEST_ENGINE")
 	                          ? getenv("ATOLL_TEST_ENGINE")
 	                          : "interp");

@@ -60,6 +60,8 @@ struct guest {
 	unsigned mmio_reads, mmio_writes;
 	int irq; /* vector that waits, or -1 */
 	u8 tpr;
+	u64 apic_base;
+	u64 hypercall[1 + HYPERCALL_ARGS]; /* the last: number and values */
 };
 
 int guest_setup(void **state);

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "engine/interp/icpu.h"
 #include "guest.h"
 
 /* ---- self-modifying code ---- */
@@ -405,6 +406,55 @@ static void test_state(void **state)
 	                    sizeof(got.xsave) - CPU_XSAVE_XMM);
 }
 
+/* Who posts an NMI counts it first, and calls for attention when it may have
+ * been taken already. */
+static void test_nmi_once(void **state)
+{
+	struct guest *g = *state;
+
+	guest_long(g);
+	guest_code(g, "\xf4", 1);
+	icpu_attend((struct icpu *)g->vcpu, ATTEND_NMI);
+	guest_run_to_halt(g);
+	assert_int_equal(g->outs, 0);
+	assert_int_equal(g->s.rip, GUEST_CODE + 1);
+	assert_false(g->s.events.nmi_masked);
+}
+
+static u64 cpuid_edx(struct guest *g, u64 apic_base)
+{
+	guest_long(g);
+	guest_code(g, "\xb8\x01\x00\x00\x00\x0f\xa2\xf4", 8);
+	g->apic_base = apic_base;
+	guest_run_to_halt(g);
+	return g->s.gpr[GPR_RDX];
+}
+
+static void test_apic_off(void **state)
+{
+	struct guest *g = *state;
+
+	assert_true(cpuid_edx(g, 0xfee00900) & BIT(9));
+	assert_false(cpuid_edx(g, 0xfee00100) & BIT(9));
+}
+
+static void test_hypercall(void **state)
+{
+	static const u64 want[] = { 10, ~(u64)0, 2, 3, 4 };
+	struct guest *g = *state;
+
+	guest_long(g);
+	guest_code(g, "\x0f\x01\xd9\xf4", 4); /* vmmcall; hlt */
+	g->s.gpr[GPR_RAX] = want[0];
+	g->s.gpr[GPR_RBX] = want[1];
+	g->s.gpr[GPR_RCX] = want[2];
+	g->s.gpr[GPR_RDX] = want[3];
+	g->s.gpr[GPR_RSI] = want[4];
+	guest_run_to_halt(g);
+	assert_memory_equal(g->hypercall, want, sizeof(want));
+	assert_int_equal(g->s.gpr[GPR_RAX], (u64)-22);
+}
+
 #define TEST(name)                                                             \
 	cmocka_unit_test_setup_teardown(name, guest_setup, guest_teardown)
 
@@ -419,6 +469,8 @@ int main(void)
 		TEST(test_single_step), TEST(test_debug_registers),
 		TEST(test_debugger),    TEST(test_translate),
 		TEST(test_dirty_log),   TEST(test_state),
+		TEST(test_nmi_once),    TEST(test_apic_off),
+		TEST(test_hypercall),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
