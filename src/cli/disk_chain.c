@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -71,9 +72,15 @@ static int open_backing(struct block **out, const char *image, const char *name,
                         const char *format, bool writable, struct error *err)
 {
 	char *path = beside(image, name);
-	int rc = disk_open(out, path, format,
-	                   writable ? 0 : BLOCK_OPEN_READONLY, err);
+	struct stat st;
+	int rc = 0;
 
+	/* Also for those whom the mode does not stop: others lie on it. */
+	if (writable && stat(path, &st) == 0 && !(st.st_mode & S_IWUSR))
+		rc = error_set(err, -EACCES, "%s is write-protected", path);
+	if (rc == 0)
+		rc = disk_open(out, path, format,
+		               writable ? 0 : BLOCK_OPEN_READONLY, err);
 	free(path);
 	return rc;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * atoll image - build, list, inspect, delete; and what atoll run takes of one.
+ * atoll image - its verbs, those that look and delete; and what atoll run takes
+ * of one.
  */
 #include "cli/image.h"
 
@@ -20,6 +21,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "cli/command.h"
+#include "cli/disk.h"
 #include "cli/options.h"
 #include "cli/say.h"
 #include "control/control.h"
@@ -130,14 +132,50 @@ static int take_disk(struct image_use *use, const char *path, struct error *err)
 	return 0;
 }
 
-int image_use(struct image_use *use, const char *name, bool keep,
-              struct error *err)
+/* How the disk comes about, from the image in folder. */
+struct source {
+	const char *disk, *format; /* disk NULL: the image's */
+	bool move, full, keep;
+};
+
+static int make_disk(struct image_use *use, const char *store,
+                     const char *folder, const struct source *from,
+                     struct error *err)
 {
-	return image_use_disk(use, name, NULL, false, keep, err);
+	char *disk;
+	int rc;
+
+	if (!from->disk && !from->full) {
+		use->disk_format = "qcow2";
+		use->disk_fd = image_clone(store, folder, from->keep,
+		                           &use->disk_path, err);
+		return use->disk_fd < 0 ? use->disk_fd : 0;
+	}
+	use->disk_format =
+	    from->disk && strcmp(from->format, "qcow2") == 0 ? "qcow2" : "raw";
+	if (from->move)
+		return take_disk(use, from->disk, err);
+	disk =
+	    from->disk ? xstrdup(from->disk) : xasprintf("%s/disk.raw", folder);
+	rc = copy_disk(use, store, disk, from->keep, err);
+	free(disk);
+	return rc;
 }
 
-int image_use_disk(struct image_use *use, const char *name, const char *disk,
-                   bool move, bool keep, struct error *err)
+/* NULL: the image has none. */
+static char *initrd_of(const char *folder)
+{
+	char *path = xasprintf("%s/initrd", folder);
+	struct stat st;
+
+	if (stat(path, &st) == 0 && st.st_size > 0)
+		return path;
+	free(path);
+	return NULL;
+}
+
+static int use_image(struct image_use *use, const char *name,
+                     const struct source *from, struct error *err)
 {
 	char *store = image_store(err), *folder = NULL;
 	json_t *manifest = NULL;
@@ -147,20 +185,14 @@ int image_use_disk(struct image_use *use, const char *name, const char *disk,
 		folder = image_find(name, err);
 	if (folder)
 		manifest = image_manifest(folder, err);
-	if (manifest) {
-		char *from =
-		    disk ? xstrdup(disk) : xasprintf("%s/disk.raw", folder);
-
-		rc = move ? take_disk(use, from, err)
-		          : copy_disk(use, store, from, keep, err);
-		free(from);
-	}
+	if (manifest)
+		rc = make_disk(use, store, folder, from, err);
 	if (rc == 0) {
 		use->kernel = xasprintf("%s/vmlinuz", folder);
-		use->initrd = xasprintf("%s/initrd", folder);
+		use->initrd = initrd_of(folder);
 		use->cmdline = xstrdup(
 		    json_string_value(json_object_get(manifest, "cmdline")));
-		if (keep)
+		if (from->keep)
 			fprintf(stderr, "disk: %s\n", use->disk_path);
 	} else {
 		rc = err->code;
@@ -169,6 +201,24 @@ int image_use_disk(struct image_use *use, const char *name, const char *disk,
 	free(folder);
 	free(store);
 	return rc;
+}
+
+int image_use(struct image_use *use, const char *name, bool full, bool keep,
+              struct error *err)
+{
+	const struct source from = { .full = full, .keep = keep };
+
+	return use_image(use, name, &from, err);
+}
+
+int image_use_disk(struct image_use *use, const char *name, const char *disk,
+                   const char *format, bool move, bool keep, struct error *err)
+{
+	const struct source from = {
+		.disk = disk, .format = format, .move = move, .keep = keep
+	};
+
+	return use_image(use, name, &from, err);
 }
 
 /* ---- list, inspect, delete ---- */
@@ -322,34 +372,12 @@ static void delete_names(const char *store, const char *folder)
 	free(names);
 }
 
-static int delete_folder(const char *folder, struct error *err)
-{
-	DIR *dir = opendir(folder);
-	struct dirent *entry;
-	int rc = 0;
-
-	if (!dir)
-		return error_set(err, -errno, "cannot open %s: %s", folder,
-		                 strerror(errno));
-	/* An image holds plain files only. */
-	while (rc == 0 && (entry = readdir(dir)))
-		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") &&
-		    unlinkat(dirfd(dir), entry->d_name, 0) < 0)
-			rc = -errno;
-	closedir(dir);
-	if (rc == 0 && rmdir(folder) < 0)
-		rc = -errno;
-	return rc < 0 ? error_set(err, rc, "cannot delete %s: %s", folder,
-	                          strerror(-rc))
-	              : 0;
-}
-
 static int image_delete(int argc, char **argv)
 {
 	struct one_name one = { 0 };
 	int rc = parse_name(&one, argc, argv, "atoll image delete IMAGE",
-	                    "Delete an image and all its names. Machines that "
-	                    "run from it go on.");
+	                    "Delete an image and all its names, unless a "
+	                    "machine's disk lies on it.");
 	struct error err = { 0 };
 	char *store, *folder;
 
@@ -359,14 +387,14 @@ static int image_delete(int argc, char **argv)
 		return say_usage("delete needs the name of an image");
 	store = image_store(&err);
 	folder = store ? image_find(one.name, &err) : NULL;
-	rc = folder ? 0 : -ENOENT;
+	rc = folder ? image_check_unused(folder, &err) : -ENOENT;
 	if (rc == 0) {
 		delete_names(store, folder);
-		rc = delete_folder(folder, &err);
+		image_remove_tree(folder);
 	}
 	free(folder);
 	free(store);
-	return rc < 0 ? say_error(&err) : 0;
+	return rc < 0 ? disk_fail(&err) : 0;
 }
 
 /* ---- the verb ---- */
@@ -374,6 +402,11 @@ static int image_delete(int argc, char **argv)
 static const struct command verbs[] = {
 	{ "build", "make an image from the host's package sources",
 	  image_build },
+	{ "import", "make one of a disk and a kernel, or of an export",
+	  image_import },
+	{ "export", "write one to a file, for another host", image_export },
+	{ "tag", "give one another name", image_tag },
+	{ "seed", "write what cloud-init reads at a first start", image_seed },
 	{ "list", "list the images", image_list },
 	{ "inspect", "print what is known of one", image_inspect },
 	{ "delete", "delete one", image_delete },

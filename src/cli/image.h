@@ -7,7 +7,12 @@
  *	names/debian:12 -> ../ID
  *
  * ID is the hash of what the image was made from. An image is never written
- * to once it is there: a machine gets a copy.
+ * to once it is there: a machine's disk is a qcow2 image that lies on it (a
+ * linked clone), or a copy.
+ *
+ *	ID/clones/NUMBER -> the path of a clone's disk
+ *
+ * As long as one of those is there, the image is in use.
  */
 #pragma once
 
@@ -24,17 +29,20 @@ struct image_use {
 	char
 	    *disk_path; /* the private copy; for messages when it is unlinked */
 	int disk_fd;
+	const char *disk_format; /* static */
 };
 
-/* A private copy of the image's disk, gone when its descriptor closes unless
- * keep says otherwise. name: "debian:12", or an ID or its beginning. */
-int image_use(struct image_use *use, const char *name, bool keep,
+/* A private disk over the image's (full: a copy of it), gone when its
+ * descriptor closes unless keep says otherwise. name: "debian:12", or an ID or
+ * its beginning. */
+int image_use(struct image_use *use, const char *name, bool full, bool keep,
               struct error *err) MUST_CHECK;
 
 /* The same with another disk than the image's: its copy, or, for a machine
  * that goes on with it, itself. */
 int image_use_disk(struct image_use *use, const char *name, const char *disk,
-                   bool move, bool keep, struct error *err) MUST_CHECK;
+                   const char *format, bool move, bool keep,
+                   struct error *err) MUST_CHECK;
 /* Shares the blocks where the file system can; else copies what is data. */
 int image_copy_sparse(int from, int to, off_t size) MUST_CHECK;
 
@@ -49,6 +57,49 @@ char *image_find(const char *name, struct error *err) MUST_CHECK;
 /* Its manifest.json; NULL with words when it is missing or damaged. */
 json_t *image_manifest(const char *folder, struct error *err) MUST_CHECK;
 
+/* ---- clones (image_clone.c) ---- */
+
+/* A new qcow2 image in folder over base, which is named by its absolute path.
+ * Its descriptor; without keep it has no name, and *path is for messages. */
+int image_overlay(const char *folder, const char *base, const char *format,
+                  bool keep, char **path, struct error *err) MUST_CHECK;
+/* A qcow2 image over folder's disk, in the store's folder of disks. Without
+ * keep it has no name. */
+int image_clone(const char *store, const char *folder, bool keep, char **path,
+                struct error *err) MUST_CHECK;
+/* The qcow2 image at path, if it lies on one of the store, keeps that from
+ * being deleted. */
+int image_claim(const char *path, struct error *err) MUST_CHECK;
+/* -EBUSY with words if a machine or a clone needs the image. */
+int image_check_unused(const char *folder, struct error *err) MUST_CHECK;
+
+/* ---- putting images there (image_keep.c) ---- */
+
+enum { IMAGE_HEX = 2 * 32 + 1 };
+/* SHA-256 over the files, one after the other, as hexadecimal digits. */
+int image_hash(const char *const *paths, size_t count, char hex[IMAGE_HEX],
+               struct error *err) MUST_CHECK;
+/* What manifest.json says of a file. A disk is mostly holes: gigabytes of
+ * zeros are not worth hashing. */
+int image_note_file(json_t *files, const char *folder, const char *name,
+                    bool hashed, struct error *err) MUST_CHECK;
+/* One change at a time. The lock goes with the process. */
+int image_lock(const char *store, struct error *err) MUST_CHECK;
+/* Turn the name to the image, in one step for whoever looks. */
+int image_set_name(const char *store, const char *name, const char *id,
+                   struct error *err) MUST_CHECK;
+/* Move the work to its ID. An image that is there already stays. */
+int image_settle(const char *store, const char *work, const char *id,
+                 struct error *err) MUST_CHECK;
+void image_remove_tree(const char *folder);
+/* A program, to its end; quiet: what it says is not shown. */
+int image_run(char *const *argv, bool quiet, struct error *err) MUST_CHECK;
+
 /* ---- verbs ---- */
+
+int image_import(int argc, char **argv);
+int image_export(int argc, char **argv);
+int image_tag(int argc, char **argv);
+int image_seed(int argc, char **argv);
 
 int image_build(int argc, char **argv);

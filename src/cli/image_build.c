@@ -7,18 +7,12 @@
  * turned to it in one step. So an interrupted build leaves nothing but a
  * folder that the next one removes.
  */
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <openssl/evp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -31,74 +25,7 @@
 #include "cli/say.h"
 #include "control/control.h"
 
-enum { HEX = 2 * 32 + 1 };
-
-/* ---- hashing ---- */
-
-static int hash_add(EVP_MD_CTX *ctx, const char *path)
-{
-	static const size_t piece = 1 << 16;
-	u8 *buf = xalloc(piece);
-	FILE *f = fopen(path, "re");
-	size_t n;
-	int rc = f ? 0 : -errno;
-
-	while (f && (n = fread(buf, 1, piece, f)) > 0)
-		EVP_DigestUpdate(ctx, buf, n);
-	if (f && ferror(f))
-		rc = -EIO;
-	if (f)
-		fclose(f);
-	free(buf);
-	return rc;
-}
-
-/* SHA-256 over the files, one after the other, as hexadecimal digits. */
-static int hash_files(const char *const *paths, size_t count, char hex[HEX],
-                      struct error *err)
-{
-	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-	u8 digest[EVP_MAX_MD_SIZE];
-	unsigned len = 0;
-	int rc =
-	    ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) ? 0 : -ENOMEM;
-
-	for (size_t i = 0; i < count && rc == 0; i++) {
-		rc = hash_add(ctx, paths[i]);
-		if (rc < 0)
-			error_set(err, rc, "cannot read %s: %s", paths[i],
-			          strerror(-rc));
-	}
-	if (rc == 0)
-		EVP_DigestFinal_ex(ctx, digest, &len);
-	for (unsigned i = 0; i < len; i++)
-		snprintf(hex + 2 * (size_t)i, 3, "%02x", digest[i]);
-	EVP_MD_CTX_free(ctx);
-	return rc;
-}
-
 /* ---- the manifest ---- */
-
-/* The disk's size is mostly holes: gigabytes of zeros are not worth hashing. */
-static int add_file(json_t *files, const char *folder, const char *name,
-                    bool hashed, struct error *err)
-{
-	char *path = xasprintf("%s/%s", folder, name), hex[HEX] = "";
-	const char *one = path;
-	struct stat st = { 0 };
-	json_t *file = json_object();
-	int rc = 0;
-
-	json_object_set_new(files, name, file);
-	if (stat(path, &st) == 0)
-		json_object_set_new(file, "bytes", json_integer(st.st_size));
-	if (hashed)
-		rc = hash_files(&one, 1, hex, err);
-	if (hashed && rc == 0)
-		json_object_set_new(file, "sha256", json_string(hex));
-	free(path);
-	return rc;
-}
 
 /* "name version architecture" a line. Also finds the kernel's version. */
 static json_t *read_packages(const char *folder, char *kernel, size_t room)
@@ -131,12 +58,12 @@ static int write_manifest(const char *folder, const char *name, const char *id,
 	json_t *files = json_object();
 	json_t *packages = read_packages(folder, kernel, sizeof(kernel));
 	json_t *manifest;
-	int rc = add_file(files, folder, "vmlinuz", true, err);
+	int rc = image_note_file(files, folder, "vmlinuz", true, err);
 
 	if (rc == 0)
-		rc = add_file(files, folder, "initrd", true, err);
+		rc = image_note_file(files, folder, "initrd", true, err);
 	if (rc == 0)
-		rc = add_file(files, folder, "disk.raw", false, err);
+		rc = image_note_file(files, folder, "disk.raw", false, err);
 	manifest =
 	    json_pack("{s:s, s:s, s:s, s:s, s:o, s:o}", "id", id, "name", name,
 	              "kernel_version", kernel, "cmdline",
@@ -178,99 +105,27 @@ static int run_recipe(const char *recipe, const char *release,
 	return error_hint(err, "%s/build.log has the details", folder);
 }
 
-static void remove_tree(const char *folder)
-{
-	char *argv[] = { (char[]){ "rm" }, (char[]){ "-rf" }, (char[]){ "--" },
-		         NULL, NULL };
-	pid_t pid;
-
-	argv[3] = xstrdup(folder);
-	pid = fork();
-	if (pid == 0) {
-		execvp("rm", argv);
-		_exit(127);
-	}
-	if (pid > 0)
-		waitpid(pid, NULL, 0);
-	free(argv[3]);
-}
-
-/* One build at a time. The lock goes with the process. */
-static int lock_store(const char *store, struct error *err)
-{
-	char *path = xasprintf("%s/.lock", store);
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-
-	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		fprintf(stderr, "waiting for another build to end\n");
-		if (flock(fd, LOCK_EX) < 0) {
-			close(fd);
-			fd = -1;
-		}
-	}
-	if (fd < 0)
-		error_set(err, -errno, "cannot lock %s: %s", path,
-		          strerror(errno));
-	free(path);
-	return fd;
-}
-
-/* Turn the name to the image, in one step for whoever looks. */
-static int set_name(const char *store, const char *name, const char *id,
-                    struct error *err)
-{
-	char *target = xasprintf("../%s", id);
-	char *fresh = xasprintf("%s/names/.new", store);
-	char *path = xasprintf("%s/names/%s", store, name);
-	int rc = 0;
-
-	unlink(fresh);
-	if (symlink(target, fresh) < 0 || rename(fresh, path) < 0)
-		rc = error_set(err, -errno, "cannot name the image %s: %s",
-		               path, strerror(errno));
-	free(target);
-	free(fresh);
-	free(path);
-	return rc;
-}
-
-/* Move the work to its ID. An image that is there already stays. */
-static int settle(const char *store, const char *work, const char *id,
-                  struct error *err)
-{
-	char *folder = xasprintf("%s/%s", store, id);
-	int rc = 0;
-
-	if (access(folder, F_OK) == 0)
-		remove_tree(work);
-	else if (rename(work, folder) < 0)
-		rc = error_set(err, -errno, "cannot move the image to %s: %s",
-		               folder, strerror(errno));
-	free(folder);
-	return rc;
-}
-
 static int build_locked(const char *store, const char *name,
                         const char *release, const char *size,
                         struct error *err)
 {
 	char *recipe = place_program("atoll-image-build", err);
-	char *work = xasprintf("%s/.building", store), id[HEX] = "";
+	char *work = xasprintf("%s/.building", store), id[IMAGE_HEX] = "";
 	char *packages = xasprintf("%s/packages", work);
 	const char *inputs[] = { recipe, packages };
 	int rc = recipe ? 0 : err->code;
 
-	remove_tree(work);
+	image_remove_tree(work);
 	if (rc == 0)
 		rc = run_recipe(recipe, release, work, size, err);
 	if (rc == 0)
-		rc = hash_files(inputs, ARRAY_SIZE(inputs), id, err);
+		rc = image_hash(inputs, ARRAY_SIZE(inputs), id, err);
 	if (rc == 0)
 		rc = write_manifest(work, name, id, err);
 	if (rc == 0)
-		rc = settle(store, work, id, err);
+		rc = image_settle(store, work, id, err);
 	if (rc == 0)
-		rc = set_name(store, name, id, err);
+		rc = image_set_name(store, name, id, err);
 	if (rc == 0)
 		printf("%s %s\n", name, id);
 	free(packages);
@@ -351,7 +206,7 @@ int image_build(int argc, char **argv)
 	store = image_store(&err);
 	if (!store)
 		return say_error(&err);
-	lock = lock_store(store, &err);
+	lock = image_lock(store, &err);
 	rc = lock < 0 ? lock : 0;
 	if (rc == 0) {
 		kib = xasprintf("%" PRIu64 "k", size / KIB);

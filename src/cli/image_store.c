@@ -4,32 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/place.h"
 #include "cli/image.h"
 
 enum { ID_LENGTH = 64, ID_PREFIX_MIN = 6 };
-
-/* mkdir -p; the parents of a path that we own. */
-static int make_folders(const char *path)
-{
-	char *copy = xstrdup(path), *at = copy;
-	int rc = 0;
-
-	while (rc == 0 && (at = strchr(at + 1, '/'))) {
-		*at = '\0';
-		if (mkdir(copy, 0777) < 0 && errno != EEXIST)
-			rc = -errno;
-		*at = '/';
-	}
-	if (rc == 0 && mkdir(path, 0777) < 0 && errno != EEXIST)
-		rc = -errno;
-	free(copy);
-	return rc;
-}
 
 char *image_store(struct error *err)
 {
@@ -49,12 +30,10 @@ char *image_store(struct error *err)
 		return NULL;
 	}
 	names = xasprintf("%s/names", path);
-	rc = make_folders(names);
+	rc = place_make(names, err);
 	free(names);
 	if (rc == 0)
 		return path;
-	error_set(err, rc, "cannot make the folder %s: %s", path,
-	          strerror(-rc));
 	free(path);
 	return NULL;
 }

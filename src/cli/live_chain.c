@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "cli/live.h"
+#include "cli/named.h"
 #include "cli/options.h"
 #include "cli/snapshot.h"
 #include "control/record.h"
@@ -350,10 +351,13 @@ static int choose(struct commit *c, struct error *err)
 /* A snapshot has the disk's own file; the images below are shared. */
 static int check_snapshots(const struct commit *c, struct error *err)
 {
+	char *folder = named_folder(c->a.disk.machine, false, err);
+	bool none = folder && access(folder, F_OK) < 0;
 	struct snapshots s;
 	size_t count;
 
-	if (c->force || c->a.socket)
+	free(folder);
+	if (c->force || c->a.socket || none)
 		return 0;
 	if (snapshots_open(&s, c->a.disk.machine, false, err) < 0)
 		return err->code;
@@ -428,11 +432,13 @@ static int commit_into(struct commit *c, const char *next, struct error *err)
 	int fds[2] = { -1, -1 }, rc;
 	bool left = false;
 
-	rc = fds[0] = open_writable(base, err);
+	if (c->layer == 0 && link(base, next) < 0)
+		return error_set(err, -errno, "%s: %s", next, strerror(errno));
+	/* By the name under which it stays: who asks for a descriptor's path
+	 * later is told that. */
+	rc = fds[0] = open_writable(c->layer == 0 ? next : base, err);
 	if (rc >= 0 && c->layer > 0)
 		rc = fds[1] = open_writable(layers[c->layer - 1].path, err);
-	if (rc >= 0 && c->layer == 0 && link(base, next) < 0)
-		rc = error_set(err, -errno, "%s: %s", next, strerror(errno));
 	if (rc >= 0)
 		rc = live_work(&c->a, "merging", commit_message(c, next), fds,
 		               c->layer ? 2 : 1, &left, err);

@@ -13,6 +13,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/place.h"
+#include "cli/image.h"
 
 enum { NAME_BYTES = 63 };
 
@@ -127,7 +128,7 @@ void named_release(struct named *n)
 }
 
 int named_publish(struct named *n, json_t *disks, char *const *paths,
-                  struct error *err)
+                  bool disposable, struct error *err)
 {
 	json_t *list = json_array(), *disk;
 	size_t i;
@@ -139,8 +140,9 @@ int named_publish(struct named *n, json_t *disks, char *const *paths,
 		json_t *readonly = json_object_get(disk, "readonly");
 
 		json_array_append_new(
-		    list, json_pack("{s:s, s:O?, s:O?}", "path", paths[i],
-		                    "format", format, "readonly", readonly));
+		    list, json_pack("{s:s, s:O?, s:O?, s:b}", "path", paths[i],
+		                    "format", format, "readonly", readonly,
+		                    "disposable", disposable));
 	}
 	unlink(n->disks_path); /* of a dead one */
 	rc = json_dump_file(list, n->disks_path, JSON_COMPACT);
@@ -163,6 +165,21 @@ json_t *named_disks(const char *name, struct error *err)
 	free(path);
 	free(folder);
 	return list;
+}
+
+int named_check_lasting(const char *name, struct error *err)
+{
+	json_t *list = named_disks(name, err), *first;
+	int rc = list ? 0 : err->code;
+
+	first = json_array_get(list, 0);
+	if (rc == 0 && json_is_true(json_object_get(first, "disposable"))) {
+		rc = error_set(err, -EINVAL, "%s is to leave nothing behind",
+		               name);
+		error_hint(err, "it was started with --rm");
+	}
+	json_decref(list);
+	return rc;
 }
 
 int named_connect(const char *name, struct error *err)
@@ -208,6 +225,15 @@ char *named_folder(const char *name, bool make, struct error *err)
 		return NULL;
 	}
 	return folder;
+}
+
+void named_forget(const char *name)
+{
+	char *folder = named_folder(name, false, NULL);
+
+	if (folder)
+		image_remove_tree(folder);
+	free(folder);
 }
 
 int named_fresh(const char *name, struct error *err)

@@ -30,7 +30,9 @@ void named_release(struct named *n);
 /* What its disks are, for those who work on them: they don't ask the machine
  * for a path, for it may be its guest's by then. disks: of the machine file. */
 int named_publish(struct named *n, json_t *disks, char *const *paths,
-                  struct error *err) MUST_CHECK;
+                  bool disposable, struct error *err) MUST_CHECK;
+/* -EINVAL with words if nothing of that machine is to be left. */
+int named_check_lasting(const char *name, struct error *err) MUST_CHECK;
 /* NULL with words. */
 json_t *named_disks(const char *name, struct error *err) MUST_CHECK;
 
@@ -44,6 +46,9 @@ char *named_suspended(const char *name, struct error *err) MUST_CHECK;
 /* A machine that is new under this name: -EEXIST while another is suspended
  * under it. */
 int named_fresh(const char *name, struct error *err) MUST_CHECK;
+
+/* All that the machine of this name left: snapshots, suspended ones. */
+void named_forget(const char *name);
 
 /* 1 to 63 letters, digits and dashes: it becomes a host name, and a file. */
 bool named_valid(const char *name);

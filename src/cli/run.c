@@ -51,7 +51,7 @@ static int claim(struct named *named, struct run_machine *m,
 		rc = named_fresh(o->name, err);
 	if (rc == 0)
 		rc = named_publish(named, json_object_get(m->file, "disks"),
-		                   m->disk_paths, err);
+		                   m->disk_paths, o->disposable, err);
 	if (rc < 0)
 		return rc;
 	run_machine_set_fd(m, m->file, "listen", named->listen_fd);
@@ -88,6 +88,8 @@ static int run(const struct run_options *o)
 		session.unlink_ended = o->saved->disk;
 	}
 	code = session_run(&session);
+	if (o->disposable && o->name)
+		named_forget(o->name);
 	run_machine_fini(&m);
 	named_release(&named);
 	return code;

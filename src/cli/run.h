@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include "base/types.h"
+#include "cli/seed.h"
 
 struct error;
 struct saved;
@@ -58,6 +59,9 @@ struct run_options {
 	const char *gdb;
 	json_t *devices; /* array of names; owned */
 	bool keep, interactive;
+	bool full;        /* a copy of the image, not a clone */
+	bool disposable;  /* nothing that it wrote is left */
+	struct seed seed; /* what it is told at its first start */
 
 	const char *cpu;     /* "host", "baseline" */
 	const char *restore; /* a saved machine */
@@ -82,7 +86,8 @@ struct run_machine {
 	char *kernel, *initrd, *cmdline; /* when they come from an image */
 	int console_in, console_out; /* our ends of serial "stdio"; -1: none */
 	char *image_disk;            /* one that was kept; NULL: none */
-	char *disk_paths[RUN_DISKS_MAX + 1]; /* "": none leads there */
+	const char *image_format;    /* of the machine's disk of it; static */
+	char *disk_paths[RUN_DISKS_MAX + 2]; /* "": none leads there */
 	unsigned disk_count;
 	pid_t nets[RUN_NETS_MAX];
 	unsigned net_count;

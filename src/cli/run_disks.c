@@ -14,6 +14,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/place.h"
 #include "cli/files.h"
 #include "cli/image.h"
 #include "cli/run.h"
@@ -156,16 +157,26 @@ static int add_disk(struct run_machine *m, json_t *list, int fd,
 	return add_chain(&c, fd, d->path, d->readonly, err);
 }
 
+/* No path leads to the disk that was added last. */
+static void hide_last(struct run_machine *m, json_t *list)
+{
+	json_t *disk = json_array_get(list, json_array_size(list) - 1);
+
+	json_object_set_new(disk, "private", json_true());
+	m->disk_paths[m->disk_count - 1][0] = '\0';
+}
+
 static int add_image(struct run_machine *m, const struct run_options *o,
                      json_t *list, struct error *err)
 {
-	struct run_disk d = { .format = (char[]){ "raw" } };
+	struct run_disk d = { 0 };
 	struct image_use use;
 	const struct saved *s = o->saved;
 	const char *kept = s ? saved_kept_disk(s) : NULL;
 	int rc = s ? image_use_disk(&use, o->image, kept ? kept : s->disk,
+	                            saved_disk_format(s),
 	                            kept || o->restore_move, o->keep, err)
-	           : image_use(&use, o->image, o->keep, err);
+	           : image_use(&use, o->image, o->full, o->keep, err);
 
 	if (rc < 0)
 		return rc;
@@ -174,15 +185,61 @@ static int add_image(struct run_machine *m, const struct run_options *o,
 	m->kernel = use.kernel;
 	m->initrd = use.initrd;
 	m->cmdline = use.cmdline;
+	m->image_format = use.disk_format;
 	d.path = use.disk_path;
+	d.format = (char *)(uintptr_t)use.disk_format;
 	rc = add_disk(m, list, use.disk_fd, &d, err);
-	if (rc == 0 && !o->keep) {
-		json_object_set_new(json_array_get(list, 0), "private",
-		                    json_true());
-		m->disk_paths[0][0] = '\0';
-	}
+	if (rc == 0 && !o->keep)
+		hide_last(m, list);
 	free(use.disk_path);
 	return rc;
+}
+
+/* What is written to it goes to a file without a name. */
+static int add_disposable(struct run_machine *m, json_t *list,
+                          const struct run_disk *d, struct error *err)
+{
+	struct run_disk over = *d;
+	char *base = realpath(d->path, NULL), *folder = NULL;
+	struct place place;
+	int fd = -1, rc;
+
+	if (!base)
+		return error_set(err, -errno, "cannot open the disk %s: %s",
+		                 d->path, strerror(errno));
+	rc = place_find(&place, err);
+	if (rc == 0) {
+		folder = xasprintf("%s/disks", place.state);
+		place_fini(&place);
+		rc = fd =
+		    image_overlay(folder, base, d->format ? d->format : "raw",
+		                  false, &over.path, err);
+	}
+	if (rc >= 0) {
+		over.format = (char[]){ "qcow2" };
+		rc = add_disk(m, list, fd, &over, err);
+		hide_last(m, list);
+		free(over.path);
+	}
+	free(folder);
+	free(base);
+	return rc;
+}
+
+static int add_seed(struct run_machine *m, const struct run_options *o,
+                    json_t *list, struct error *err)
+{
+	struct seed seed = o->seed;
+	struct run_disk d = { .path = (char[]){ "cidata" },
+		              .format = (char[]){ "raw" },
+		              .serial = (char[]){ "cidata" },
+		              .readonly = true };
+	int fd;
+
+	if (!seed.hostname)
+		seed.hostname = o->name;
+	fd = seed_make(&seed, err);
+	return fd < 0 ? fd : add_disk(m, list, fd, &d, err);
 }
 
 int run_disks_open(struct run_machine *m, const struct run_options *o,
@@ -197,8 +254,14 @@ int run_disks_open(struct run_machine *m, const struct run_options *o,
 	for (unsigned i = 0; i < o->disk_count && rc == 0; i++) {
 		const struct run_disk *d = &o->disks[i];
 
+		if (o->disposable && !d->readonly) {
+			rc = add_disposable(m, list, d, err);
+			continue;
+		}
 		fd = file_open_disk(d->path, d->readonly, err);
 		rc = fd < 0 ? fd : add_disk(m, list, fd, d, err);
 	}
+	if (rc == 0 && seed_wanted(&o->seed))
+		rc = add_seed(m, o, list, err);
 	return rc;
 }

@@ -326,6 +326,7 @@ static void set_origin(struct run_machine *m, const struct run_options *o)
 	json_object_set_new(origin, "macs", macs);
 	set_string(origin, "cwd", cwd);
 	set_string(origin, "image_disk", m->image_disk);
+	set_string(origin, "image_format", m->image_format);
 	json_object_set_new(m->file, "origin", origin);
 	free(cwd);
 }

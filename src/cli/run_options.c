@@ -26,7 +26,13 @@ enum {
 	OPT_GDB,
 	OPT_INITRD,
 	OPT_INTERACTIVE,
+	OPT_FULL,
+	OPT_HOSTNAME,
 	OPT_KEEP,
+	OPT_RM,
+	OPT_SSH_KEY,
+	OPT_USER,
+	OPT_USER_DATA,
 	OPT_KERNEL,
 	OPT_MEMORY,
 	OPT_MODULE,
@@ -73,7 +79,11 @@ static const struct option_spec specs[] = {
 	{ "code-cache", "SIZE", "of the bt engine", OPT_CODE_CACHE },
 	{ "perf-map", NULL, "name translated code for perf (bt engine)",
 	  OPT_PERF_MAP },
-	{ "keep", NULL, "keep the machine's copy of the image", OPT_KEEP },
+	{ "keep", NULL, "keep the machine's disk over the image", OPT_KEEP },
+	{ "full", NULL, "a disk of its own: a copy of the image", OPT_FULL },
+	{ "rm", NULL, "nothing that it writes is left, on --disk either",
+	  OPT_RM },
+	SEED_OPTIONS(OPT_USER, OPT_SSH_KEY, OPT_USER_DATA, OPT_HOSTNAME),
 	{ "restore", "FILE", "go on from a saved machine", OPT_RESTORE },
 	{ "verify", NULL, "check all of its memory first", OPT_VERIFY },
 	{ "move", NULL, "the saved machine is used up by it", OPT_MOVE },
@@ -401,6 +411,23 @@ static int one_option(void *ctx, int id, const char *value, struct error *err)
 	case OPT_KEEP:
 		o->keep = true;
 		return 0;
+	case OPT_FULL:
+		o->full = true;
+		return 0;
+	case OPT_RM:
+		o->disposable = true;
+		return 0;
+	case OPT_USER:
+		o->seed.user = value;
+		return 0;
+	case OPT_SSH_KEY:
+		return seed_add_key(&o->seed, value, err);
+	case OPT_USER_DATA:
+		o->seed.user_data = value;
+		return 0;
+	case OPT_HOSTNAME:
+		o->seed.hostname = value;
+		return 0;
 	case OPT_KERNEL:
 		o->kernel = value;
 		return 0;
@@ -467,6 +494,12 @@ static int check_together(struct run_options *o, struct error *err)
 		o->serials[o->serial_count++] = "stdio";
 	if (o->keep && !o->image)
 		return error_set(err, -EINVAL, "--keep needs an image");
+	if (o->full && !o->image)
+		return error_set(err, -EINVAL, "--full needs an image");
+	if (o->disposable && o->keep)
+		return error_set(err, -EINVAL, "--keep and --rm are opposites");
+	if (seed_wanted(&o->seed) && o->disk_count == RUN_DISKS_MAX)
+		return too_many("disks and a seed", RUN_DISKS_MAX, err);
 	return 0;
 }
 

@@ -117,6 +117,14 @@ const char *saved_kept_disk(const struct saved *s)
 	    json_object_get(json_object_get(s->about, "origin"), "image_disk"));
 }
 
+const char *saved_disk_format(const struct saved *s)
+{
+	const char *format = json_string_value(json_object_get(
+	    json_object_get(s->about, "origin"), "image_format"));
+
+	return format ? format : "raw";
+}
+
 int saved_enter_folder(const struct saved *s, struct error *err)
 {
 	const char *cwd = json_string_value(
@@ -212,6 +220,8 @@ int saved_keep_disk(void *ctx, json_t *disk, int fd, struct error *err)
 		return 0;
 	name = xasprintf("%s.disk", (const char *)ctx);
 	rc = keep_disk(fd, name, err);
+	if (rc == 0)
+		rc = image_claim(name, err);
 	free(name);
 	return rc;
 }

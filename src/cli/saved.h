@@ -31,6 +31,8 @@ char **saved_command(const struct saved *s, int argc, char **argv, int *count);
 const char *saved_mac(const struct saved *s, unsigned nic);
 /* The path of an image's disk that was kept; NULL: it lies beside. */
 const char *saved_kept_disk(const struct saved *s);
+/* Of that, or of the one beside: "raw" or "qcow2". */
+const char *saved_disk_format(const struct saved *s);
 /* Relative paths in the command are meant from there. */
 int saved_enter_folder(const struct saved *s, struct error *err) MUST_CHECK;
 

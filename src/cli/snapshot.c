@@ -178,6 +178,8 @@ static int copy_disk(void *ctx, json_t *disk, int fd, struct error *err)
 
 	if (rc == 0)
 		rc = copy_to(fd, path, false, err);
+	if (rc == 0)
+		rc = image_claim(path, err);
 	json_object_del(disk, "fd");
 	note_path(disk, fd);
 	json_array_append(c->disks, disk);
@@ -246,6 +248,8 @@ static int create(const struct wish *w, struct snapshots *s, struct error *err)
 	if (json_object_get(s->all, w->name))
 		rc = error_set(err, -EEXIST, "there is a snapshot %s already",
 		               w->name);
+	if (rc == 0)
+		rc = named_check_lasting(w->machine, err);
 	if (rc == 0)
 		rc = sock = named_connect(w->machine, err);
 	if (rc >= 0 && mkdir(folder, 0700) < 0)

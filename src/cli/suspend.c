@@ -130,7 +130,8 @@ static void wait_for_end(int sock)
 
 static int suspend(const struct wish *w, const char *path, struct error *err)
 {
-	int sock = named_connect(w->name, err), rc;
+	int rc = named_check_lasting(w->name, err);
+	int sock = rc < 0 ? rc : named_connect(w->name, err);
 	json_t *figures = NULL, *quit;
 	const struct saved_how how = { .plain = w->fast,
 		                       .stay = true,

@@ -131,11 +131,11 @@ class Errors(unittest.TestCase):
              "cannot open the serial log"),
             (("run", "no-such-image"), "no image no-such-image"),
             (("image", "inspect", "../../etc"), "no image"),
-            (("image", "delete", "no-such-image"), "no image"),
         ]
         for args, words in cases:
             with self.subTest(args=args):
                 self.refused(1, words, *args)
+        self.refused(3, "no image", "image", "delete", "no-such-image")
 
     def test_unreadable_disk(self):
         if os.geteuid() == 0:
@@ -572,7 +572,7 @@ class Images(unittest.TestCase):
         self.assertEqual(got.returncode, 0, got.stderr)
         self.assertEqual(got.stdout, b"from-image\r\n")
         self.assertEqual(list((WORK / "data/atoll/disks").iterdir()), [])
-        got = atoll("run", "--net", "none", ident[:8], "--keep")
+        got = atoll("run", "--net", "none", ident[:8], "--keep", "--full")
         self.assertEqual(got.returncode, 0, got.stderr)
         (kept,) = (WORK / "data/atoll/disks").iterdir()
         self.assertLess(kept.stat().st_blocks, 1000)
@@ -581,6 +581,14 @@ class Images(unittest.TestCase):
             disk.seek(1 << 29)
             self.assertEqual(disk.read(6), b"middle")
         self.assertEqual(kept.stat().st_size, 1 << 30)
+
+        kept.unlink()
+        got = atoll("run", "--net", "none", "tiny:1", "--keep")
+        self.assertEqual(got.returncode, 0, got.stderr)
+        (clone,) = (WORK / "data/atoll/disks").iterdir()
+        self.assertIn(str(folder / "disk.raw").encode(), clone.read_bytes())
+        self.assertEqual(atoll("image", "delete", "tiny:1").returncode, 4)
+        clone.unlink()
 
         (folder / "manifest.json").write_text("{")
         got = atoll("run", "tiny:1")

@@ -66,15 +66,15 @@ def clean(image):
 
 def boot(path, name, fmt="qcow2"):
     guest = Guest(atoll, elf, env, f"{path},format={fmt}", name)
-    check(name + " runs", guest.goes_on(5), guest.words)
+    check(name + " runs", guest.goes_on(5), guest.said)
     return guest
 
 
 def finish(guest, path, fmt="qcow2"):
     """The guest saw what it wrote, and it is all in the image."""
     code = guest.end()
-    check("the guest is content", code == 1 and not guest.words,
-          (code, guest.words, guest.errors))
+    check("the guest is content", code == 1 and not guest.said,
+          (code, guest.said, guest.errors))
     clean(path) if fmt == "qcow2" else None
     wrong = wrong_slots(whole(path, fmt, work, tool), guest.slots, guest.flushed)
     check("all is there", not wrong, wrong[:4])

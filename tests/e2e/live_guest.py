@@ -16,15 +16,19 @@ SLOT = 64 << 10
 class Guest:
     def __init__(self, atoll, elf, env, disk, name, *more):
         self.vm = subprocess.Popen(
-            [atoll, "run", "--name", name, "--engine", "bt", "--memory", "64M",
-             "--kernel", elf, "--device", "debug-exit", "--net", "none",
-             "--disk", disk, "--timeout", "600", *more],
+            [atoll, "run", *self.words(elf, disk), "--name", name, "--engine",
+             "bt", "--memory", "64M", "--device", "debug-exit", "--net",
+             "none", "--timeout", "600", *more],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, env=env)
-        self.flushed, self.slots, self.sizes, self.words = 0, 0, [], []
+        self.flushed, self.slots, self.sizes, self.said = 0, 0, [], []
         self.news = threading.Condition()
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
+
+    def words(self, elf, disk):
+        """What it boots, and its disk."""
+        return ["--kernel", elf, "--disk", disk]
 
     def read(self):
         for line in self.vm.stdout:
@@ -39,7 +43,7 @@ class Guest:
                 elif word[:1] == ["size"]:
                     self.sizes.append(int(word[1]))
                 else:
-                    self.words.append(line.decode().strip())
+                    self.said.append(line.decode().strip())
                 self.news.notify_all()
 
     def wait(self, what):

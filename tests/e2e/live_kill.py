@@ -100,7 +100,7 @@ def chain(image):
 def round_of(n):
     guest = Guest(atoll, elf, env, path + ",format=qcow2", "k")
     if not check("it starts", guest.wait(lambda: guest.flushed >= 5),
-                 guest.words):
+                 guest.said):
         guest.kill()
         print(guest.errors)
         return
@@ -110,7 +110,7 @@ def round_of(n):
     starter = dice.random() < 0.25
     guest.kill(starter)
     asker.wait()
-    check("what it read was right", not guest.words, guest.words)
+    check("what it read was right", not guest.said, guest.said)
     inspect(f"{n} {job.__name__}", guest, guest.flushed)
     if len(chain(path)) > 8 or dice.random() < 0.1:
         fresh()

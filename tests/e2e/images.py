@@ -1,0 +1,251 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Images come and go, and machines lie on them: images.py ATOLL GUEST_ELF."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from live_guest import LIMIT, Guest, whole, wrong_slots
+
+atoll, elf = sys.argv[1:3]
+work = tempfile.mkdtemp(prefix="im-")
+env = dict(os.environ, XDG_DATA_HOME=work + "/data",
+           ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r")
+images = work + "/data/atoll/images"
+disks = work + "/data/atoll/disks"
+tool = ["qemu-img"] if shutil.which("qemu-img") else [atoll, "disk"]
+passed = failed = 0
+
+
+def check(what, good, more=""):
+    global passed, failed
+    passed, failed = passed + bool(good), failed + (not good)
+    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
+    return good
+
+
+def command(*words):
+    return subprocess.run([atoll, *words], stdin=subprocess.DEVNULL, env=env,
+                          capture_output=True, text=True, timeout=LIMIT,
+                          check=False)
+
+
+def done(what, result):
+    check(what, result.returncode == 0, result)
+    return result.stdout
+
+
+def refused(what, result, code, words):
+    check(what, result.returncode == code and words in result.stderr and
+          "error:" in result.stderr, result)
+
+
+class Clone(Guest):
+    """A machine of an image, its disk being the first."""
+    def __init__(self, image, name, *more):
+        self.image = image
+        super().__init__(atoll, None, env, None, name, *more)
+
+    def words(self, elf, disk):
+        return [self.image]
+
+
+def data_of(image):
+    folder = json.loads(command("image", "inspect", image).stdout)["folder"]
+    with open(folder + "/disk.raw", "rb") as f:
+        return f.read()
+
+
+def come_and_go():
+    raw = work + "/first.raw"
+    with open(raw, "wb") as f:
+        f.truncate(16 << 20)
+        f.seek(5 << 20)
+        f.write(os.urandom(1 << 20))
+    first = open(raw, "rb").read()
+    refused("no kernel", command("image", "import", raw, "--name", "a:1"), 2,
+            "what does it boot")
+    refused("no name", command("image", "import", raw, "--kernel", elf), 2,
+            "--name")
+    done("import", command("image", "import", raw, "--name", "a:1", "--kernel",
+                           elf))
+    check("it holds the disk", data_of("a:1") == first)
+    qcow2 = work + "/first.qcow2"
+    done("convert", command("disk", "convert", raw, qcow2))
+    done("import qcow2", command("image", "import", qcow2, "--name", "b:1",
+                                 "--kernel", elf, "--cmdline", "one two"))
+    check("the same disk", data_of("b:1") == first)
+    refused("a foreign format", command("image", "import", raw, "--format",
+                                        "vmdk", "--name", "v:1", "--kernel",
+                                        elf), 1, "vmdk")
+    done("tag", command("image", "tag", "b:1", "c:latest"))
+    listed = done("list", command("image", "list"))
+    check("three names", all(n in listed for n in ("a:1", "b:1", "c:latest")),
+          listed)
+    tar = work + "/b.tar"
+    done("export", command("image", "export", "c:latest", tar))
+    check("small", os.path.getsize(tar) < 3 << 20, os.path.getsize(tar))
+    done("delete", command("image", "delete", "b:1"))
+    refused("both names are gone", command("image", "inspect", "c:latest"), 1,
+            "no image")
+    done("import what was exported", command("image", "import", tar, "--name",
+                                             "d:1"))
+    check("the same disk again", data_of("d:1") == first)
+    info = json.loads(command("image", "inspect", "d:1").stdout)
+    check("its command line, too", info["cmdline"] == "one two", info)
+    left = [f for f in os.listdir(images) if f.startswith(".") and
+            f != ".lock"]
+    check("nothing half done is left", not left, left)
+
+
+def hostile():
+    """An archive that was made to reach outside."""
+    box = work + "/box"
+    secret = work + "/secret.raw"
+    with open(secret, "wb") as f:
+        f.write(b"secret" * 1024 + bytes(1 << 20))
+    for what in ("link", "backing", "missing", "text"):
+        shutil.rmtree(box, ignore_errors=True)
+        os.mkdir(box)
+        with open(box + "/manifest.json", "w") as f:
+            json.dump({"id": "x", "cmdline": "c"}, f)
+        shutil.copy(elf, box + "/vmlinuz")
+        open(box + "/initrd", "w").close()
+        if what == "link":
+            os.unlink(box + "/vmlinuz")
+            os.symlink("/etc/hostname", box + "/vmlinuz")
+        base = ["--backing", secret, "--backing-format", "raw"] \
+            if what == "backing" else ["1M"]
+        done("create", command("disk", "create", box + "/disk.qcow2", *base))
+        if what == "missing":
+            os.unlink(box + "/initrd")
+        if what == "text":
+            with open(box + "/disk.qcow2", "w") as f:
+                f.write("no image at all")
+        tar = f"{work}/{what}.tar"
+        subprocess.run(["tar", "-C", box, "-cf", tar, *os.listdir(box)],
+                       check=True)
+        result = command("image", "import", tar, "--name", "evil:1")
+        check("refused: " + what, result.returncode != 0 and
+              "error:" in result.stderr, result)
+    refused("and not there", command("image", "inspect", "evil:1"), 1,
+            "no image")
+
+
+def clones():
+    one, two = Clone("a:1", "one"), Clone("a:1", "two")
+    check("two on one image", one.goes_on(5) and two.goes_on(5),
+          one.said + two.said)
+    refused("in use", command("image", "delete", "a:1"), 4, "in use")
+    refused("no path", command("disk", "snapshot", "one:vda"), 2, "no path")
+    before = one.flushed
+    done("but a copy", command("disk", "mirror", "one:vda", work + "/o.raw"))
+    wrong = wrong_slots(work + "/o.raw", one.slots, before, one.flushed + 1)
+    check("of what it holds", not wrong, wrong[:3])
+    check("both end well", one.end() == 1 and two.end() == 1,
+          one.said + two.said)
+    check("nothing is left", os.listdir(disks) == [], os.listdir(disks))
+    kept = Clone("a:1", "kept", "--keep")
+    check("kept runs", kept.goes_on(5), kept.said)
+    refused("its template is not written", command("disk", "commit",
+                                                   "kept:vda"), 5,
+            "write-protected")
+    check("it ends", kept.end() == 1, kept.said)
+    path = kept.errors.split()[1]
+    check("its path is said", os.path.exists(path), kept.errors)
+    wrong = wrong_slots(whole(path, "qcow2", work, tool), kept.slots,
+                        kept.flushed)
+    check("all is there", not wrong, wrong[:3])
+    check("it is small", os.stat(path).st_blocks * 512 < 14 << 20)
+    refused("it lies on the image", command("image", "delete", "a:1"), 4,
+            os.path.basename(path))
+    refused("not by hand, either", command("disk", "commit", path), 5,
+            "write-protected")
+    done("rebase", command("disk", "rebase", path))
+    whole_clone = Clone("a:1", "full", "--full", "--keep")
+    check("a full copy runs", whole_clone.goes_on(5), whole_clone.said)
+    check("it ends", whole_clone.end() == 1)
+    check("a copy is raw", os.path.getsize(whole_clone.errors.split()[1]) ==
+          16 << 20)
+    done("delete: nobody needs it any more", command("image", "delete", "a:1"))
+    wrong = wrong_slots(whole(path, "qcow2", work, tool), kept.slots,
+                        kept.flushed)
+    check("the clone that became independent holds all", not wrong, wrong[:3])
+
+
+def disposable():
+    path = work + "/mine.raw"
+    with open(path, "wb") as f:
+        f.truncate(16 << 20)
+    guest = Guest(atoll, elf, env, path, "gone", "--rm")
+    check("it runs", guest.goes_on(20), guest.said)
+    refused("no suspend", command("suspend", "gone"), 2, "leave nothing")
+    refused("no snapshot", command("snapshot", "create", "gone", "s"), 2,
+            "leave nothing")
+    check("it ends well", guest.end() == 1, guest.said)
+    check("nothing was written", open(path, "rb").read() == bytes(16 << 20))
+    left = os.listdir(work + "/s/disks") + \
+        (os.listdir(work + "/s/named") if os.path.isdir(work + "/s/named")
+         else [])
+    check("nothing is left", left == [], left)
+
+
+def seeds():
+    """What cloud-init would find."""
+    if not shutil.which("xorriso"):
+        print("skipped: seeds, there is no xorriso")
+        return
+    key, data, iso = work + "/key.pub", work + "/user", work + "/seed.iso"
+    with open(key, "w") as f:
+        f.write("# mine\nssh-ed25519 AAAAC3Nza joe@host\n")
+    with open(data, "w") as f:
+        f.write("#cloud-config\npackages: [vim]\n")
+    done("seed", command("image", "seed", iso, "--hostname", "web", "--user",
+                         "joe", "--ssh-key", key, "--user-data", data))
+    with open(iso, "rb") as f:
+        f.seek(16 * 2048)
+        volume = f.read(2048)
+    check("labelled", volume[1:6] == b"CD001" and
+          volume[40:72].strip() == b"cidata", volume[:80])
+    out = work + "/seed"
+    subprocess.run(["xorriso", "-osirrox", "on", "-indev", iso, "-extract",
+                    "/", out], check=True, capture_output=True)
+    files = {n: open(f"{out}/{n}").read() for n in os.listdir(out)}
+    check("three files", sorted(files) ==
+          ["meta-data", "user-data", "vendor-data"], files)
+    check("user data as it is", files["user-data"] == open(data).read())
+    check("host name", "local-hostname: web\n" in files["meta-data"] and
+          "instance-id: i-" in files["meta-data"], files)
+    vendor = files["vendor-data"]
+    check("user and key", vendor.startswith("#cloud-config\n") and
+          "name: joe\n" in vendor and "'ssh-ed25519 AAAAC3Nza joe@host'"
+          in vendor, vendor)
+    refused("a name that is none", command("image", "seed", work + "/x.iso",
+                                           "--user", "a: b"), 2, "name")
+    with open(key, "w") as f:
+        f.write("it's no key'\n")
+    refused("a key that is none", command("image", "seed", work + "/x.iso",
+                                          "--ssh-key", key), 2, "public key")
+    check("no file", not os.path.exists(work + "/x.iso"))
+    path = work + "/s.raw"
+    with open(path, "wb") as f:
+        f.truncate(16 << 20)
+    guest = Guest(atoll, elf, env, path, "seeded", "--hostname", "web")
+    check("a machine has it", guest.goes_on(3), guest.said)
+    info = json.loads(command("disk", "info", "seeded:vdb").stdout)
+    check("as its second disk", info["serial"] == "cidata" and
+          info["readonly"], info)
+    check("it ends well", guest.end() == 1, guest.said)
+
+
+come_and_go()
+hostile()
+clones()
+disposable()
+seeds()
+subprocess.run(["rm", "-rf", work], check=False)
+print(f"{passed} passed, {failed} failed")
+sys.exit(1 if failed else 0)
