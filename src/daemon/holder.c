@@ -10,26 +10,17 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/log.h"
 #include "control/control.h"
 #include "daemon/daemon.h"
+#include "daemon/held.h"
 
-enum { RETRY_MS = 10, PEER_WAIT_S = 5, BACKLOG = 8, FD_ABOVE = 20 };
-enum { LOCK_AT = 3, LISTEN_AT = 4, DOCUMENT_AT = 5 };
+enum { RETRY_MS = 10 };
 
 struct pending {
 	struct pending *next;
@@ -50,20 +41,6 @@ struct holder {
 
 /* ---- folder, lock, socket ---- */
 
-/* Locked and open: nobody had it. -EWOULDBLOCK: somebody has. */
-static int take_lock(int folder)
-{
-	int rc, fd = openat(folder, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-
-	if (fd < 0)
-		return -errno;
-	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-		return fd;
-	rc = -errno;
-	close(fd);
-	return rc;
-}
-
 static bool is_held(struct vm *vm)
 {
 	struct error err;
@@ -71,73 +48,25 @@ static bool is_held(struct vm *vm)
 
 	if (folder < 0)
 		return false;
-	fd = take_lock(folder);
+	fd = held_lock(folder);
 	close(folder);
 	if (fd >= 0)
 		close(fd);
 	return fd == -EWOULDBLOCK;
 }
 
-/* A path of any length fits by way of the folder's descriptor. */
-static int socket_name(struct vm *vm, struct sockaddr_un *name,
-                       struct error *err)
+/* Where the sockets of holders are. */
+static char *sockets(struct vm *vm)
 {
-	char *folder = xasprintf("%s/machines", vm->daemon->place.runtime);
-	int fd, rc = place_make(folder, err);
-
-	fd = rc < 0 ? rc : open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 && rc == 0)
-		fd = error_set(err, -errno, "%s: %s", folder, strerror(errno));
-	free(folder);
-	*name = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	snprintf(name->sun_path, sizeof(name->sun_path),
-	         "/proc/self/fd/%d/%s.sock", fd, vm->id);
-	return fd;
-}
-
-static int open_listener(struct vm *vm, struct error *err)
-{
-	struct sockaddr_un name;
-	int fd, code, folder = socket_name(vm, &name, err);
-
-	if (folder < 0)
-		return folder;
-	unlink(name.sun_path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd >= 0 && (bind(fd, (struct sockaddr *)&name, sizeof(name)) < 0 ||
-	                listen(fd, BACKLOG) < 0)) {
-		code = errno;
-		close(fd);
-		fd = -1;
-		errno = code;
-	}
-	if (fd < 0)
-		fd = error_set(err, -errno, "a machine's socket: %s",
-		               strerror(errno));
-	close(folder);
-	return fd;
+	return xasprintf("%s/machines", vm->daemon->place.runtime);
 }
 
 static int connect_to(struct vm *vm)
 {
-	struct timeval wait = { PEER_WAIT_S, 0 };
-	struct sockaddr_un name;
-	int fd, rc, folder = socket_name(vm, &name, NULL);
+	char *folder = sockets(vm);
+	int fd = held_connect(folder, vm->id);
 
-	if (folder < 0)
-		return folder;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	rc = fd < 0 || connect(fd, (struct sockaddr *)&name, sizeof(name)) < 0
-	         ? -errno
-	         : 0;
-	close(folder);
-	if (rc < 0) {
-		if (fd >= 0)
-			close(fd);
-		return rc;
-	}
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+	free(folder);
 	return fd;
 }
 
@@ -342,108 +271,27 @@ void holder_find(struct vm *vm)
 
 /* ---- starting one ---- */
 
-static int document_open(struct vm *vm, json_t *machine, struct error *err)
-{
-	json_t *document = json_pack("{s:I, s:O}", "run", (json_int_t)vm->run,
-	                             "machine", machine);
-	int fd = memfd_create("machine", MFD_CLOEXEC);
-
-	if (fd < 0 || json_dumpfd(document, fd, JSON_COMPACT) < 0 ||
-	    lseek(fd, 0, SEEK_SET) < 0) {
-		error_set(err, -errno, "a machine's definition: %s",
-		          strerror(errno));
-		if (fd >= 0)
-			close(fd);
-		fd = err->code;
-	}
-	json_decref(document);
-	return fd;
-}
-
-/* Moves fd up, out of the way of the numbers that the child has for them. */
-static int above(int fd)
-{
-	int up = fcntl(fd, F_DUPFD_CLOEXEC, FD_ABOVE);
-
-	close(fd);
-	return up;
-}
-
-static int spawn(const char *program, char *folder, int words, int lock,
-                 int listener, int document, struct error *err)
-{
-	char *argv[] = { (char[]){ "atoll-hold" }, folder,
-		         (char[]){ "3" },          (char[]){ "4" },
-		         (char[]){ "5" },          NULL };
-	posix_spawn_file_actions_t files;
-	posix_spawnattr_t attr;
-	sigset_t none, standard;
-	pid_t pid;
-	int code;
-
-	sigemptyset(&none);
-	sigemptyset(&standard);
-	sigaddset(&standard, SIGPIPE);
-	sigaddset(&standard, SIGXFSZ);
-	posix_spawnattr_init(&attr);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID |
-	                                    POSIX_SPAWN_SETSIGMASK |
-	                                    POSIX_SPAWN_SETSIGDEF);
-	posix_spawnattr_setsigmask(&attr, &none);
-	posix_spawnattr_setsigdefault(&attr, &standard);
-	posix_spawn_file_actions_init(&files);
-	posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDWR, 0);
-	posix_spawn_file_actions_adddup2(&files, 0, 1);
-	posix_spawn_file_actions_adddup2(&files, words, 2);
-	posix_spawn_file_actions_adddup2(&files, lock, LOCK_AT);
-	posix_spawn_file_actions_adddup2(&files, listener, LISTEN_AT);
-	posix_spawn_file_actions_adddup2(&files, document, DOCUMENT_AT);
-	code = posix_spawn(&pid, program, &files, &attr, argv, environ);
-	posix_spawn_file_actions_destroy(&files);
-	posix_spawnattr_destroy(&attr);
-	if (code)
-		return error_set(err, -code, "cannot start %s: %s", program,
-		                 strerror(code));
-	/* It forks at once; what goes on is nobody's child. */
-	while (waitpid(pid, &code, 0) < 0 && errno == EINTR)
-		;
-	if (!WIFEXITED(code) || WEXITSTATUS(code))
-		return error_set(err, -ECHILD, "%s did not start", program);
-	return 0;
-}
-
 static int start_in(struct vm *vm, int folder, int lock, json_t *machine,
                     struct error *err)
 {
-	char *program = place_program("atoll-hold", err), *path;
-	int listener = -1, document = -1, words, rc;
+	json_t *document = json_pack("{s:I, s:O}", "run", (json_int_t)vm->run,
+	                             "machine", machine);
+	char *path = vm_folder_path(vm), *runtime = sockets(vm);
+	const struct held_start how = {
+		.path = path,
+		.folder = folder,
+		.lock = lock,
+		.sockets = runtime,
+		.id = vm->id,
+		.document = document,
+	};
+	int rc;
 
-	if (!program)
-		return -ENOENT;
 	unlinkat(folder, "end.json", 0);
-	words = openat(folder, "hold.log",
-	               O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	rc = words < 0 ? error_set(err, -errno, "hold.log: %s", strerror(errno))
-	               : 0;
-	if (rc == 0)
-		rc = listener = open_listener(vm, err);
-	if (rc >= 0)
-		rc = document = document_open(vm, machine, err);
-	if (rc >= 0) {
-		path = vm_folder_path(vm);
-		words = above(words);
-		listener = above(listener);
-		document = above(document);
-		rc = spawn(program, path, words, lock, listener, document, err);
-		free(path);
-	}
-	if (words >= 0)
-		close(words);
-	if (listener >= 0)
-		close(listener);
-	if (document >= 0)
-		close(document);
-	free(program);
+	rc = held_start(&how, err);
+	free(path);
+	free(runtime);
+	json_decref(document);
 	return rc;
 }
 
@@ -453,16 +301,14 @@ int holder_start(struct vm *vm, json_t *machine, struct error *err)
 
 	if (folder < 0)
 		return folder;
-	lock = take_lock(folder);
+	lock = held_lock(folder);
 	if (lock == -EWOULDBLOCK) {
 		rc = error_set(err, -EBUSY, "the machine is held already");
 	} else if (lock < 0) {
 		rc = error_set(err, lock, "the machine's lock: %s",
 		               strerror(-lock));
 	} else {
-		lock = above(lock);
 		rc = start_in(vm, folder, lock, machine, err);
-		close(lock);
 	}
 	close(folder);
 	if (rc == 0)
