@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "net/user/confine.h"
+#include "net/confine.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,14 +20,13 @@
 
 #define RESOLV_CONF "/etc/resolv.conf"
 
-/* Capabilities of a root user: a raw socket for ICMP echo is all. */
-static int drop_capabilities(void)
+/* What of a root user's is kept. */
+static int drop_capabilities(u32 keep)
 {
 	struct __user_cap_header_struct head = {
 		.version = _LINUX_CAPABILITY_VERSION_3,
 	};
 	struct __user_cap_data_struct data[2] = { 0 };
-	u32 keep = 1U << CAP_NET_RAW;
 
 	if (syscall(SYS_capget, &head, data) < 0)
 		return -errno;
@@ -38,56 +37,88 @@ static int drop_capabilities(void)
 	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
 }
 
-static void allow_reading(int rules, const char *dir)
+enum {
+	FILES_ALL = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1,
+	FILES_READ = LANDLOCK_ACCESS_FS_READ_FILE,
+	FILES_KEEP =
+	    LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |
+	    LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE,
+};
+
+static void allow_folder(int rules, int folder, u64 access)
 {
 	struct landlock_path_beneath_attr rule = {
-		.allowed_access = LANDLOCK_ACCESS_FS_READ_FILE,
+		.allowed_access = access,
+		.parent_fd = folder,
 	};
 
-	rule.parent_fd = open(dir, O_PATH | O_CLOEXEC);
-	if (rule.parent_fd < 0)
-		return;
 	syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule,
 	        0);
-	close(rule.parent_fd);
 }
 
-/*
- * The stack reads resolv.conf again when it changes, and programs change it
- * by renaming: so its folders are allowed, not the file. A kernel without
- * Landlock leaves the work to the system call filter.
- */
-static int forbid_files(void)
+static void allow_reading(int rules, const char *dir)
 {
-	struct landlock_ruleset_attr attr = {
-		.handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1,
-	};
-	char real[PATH_MAX];
-	int rules, rc = 0;
+	int fd = open(dir, O_PATH | O_CLOEXEC);
 
-	rules =
+	if (fd < 0)
+		return;
+	allow_folder(rules, fd, FILES_READ);
+	close(fd);
+}
+
+/* -ENOSYS: a kernel without Landlock leaves the work to the system call
+ * filter. */
+static int new_rules(void)
+{
+	struct landlock_ruleset_attr attr = { .handled_access_fs = FILES_ALL };
+	int rules =
 	    (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
-	if (rules < 0)
-		return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -errno;
-	allow_reading(rules, "/etc");
-	if (realpath(RESOLV_CONF, real))
-		allow_reading(rules, dirname(real));
+
+	if (rules >= 0)
+		return rules;
+	return errno == EOPNOTSUPP ? -ENOSYS : -errno;
+}
+
+static int keep_rules(int rules)
+{
+	int rc = 0;
+
 	if (syscall(SYS_landlock_restrict_self, rules, 0) < 0)
 		rc = -errno;
 	close(rules);
 	return rc;
 }
 
-static const int allowed[] = {
-	/* sockets */
-	SCMP_SYS(accept),
-	SCMP_SYS(accept4),
-	SCMP_SYS(bind),
-	SCMP_SYS(connect),
-	SCMP_SYS(getpeername),
-	SCMP_SYS(getsockname),
+/*
+ * The stack reads resolv.conf again when it changes, and programs change it
+ * by renaming: so its folders are allowed, not the file.
+ */
+static int only_resolver(void)
+{
+	int rules = new_rules();
+	char real[PATH_MAX];
+
+	if (rules < 0)
+		return rules == -ENOSYS ? 0 : rules;
+	allow_reading(rules, "/etc");
+	if (realpath(RESOLV_CONF, real))
+		allow_reading(rules, dirname(real));
+	return keep_rules(rules);
+}
+
+static int only_folder(int folder)
+{
+	int rules = new_rules();
+
+	if (rules < 0)
+		return rules == -ENOSYS ? 0 : rules;
+	allow_folder(rules, folder, FILES_KEEP);
+	return keep_rules(rules);
+}
+
+/* Of both. */
+static const int common[] = {
 	SCMP_SYS(getsockopt),
-	SCMP_SYS(listen),
 	SCMP_SYS(recvfrom),
 	SCMP_SYS(recvmmsg),
 	SCMP_SYS(recvmsg),
@@ -95,18 +126,15 @@ static const int allowed[] = {
 	SCMP_SYS(sendmsg),
 	SCMP_SYS(sendto),
 	SCMP_SYS(setsockopt),
-	SCMP_SYS(shutdown),
 	/* descriptors */
 	SCMP_SYS(close),
 	SCMP_SYS(fcntl),
 	SCMP_SYS(fstat),
-	SCMP_SYS(ioctl),
 	SCMP_SYS(lseek),
 	SCMP_SYS(newfstatat),
 	SCMP_SYS(poll),
 	SCMP_SYS(ppoll),
 	SCMP_SYS(read),
-	SCMP_SYS(stat),
 	SCMP_SYS(write),
 	SCMP_SYS(writev),
 	/* memory, time, ending */
@@ -129,23 +157,34 @@ static const int allowed[] = {
 	SCMP_SYS(tgkill),
 };
 
-static int add_rules(scmp_filter_ctx ctx)
+static const int of_stack[] = {
+	SCMP_SYS(accept),  SCMP_SYS(accept4),     SCMP_SYS(bind),
+	SCMP_SYS(connect), SCMP_SYS(getpeername), SCMP_SYS(getsockname),
+	SCMP_SYS(ioctl),   SCMP_SYS(listen),      SCMP_SYS(shutdown),
+	SCMP_SYS(stat),
+};
+
+static const int of_switch[] = {
+	SCMP_SYS(accept4),         SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_pwait),
+	SCMP_SYS(epoll_wait),      SCMP_SYS(openat),    SCMP_SYS(renameat),
+	SCMP_SYS(timerfd_settime),
+};
+
+static int allow_all(scmp_filter_ctx ctx, const int *calls, size_t count)
 {
 	int rc = 0;
 
-	for (size_t i = 0; i < ARRAY_SIZE(allowed) && rc == 0; i++)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
-	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-		                      SCMP_A0(SCMP_CMP_EQ, AF_INET));
-	if (rc == 0)
-		rc = seccomp_rule_add(
-		    ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
-		    SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE, O_RDONLY));
-	if (rc == 0)
-		rc =
-		    seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-		                     SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+	for (size_t i = 0; i < count && rc == 0; i++)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i], 0);
+	return rc;
+}
+
+/* Memory that holds no code. */
+static int allow_data(scmp_filter_ctx ctx)
+{
+	int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
+	                          SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+
 	if (rc == 0)
 		rc =
 		    seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
@@ -153,36 +192,74 @@ static int add_rules(scmp_filter_ctx ctx)
 	return rc;
 }
 
-static int filter_calls(void)
+static int allow_sockets(scmp_filter_ctx ctx)
+{
+	int rc = allow_all(ctx, of_stack, ARRAY_SIZE(of_stack));
+
+	if (rc == 0)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
+		                      SCMP_A0(SCMP_CMP_EQ, AF_INET));
+	if (rc == 0)
+		rc = seccomp_rule_add(
+		    ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
+		    SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE, O_RDONLY));
+	return rc;
+}
+
+static int filter_calls(bool stack)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
 	int rc;
 
 	if (!ctx)
 		return -ENOMEM;
-	rc = add_rules(ctx);
+	rc = allow_all(ctx, common, ARRAY_SIZE(common));
+	if (rc == 0)
+		rc = allow_data(ctx);
+	if (rc == 0)
+		rc = stack ? allow_sockets(ctx)
+		           : allow_all(ctx, of_switch, ARRAY_SIZE(of_switch));
 	if (rc == 0)
 		rc = seccomp_load(ctx);
 	seccomp_release(ctx);
 	return rc;
 }
 
-int confine(struct error *err)
+static int cannot(int rc, struct error *err)
+{
+	return rc < 0 ? error_set(err, rc,
+	                          "the network process cannot confine itself: "
+	                          "%s",
+	                          strerror(-rc))
+	              : 0;
+}
+
+int confine_stack(struct error *err)
+{
+	int rc = 0;
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		rc = -errno;
+	if (rc == 0) /* a raw socket for ICMP echo */
+		rc = drop_capabilities(1U << CAP_NET_RAW);
+	if (rc == 0)
+		rc = only_resolver();
+	if (rc == 0)
+		rc = filter_calls(true);
+	return cannot(rc, err);
+}
+
+int confine_switch(int folder, struct error *err)
 {
 	int rc = 0;
 
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		rc = -errno;
 	if (rc == 0)
-		rc = drop_capabilities();
+		rc = drop_capabilities(0);
 	if (rc == 0)
-		rc = forbid_files();
+		rc = only_folder(folder);
 	if (rc == 0)
-		rc = filter_calls();
-	if (rc < 0)
-		return error_set(err, rc,
-		                 "the network process cannot confine itself: "
-		                 "%s",
-		                 strerror(-rc));
-	return 0;
+		rc = filter_calls(false);
+	return cannot(rc, err);
 }

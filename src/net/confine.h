@@ -2,10 +2,11 @@
 /*
  * confine.h - what atoll-net gives up before it sees the first frame.
  *
- * It parses packets of a hostile guest, so it keeps the right to use
- * sockets and to read the resolver's configuration, and nothing else: no new
- * privileges, no capabilities but raw ICMP, no files (Landlock), no programs,
- * and a list of system calls.
+ * It parses packets of hostile guests. The user-mode stack keeps the right to
+ * use sockets and to read the resolver's configuration; the switch makes no
+ * sockets at all, and keeps one folder. Nothing else: no new privileges, no
+ * capabilities (raw ICMP aside, for the stack), no other files (Landlock), no
+ * programs, and a list of system calls.
  */
 #pragma once
 
@@ -13,4 +14,6 @@
 
 struct error;
 
-int confine(struct error *err) MUST_CHECK;
+int confine_stack(struct error *err) MUST_CHECK;
+/* folder: a descriptor of where it keeps its addresses. */
+int confine_switch(int folder, struct error *err) MUST_CHECK;

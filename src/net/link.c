@@ -174,18 +174,28 @@ static void link_kicked(void *ctx, unsigned events)
 
 /* ---- opening ---- */
 
+static int check_socket(int fd, struct error *err)
+{
+	socklen_t len = sizeof(int);
+	int kind = 0;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &len) ||
+	    kind != SOCK_SEQPACKET)
+		return error_set(err, -EINVAL,
+		                 "a network link of type \"socket\" "
+		                 "needs a SOCK_SEQPACKET socket");
+	return 0;
+}
+
 static int check_type(struct link *link, const char *type, struct error *err)
 {
-	int kind = 0, header = LINK_HDR;
-	socklen_t len = sizeof(kind);
 	struct ifreq ifr = { 0 };
+	int header = LINK_HDR, rc;
 
 	if (strcmp(type, "socket") == 0) {
-		if (getsockopt(link->fd, SOL_SOCKET, SO_TYPE, &kind, &len) ||
-		    kind != SOCK_SEQPACKET)
-			return error_set(err, -EINVAL,
-			                 "a network link of type \"socket\" "
-			                 "needs a SOCK_SEQPACKET socket");
+		rc = check_socket(link->fd, err);
+		if (rc < 0)
+			return rc;
 		/* atoll-net reads large frames whole and does checksums. */
 		link->peer = LINK_CSUM | LINK_TSO4 | LINK_TSO6 | LINK_TSO_ECN;
 		return 0;
@@ -266,6 +276,42 @@ void link_close(struct link *link)
 	free(link->slots);
 	free(link->large);
 	free(link);
+}
+
+/*
+ * The new cable takes the old one's number, in one step: a sender on another
+ * thread finds the one or the other.
+ */
+int link_replug(struct link *link, int fd, struct error *err)
+{
+	int rc = link->tap ? error_set(err, -EINVAL,
+	                               "a tap device is not plugged anew")
+	                   : check_socket(fd, err);
+	struct link_config config;
+
+	if (rc == 0 && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK))
+		rc = -errno;
+	if (rc < 0) {
+		close(fd);
+		return rc;
+	}
+	loop_fd_remove(link->watch);
+	link->watch = NULL;
+	rc = dup3(fd, link->fd, O_CLOEXEC);
+	close(fd);
+	if (rc < 0)
+		return error_set(err, -errno, "network link: %s",
+		                 strerror(errno));
+	link->carrier = true;
+	pthread_mutex_lock(&link->lock);
+	config = link->config;
+	kick_locked(link);
+	pthread_mutex_unlock(&link->lock);
+	link->watch =
+	    loop_fd_add(link->loop, link->fd, LOOP_READ, link_events, link);
+	if (config.carrier)
+		config.carrier(config.ctx, true);
+	return 0;
 }
 
 void link_attach(struct link *link, const struct link_config *config)

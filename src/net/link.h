@@ -45,6 +45,9 @@ struct link_config {
 int link_open(struct link **out, const char *type, int fd, struct loop *loop,
               struct error *err) MUST_CHECK;
 void link_close(struct link *link); /* NULL is legal */
+/* Another cable in place of a socket's, whether that was pulled or not. fd is
+ * taken over. On the loop's thread. */
+int link_replug(struct link *link, int fd, struct error *err) MUST_CHECK;
 
 /* Who takes frames; NULL detaches. Any thread. */
 void link_attach(struct link *link, const struct link_config *config);

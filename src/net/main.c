@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * atoll-net - the user-mode network of one machine.
+ * atoll-net - networks in user space: with --link-fd a TCP/IP stack for one
+ * machine, or for one switch; with --switch the switch of a network.
  *
- * Started by atoll with one end of the cable; ends when the other end
+ * A stack is started with one end of a cable; it ends when the other end
  * closes. Whoever starts it learns from the ready descriptor how it went:
  * "ok", or an exit code, the words and the hint, a line each.
  */
@@ -17,15 +18,18 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
-#include "net/user/confine.h"
+#include "net/confine.h"
+#include "net/switch/serve.h"
 #include "net/user/stack.h"
 
 enum { MTU_MIN = 576, MTU_MAX = 65521, PUBLISH_MAX = 64 };
 enum { EXIT_BAD_USE = 2 };
 
 struct options {
-	int link_fd, ready_fd;
+	int link_fd, ready_fd, control_fd;
+	bool is_switch;
 	u64 mtu;
+	const char *network;
 	bool restricted;
 	const char *hostname;
 	const char *publish[PUBLISH_MAX];
@@ -36,7 +40,9 @@ static const char usage[] =
     "usage: atoll-net --link-fd N [--ready-fd N] [--mtu BYTES]\n"
     "                 [--publish [ADDRESS:]PORT:PORT[/udp]]...\n"
     "                 [--hostname NAME] [--restrict]\n"
-    "Started by atoll run; see atoll-net(8).\n";
+    "                 [--network CIDR] [--control-fd N]\n"
+    "       atoll-net --switch --control-fd N\n"
+    "Started by atoll run and atoll-hold; see atoll-net(8).\n";
 
 static const struct option long_options[] = {
 	{ "link-fd", required_argument, NULL, 'l' },
@@ -44,6 +50,9 @@ static const struct option long_options[] = {
 	{ "publish", required_argument, NULL, 'p' },
 	{ "mtu", required_argument, NULL, 'm' },
 	{ "hostname", required_argument, NULL, 'n' },
+	{ "network", required_argument, NULL, 'N' },
+	{ "control-fd", required_argument, NULL, 'c' },
+	{ "switch", no_argument, NULL, 's' },
 	{ "restrict", no_argument, NULL, 'R' },
 	{ "help", no_argument, NULL, 'h' },
 	{ "version", no_argument, NULL, 'V' },
@@ -71,6 +80,14 @@ static int parse_option(struct options *o, int c, struct error *err)
 		return parse_u64(optarg, MTU_MIN, MTU_MAX, &o->mtu, err);
 	case 'n':
 		o->hostname = optarg;
+		return 0;
+	case 'N':
+		o->network = optarg;
+		return 0;
+	case 'c':
+		return parse_fd(optarg, &o->control_fd, err);
+	case 's':
+		o->is_switch = true;
 		return 0;
 	case 'R':
 		o->restricted = true;
@@ -106,10 +123,10 @@ static int parse_options(struct options *o, int argc, char **argv,
 			return rc;
 		}
 	}
-	if (o->link_fd < 0 || optind != argc)
+	if ((o->is_switch ? o->control_fd : o->link_fd) < 0 || optind != argc)
 		return error_set(err, -EINVAL,
-		                 "atoll-net needs --link-fd and takes no "
-		                 "other arguments");
+		                 "atoll-net needs --link-fd, or --switch and "
+		                 "--control-fd, and takes no other arguments");
 	return 0;
 }
 
@@ -121,6 +138,8 @@ static int set_up(struct stack **out, const struct options *o,
 		.mtu = (unsigned)o->mtu,
 		.restricted = o->restricted,
 		.hostname = o->hostname,
+		.network = o->network,
+		.control = o->control_fd,
 	};
 	struct stack *s;
 	int rc;
@@ -131,7 +150,7 @@ static int set_up(struct stack **out, const struct options *o,
 	for (size_t i = 0; i < o->publish_count && rc >= 0; i++)
 		rc = stack_publish(s, o->publish[i], err);
 	if (rc >= 0)
-		rc = confine(err);
+		rc = confine_stack(err);
 	if (rc < 0)
 		stack_destroy(s);
 	else
@@ -160,6 +179,7 @@ int main(int argc, char **argv)
 	struct options o = {
 		.link_fd = -1,
 		.ready_fd = -1,
+		.control_fd = -1,
 		.mtu = 1500,
 		.hostname = "atoll",
 	};
@@ -168,7 +188,11 @@ int main(int argc, char **argv)
 
 	log_setup(STDERR_FILENO, LOG_WARN, "atoll-net");
 	signal(SIGPIPE, SIG_IGN);
-	if (parse_options(&o, argc, argv, &err) < 0 || set_up(&s, &o, &err) < 0)
+	if (parse_options(&o, argc, argv, &err) < 0)
+		return fail(&o, &err);
+	if (o.is_switch)
+		return switch_serve(o.control_fd);
+	if (set_up(&s, &o, &err) < 0)
 		return fail(&o, &err);
 	if (o.ready_fd >= 0) {
 		dprintf(o.ready_fd, "ok\n");

@@ -8,11 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "control/control.h"
 #include "net/user/wire.h"
 
 struct stack {
@@ -20,7 +22,10 @@ struct stack {
 	struct wire *wire;
 	bool gone; /* the machine closed its end */
 
-	struct pollfd *polls; /* [0] is the cable */
+	int control; /* -1: none */
+	u32 guest;   /* whom ports lead to, unless it is said */
+
+	struct pollfd *polls; /* [0] is the cable, [1] control */
 	size_t count, room;
 };
 
@@ -101,6 +106,34 @@ static struct in_addr address(u32 host_order)
 	return (struct in_addr){ htonl(host_order) };
 }
 
+/* As a switch divides it: switch/service.c. */
+static int of_network(SlirpConfig *cfg, const char *cidr, struct error *err)
+{
+	const char *slash = strchr(cidr, '/');
+	struct in_addr base;
+	char text[16] = "";
+	u32 network;
+	u64 bits;
+
+	if (slash && (size_t)(slash - cidr) < sizeof(text))
+		memcpy(text, cidr, (size_t)(slash - cidr));
+	if (inet_pton(AF_INET, text, &base) != 1 ||
+	    parse_u64(slash + 1, 8, 28, &bits, NULL) < 0)
+		return error_set(err, -EINVAL,
+		                 "--network %s is not of the form "
+		                 "10.77.0.0/24",
+		                 cidr);
+	network = ntohl(base.s_addr);
+	cfg->vnetwork = base;
+	cfg->vnetmask = address(~(u32)0 << (32 - bits));
+	cfg->vhost = address(network + 1);
+	cfg->vnameserver = address(network + 3);
+	cfg->vdhcp_start = address(network + 4);
+	cfg->disable_dhcp = true;
+	cfg->disable_host_loopback = true;
+	return 0;
+}
+
 int stack_create(struct stack **out, const struct stack_config *config,
                  struct error *err)
 {
@@ -118,19 +151,28 @@ int stack_create(struct stack **out, const struct stack_config *config,
 		.if_mtu = config->mtu,
 		.if_mru = config->mtu,
 	};
+	int rc = config->network ? of_network(&cfg, config->network, err) : 0;
 
 	s->wire = wire_create(config->fd);
+	s->control = config->control;
+	s->guest = ntohl(cfg.vdhcp_start.s_addr);
 	s->room = 64;
 	s->polls = xalloc(s->room * sizeof(*s->polls));
 	s->polls[0].fd = config->fd;
-	s->slirp = slirp_new(&cfg, &callbacks, s);
-	if (!s->slirp) {
-		stack_destroy(s);
-		return error_set(err, -EINVAL,
-		                 "the user-mode network refused to start");
+	s->polls[1].fd = config->control;
+	s->polls[1].events = POLLIN;
+	if (rc == 0) {
+		s->slirp = slirp_new(&cfg, &callbacks, s);
+		if (!s->slirp)
+			rc = error_set(err, -EINVAL,
+			               "the user-mode network refused to "
+			               "start");
 	}
-	*out = s;
-	return 0;
+	if (rc < 0)
+		stack_destroy(s);
+	else
+		*out = s;
+	return rc;
 }
 
 void stack_destroy(struct stack *s)
@@ -183,22 +225,29 @@ static int parse_forward(struct forward *f, char *text)
 	return inet_pton(AF_INET, where, &f->address) == 1 ? 0 : -EINVAL;
 }
 
-int stack_publish(struct stack *s, const char *spec, struct error *err)
+static int read_forward(struct forward *f, const char *spec, struct error *err)
 {
 	char *text = xstrdup(spec);
-	struct forward f = { 0 };
-	int rc = parse_forward(&f, text);
+	int rc = parse_forward(f, text);
 
 	free(text);
-	if (rc < 0) {
-		error_set(err, rc, "--publish %s: not [ADDRESS:]PORT:PORT",
-		          spec);
-		return error_hint(err, "write it as 127.0.0.1:2222:22 or "
-		                       "5353:53/udp");
-	}
+	if (rc == 0)
+		return 0;
+	error_set(err, rc, "--publish %s: not [ADDRESS:]PORT:PORT", spec);
+	return error_hint(err, "write it as 127.0.0.1:2222:22 or 5353:53/udp");
+}
+
+static int publish_to(struct stack *s, const char *spec, u32 guest,
+                      struct error *err)
+{
+	struct forward f = { 0 };
+	int rc = read_forward(&f, spec, err);
+
+	if (rc < 0)
+		return rc;
 	errno = 0;
 	if (slirp_add_hostfwd(s->slirp, f.udp, f.address, (int)f.host_port,
-	                      address(0x0a00020f), (int)f.guest_port) == 0)
+	                      address(guest), (int)f.guest_port) == 0)
 		return 0;
 	rc = errno ? -errno : -EADDRINUSE;
 	error_set(err, rc, "--publish %s: cannot listen there: %s", spec,
@@ -206,6 +255,60 @@ int stack_publish(struct stack *s, const char *spec, struct error *err)
 	return rc == -EADDRINUSE
 	           ? error_hint(err, "another program has this port")
 	           : rc;
+}
+
+int stack_publish(struct stack *s, const char *spec, struct error *err)
+{
+	return publish_to(s, spec, s->guest, err);
+}
+
+/* ---- what a switch asks ---- */
+
+static int do_request(struct stack *s, json_t *message, struct error *err)
+{
+	const char *op = json_string_value(json_object_get(message, "op"));
+	const char *spec = json_string_value(json_object_get(message, "spec"));
+	const char *to = json_string_value(json_object_get(message, "to"));
+	struct forward f = { 0 };
+	struct in_addr guest;
+	int rc;
+
+	if (!op || !spec)
+		return error_set(err, -EPROTO, "no such request");
+	if (strcmp(op, "unpublish") == 0) {
+		rc = read_forward(&f, spec, err);
+		if (rc == 0)
+			slirp_remove_hostfwd(s->slirp, f.udp, f.address,
+			                     (int)f.host_port);
+		return rc;
+	}
+	if (!to || inet_pton(AF_INET, to, &guest) != 1)
+		return error_set(err, -EPROTO, "no address to publish for");
+	return publish_to(s, spec, ntohl(guest.s_addr), err);
+}
+
+static void take_request(struct stack *s)
+{
+	int fds[CONTROL_FDS_MAX], rc;
+	struct error err = { 0 };
+	json_t *message, *reply;
+	size_t count;
+
+	if (control_receive(s->control, &message, fds, CONTROL_FDS_MAX, &count,
+	                    &err) < 0) {
+		s->gone = true;
+		return;
+	}
+	while (count)
+		close(fds[--count]);
+	rc = do_request(s, message, &err);
+	reply =
+	    json_pack("{s:b, s:s, s:s, s:O?}", "ok", rc == 0, "words", err.text,
+	              "hint", err.hint, "id", json_object_get(message, "id"));
+	if (control_send(s->control, reply, NULL, 0, &err) < 0)
+		s->gone = true;
+	json_decref(reply);
+	json_decref(message);
 }
 
 /* ---- the round ---- */
@@ -242,7 +345,7 @@ static int slirp_revents(int index, void *opaque)
 	struct stack *s = opaque;
 	int got, events = 0;
 
-	if (index < 1 || (size_t)index >= s->count)
+	if (index < 2 || (size_t)index >= s->count)
 		return 0;
 	got = s->polls[index].revents;
 	if (got & POLLIN)
@@ -270,7 +373,7 @@ static void stack_round(struct stack *s)
 	u32 timeout_ms = UINT32_MAX;
 	int n;
 
-	s->count = 1;
+	s->count = 2;
 	s->polls[0].events = POLLIN;
 	if (wire_waiting(s->wire))
 		s->polls[0].events |= POLLOUT;
@@ -284,6 +387,8 @@ static void stack_round(struct stack *s)
 	if (n > 0 && s->polls[0].revents & (POLLIN | POLLHUP | POLLERR) &&
 	    wire_receive(s->wire, take_frame, s) < 0)
 		s->gone = true;
+	if (n > 0 && s->polls[1].revents)
+		take_request(s);
 	slirp_pollfds_poll(s->slirp, n < 0, slirp_revents, s);
 	if (wire_flush(s->wire) < 0)
 		s->gone = true;

@@ -17,6 +17,11 @@ struct stack_config {
 	unsigned mtu;
 	bool restricted; /* nothing but what is published */
 	const char *hostname;
+	/* NULL: 10.0.2.0/24 and a machine in it. "10.77.0.0/24": a switch is at
+	 * the other end, who gives out the addresses; the router is the first,
+	 * the resolver the third, and nothing leads to the host itself. */
+	const char *network;
+	int control; /* where a switch asks for published ports; -1: none */
 };
 
 int stack_create(struct stack **out, const struct stack_config *config,
