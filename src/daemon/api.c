@@ -110,6 +110,18 @@ void call_fail_error(struct call *c, int rc)
 
 /* ---- for handlers ---- */
 
+void api_reply_error(struct http_request *http, const char *code,
+                     const char *words)
+{
+	json_t *body = json_pack("{s:o}", "error", error_json(code, words, ""));
+	char *text = json_dumps(body, JSON_COMPACT);
+
+	http_reply(http, status_of(code), "application/json", NULL, text,
+	           strlen(text));
+	free(text);
+	json_decref(body);
+}
+
 void call_header(struct call *c, const char *name, const char *value)
 {
 	char *old = c->headers;

@@ -80,6 +80,9 @@ const char *error_code_of(int rc); /* for -errno */
 void call_fail(struct call *c, const char *code, const char *words,
                const char *hint);
 void call_fail_error(struct call *c, int rc);
+/* A whole answer to a request that was deferred. */
+void api_reply_error(struct http_request *http, const char *code,
+                     const char *words);
 void call_header(struct call *c, const char *name, const char *value);
 /* NULL: not asked for. Valid until the next call of this. */
 const char *call_query(struct call *c, const char *name, char *room,
@@ -154,6 +157,12 @@ void api_vm_log(struct call *c);
 void api_console_read(struct call *c);
 void api_console_write(struct call *c);
 void api_console_size(struct call *c);
+void api_network_list(struct call *c);
+void api_network_create(struct call *c);
+void api_network_get(struct call *c);
+void api_network_delete(struct call *c);
+void api_network_status(struct call *c);
+void api_network_capture(struct call *c);
 void api_task_list(struct call *c);
 void api_task_get(struct call *c);
 void api_task_cancel(struct call *c);

@@ -13,6 +13,7 @@
 #include "base/alloc.h"
 #include "daemon/api.h"
 #include "daemon/console_log.h"
+#include "daemon/network.h"
 #include "daemon/store.h"
 
 enum { INPUT_MAX = 32 * 1024, LOG_MAX = 64 * 1024, READ_MAX = 1 << 20 };
@@ -154,6 +155,11 @@ void api_vm_create(struct call *c)
 		call_fail_error(c, -EINVAL);
 		return;
 	}
+	if (network_check(c->daemon, spec, &c->err) < 0) {
+		call_fail_error(c, -EINVAL);
+		json_decref(spec);
+		return;
+	}
 	if (!may_define(c, spec, NULL) ||
 	    !name_free(c, json_string_value(json_object_get(spec, "name")),
 	               NULL)) {
@@ -263,7 +269,9 @@ void api_vm_patch(struct call *c)
 	if (!may_define(c, spec, vm->spec) ||
 	    !name_free(c, json_string_value(json_object_get(spec, "name")), vm))
 		return;
-	rc = spec_fill(spec, &c->err);
+	rc = network_check(c->daemon, spec, &c->err) < 0 ? -EINVAL : 0;
+	if (rc == 0)
+		rc = spec_fill(spec, &c->err);
 	if (rc == 0)
 		rc = store_run(
 		    c->daemon->store, &c->err,

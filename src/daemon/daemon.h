@@ -17,6 +17,8 @@
 
 struct http;
 struct holder;
+struct network;
+struct captured;
 struct http_request;
 struct store;
 struct stream;
@@ -37,7 +39,9 @@ struct daemon {
 	struct place place;
 	struct store *store;
 	struct http *http;
-	struct vm *vms; /* in order of their names */
+	struct vm *vms;            /* in order of their names */
+	struct network *networks;  /* the same: network.h */
+	struct captured *captures; /* network_capture.c */
 	unsigned vm_count;
 	struct stream
 	    *streams; /* answers that go on: events, consoles, waits */

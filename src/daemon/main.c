@@ -25,6 +25,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "daemon/api.h"
+#include "daemon/network.h"
 #include "daemon/store.h"
 
 enum { END_FAILED = 1, END_BAD_USE = 2, BACKLOG = 128, FDS_MOST = 16384 };
@@ -305,6 +306,9 @@ static int take_over(struct program *p, struct error *err)
 
 	if (rc < 0)
 		return rc;
+	rc = network_load_all(d, err);
+	if (rc < 0)
+		return rc;
 	booted = host_booted(d);
 	remove_leftovers(d);
 	for (struct vm *vm = d->vms; vm; vm = vm->next)
@@ -387,6 +391,7 @@ static void say_ready(const struct options *o)
 static void program_fini(struct program *p)
 {
 	streams_end(&p->d);
+	network_free_all(&p->d);
 	vm_free_all(&p->d);
 	http_destroy(p->d.http);
 	if (p->own_socket)

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "daemon/api.h"
 #include "daemon/daemon.h"
+#include "daemon/network.h"
 #include "daemon/store.h"
 
 enum { START_S = 120, KILL_S = 30, ANSWER_S = 30, PRESS_S = 5 };
@@ -139,7 +140,9 @@ static void launch(struct task *t)
 		return;
 	}
 	machine = resolve(vm, &err);
-	rc = machine ? count_run(vm, &err) : err.code;
+	rc = machine ? network_resolve(vm->daemon, machine, &err) : err.code;
+	if (rc == 0)
+		rc = count_run(vm, &err);
 	if (rc == 0) {
 		vm_set_state(vm, VM_STARTING);
 		rc = holder_start(vm, machine, &err);

@@ -6,6 +6,7 @@
 #include "daemon/api.h"
 
 #define VM "/v1/vms/{vm}"
+#define NETWORK "/v1/networks/{network}"
 
 const struct route routes[] = {
 	{ "GET", "/v1", RIGHT_NONE, BODY_NONE, "", api_root },
@@ -34,6 +35,16 @@ const struct route routes[] = {
 	  .quiet = true },
 	{ "POST", VM "/console/size", RIGHT_OPERATE, BODY_JSON, "",
 	  api_console_size, .quiet = true },
+
+	{ "GET", "/v1/networks", RIGHT_READ, BODY_NONE, "", api_network_list },
+	{ "POST", "/v1/networks", RIGHT_DEFINE, BODY_JSON, "",
+	  api_network_create },
+	{ "GET", NETWORK, RIGHT_READ, BODY_NONE, "", api_network_get },
+	{ "DELETE", NETWORK, RIGHT_DEFINE, BODY_NONE, "", api_network_delete },
+	{ "GET", NETWORK "/status", RIGHT_READ, BODY_NONE, "",
+	  api_network_status },
+	{ "GET", NETWORK "/capture", RIGHT_HOST, BODY_NONE, "machine frames",
+	  api_network_capture },
 
 	{ "GET", "/v1/tasks", RIGHT_READ, BODY_NONE, "state vm limit before",
 	  api_task_list },

@@ -4,6 +4,7 @@
  * its type and in its range, or the whole is refused with the place's name.
  * What comes out is whole: nothing after this asks whether a key is there.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <net/if.h>
 #include <stdio.h>
@@ -276,20 +277,60 @@ static void read_disk(struct reader *r)
 	boolean(r, "readonly", false);
 }
 
+static void read_limits(struct reader *r)
+{
+	static const char *const keys[] = { "send_bytes_per_s",
+		                            "receive_bytes_per_s",
+		                            "send_frames_per_s", NULL };
+
+	check_keys(r, keys);
+	for (size_t i = 0; keys[i]; i++)
+		number(r, keys[i], 0, (s64)1 << 40, 0);
+}
+
+/* What only a card in a network of ours has. */
+static void read_plug(struct reader *r, const char *type)
+{
+	bool plugged = type && strcmp(type, "network") == 0;
+	const char *name, *address;
+	u8 ip[4];
+
+	if (!plugged && (find(r, "network") || find(r, "address") ||
+	                 find(r, "trusted") || find(r, "limits"))) {
+		fail(r, "type",
+		     "is not network, but network, address, trusted "
+		     "or limits are given");
+		return;
+	}
+	if (!plugged)
+		return;
+	name = text(r, "network", NAME_BYTES, NULL);
+	if (!name || !spec_name_valid(name))
+		fail(r, "network", "is not the name of a network");
+	address = text(r, "address", 15, NULL);
+	if (address && inet_pton(AF_INET, address, ip) != 1)
+		fail(r, "address", "is not an IPv4 address");
+	boolean(r, "trusted", false);
+	object(r, "limits", read_limits);
+}
+
 static void read_nic(struct reader *r)
 {
-	static const char *const keys[] = { "type", "tap",     "mac",
-		                            "mtu",  "publish", NULL };
-	static const char *const types[] = { "user", "tap", NULL };
+	static const char *const keys[] = { "type",    "tap",     "mac",
+		                            "mtu",     "publish", "network",
+		                            "address", "trusted", "limits",
+		                            NULL };
+	static const char *const types[] = { "user", "tap", "network", NULL };
 	const char *type, *tap, *mac;
 
 	check_keys(r, keys);
 	choice(r, "type", types);
 	type = json_string_value(json_object_get(r->to, "type"));
+	read_plug(r, type);
 	tap = text(r, "tap", IFNAMSIZ, NULL);
 	if (type && strcmp(type, "tap") == 0 && (!tap || !interface_valid(tap)))
 		fail(r, "tap", "is not the name of an interface");
-	if (type && strcmp(type, "user") == 0 && tap)
+	if (type && strcmp(type, "tap") && tap)
 		fail(r, "tap", "is for the type tap");
 	mac = text(r, "mac", 17, NULL);
 	if (mac && !mac_valid(mac))
@@ -464,6 +505,7 @@ bool spec_touches_host(json_t *spec)
 	json_array_foreach(json_object_get(spec, "nics"), i, nic)
 	{
 		if (json_object_get(nic, "tap") ||
+		    json_is_true(json_object_get(nic, "trusted")) ||
 		    json_array_size(json_object_get(nic, "publish")))
 			return true;
 	}

@@ -13,6 +13,7 @@
 #include "base/alloc.h"
 #include "daemon/api.h"
 #include "daemon/console_log.h"
+#include "daemon/network.h"
 #include "daemon/store.h"
 
 enum { PENDING_MAX = 256 * 1024, RETRY_MS = 50, PIECE = 32 * 1024 };
@@ -59,6 +60,8 @@ void api_gone(void *ctx, struct http_request *request)
 			stream_end(s);
 			return;
 		}
+	if (network_capture_gone(d, request))
+		return;
 	/* Answered already: http_reply() has let go of it. */
 }
 

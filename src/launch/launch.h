@@ -38,6 +38,9 @@ struct launch_net {
 	const char *const *publish; /* what atoll-net's --publish takes */
 	size_t publish_count;
 	bool own_group;
+	/* For a switch: the network behind it, and where it asks for ports. */
+	const char *network; /* NULL: of one machine */
+	int control;
 };
 
 /* Waits until it is ready; *link is the cable's far end. -EINVAL: it found
@@ -52,3 +55,6 @@ int launch_read_ready(int fd, struct error *err) MUST_CHECK;
 
 /* A tap device by name, opened as net/link.h needs it. */
 int launch_tap(const char *name, struct error *err) MUST_CHECK;
+
+/* A tap device of our own on a bridge of the host: CAP_NET_ADMIN is needed. */
+int launch_bridge(const char *bridge, u64 mtu, struct error *err) MUST_CHECK;

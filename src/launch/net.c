@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "launch/launch.h"
 
-enum { READY_MS = 20000, OTHER_ARGUMENTS = 12 };
+enum { READY_MS = 20000, OTHER_ARGUMENTS = 16 };
 
 int launch_read_ready(int fd, struct error *err)
 {
@@ -60,6 +60,12 @@ static char **arguments(const struct launch_net *net, int link, int ready)
 		argv[n++] = xstrdup("--publish");
 		argv[n++] = xstrdup(net->publish[i]);
 	}
+	if (net->network) {
+		argv[n++] = xstrdup("--network");
+		argv[n++] = xstrdup(net->network);
+		argv[n++] = xstrdup("--control-fd");
+		argv[n++] = xasprintf("%d", net->control);
+	}
 	argv[n++] = xstrdup("--link-fd");
 	argv[n++] = xasprintf("%d", link);
 	argv[n++] = xstrdup("--ready-fd");
@@ -78,11 +84,11 @@ pid_t launch_net(const struct launch_net *net, int *link, struct error *err)
 {
 	struct launch l = {
 		.program = "atoll-net",
-		.keep_count = 2,
+		.keep_count = net->network ? 3 : 2,
 		.error_fd = -1,
 		.own_group = net->own_group,
 	};
-	int pair[2], ready[2], keep[2], rc;
+	int pair[2], ready[2], keep[3], rc;
 	char **argv;
 	pid_t pid;
 
@@ -98,6 +104,7 @@ pid_t launch_net(const struct launch_net *net, int *link, struct error *err)
 	}
 	keep[0] = pair[1];
 	keep[1] = ready[1];
+	keep[2] = net->control;
 	argv = arguments(net, pair[1], ready[1]);
 	l.argv = argv;
 	l.keep = keep;

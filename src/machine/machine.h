@@ -112,6 +112,9 @@ void machine_destroy(struct machine *m); /* NULL is legal */
 /* Runs the loop until the machine ends. */
 void machine_run(struct machine *m, struct machine_outcome *outcome);
 
+/* Another cable for a network card; fd is taken over. On the loop's thread. */
+int machine_replug(struct machine *m, unsigned nic, int fd,
+                   struct error *err) MUST_CHECK;
 void machine_power_button(struct machine *m); /* ACPI */
 void machine_reset(struct machine *m, const char *why);
 void machine_quit(struct machine *m, int code, const char *cause,

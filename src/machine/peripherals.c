@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "devices/chips/uart.h"
@@ -131,6 +132,14 @@ static int add_nic(struct machine *m, unsigned i, struct error *err)
 	if (rc == 0)
 		board_add(m, dev);
 	return rc;
+}
+
+int machine_replug(struct machine *m, unsigned nic, int fd, struct error *err)
+{
+	if (nic < m->config.nic_count)
+		return link_replug(m->links[nic], fd, err);
+	close(fd);
+	return error_set(err, -EINVAL, "there is no network card %u", nic);
 }
 
 static int add_rng(struct machine *m, struct error *err)

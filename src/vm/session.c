@@ -5,6 +5,7 @@
 #include "vm/session.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -233,6 +234,23 @@ static json_t *do_save(struct peer *p, json_t *message,
 	                 "disks", saved_disks(s, reply));
 }
 
+/* Another cable for a network card: the switch of its network is another. */
+static json_t *do_cable(struct session *s, json_t *message,
+                        const struct brought *brought)
+{
+	json_int_t nic = json_integer_value(json_object_get(message, "nic"));
+	int fd = brought_fd(brought, json_object_get(message, "fd"));
+	struct error err = { 0 };
+
+	/* What came along is closed by whoever received it. */
+	fd = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0 || nic < 0)
+		return refusal("cable needs a card and a descriptor");
+	if (machine_replug(s->machine, (unsigned)nic, fd, &err) < 0)
+		return refusal(err.text);
+	return ok();
+}
+
 static void do_quit(struct session *s, json_t *message)
 {
 	if (json_is_true(json_object_get(message, "suspended")))
@@ -277,6 +295,8 @@ static json_t *do_op(struct peer *p, const char *op, json_t *message,
 		do_quit(s, message);
 	} else if (!strcmp(op, "save")) {
 		return do_save(p, message, brought, reply);
+	} else if (!strcmp(op, "cable")) {
+		return do_cable(s, message, brought);
 	} else if (!strcmp(op, "go")) {
 		stay(p, false);
 	} else if (!strcmp(op, "status")) {

@@ -164,6 +164,100 @@ class Routes(unittest.TestCase):
         self.assertEqual(names, ["aaa", "one"])
         self.refused(D.call("PATCH", "/v1/vms/none", {}), 404, "not-found")
 
+    def network_up(self, name):
+        wait_for(lambda: get(f"/v1/networks/{name}").json["state"]
+                 == "running")
+
+    def test_35_networks(self):
+        made = post("/v1/networks", {"name": "lan"})
+        self.assertEqual(made.status, 201)
+        self.assertEqual(made.headers["location"],
+                         "/v1/networks/" + made.json["id"])
+        self.assertRegex(made.json["spec"]["cidr"], r"^10\.77\.\d+\.0/24$")
+        self.refused(post("/v1/networks", {"name": "lan"}), 409, "conflict")
+        for change, words in (
+                ({"name": "../x"}, "name"), ({"name": "a.b"}, "name"),
+                ({"name": "user"}, "meaning"), ({"name": 5}, "name"),
+                ({"cidr": "10.0.0.0"}, "cidr"), ({"cidr": "10.0.0.1/24"},
+                                                 "cidr"),
+                ({"cidr": "10.0.0.0/8"}, "cidr"), ({"mtu": 1}, "mtu"),
+                ({"cidr": "10.0.0.0/29"}, "cidr"), ({"x": 1}, "x"),
+                ({"isolated": "yes"}, "isolated"),
+                ({"bridge": "a/b"}, "bridge"), ({"tags": []}, "tags"),
+                ({"bridge": "br0", "isolated": True}, "bridge")):
+            with self.subTest(change=change):
+                self.refused(post("/v1/networks", {"name": "n", **change}),
+                             400, "bad-request", words)
+        other = post("/v1/networks", {"name": "inside", "isolated": True})
+        self.assertNotEqual(other.json["spec"]["cidr"],
+                            made.json["spec"]["cidr"])
+        self.network_up("lan")
+        self.assertEqual([n["name"] for n in
+                          get("/v1/networks").json["networks"]],
+                         ["inside", "lan"])
+        self.assertEqual(get("/v1/networks/lan/status").json["ports"], [])
+        for path in ("", "/status", "/capture"):
+            self.refused(get("/v1/networks/none" + path), 404, "not-found")
+        self.refused(get("/v1/networks/lan/capture?frames=-1"), 400,
+                     "bad-request")
+
+    def test_36_cards_in_networks(self):
+        def card(**more):
+            return [{"type": "network", "network": "lan", **more}]
+
+        for nics, words in (
+                ([{"type": "network"}], "network"),
+                ([{"type": "user", "network": "lan"}], "type"),
+                (card(network="none"), "no network"),
+                (card(address="1.2.3"), "address"),
+                (card(limits={"x": 1}), "limits"),
+                (card(network="inside", publish=["1:2"]), "uplink")):
+            with self.subTest(nics=nics):
+                self.refused(D.define("carded", nics=nics), 400,
+                             "bad-request", words)
+        made = D.define("carded", nics=card(address="10.77.0.77"))
+        self.assertEqual(made.status, 201, made.body)
+        self.refused(D.call("DELETE", "/v1/networks/lan"), 409, "conflict",
+                     "carded")
+        self.network_up("lan")
+        D.do("POST", "/v1/vms/carded/start")
+        status = get("/v1/networks/lan/status").json
+        self.assertEqual([(p["machine"], p["address"])
+                          for p in status["ports"]],
+                         [("carded", made.json["spec"]["nics"][0]["address"])])
+        D.do("DELETE", "/v1/vms/carded?force=true")
+        wait_for(lambda: not get("/v1/networks/lan/status").json["ports"])
+
+    def test_37_capture(self):
+        self.network_up("lan")
+        D.define("talks", nics=[{"type": "network", "network": "lan"}])
+        with self.assertRaises(TimeoutError):
+            # Nothing passes: only the answer's head comes, then silence.
+            c = harness.UnixConnection(D.socket, timeout=1)
+            c.request("GET", "/v1/networks/lan/capture?frames=1")
+            r = c.getresponse()
+            self.assertEqual(r.status, 200)
+            head = r.read(24)
+            SPEC.check("GET", "/v1/networks/lan/capture", 200,
+                       r.getheader("content-type"), head)
+            self.assertEqual(head[:4], bytes.fromhex("4d3cb2a1"))
+            r.read(1)
+        c.close()
+        D.do("DELETE", "/v1/vms/talks")
+
+    def test_38_switch_gone(self):
+        post("/v1/networks", {"name": "broken", "bridge": "no-such-br"})
+        wait_for(lambda: get("/v1/networks/broken").json["state"] == "failed")
+        why = get("/v1/networks/broken").json["error"]
+        self.assertTrue(why["message"])
+        self.refused(get("/v1/networks/broken/status"), 409, "conflict")
+        self.refused(get("/v1/networks/broken/capture"), 409, "conflict")
+        for name in ("broken", "inside", "lan"):
+            self.assertEqual(D.call("DELETE", f"/v1/networks/{name}").status,
+                             204)
+        self.refused(D.call("DELETE", "/v1/networks/lan"), 404, "not-found")
+        wait_for(lambda: "atoll-net" not in D.processes().values())
+
     def test_40_life(self):
         first = post("/v1/vms/one/start")
         self.assertRegex(first.headers["location"], "^/v1/tasks/[0-9]+$")
@@ -428,12 +522,23 @@ class Routes(unittest.TestCase):
                 "name": "z", "role": "user"}, headers=h),
             "old-token": lambda h: D.call("DELETE", "/v1/tokens/z",
                                           headers=h),
+            "networks": lambda h: get("/v1/networks", headers=h),
+            "network": lambda h: post("/v1/networks", {
+                "name": "y" + h["Authorization"][-9:]}, headers=h),
+            "bridge": lambda h: post("/v1/networks", {
+                "name": "x" + h["Authorization"][-9:], "bridge": "none0"},
+                headers=h),
+            "network-delete": lambda h: D.call(
+                "DELETE", "/v1/networks/y" + h["Authorization"][-9:],
+                headers=h),
             "audit": lambda h: get("/v1/audit", headers=h),
             "verify": lambda h: get("/v1/audit/verify", headers=h),
         }
         may = {"administrator": set(calls), "operator": {
-            "read", "operate", "define"}, "user": {"read", "operate"},
-            "auditor": {"read", "audit", "verify"}, "viewer": {"read"}}
+            "read", "operate", "define", "networks", "network",
+            "network-delete"}, "user": {"read", "operate", "networks"},
+            "auditor": {"read", "audit", "verify", "networks"},
+            "viewer": {"read", "networks"}}
         post("/v1/vms", {"name": "imaged", "image": "none"})
         for role, headers in made.items():
             for name, call in calls.items():
@@ -443,6 +548,8 @@ class Routes(unittest.TestCase):
                         self.assertLess(answer.status, 400, answer.body)
                     else:
                         self.refused(answer, 403, "denied")
+        self.refused(get("/v1/networks/lan/capture",
+                         headers=made["operator"]), 403, "denied")
         for wrong in ("Bearer nonsense", "Basic YTpi", "Bearer "):
             self.refused(get("/v1/vms", headers={"Authorization": wrong}),
                          401, "unauthorized")

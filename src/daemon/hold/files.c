@@ -13,6 +13,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "control/cable.h"
 #include "daemon/hold/hold.h"
 #include "launch/launch.h"
 
@@ -156,8 +157,27 @@ static pid_t start_user_net(json_t *nic, const char *hostname, int *link,
 	return pid;
 }
 
-static int open_nic(struct hold_files *f, json_t *nic, const char *hostname,
-                    struct error *err)
+static int plug_in(struct hold_files *f, json_t *nic, unsigned index,
+                   const char *machine, struct error *err)
+{
+	const struct cable_config config = {
+		.socket = text_of(nic, "socket"),
+		.machine = machine,
+		.nic = index,
+		.card = nic,
+	};
+	int fd, rc;
+
+	rc = cable_plug(&f->cables[f->cable_count], &config, &fd, err);
+	if (rc < 0)
+		return error_prefix(err,
+		                    "network %s: ", text_of(nic, "network"));
+	f->cable_count++;
+	return fd;
+}
+
+static int open_nic(struct hold_files *f, json_t *nic, unsigned index,
+                    const char *machine, struct error *err)
 {
 	const char *tap = text_of(nic, "tap");
 	int fd = -1;
@@ -165,10 +185,12 @@ static int open_nic(struct hold_files *f, json_t *nic, const char *hostname,
 
 	if (tap)
 		return launch_tap(tap, err);
-	if (f->net_count == HOLD_NETS_MAX)
+	if (f->net_count + f->cable_count == HOLD_NETS_MAX)
 		return error_set(err, -E2BIG, "more than %d networks",
 		                 HOLD_NETS_MAX);
-	pid = start_user_net(nic, hostname, &fd, err);
+	if (text_of(nic, "socket"))
+		return plug_in(f, nic, index, machine, err);
+	pid = start_user_net(nic, machine, &fd, err);
 	if (pid < 0)
 		return pid;
 	f->nets[f->net_count++] = pid;
@@ -191,7 +213,8 @@ static int open_nics(struct hold_files *f, json_t *machine, struct error *err)
 		json_object_set_new(
 		    to, "type",
 		    json_string(text_of(nic, "tap") ? "tap" : "socket"));
-		fd = open_nic(f, nic, text_of(machine, "name"), err);
+		fd = open_nic(f, nic, (unsigned)i, text_of(machine, "name"),
+		              err);
 		if (fd < 0)
 			return fd;
 		fd = add_fd(f, to, "fd", fd, err);
@@ -261,6 +284,8 @@ void hold_files_fini(struct hold_files *f)
 		close(f->console_in);
 	if (f->console_out >= 0)
 		close(f->console_out);
+	for (unsigned i = 0; i < f->cable_count; i++)
+		cable_destroy(f->cables[i]);
 	/* Their cables are out now: they end by themselves. */
 	for (unsigned i = 0; i < f->net_count; i++)
 		launch_end(f->nets[i], 2000);

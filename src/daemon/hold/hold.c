@@ -34,6 +34,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "control/cable.h"
 #include "control/control.h"
 #include "control/record.h"
 #include "daemon/console_log.h"
@@ -481,6 +482,21 @@ static void watch_signals(struct hold *h)
 	    loop_fd_add(h->loop, h->signals, LOOP_READ, signal_ready, h);
 }
 
+/* A network's switch is another: the machine gets a cable into that one. */
+static void new_cable(void *ctx, unsigned nic, int fd)
+{
+	json_t *message = json_pack("{s:s, s:i, s:i}", "op", "cable", "nic",
+	                            (int)nic, "fd", 0);
+	struct hold *h = ctx;
+	struct error err;
+
+	if (h->control >= 0 &&
+	    control_send(h->control, message, &fd, 1, &err) < 0)
+		log_warn("hold", "%s", err.text);
+	json_decref(message);
+	close(fd);
+}
+
 static int start(struct hold *h, struct error *err)
 {
 	json_t *machine = json_object_get(h->config->document, "machine");
@@ -508,6 +524,8 @@ static int start(struct hold *h, struct error *err)
 	                           console_out, h);
 	h->in_watch =
 	    loop_fd_add(h->loop, h->files.console_in, 0, console_in, h);
+	for (unsigned i = 0; i < h->files.cable_count; i++)
+		cable_watch(h->files.cables[i], h->loop, new_cable, h);
 	return rc;
 }
 

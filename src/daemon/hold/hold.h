@@ -6,6 +6,7 @@
  *	files.c    everything opened, the machine file with its descriptors
  *	work.c     disks copied, folders removed
  *	hold.c     the machine while it runs: console, requests, its end
+ *	network.c  instead of a machine: a network's switch and uplink
  *
  * All on one thread, one loop.
  */
@@ -16,6 +17,7 @@
 
 #include "base/types.h"
 
+struct cable;
 struct error;
 
 enum { HOLD_FDS_MAX = 64, HOLD_NETS_MAX = 8 };
@@ -28,6 +30,8 @@ struct hold_files {
 	int console_in, console_out; /* our ends; -1: none */
 	pid_t nets[HOLD_NETS_MAX];
 	unsigned net_count;
+	struct cable *cables[HOLD_NETS_MAX]; /* in switches of networks */
+	unsigned cable_count;
 };
 
 /* Opens all that the definition names and starts the networks. On failure
@@ -47,6 +51,9 @@ struct hold_config {
 /* What takes long: work.c. Exit codes; words on standard error. */
 int hold_prepare(const char *image, const char *folder);
 int hold_remove(const char *folder);
+
+/* Keeps a network instead, until its switch is told to quit. */
+void hold_network(const struct hold_config *config);
 
 /* Until the machine has ended and that is written down. */
 void hold_run(const struct hold_config *config);

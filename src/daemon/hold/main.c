@@ -22,10 +22,12 @@ enum { END_BAD_USE = 2 };
 
 static int usage(FILE *to)
 {
-	fputs("usage: atoll-hold FOLDER LOCK-FD LISTEN-FD DOCUMENT-FD\n"
+	fputs("usage: atoll-hold [--network] FOLDER LOCK-FD LISTEN-FD "
+	      "DOCUMENT-FD\n"
 	      "       atoll-hold --prepare IMAGE-FOLDER FOLDER\n"
 	      "       atoll-hold --remove FOLDER\n"
-	      "Keeps one machine for atolld, which starts it.\n",
+	      "Keeps one machine, or one network, for atolld, which starts "
+	      "it.\n",
 	      to);
 	return to == stderr ? END_BAD_USE : 0;
 }
@@ -44,6 +46,7 @@ int main(int argc, char **argv)
 {
 	struct hold_config config = { 0 };
 	int lock, document;
+	bool network;
 	pid_t pid;
 
 	if (argc == 2 && strcmp(argv[1], "--version") == 0) {
@@ -56,6 +59,9 @@ int main(int argc, char **argv)
 		return hold_prepare(argv[2], argv[3]);
 	if (argc == 3 && strcmp(argv[1], "--remove") == 0)
 		return hold_remove(argv[2]);
+	network = argc == 6 && strcmp(argv[1], "--network") == 0;
+	argc -= network;
+	argv += network;
 	if (argc != 5)
 		return usage(stderr);
 	/* Nobody's child: the daemon waits for the first of us only. */
@@ -77,7 +83,10 @@ int main(int argc, char **argv)
 	close(document);
 	if (!config.document)
 		return usage(stderr);
-	hold_run(&config);
+	if (network)
+		hold_network(&config);
+	else
+		hold_run(&config);
 	json_decref(config.document);
 	close(config.folder);
 	close(lock);

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * api_networks - networks, what is plugged into them, what passes.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "daemon/api.h"
+#include "daemon/network.h"
+#include "daemon/store.h"
+
+enum { FRAMES_MAX = 100000000 };
+
+/* The network of the path; NULL, and the call has failed. */
+static struct network *call_network(struct call *c)
+{
+	struct network *n = network_find(c->daemon, c->params[0]);
+	char words[200];
+
+	if (n)
+		return n;
+	snprintf(words, sizeof(words), "there is no network %s", c->params[0]);
+	call_fail(c, "not-found", words, "");
+	return NULL;
+}
+
+void api_network_list(struct call *c)
+{
+	json_t *list = json_array();
+
+	for (struct network *n = c->daemon->networks; n; n = n->next)
+		json_array_append_new(list, network_json(n));
+	c->status = 200;
+	c->reply = json_pack("{s:o}", "networks", list);
+}
+
+void api_network_get(struct call *c)
+{
+	struct network *n = call_network(c);
+
+	if (!n)
+		return;
+	c->status = 200;
+	c->reply = network_json(n);
+}
+
+static void insert_network(struct call *c, void *ctx)
+{
+	struct network *n = ctx;
+
+	network_insert(n);
+	event_emit(c->daemon, "network.created", NULL, 0,
+	           json_pack("{s:s}", "network", n->name));
+}
+
+static void drop_network(void *ctx)
+{
+	network_free(ctx);
+}
+
+void api_network_create(struct call *c)
+{
+	json_t *spec = network_spec_parse(c->daemon, c->body, &c->err);
+	struct network *n;
+	char words[128];
+	int rc;
+
+	if (!spec) {
+		call_fail_error(c, c->err.code);
+		return;
+	}
+	n = network_new(c->daemon, spec);
+	c->apply = insert_network;
+	c->drop = drop_network;
+	c->ctx = n;
+	if (json_object_get(spec, "bridge") &&
+	    !(c->caller.rights & RIGHT_HOST)) {
+		call_fail(c, "denied",
+		          "your role may not name interfaces of the host", "");
+		return;
+	}
+	if (network_find(c->daemon, n->name)) {
+		snprintf(words, sizeof(words), "there is a network %s already",
+		         n->name);
+		call_fail(c, "conflict", words, "");
+		return;
+	}
+	rc = id_new(n->id, &c->err);
+	if (rc == 0)
+		rc = store_run(c->daemon->store, &c->err,
+		               "INSERT INTO networks(id, name, spec, created)"
+		               " VALUES(?, ?, ?, ?)",
+		               "ttjt", n->id, n->name, spec, n->created);
+	if (rc < 0) {
+		call_fail_error(c, rc);
+		return;
+	}
+	c->status = 201;
+	c->reply = network_json(n);
+	snprintf(words, sizeof(words), "/v1/networks/%s", n->id);
+	call_header(c, "location", words);
+}
+
+static void remove_network(struct call *c, void *ctx)
+{
+	(void)c;
+	network_remove(ctx);
+}
+
+static void keep_network(void *ctx)
+{
+	(void)ctx;
+}
+
+void api_network_delete(struct call *c)
+{
+	struct network *n = call_network(c);
+	char words[200];
+	json_t *users;
+	int rc;
+
+	if (!n)
+		return;
+	users = network_users(n);
+	if (json_array_size(users)) {
+		snprintf(words, sizeof(words),
+		         "%zu machines are in the network, %.63s among them",
+		         json_array_size(users),
+		         json_string_value(json_array_get(users, 0)));
+		call_fail(c, "conflict", words, "delete them first");
+		json_decref(users);
+		return;
+	}
+	json_decref(users);
+	rc = store_run(c->daemon->store, &c->err,
+	               "DELETE FROM networks WHERE id = ?", "t", n->id);
+	if (rc < 0) {
+		call_fail_error(c, rc);
+		return;
+	}
+	c->apply = remove_network;
+	c->drop = keep_network;
+	c->ctx = n;
+	c->status = 204;
+}
+
+/* ---- what its switch says ---- */
+
+static void status_answered(void *ctx, json_t *reply)
+{
+	struct http_request *http = ctx;
+	char *text;
+
+	if (!json_is_true(json_object_get(reply, "ok"))) {
+		api_reply_error(http, "conflict",
+		                "the network's switch does not answer");
+		return;
+	}
+	json_object_del(reply, "ok");
+	text = json_dumps(reply, JSON_COMPACT);
+	http_reply(http, 200, "application/json", NULL, text, strlen(text));
+	free(text);
+}
+
+void api_network_status(struct call *c)
+{
+	struct network *n = call_network(c);
+
+	if (!n)
+		return;
+	if (n->state != NETWORK_RUNNING) {
+		call_fail(c, "conflict", "the network's switch does not run",
+		          n->why.text);
+		return;
+	}
+	c->deferred = true;
+	network_ask(n, json_pack("{s:s}", "op", "status"), -1, status_answered,
+	            c->http);
+}
+
+void api_network_capture(struct call *c)
+{
+	struct network *n = call_network(c);
+	s64 frames = call_number(c, "frames", 0, FRAMES_MAX, 0);
+	char room[PARAM_MAX];
+	const char *machine = call_query(c, "machine", room, sizeof(room));
+
+	if (!n || c->status >= 400)
+		return;
+	if (n->state != NETWORK_RUNNING) {
+		call_fail(c, "conflict", "the network's switch does not run",
+		          n->why.text);
+		return;
+	}
+	network_capture(c, n, machine, frames);
+}
