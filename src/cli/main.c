@@ -11,6 +11,7 @@
 #include "cli/command.h"
 #include "cli/disk.h"
 #include "cli/host.h"
+#include "cli/net.h"
 #include "cli/say.h"
 #include "cli/snapshot.h"
 #include "cli/suspend.h"
@@ -36,6 +37,7 @@ static const struct command commands[] = {
 	{ "console", "a machine's terminal", command_vm_verb },
 	{ "shell", "the same", command_shell },
 	{ "stack", "a set of machines, from a file", command_stack },
+	{ "net", "networks of machines", command_net },
 	{ "task", "what the daemon was asked to do", command_task },
 	{ "event", "what happened", command_event },
 	{ "token", "access for others", command_token },

@@ -16,6 +16,7 @@
 #include "base/types.h"
 #include "cli/seed.h"
 
+struct cable;
 struct error;
 struct saved;
 
@@ -45,7 +46,7 @@ struct run_options {
 	unsigned module_count;
 	struct run_disk disks[RUN_DISKS_MAX];
 	unsigned disk_count;
-	const char *nets[RUN_NETS_MAX]; /* "user", "tap:NAME" */
+	const char *nets[RUN_NETS_MAX]; /* "user", "tap:NAME", "NAME" */
 	unsigned net_count;
 	bool net_given;
 	u64 mtu;
@@ -91,6 +92,8 @@ struct run_machine {
 	unsigned disk_count;
 	pid_t nets[RUN_NETS_MAX];
 	unsigned net_count;
+	struct cable *cables[RUN_NETS_MAX]; /* in networks of the daemon's */
+	unsigned cable_count;
 };
 
 /* Opens all files and starts the networks. On failure nothing is left. */

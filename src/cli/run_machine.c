@@ -16,8 +16,10 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "cli/files.h"
+#include "cli/net.h"
 #include "cli/run.h"
 #include "cli/saved.h"
+#include "control/cable.h"
 #include "launch/launch.h"
 
 int run_machine_add_fd(struct run_machine *m, int fd)
@@ -166,41 +168,84 @@ static pid_t start_user_net(const struct run_options *o, bool first, int *link,
 	return launch_net(&net, link, err);
 }
 
+/* A cable into a network's switch; what the network says of cards, too. */
+static int plug_in(struct run_machine *m, const struct run_options *o,
+                   unsigned i, json_t *nic, struct error *err)
+{
+	bool first = m->net_count + m->cable_count == 0;
+	json_t *network = net_find(o->nets[i], err), *publish, *card;
+	struct cable_config config = { .machine = o->name ? o->name : "",
+		                       .nic = i };
+	int fd, rc;
+
+	if (!network)
+		return err->code;
+	publish = json_array();
+	for (unsigned k = 0; first && k < o->publish_count; k++)
+		json_array_append_new(publish, json_string(o->publish[k]));
+	card = json_pack("{s:O, s:o}", "mac", json_object_get(nic, "mac"),
+	                 "publish", publish);
+	config.socket = json_string_value(json_object_get(network, "socket"));
+	config.card = card;
+	rc = cable_plug(&m->cables[m->cable_count], &config, &fd, err);
+	if (rc == 0) {
+		m->cable_count++;
+		if (!o->mtu)
+			json_object_set(
+			    nic, "mtu",
+			    json_object_get(json_object_get(network, "spec"),
+			                    "mtu"));
+	}
+	json_decref(card);
+	json_decref(network);
+	return rc < 0 ? error_prefix(err, "--net %s: ", o->nets[i]) : fd;
+}
+
+static int open_net(struct run_machine *m, const struct run_options *o,
+                    unsigned i, json_t *nic, struct error *err)
+{
+	int fd;
+	pid_t pid;
+
+	if (strncmp(o->nets[i], "tap:", 4) == 0) {
+		set_string(nic, "type", "tap");
+		return launch_tap(o->nets[i] + 4, err);
+	}
+	set_string(nic, "type", "socket");
+	if (strcmp(o->nets[i], "user"))
+		return plug_in(m, o, i, nic, err);
+	pid = start_user_net(o, m->net_count + m->cable_count == 0, &fd, err);
+	if (pid < 0)
+		return pid;
+	m->nets[m->net_count++] = pid;
+	return fd;
+}
+
 static int open_nets(struct run_machine *m, const struct run_options *o,
                      struct error *err)
 {
 	json_t *list = json_array(), *nic;
 	char mac[18];
-	bool user;
 	int fd, rc;
 
 	json_object_set_new(m->file, "nics", list);
 	for (unsigned i = 0; i < o->net_count; i++) {
-		user = strcmp(o->nets[i], "user") == 0;
-		if (user) {
-			rc = start_user_net(o, m->net_count == 0, &fd, err);
-			if (rc < 0)
-				return rc;
-			m->nets[m->net_count++] = rc;
-		} else {
-			fd = launch_tap(o->nets[i] + 4, err);
-			if (fd < 0)
-				return fd;
-		}
 		nic = json_object();
 		json_array_append_new(list, nic);
-		run_machine_set_fd(m, nic, "fd", fd);
-		set_string(nic, "type", user ? "socket" : "tap");
 		json_object_set_new(nic, "mtu",
 		                    json_integer(o->mtu ? (int)o->mtu : 1500));
 		if (o->saved && saved_mac(o->saved, i)) {
 			set_string(nic, "mac", saved_mac(o->saved, i));
-			continue;
+		} else {
+			rc = random_mac(mac, sizeof(mac), err);
+			if (rc < 0)
+				return rc;
+			set_string(nic, "mac", mac);
 		}
-		rc = random_mac(mac, sizeof(mac), err);
-		if (rc < 0)
-			return rc;
-		set_string(nic, "mac", mac);
+		fd = open_net(m, o, i, nic, err);
+		if (fd < 0)
+			return fd;
+		run_machine_set_fd(m, nic, "fd", fd);
 	}
 	return 0;
 }
@@ -379,6 +424,8 @@ void run_machine_fini(struct run_machine *m)
 		close(m->console_in);
 	if (m->console_out >= 0)
 		close(m->console_out);
+	for (unsigned i = 0; i < m->cable_count; i++)
+		cable_destroy(m->cables[i]);
 	/* Their cables are out now: they end by themselves. */
 	for (unsigned i = 0; i < m->net_count; i++)
 		launch_end(m->nets[i], 2000);

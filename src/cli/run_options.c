@@ -62,7 +62,7 @@ static const struct option_spec specs[] = {
 	{ "append", "WORDS", "added to the kernel command line", OPT_APPEND },
 	{ "disk", "FILE[,OPTION]...",
 	  "format=raw|qcow2, readonly, serial=, iops=, rate=", OPT_DISK },
-	{ "net", "user|tap:T|none", "network cards (user); repeatable",
+	{ "net", "user|tap:T|NAME|none", "network cards (user); repeatable",
 	  OPT_NET },
 	{ "publish", "[A:]PORT:PORT[/udp]", "forward a host port to the guest",
 	  OPT_PUBLISH },
@@ -209,9 +209,12 @@ static int add_net(struct run_options *o, const char *value, struct error *err)
 	o->net_given = true;
 	if (strcmp(value, "none") == 0)
 		return 0;
-	if (strcmp(value, "user") != 0 &&
-	    (strncmp(value, "tap:", 4) != 0 || !value[4])) {
-		error_set(err, -EINVAL, "--net %s: not user, tap:NAME or none",
+	if (strncmp(value, "tap:", 4) == 0
+	        ? !value[4]
+	        : !value[0] || strchr(value, ':') || !strcmp(value, "tap")) {
+		error_set(err, -EINVAL,
+		          "--net %s: not user, tap:NAME, a network's name or "
+		          "none",
 		          value);
 		return err->code;
 	}
@@ -466,7 +469,7 @@ static int one_option(void *ctx, int id, const char *value, struct error *err)
 
 static int check_together(struct run_options *o, struct error *err)
 {
-	bool user = false;
+	bool can_publish = false;
 
 	/* The saved machine says the rest. */
 	if (o->restore && !o->image && !o->kernel)
@@ -483,9 +486,10 @@ static int check_together(struct run_options *o, struct error *err)
 	if (!o->net_given)
 		o->nets[o->net_count++] = "user";
 	for (unsigned i = 0; i < o->net_count; i++)
-		user |= strcmp(o->nets[i], "user") == 0;
-	if (o->publish_count && !user)
-		return error_set(err, -EINVAL, "--publish needs --net user");
+		can_publish |= strncmp(o->nets[i], "tap:", 4) != 0;
+	if (o->publish_count && !can_publish)
+		return error_set(err, -EINVAL,
+		                 "--publish needs --net user or a network");
 	/* It learns the size of the terminal; an image knows how to use it. */
 	if (!o->console_given && o->image && !o->serial_count)
 		o->virtio_console =

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * atoll stack - a set of machines as one unit, from a file:
+ * atoll stack - a set of networks and machines as one unit, from a file:
  *
  *	stack: shop
+ *	networks:
+ *	  - name: shop-net
  *	machines:
  *	  - name: web
  *	    image: debian:12
  *	    memory: 512M
- *	    nics: [{type: user, publish: ["8080:80"]}]
+ *	    nics: [{type: network, network: shop-net, publish: ["8080:80"]}]
  *
- * A machine is a definition as api/openapi.yaml has it; memory is a size, and
- * paths that are not absolute begin at the file. Which machines belong to a
- * stack says their tag "stack". Applying a file twice does nothing the second
- * time.
+ * A network or a machine is a definition as api/openapi.yaml has it; memory is
+ *a size, and paths that are not absolute begin at the file. What belongs to a
+ *stack says its tag "stack". Networks are made before machines and deleted
+ *after them. Applying a file twice does nothing the second time.
  */
 #include <errno.h>
 #include <libgen.h>
@@ -24,6 +26,7 @@
 
 #include "base/alloc.h"
 #include "base/units.h"
+#include "cli/net.h"
 #include "cli/remote.h"
 #include "cli/say.h"
 #include "cli/vm.h"
@@ -34,7 +37,8 @@ enum { OPT_PRUNE = OPT_OWN, OPT_NO_RUN };
 struct stack {
 	struct remote remote;
 	bool prune, no_run;
-	json_t *file, *there; /* the file; machines of the stack by name */
+	json_t *file;
+	json_t *there, *networks; /* what the stack has, by name */
 	const char *name;
 	char folder[PATH_MAX];
 	size_t changes;
@@ -73,9 +77,20 @@ static int set_memory(json_t *machine, struct error *err)
 	return 0;
 }
 
+static void set_tag(struct stack *s, json_t *object)
+{
+	json_t *tags = json_object_get(object, "tags");
+
+	if (!json_is_object(tags)) {
+		tags = json_object();
+		json_object_set_new(object, "tags", tags);
+	}
+	json_object_set_new(tags, "stack", json_string(s->name));
+}
+
 static int read_machine(struct stack *s, json_t *machine, struct error *err)
 {
-	json_t *tags = json_object_get(machine, "tags"), *disk;
+	json_t *disk;
 	size_t i;
 
 	if (!json_is_string(json_object_get(machine, "name")))
@@ -86,11 +101,24 @@ static int read_machine(struct stack *s, json_t *machine, struct error *err)
 	whole_path(s, json_object_get(machine, "boot"), "initrd");
 	json_array_foreach(json_object_get(machine, "disks"), i, disk)
 	    whole_path(s, disk, "path");
-	if (!json_is_object(tags)) {
-		tags = json_object();
-		json_object_set_new(machine, "tags", tags);
+	set_tag(s, machine);
+	return 0;
+}
+
+static int read_networks(struct stack *s, struct error *err)
+{
+	json_t *list = json_object_get(s->file, "networks"), *one;
+	size_t i;
+
+	if (list && !json_is_array(list))
+		return error_set(err, -EINVAL, "networks is not a list");
+	json_array_foreach(list, i, one)
+	{
+		if (!json_is_string(json_object_get(one, "name")))
+			return error_set(err, -EINVAL,
+			                 "a network without a name");
+		set_tag(s, one);
 	}
-	json_object_set_new(tags, "stack", json_string(s->name));
 	return 0;
 }
 
@@ -115,10 +143,13 @@ static int read_file(struct stack *s, const char *path, struct error *err)
 		                 path);
 	json_object_foreach(s->file, key, one)
 	{
-		if (strcmp(key, "stack") && strcmp(key, "machines"))
+		if (strcmp(key, "stack") && strcmp(key, "networks") &&
+		    strcmp(key, "machines"))
 			return error_set(err, -EINVAL, "%s: %s is not known",
 			                 path, key);
 	}
+	if (read_networks(s, err) < 0)
+		return error_prefix(err, "%s: ", path);
 	json_array_foreach(machines, i, one)
 	{
 		if (read_machine(s, one, err) < 0)
@@ -149,6 +180,23 @@ static int read_there(struct stack *s)
 	free(path);
 	free(part);
 	free(tag);
+	return code;
+}
+
+static int read_networks_there(struct stack *s)
+{
+	int code = CODE_OK;
+	json_t *whole = remote_get(&s->remote, "/v1/networks", &code), *one;
+	size_t i;
+
+	s->networks = json_object();
+	json_array_foreach(json_object_get(whole, "networks"), i, one)
+	{
+		if (strcmp(remote_text(one, "spec.tags.stack"), s->name) == 0)
+			json_object_set(s->networks, remote_text(one, "name"),
+			                one);
+	}
+	json_decref(whole);
 	return code;
 }
 
@@ -251,12 +299,54 @@ static int apply_one(struct stack *s, json_t *wanted)
 	return code == CODE_OK ? say_done(s, "started", name) : code;
 }
 
-static json_t *find_wanted(struct stack *s, const char *name)
+/* A network is what it was made: machines have addresses in it. */
+static int apply_network(struct stack *s, json_t *wanted)
+{
+	const char *name = remote_text(wanted, "name");
+	json_t *there = json_object_get(s->networks, name), *patch;
+	struct error err = { 0 };
+	int code;
+
+	if (there) {
+		patch = difference(there, wanted);
+		if (!patch)
+			return CODE_OK;
+		json_decref(patch);
+		fprintf(stderr,
+		        "error: the network %s is there, but not as the file "
+		        "says\n"
+		        "hint: atoll stack diff shows how; a network is "
+		        "changed by deleting it\n",
+		        name);
+		return CODE_CONFLICT;
+	}
+	if (client_call(s->remote.client, "POST", "/v1/networks", wanted, NULL,
+	                &err) < 0)
+		return remote_failed(&s->remote, &err);
+	code = net_wait(&s->remote, name);
+	return code == CODE_OK ? say_done(s, "created network", name) : code;
+}
+
+static int remove_network(struct stack *s, const char *name)
+{
+	char *part = client_escape(name);
+	char *path = xasprintf("/v1/networks/%s", part);
+	struct error err = { 0 };
+	int code = CODE_OK;
+
+	if (client_call(s->remote.client, "DELETE", path, NULL, NULL, &err) < 0)
+		code = remote_failed(&s->remote, &err);
+	free(part);
+	free(path);
+	return code == CODE_OK ? say_done(s, "deleted network", name) : code;
+}
+
+static json_t *find_in(struct stack *s, const char *list, const char *name)
 {
 	json_t *one;
 	size_t i;
 
-	json_array_foreach(json_object_get(s->file, "machines"), i, one)
+	json_array_foreach(json_object_get(s->file, list), i, one)
 	{
 		if (strcmp(remote_text(one, "name"), name) == 0)
 			return one;
@@ -271,25 +361,20 @@ static int remove_one(struct stack *s, const char *name)
 	return code == CODE_OK ? say_done(s, "deleted", name) : code;
 }
 
-static int apply(struct stack *s)
+/* What the file has no more: machines, then networks. */
+static int prune(struct stack *s, const char *list, json_t *there,
+                 int (*remove)(struct stack *s, const char *name))
 {
 	int code = CODE_OK;
 	const char *name;
 	json_t *one;
-	size_t i;
 
-	json_array_foreach(json_object_get(s->file, "machines"), i, one)
+	json_object_foreach(there, name, one)
 	{
-		code = apply_one(s, one);
-		if (code != CODE_OK)
-			return code;
-	}
-	json_object_foreach(s->there, name, one)
-	{
-		if (find_wanted(s, name))
+		if (find_in(s, list, name))
 			continue;
 		if (s->prune)
-			code = remove_one(s, name);
+			code = remove(s, name);
 		else
 			fprintf(stderr,
 			        "%s is not in the file any more; --prune "
@@ -301,32 +386,63 @@ static int apply(struct stack *s)
 	return code;
 }
 
-static int diff(struct stack *s)
+static int apply(struct stack *s)
 {
-	json_t *one, *patch, *vm;
+	int code = CODE_OK;
+	json_t *one;
+	size_t i;
+
+	json_array_foreach(json_object_get(s->file, "networks"), i, one)
+	{
+		code = apply_network(s, one);
+		if (code != CODE_OK)
+			return code;
+	}
+	json_array_foreach(json_object_get(s->file, "machines"), i, one)
+	{
+		code = apply_one(s, one);
+		if (code != CODE_OK)
+			return code;
+	}
+	code = prune(s, "machines", s->there, remove_one);
+	if (code == CODE_OK)
+		code = prune(s, "networks", s->networks, remove_network);
+	return code;
+}
+
+static void diff_list(struct stack *s, const char *list, json_t *there,
+                      const char *kind)
+{
+	json_t *one, *patch, *old;
 	const char *name, *key;
 	size_t i;
 
-	json_array_foreach(json_object_get(s->file, "machines"), i, one)
+	json_array_foreach(json_object_get(s->file, list), i, one)
 	{
 		name = remote_text(one, "name");
-		vm = json_object_get(s->there, name);
-		patch = vm ? difference(vm, one) : NULL;
-		if (!vm || patch) {
-			printf("%c %s", vm ? '~' : '+', name);
-			json_object_foreach(patch, key, vm) printf(" %s", key);
+		old = json_object_get(there, name);
+		patch = old ? difference(old, one) : NULL;
+		if (!old || patch) {
+			printf("%c %s%s", old ? '~' : '+', kind, name);
+			json_object_foreach(patch, key, old) printf(" %s", key);
 			putchar('\n');
 			s->changes++;
 		}
 		json_decref(patch);
 	}
-	json_object_foreach(s->there, name, vm)
+	json_object_foreach(there, name, old)
 	{
-		if (!find_wanted(s, name)) {
-			printf("- %s\n", name);
+		if (!find_in(s, list, name)) {
+			printf("- %s%s\n", kind, name);
 			s->changes++;
 		}
 	}
+}
+
+static int diff(struct stack *s)
+{
+	diff_list(s, "networks", s->networks, "network ");
+	diff_list(s, "machines", s->there, "");
 	return s->changes ? CODE_FAILED : CODE_OK;
 }
 
@@ -347,6 +463,12 @@ static int remove_all(struct stack *s)
 	json_object_foreach(s->there, name, one)
 	{
 		code = remove_one(s, name);
+		if (code != CODE_OK)
+			return code;
+	}
+	json_object_foreach(s->networks, name, one)
+	{
+		code = remove_network(s, name);
 		if (code != CODE_OK)
 			return code;
 	}
@@ -390,9 +512,12 @@ static int with_stack(const char *usage, const char *summary,
 	if (code < 0)
 		code = read_there(s);
 	if (code == CODE_OK && s->there)
+		code = read_networks_there(s);
+	if (code == CODE_OK && s->networks)
 		code = fn(s);
 	json_decref(s->file);
 	json_decref(s->there);
+	json_decref(s->networks);
 	remote_close(&s->remote);
 	free(s);
 	return code;
@@ -400,9 +525,10 @@ static int with_stack(const char *usage, const char *summary,
 
 static int stack_apply(int argc, char **argv)
 {
-	return with_stack("atoll stack apply FILE [OPTION]...",
-	                  "Make machines what a file says, and start them.",
-	                  apply, argc, argv);
+	return with_stack(
+	    "atoll stack apply FILE [OPTION]...",
+	    "Make networks and machines what a file says, and start them.",
+	    apply, argc, argv);
 }
 
 static int stack_diff(int argc, char **argv)
@@ -415,8 +541,8 @@ static int stack_diff(int argc, char **argv)
 static int stack_delete(int argc, char **argv)
 {
 	return with_stack("atoll stack delete FILE",
-	                  "Delete all machines of the stack.", remove_all, argc,
-	                  argv);
+	                  "Delete all machines and networks of the stack.",
+	                  remove_all, argc, argv);
 }
 
 int command_stack(int argc, char **argv)
@@ -428,6 +554,6 @@ int command_stack(int argc, char **argv)
 		{ 0 },
 	};
 
-	return command_noun(verbs, "A set of machines as one unit.", argc,
+	return command_noun(verbs, "Networks and machines as one unit.", argc,
 	                    argv);
 }

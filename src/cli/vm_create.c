@@ -50,8 +50,8 @@ enum {
 	      OPT_APPEND },                                                    \
 	    { "disk", "FILE[,OPTION]...",                                      \
 	      "format=raw|qcow2, readonly, serial=TEXT", OPT_DISK },           \
-	    { "net", "user|tap:T|none", "network cards (user); repeatable",    \
-	      OPT_NET },                                                       \
+	    { "net", "user|tap:T|NAME|none",                                   \
+	      "network cards (user); repeatable", OPT_NET },                   \
 	    { "publish", "[A:]PORT:PORT[/udp]",                                \
 	      "forward a host port to the guest", OPT_PUBLISH },               \
 	    { "device", "NAME", "testdev or debug-exit; repeatable",           \
@@ -70,7 +70,7 @@ enum {
 struct definition {
 	json_t *spec;
 	bool nets_given;
-	json_t *publish; /* for the first user network; owned */
+	json_t *publish; /* for the first card that is no tap; owned */
 };
 
 static json_t *below(json_t *spec, const char *key)
@@ -160,10 +160,13 @@ static int add_net(struct definition *d, const char *value, struct error *err)
 		return json_array_append_new(
 		    nics,
 		    json_pack("{s:s, s:s}", "type", "tap", "tap", value + 4));
-	return error_set(err, -EINVAL,
-	                 "--net %s is none of user, tap:NAME, "
-	                 "none",
-	                 value);
+	if (!value[0] || strchr(value, ':') || strcmp(value, "tap") == 0)
+		return error_set(err, -EINVAL,
+		                 "--net %s is none of user, tap:NAME, a "
+		                 "network's name, none",
+		                 value);
+	return json_array_append_new(
+	    nics, json_pack("{s:s, s:s}", "type", "network", "network", value));
 }
 
 static int add_tag(struct definition *d, const char *value, struct error *err)
@@ -332,12 +335,12 @@ static int finish_nets(struct definition *d, bool whole)
 		return 0;
 	json_array_foreach(json_object_get(d->spec, "nics"), i, nic)
 	{
-		if (strcmp(remote_text(nic, "type"), "user") == 0) {
+		if (strcmp(remote_text(nic, "type"), "tap")) {
 			json_object_set(nic, "publish", d->publish);
 			return 0;
 		}
 	}
-	return say_usage("--publish needs a network of the kind user");
+	return say_usage("--publish needs --net user or a network");
 }
 
 static void definition_fini(struct definition *d)
