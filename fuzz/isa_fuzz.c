@@ -38,8 +38,17 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	return 0;
 }
 
+/* FS is the host's own. The decoder takes CLZERO's address for a register, and
+ * says nothing of the segment that its prefix chooses. */
 static bool uses_fs(const ZydisDecodedInstruction *insn)
 {
+	enum { PREFIX_FS = 0x64 };
+
+	for (unsigned i = 0; insn->mnemonic == ZYDIS_MNEMONIC_CLZERO &&
+	                     i < insn->raw.prefix_count;
+	     i++)
+		if (insn->raw.prefixes[i].value == PREFIX_FS)
+			return true;
 	return (insn->attributes & ZYDIS_ATTRIB_HAS_SEGMENT_FS) != 0;
 }
 
