@@ -185,6 +185,7 @@ bool bus_read(struct bus *bus, u64 addr, unsigned size, u64 *value)
 	bool claimed = false;
 	u64 result = 0;
 
+	ASSERT(size <= sizeof(*value));
 	for (unsigned done = 0, n; done < size; done += n) {
 		u64 off, part;
 		struct bus_region *r = find(bus, addr + done, &off);
