@@ -7,7 +7,6 @@
  * worker gets descriptors and finds the same names in its machine file.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,7 +18,7 @@
 #include "cli/image.h"
 #include "cli/run.h"
 #include "cli/saved.h"
-#include "storage/image.h"
+#include "launch/launch.h"
 
 enum { CHAIN_MAX = 32 };
 
@@ -53,83 +52,17 @@ static int chain_add(struct chain *c, const char *path, const char *format,
 	          : 0;
 }
 
-/* What an image says about its further files. fd stays open. */
-static int look_into(int fd, const char *path, struct image_details *d,
-                     struct block **b, struct error *err)
+static int open_one(void *ctx, const char *path, bool readonly,
+                    struct error *err)
 {
-	struct block_open how = { .path = path,
-		                  .format = "qcow2",
-		                  .flags = BLOCK_OPEN_READONLY |
-		                           BLOCK_OPEN_NO_LOCK |
-		                           IMAGE_OPEN_NO_BACKING |
-		                           IMAGE_OPEN_NO_DATA };
-	int rc;
-
-	how.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	if (how.fd < 0)
-		return error_set(err, -errno, "%s: %s", path, strerror(errno));
-	rc = block_open(b, &how, err);
-	if (rc == 0)
-		image_details(*b, d);
-	return rc;
+	(void)ctx;
+	return file_open_disk(path, readonly, err);
 }
 
-static int open_named(struct chain *c, const char *base, const char *name,
-                      const char *format, bool readonly, char **path,
-                      int *opened, struct error *err)
+static int add_one(void *ctx, const char *path, const char *format, int fd,
+                   struct error *err)
 {
-	int fd, rc;
-
-	*path = image_path_beside(base, name);
-	fd = file_open_disk(*path, readonly, err);
-	if (fd < 0)
-		rc = error_prefix(err, "%s", base);
-	else
-		rc = chain_add(c, *path, format, fd, err);
-	*opened = fd;
-	return fd < 0 ? fd : rc;
-}
-
-/* The files below a qcow2 image, one after the other. */
-static int add_chain(struct chain *c, int fd, const char *image, bool readonly,
-                     struct error *err)
-{
-	char *path = xstrdup(image), *next = NULL, *data;
-	int rc = 0, ignored;
-
-	while (rc == 0 && path) {
-		struct image_details d;
-		struct block *b;
-
-		next = data = NULL;
-		rc = look_into(fd, path, &d, &b, err);
-		if (rc < 0)
-			break;
-		if (d.data_file)
-			rc = open_named(c, path, d.data_file, "raw", readonly,
-			                &data, &ignored, err);
-		if (rc == 0 && d.backing && !d.backing_format)
-			rc = error_set(err, -EINVAL,
-			               "%s: the format of its backing file is "
-			               "not stated",
-			               path);
-		if (rc == 0 && d.backing)
-			rc = open_named(c, path, d.backing, d.backing_format,
-			                true, &next, &fd, err);
-		/* What lies below a raw file would be guessed. */
-		if (next && strcmp(d.backing_format, "qcow2") != 0) {
-			free(next);
-			next = NULL;
-		}
-		image_details_free(&d);
-		block_close(b);
-		free(data);
-		free(path);
-		path = next;
-		readonly = true;
-	}
-	free(path);
-	return rc;
+	return chain_add(ctx, path, format, fd, err);
 }
 
 static int add_disk(struct run_machine *m, json_t *list, int fd,
@@ -140,6 +73,7 @@ static int add_disk(struct run_machine *m, json_t *list, int fd,
 	    d->format, "serial", d->serial, "readonly", d->readonly, "iops",
 	    (json_int_t)d->iops, "bytes_per_s", (json_int_t)d->bytes_per_s);
 	struct chain c = { .m = m, .list = json_array() };
+	const struct launch_files files = { open_one, add_one, &c };
 	char *path = realpath(d->path, NULL);
 
 	m->disk_paths[m->disk_count++] = path ? path : xstrdup("");
@@ -154,7 +88,7 @@ static int add_disk(struct run_machine *m, json_t *list, int fd,
 	run_machine_set_fd(m, disk, "fd", fd);
 	if (!d->format || strcmp(d->format, "qcow2") != 0)
 		return 0;
-	return add_chain(&c, fd, d->path, d->readonly, err);
+	return launch_chain(&files, fd, d->path, d->readonly, err);
 }
 
 /* No path leads to the disk that was added last. */

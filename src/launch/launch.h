@@ -58,3 +58,17 @@ int launch_tap(const char *name, struct error *err) MUST_CHECK;
 
 /* A tap device of our own on a bridge of the host: CAP_NET_ADMIN is needed. */
 int launch_bridge(const char *bridge, u64 mtu, struct error *err) MUST_CHECK;
+
+/* What is done with the further files of a disk: opened, and given on. */
+struct launch_files {
+	int (*open)(void *ctx, const char *path, bool readonly,
+	            struct error *err); /* a descriptor, or -errno */
+	/* The descriptor is taken over, whatever comes of it, but stays open
+	 * until launch_chain() returns. */
+	int (*add)(void *ctx, const char *path, const char *format, int fd,
+	           struct error *err);
+	void *ctx;
+};
+/* Those that the qcow2 image at path, open as fd, and those below it name. */
+int launch_chain(const struct launch_files *files, int fd, const char *path,
+                 bool readonly, struct error *err) MUST_CHECK;

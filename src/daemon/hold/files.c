@@ -109,12 +109,54 @@ static int open_boot(struct hold_files *f, json_t *machine, struct error *err)
 	return rc;
 }
 
+struct chain {
+	struct hold_files *files;
+	json_t *list;
+};
+
+static int open_one(void *ctx, const char *path, bool readonly,
+                    struct error *err)
+{
+	(void)ctx;
+	return open_file("disk", path, readonly ? O_RDONLY : O_RDWR, true, err);
+}
+
+static int add_one(void *ctx, const char *path, const char *format, int fd,
+                   struct error *err)
+{
+	struct chain *c = ctx;
+	json_t *file = json_pack("{s:s, s:s}", "path", path, "format", format);
+
+	if (!file) {
+		close(fd);
+		return error_set(err, -EILSEQ,
+		                 "the name of a backing file cannot be passed "
+		                 "on");
+	}
+	json_array_append_new(c->list, file);
+	return add_fd(c->files, file, "fd", fd, err);
+}
+
+static int open_chain(struct hold_files *f, json_t *disk, int fd, bool readonly,
+                      struct error *err)
+{
+	struct chain c = { f, json_array() };
+	const struct launch_files files = { open_one, add_one, &c };
+	const char *format = text_of(disk, "format");
+
+	json_object_set_new(disk, "chain", c.list);
+	return format && strcmp(format, "qcow2") == 0
+	           ? launch_chain(&files, fd, text_of(disk, "path"), readonly,
+	                          err)
+	           : 0;
+}
+
 static int open_disks(struct hold_files *f, json_t *machine, struct error *err)
 {
 	json_t *list = json_array(), *disk, *to;
 	bool readonly;
 	size_t i;
-	int fd;
+	int fd, rc;
 
 	json_object_set_new(f->file, "disks", list);
 	json_array_foreach(json_object_get(machine, "disks"), i, disk)
@@ -130,9 +172,11 @@ static int open_disks(struct hold_files *f, json_t *machine, struct error *err)
 		               readonly ? O_RDONLY : O_RDWR, true, err);
 		if (fd < 0)
 			return fd;
-		fd = add_fd(f, to, "fd", fd, err);
-		if (fd < 0)
-			return fd;
+		rc = add_fd(f, to, "fd", fd, err);
+		if (rc == 0)
+			rc = open_chain(f, to, fd, readonly, err);
+		if (rc < 0)
+			return rc;
 	}
 	return 0;
 }

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * chain.c - the further files of a disk, on behalf of who named the disk.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "launch/launch.h"
+#include "storage/image.h"
+
+/* What an image says about its further files. fd stays open. */
+static int look_into(int fd, const char *path, struct image_details *d,
+                     struct block **b, struct error *err)
+{
+	struct block_open how = { .path = path,
+		                  .format = "qcow2",
+		                  .flags = BLOCK_OPEN_READONLY |
+		                           BLOCK_OPEN_NO_LOCK |
+		                           IMAGE_OPEN_NO_BACKING |
+		                           IMAGE_OPEN_NO_DATA };
+	int rc;
+
+	how.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (how.fd < 0)
+		return error_set(err, -errno, "%s: %s", path, strerror(errno));
+	rc = block_open(b, &how, err);
+	if (rc == 0)
+		image_details(*b, d);
+	return rc;
+}
+
+static int open_named(const struct launch_files *f, const char *base,
+                      const char *name, const char *format, bool readonly,
+                      char **path, int *opened, struct error *err)
+{
+	int fd, rc;
+
+	*path = image_path_beside(base, name);
+	fd = f->open(f->ctx, *path, readonly, err);
+	if (fd < 0)
+		rc = error_prefix(err, "%s", base);
+	else
+		rc = f->add(f->ctx, *path, format, fd, err);
+	*opened = fd;
+	return fd < 0 ? fd : rc;
+}
+
+int launch_chain(const struct launch_files *f, int fd, const char *image,
+                 bool readonly, struct error *err)
+{
+	char *path = xstrdup(image), *next = NULL, *data;
+	int rc = 0, ignored;
+
+	while (rc == 0 && path) {
+		struct image_details d;
+		struct block *b;
+
+		next = data = NULL;
+		rc = look_into(fd, path, &d, &b, err);
+		if (rc < 0)
+			break;
+		if (d.data_file)
+			rc = open_named(f, path, d.data_file, "raw", readonly,
+			                &data, &ignored, err);
+		if (rc == 0 && d.backing && !d.backing_format)
+			rc = error_set(err, -EINVAL,
+			               "%s: the format of its backing file is "
+			               "not stated",
+			               path);
+		if (rc == 0 && d.backing)
+			rc = open_named(f, path, d.backing, d.backing_format,
+			                true, &next, &fd, err);
+		/* What lies below a raw file would be guessed. */
+		if (next && strcmp(d.backing_format, "qcow2") != 0) {
+			free(next);
+			next = NULL;
+		}
+		image_details_free(&d);
+		block_close(b);
+		free(data);
+		free(path);
+		path = next;
+		readonly = true;
+	}
+	free(path);
+	return rc;
+}
