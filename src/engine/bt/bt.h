@@ -159,7 +159,12 @@ struct bt_stats {
 	u64 translated, translated_bytes, host_bytes, flushes, entries;
 	u64 links, target_misses, deaths, switches, slot_clears;
 	u64 translate_ns;
+	u64 probes; /* places of access, in what was translated */
+	/* With count_fallbacks: blocks that end because of the instruction;
+	 * why host code came back, and for which instruction. */
 	u64 fallback[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+	u64 samples, left_op, left_probe, left_link, left_target;
+	u64 left[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
 
 /* Per vCPU. */

@@ -22,6 +22,7 @@
 #include "engine/bt/bt.h"
 #include "engine/bt/lockstep.h"
 #include "engine/bt/perf_map.h"
+#include "engine/bt/stats.h"
 #include "engine/interp/interp.h"
 #include "engine/x86/decode.h"
 
@@ -219,48 +220,6 @@ static void bt_vcpu_run(struct vcpu *v, struct vcpu_exit *exit)
 
 /* ---- figures ---- */
 
-static json_t *fallbacks_json(const struct bt_stats *s)
-{
-	json_t *o = json_object();
-
-	for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
-		if (s->fallback[m])
-			json_object_set_new(
-			    o, ZydisMnemonicGetString((ZydisMnemonic)m),
-			    json_integer((json_int_t)s->fallback[m]));
-	return o;
-}
-
-static json_t *lockstep_json(const struct lockstep *l)
-{
-	const struct lockstep_figures f = lockstep_figures(l);
-
-	return json_pack("{s:I,s:I,s:I}", "compared", (json_int_t)f.blocks,
-	                 "unseen", (json_int_t)f.unseen, "foreign_writes",
-	                 (json_int_t)f.foreign);
-}
-
-static json_t *vcpu_json(const struct bt *bt, bool fallbacks)
-{
-	const struct bt_stats *s = &bt->stats;
-	json_t *o = json_pack(
-	    "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "blocks",
-	    (json_int_t)s->translated, "guest_bytes",
-	    (json_int_t)s->translated_bytes, "host_bytes",
-	    (json_int_t)s->host_bytes, "entries", (json_int_t)s->entries,
-	    "links", (json_int_t)s->links, "target_misses",
-	    (json_int_t)s->target_misses, "deaths", (json_int_t)s->deaths,
-	    "flushes", (json_int_t)s->flushes, "context_switches",
-	    (json_int_t)s->switches, "slot_clears", (json_int_t)s->slot_clears,
-	    "translation_us", (json_int_t)(s->translate_ns / NSEC_PER_USEC));
-
-	if (fallbacks)
-		json_object_set_new(o, "untranslated", fallbacks_json(s));
-	if (bt->lockstep)
-		json_object_set_new(o, "lockstep", lockstep_json(bt->lockstep));
-	return o;
-}
-
 static char *bt_stats_json(struct engine *engine)
 {
 	struct bt_engine *e = bt_engine_of(engine);
@@ -269,8 +228,7 @@ static char *bt_stats_json(struct engine *engine)
 
 	for (unsigned i = 0; i < e->cpus; i++)
 		if (e->bt[i])
-			json_array_append_new(list,
-			                      vcpu_json(e->bt[i], e->stats));
+			json_array_append_new(list, bt_figures(e->bt[i]));
 	json_object_set_new(o, "vcpus", list);
 	text = json_dumps(o, JSON_COMPACT);
 	json_decref(o);

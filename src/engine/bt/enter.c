@@ -19,6 +19,7 @@
 
 #include "base/error.h"
 #include "engine/bt/lockstep.h"
+#include "engine/bt/stats.h"
 #include "engine/interp/code.h"
 #include "engine/interp/tlb.h"
 
@@ -201,6 +202,8 @@ static struct block *leave(struct bt *bt, const struct bt_exit *out)
 	struct icpu *cpu = bt->cpu;
 	struct bt_link *link;
 
+	if (unlikely(bt->count_fallbacks))
+		bt_count_exit(bt, out);
 	switch ((enum bt_exit_kind)out->kind) {
 	case BT_EXIT_OP:
 		return leave_at_op(cpu, (void *)(bt->meta + out->value));

@@ -226,6 +226,7 @@ static void emit_cold(struct xlate *x)
 {
 	for (unsigned i = 0; i < x->colds; i++) {
 		asm_patch(&x->c, x->cold[i].jump);
+		x->bt->stats.probes += x->cold[i].kind <= COLD_MISS;
 		if (x->cold[i].kind == COLD_FILL)
 			cold_fill(x, &x->cold[i]);
 		else if (x->cold[i].kind == COLD_MISS)
