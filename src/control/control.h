@@ -10,8 +10,9 @@
  * First, the starter sends {"op":"start","machine":{...}}: the machine file,
  * in which every file is the index of a descriptor sent along
  * (docs/machine-file.md). Later requests: powerdown, reset, quit, pause,
- * resume, status, resize, save; each may carry an "id", given back in the
- * answer. The machine sends {"event":"started"}, {"event":"console", ...},
+ * resume, status, figures, balloon, resize, save; each may carry an "id", given
+ * back in the answer. The machine sends {"event":"started"},
+ * {"event":"console", ...},
  * {"event":"stopped","cause":...,"code":N,"words":...,"hint":...} and then
  * closes.
  *
@@ -32,6 +33,8 @@
  * quit   with "suspended":true the cause is "suspended" and the code 0.
  * Requests about disks are in docs/machine-file.md; record.h has what the
  * starter does for them.
+ * figures gives "figures": sums since the start (src/machine/figures.c).
+ * balloon {"op":"balloon","bytes":N}: how much the guest is to lend back.
  * status also says "name" and "origin", what "origin" was in the machine file.
  */
 #pragma once

@@ -64,6 +64,10 @@ struct machine_cpu {
 	bool parked;
 	_Atomic bool sleeping; /* waits on wake for events */
 
+	_Atomic u64 asleep_ns; /* spent in waits for events */
+	_Atomic u64 asleep_at; /* since when it waits; 0: it does not */
+	_Atomic u64 began_ns;  /* when its thread did */
+	u64 steal_ns;          /* found so far; the loop's thread */
 	bool frozen; /* stays parked when others go; the loop's thread */
 };
 
@@ -103,8 +107,12 @@ struct machine {
 	struct device *disks[MACHINE_DISKS_MAX];
 	struct link *links[MACHINE_NICS_MAX];
 	struct console *consoles[MACHINE_SERIALS_MAX];
-	struct device *virtio_console;
-	u8 generation[16]; /* generation.h */
+	struct device *virtio_console, *balloon;
+	struct console *agent;
+	int agent_out; /* a second name of config.agent_fd */
+	_Atomic bool agent_open;
+	struct loop_timer steal; /* pv.h */
+	u8 generation[16];       /* generation.h */
 	u8 *acpi;
 	size_t acpi_size;
 
@@ -128,6 +136,12 @@ struct machine {
 	unsigned resets;
 	int statm_fd; /* our own memory figures, for the report */
 };
+
+/* ---- report.c ---- */
+
+u64 machine_resident_bytes(const struct machine *m);
+/* Of guest memory alone. */
+u64 machine_guest_resident_bytes(const struct machine *m);
 
 /* ---- board.c: memory, chips, devices ---- */
 

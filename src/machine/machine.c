@@ -24,6 +24,7 @@
 #include "machine/generation.h"
 #include "machine/internal.h"
 #include "machine/state/state.h"
+#include "machine/steal.h"
 #include "net/link.h"
 #include "storage/block.h"
 
@@ -398,6 +399,8 @@ static void drop_config(struct machine_config *c)
 	for (unsigned i = 0; i < c->module_count; i++)
 		close_fd(c->module_fds[i]);
 	close_fd(c->gdb_fd);
+	if (c->has_agent)
+		close_fd(c->agent_fd);
 }
 
 static int build(struct machine *m, struct error *err)
@@ -437,6 +440,7 @@ int machine_create(struct machine **out, const struct machine_config *config,
 	m->start_ns = loop_now_ns();
 	m->holds = 1;
 	m->tsc_stands = true;
+	m->agent_out = -1;
 	generation_init(m);
 	/* The sandbox will not let us open it later. */
 	m->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
@@ -446,6 +450,7 @@ int machine_create(struct machine **out, const struct machine_config *config,
 	m->host.guest_exit = host_guest_exit;
 	pthread_mutex_init(&m->lock, NULL);
 	loop_timer_init(&m->timeout, loop, timed_out, m);
+	steal_init(m);
 	rc = keep_config(m, &words);
 	if (rc == 0)
 		rc = build(m, &words);
@@ -465,6 +470,7 @@ void machine_destroy(struct machine *m)
 		return;
 	cpus_quit(m);
 	loop_timer_fini(&m->timeout);
+	loop_timer_fini(&m->steal);
 	gdb_destroy(m->gdb);
 	board_destroy_devices(m);
 	cpus_destroy(m);
@@ -474,6 +480,8 @@ void machine_destroy(struct machine *m)
 		link_close(m->links[i]);
 	for (unsigned i = 0; i < MACHINE_SERIALS_MAX; i++)
 		console_destroy(m->consoles[i]);
+	console_destroy(m->agent);
+	close_fd(m->agent_out);
 	board_destroy(m);
 	drop_config(&m->config);
 	close_fd(m->statm_fd);

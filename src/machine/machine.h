@@ -79,6 +79,10 @@ struct machine_config {
 	/* A virtio console port on the same terminal as serial 0, if set. */
 	bool virtio_console;
 	bool rng;
+	bool balloon;
+	/* A stream socket on which the guest's agent speaks, taken over. */
+	bool has_agent;
+	int agent_fd;
 	bool testdev, debug_exit;
 	/* Unpack a compressed kernel on the host (machine/boot/boot.h). */
 	enum { UNPACK_AUTO, UNPACK_YES, UNPACK_NO } unpack;
@@ -157,5 +161,10 @@ int machine_disk_grow(struct machine *m, unsigned disk, u64 size,
 /* The terminal behind the console changed its size. */
 void machine_console_resize(struct machine *m, u16 columns, u16 rows);
 
+/* How much the balloon is to take from the guest. -ENODEV: there is none. */
+int machine_balloon(struct machine *m, u64 bytes, struct error *err) MUST_CHECK;
+/* What is counted while it runs - vCPUs, balloon, disks, networks - as JSON
+ * text; freed by the caller. */
+char *machine_figures(struct machine *m);
 /* Figures for --report, as JSON text; freed by the caller. */
 char *machine_report(struct machine *m);

@@ -4,11 +4,14 @@
  * are in disks.c.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "devices/chips/uart.h"
+#include "devices/virtio/balloon.h"
 #include "devices/virtio/console.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
@@ -156,6 +159,66 @@ static int add_rng(struct machine *m, struct error *err)
 	return rc;
 }
 
+static int add_balloon(struct machine *m, struct error *err)
+{
+	const struct virtio_balloon_config config = { .devfn = PCI_SLOT_ANY };
+	int rc =
+	    virtio_balloon_create(&m->balloon, &m->host, m->pci, &config, err);
+
+	if (rc == 0)
+		board_add(m, m->balloon);
+	return rc;
+}
+
+static size_t agent_out(void *ctx, const void *data, size_t size)
+{
+	return console_output(((struct machine *)ctx)->agent, 0, data, size);
+}
+
+static void agent_room(void *ctx)
+{
+	console_input_room(((struct machine *)ctx)->agent);
+}
+
+static void agent_opened(void *ctx, bool open)
+{
+	atomic_store(&((struct machine *)ctx)->agent_open, open);
+}
+
+/* A device of its own: with a second port the terminal's size would be told
+ * otherwise (devices/virtio/console.c). */
+static int add_agent(struct machine *m, struct error *err)
+{
+	struct virtio_console_port port = {
+		.name = "org.qemu.guest_agent.0",
+		.output = agent_out,
+		.opened = agent_opened,
+		.input_room = agent_room,
+	};
+	const struct virtio_console_config config = {
+		.ports = &port,
+		.port_count = 1,
+		.devfn = PCI_SLOT_ANY,
+	};
+	struct console_device end = { NULL, to_virtio, virtio_writable };
+	int out = fcntl(m->config.agent_fd, F_DUPFD_CLOEXEC, 3), rc;
+	struct device *dev;
+
+	if (out < 0)
+		return error_set(err, -errno, "the agent's socket: %s",
+		                 strerror(errno));
+	m->agent_out = out;
+	m->agent = console_create(m->loop, m->config.agent_fd, out, NULL);
+	port.ctx = m;
+	rc = virtio_console_create(&dev, &m->host, m->pci, &config, err);
+	if (rc < 0)
+		return rc;
+	board_add(m, dev);
+	end.ctx = dev;
+	console_attach(m->agent, 0, &end);
+	return 0;
+}
+
 int board_add_peripherals(struct machine *m, struct error *err)
 {
 	int rc = 0;
@@ -170,5 +233,9 @@ int board_add_peripherals(struct machine *m, struct error *err)
 		rc = add_rng(m, err);
 	if (rc == 0 && m->config.virtio_console)
 		rc = add_virtio_console(m, err);
+	if (rc == 0 && m->config.balloon)
+		rc = add_balloon(m, err);
+	if (rc == 0 && m->config.has_agent)
+		rc = add_agent(m, err);
 	return rc;
 }

@@ -20,12 +20,14 @@
 #include "guest/memory.h"
 #include "machine/boot/file.h"
 #include "machine/internal.h"
+#include "machine/steal.h"
 
 enum {
 	MSR_WALL_CLOCK = 0x11,
 	MSR_SYSTEM_TIME = 0x12,
 	MSR_WALL_CLOCK_NEW = 0x4b564d00,
 	MSR_SYSTEM_TIME_NEW = 0x4b564d01,
+	MSR_STEAL_TIME = 0x4b564d03,
 	CLOCK_SIZE = 32,
 	WALL_SIZE = 12,
 	FLAG_STABLE = 1 << 0,
@@ -124,6 +126,9 @@ bool pv_msr_read(struct machine_cpu *cpu, u32 msr, u64 *value)
 	case MSR_WALL_CLOCK_NEW:
 		*value = cpu->pv.wall_clock;
 		return true;
+	case MSR_STEAL_TIME:
+		*value = cpu->pv.steal_time;
+		return true;
 	default:
 		return false;
 	}
@@ -141,6 +146,9 @@ bool pv_msr_write(struct machine_cpu *cpu, u32 msr, u64 value)
 	case MSR_WALL_CLOCK_NEW:
 		cpu->pv.wall_clock = value;
 		write_wall(cpu);
+		return true;
+	case MSR_STEAL_TIME:
+		steal_msr_write(cpu, value);
 		return true;
 	default:
 		return false;

@@ -12,7 +12,7 @@
 #include "machine/internal.h"
 
 /* Our resident memory; the descriptor was opened before the sandbox closed. */
-static u64 resident_bytes(const struct machine *m)
+u64 machine_resident_bytes(const struct machine *m)
 {
 	unsigned long total, resident;
 	char text[128];
@@ -29,7 +29,7 @@ static u64 resident_bytes(const struct machine *m)
 }
 
 /* Guest memory is files in memory: what they hold is what is resident. */
-static u64 guest_resident_bytes(const struct machine *m)
+u64 machine_guest_resident_bytes(const struct machine *m)
 {
 	u64 bytes = 0;
 
@@ -71,7 +71,8 @@ static double seconds(struct timeval tv)
 
 char *machine_report(struct machine *m)
 {
-	u64 all = resident_bytes(m), guest = guest_resident_bytes(m);
+	u64 all = machine_resident_bytes(m);
+	u64 guest = machine_guest_resident_bytes(m);
 	u64 end = m->end_ns ? m->end_ns : loop_now_ns();
 	struct rusage usage = { 0 };
 	char *text = NULL, *engine;

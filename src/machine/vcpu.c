@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "machine/gdb.h"
 #include "machine/internal.h"
+#include "machine/steal.h"
 
 void cpu_event(struct machine_cpu *cpu, u32 event)
 {
@@ -40,8 +41,10 @@ static void wait_for_event(struct machine_cpu *cpu)
 {
 	pthread_mutex_lock(&cpu->lock);
 	atomic_store(&cpu->sleeping, true);
+	steal_sleep_begins(cpu);
 	while (!atomic_load(&cpu->events))
 		pthread_cond_wait(&cpu->wake, &cpu->lock);
+	steal_sleep_ends(cpu);
 	atomic_store(&cpu->sleeping, false);
 	pthread_mutex_unlock(&cpu->lock);
 }
@@ -51,9 +54,11 @@ static void park(struct machine_cpu *cpu)
 	pthread_mutex_lock(&cpu->lock);
 	cpu->parked = true;
 	pthread_cond_broadcast(&cpu->wake);
+	steal_sleep_begins(cpu);
 	while ((atomic_load(&cpu->events) &
 	        (CPU_EVENT_STOP | CPU_EVENT_QUIT)) == CPU_EVENT_STOP)
 		pthread_cond_wait(&cpu->wake, &cpu->lock);
+	steal_sleep_ends(cpu);
 	cpu->parked = false;
 	pthread_mutex_unlock(&cpu->lock);
 }
@@ -161,6 +166,7 @@ static void *cpu_thread(void *ctx)
 
 	snprintf(name, sizeof(name), "vcpu-%u", cpu->index);
 	pthread_setname_np(pthread_self(), name);
+	steal_thread_began(cpu);
 	for (;;) {
 		u32 events = atomic_load(&cpu->events);
 

@@ -447,6 +447,8 @@ static int read_machine(const struct reader *r, struct machine_config *m)
 	if (rc == 0)
 		rc = get_bool(r, "rng", &m->rng);
 	if (rc == 0)
+		rc = get_bool(r, "balloon", &m->balloon);
+	if (rc == 0)
 		rc = read_cpu(r, m);
 	m->cpus = (unsigned)cpus;
 	m->timeout_ns = timeout_s * NSEC_PER_SEC;
@@ -522,6 +524,8 @@ static int read_all(const struct reader *r, struct vm_config *out)
 		                            "serials",
 		                            "virtio_console",
 		                            "rng",
+		                            "balloon",
+		                            "agent",
 		                            "devices",
 		                            "gdb",
 		                            "cpu",
@@ -554,6 +558,9 @@ static int read_all(const struct reader *r, struct vm_config *out)
 	if (rc == 0)
 		rc = get_fd(r, "gdb", true, &m->gdb_fd);
 	if (rc == 0)
+		rc = get_fd(r, "agent", true, &m->agent_fd);
+	m->has_agent = m->agent_fd >= 0;
+	if (rc == 0)
 		rc = get_fd(r, "report", false, &out->report_fd);
 	if (rc == 0)
 		rc = get_fd(r, "listen", true, &out->listen_fd);
@@ -578,6 +585,7 @@ int vm_config_parse(json_t *file, int *fds, size_t fd_count,
 		             .kernel_fd = -1,
 		             .initrd_fd = -1,
 		             .gdb_fd = -1,
+		             .agent_fd = -1,
 		             .memory_bytes = 512 * MIB },
 		.report_fd = -1,
 		.listen_fd = -1,

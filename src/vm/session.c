@@ -134,6 +134,29 @@ static json_t *do_status(struct session *s)
 	                 json_object_get(s->config.json, "origin"));
 }
 
+static json_t *do_figures(struct session *s)
+{
+	char *text = machine_figures(s->machine);
+	json_t *figures = json_loads(text, 0, NULL);
+
+	free(text);
+	return json_pack("{s:b,s:o}", "ok", 1, "figures",
+	                 figures ? figures : json_object());
+}
+
+static json_t *do_balloon(struct session *s, json_t *message)
+{
+	json_t *bytes = json_object_get(message, "bytes");
+	struct error err = { 0 };
+
+	if (!json_is_integer(bytes) || json_integer_value(bytes) < 0)
+		return refusal("balloon needs bytes");
+	if (machine_balloon(s->machine, (u64)json_integer_value(bytes), &err) <
+	    0)
+		return refusal(err.text);
+	return ok();
+}
+
 static json_t *do_resize(struct session *s, json_t *message)
 {
 	json_t *columns = json_object_get(message, "columns");
@@ -301,6 +324,10 @@ static json_t *do_op(struct peer *p, const char *op, json_t *message,
 		stay(p, false);
 	} else if (!strcmp(op, "status")) {
 		return do_status(s);
+	} else if (!strcmp(op, "figures")) {
+		return do_figures(s);
+	} else if (!strcmp(op, "balloon")) {
+		return do_balloon(s, message);
 	} else if (!strcmp(op, "resize")) {
 		return do_resize(s, message);
 	} else if (!strcmp(op, "recorded") && p == &s->peers[0]) {

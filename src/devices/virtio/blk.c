@@ -17,6 +17,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/loop.h"
 #include "devices/virtio/virtio.h"
 #include "storage/block.h"
 
@@ -87,6 +88,7 @@ struct request {
 	struct request *next;   /* in the free list */
 	u16 head;
 	u32 in_bytes; /* all of the chain's, status included */
+	u64 start_ns;
 	int result;
 	u8 *status; /* in guest memory */
 	gpa_t status_gpa;
@@ -106,6 +108,7 @@ struct virtio_blk {
 	bool readonly;
 	char serial[ID_SIZE];
 	u16 queue_load[VIRTIO_QUEUES_MAX]; /* requests under way */
+	struct virtio_blk_figures figures;
 	struct request *free;
 	struct virtq_chain chain; /* the one being looked at */
 };
@@ -203,6 +206,35 @@ static void submit_range(struct request *r)
 	submit(r);
 }
 
+static void count(struct virtio_blk *b, const struct request *r)
+{
+	struct virtio_blk_figures *f = &b->figures;
+	u64 ns = loop_now_ns() - r->start_ns;
+
+	f->errors += r->result != 0;
+	if (r->io.op == BLOCK_READ) {
+		f->reads++;
+		f->read_bytes += r->io.length;
+		f->read_ns += ns;
+	} else if (r->io.op == BLOCK_FLUSH) {
+		f->flushes++;
+		f->flush_ns += ns;
+	} else {
+		f->writes++;
+		f->write_bytes += r->io.op == BLOCK_WRITE ? r->io.length : 0;
+		f->write_ns += ns;
+	}
+}
+
+void virtio_blk_figures(struct device *dev, struct virtio_blk_figures *figures)
+{
+	struct virtio_blk *b = container_of(dev, struct virtio_blk, v.pci.dev);
+
+	device_lock(dev);
+	*figures = b->figures;
+	device_unlock(dev);
+}
+
 static void done(struct virtio_device *v, struct virtio_done *d)
 {
 	struct request *r = container_of(d, struct request, done);
@@ -218,6 +250,7 @@ static void done(struct virtio_device *v, struct virtio_done *d)
 			memory_written(v->pci.dev.host->memory, r->gpa[i],
 			               r->iov[i].iov_len);
 	b->queue_load[r->q->index]--;
+	count(b, r);
 	answer(r->q, r->head, r->in_bytes, r->status, r->status_gpa,
 	       r->result == 0          ? S_OK
 	       : r->result == -ENOTSUP ? S_UNSUPP
@@ -244,6 +277,7 @@ static struct request *request_make(struct virtio_blk *b, struct virtq *q,
 	r->q = q;
 	r->head = c->head;
 	r->in_bytes = (u32)c->in_bytes;
+	r->start_ns = loop_now_ns();
 	r->status = (u8 *)c->iov[last].iov_base + c->iov[last].iov_len - 1;
 	r->status_gpa = c->gpa[last] + c->iov[last].iov_len - 1;
 	r->range_count = r->range_at = 0;

@@ -24,5 +24,15 @@ int virtio_blk_create(struct device **out, struct device_host *host,
                       const struct virtio_blk_config *config,
                       struct error *err) MUST_CHECK;
 
+/* Since the start: requests done, their bytes, and the time from the driver's
+ * notification to the answer, summed. */
+struct virtio_blk_figures {
+	u64 reads, writes, flushes, errors;
+	u64 read_bytes, write_bytes;
+	u64 read_ns, write_ns, flush_ns;
+};
+/* Any thread. */
+void virtio_blk_figures(struct device *dev, struct virtio_blk_figures *figures);
+
 /* The block's size changed: tell the guest. Any thread. */
 void virtio_blk_resized(struct device *dev);

@@ -85,6 +85,7 @@ struct virtio_net {
 	u8 announce;
 	u64 offloads; /* GUEST_* bits in force */
 	struct net_filter filter;
+	struct virtio_net_figures figures;
 	bool tx_blocked[PAIRS_MAX]; /* until the link is writable */
 	bool rx_stalled;            /* the link was told to hold */
 	size_t frame_len;           /* of the frame that waits; 0: none */
@@ -126,6 +127,8 @@ static bool send_one(struct virtio_net *n, struct virtq *q)
 		learn_flow(n, q);
 		if (link_send(n->link, c->iov, c->out) == -EAGAIN)
 			return false;
+		n->figures.sent_frames++;
+		n->figures.sent_bytes += c->out_bytes - LINK_HDR;
 	}
 	virtq_push(q, c->head, 0);
 	return true;
@@ -171,6 +174,15 @@ static void link_writable(void *ctx)
 	device_unlock(&n->v.pci.dev);
 }
 
+void virtio_net_figures(struct device *dev, struct virtio_net_figures *figures)
+{
+	struct virtio_net *n = container_of(dev, struct virtio_net, v.pci.dev);
+
+	device_lock(dev);
+	*figures = n->figures;
+	device_unlock(dev);
+}
+
 /* ---- receiving ---- */
 
 enum delivery { DELIVERED, NO_BUFFERS, DROPPED };
@@ -208,6 +220,8 @@ static enum delivery deliver_to(struct virtio_net *n, struct virtq *q)
 	}
 	count[0] = (u8)chains;
 	count[1] = (u8)(chains >> 8);
+	n->figures.received_frames++;
+	n->figures.received_bytes += n->frame_len - LINK_HDR;
 	virtq_copy_in(q, &n->first, NUM_BUFFERS_AT, count, 2);
 	virtq_publish(q, chains);
 	return DELIVERED;

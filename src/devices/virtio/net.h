@@ -24,6 +24,13 @@ int virtio_net_create(struct device **out, struct device_host *host,
                       const struct virtio_net_config *config,
                       struct error *err) MUST_CHECK;
 
+/* Since the start, as the guest sees it. */
+struct virtio_net_figures {
+	u64 sent_frames, sent_bytes, received_frames, received_bytes;
+};
+/* Any thread. */
+void virtio_net_figures(struct device *dev, struct virtio_net_figures *figures);
+
 /* Have the guest announce itself to its peers (after a migration or a
  * restore). Any thread. */
 void virtio_net_announce(struct device *dev);

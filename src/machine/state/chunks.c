@@ -24,6 +24,8 @@ const struct field saved_cpu_fields[] = {
 	FIELD_VALUE(struct saved_cpu, pv_version),
 	FIELD_VALUE(struct saved_cpu, events),
 	FIELD_VALUE(struct saved_cpu, sipi_vector),
+	FIELD_VALUE(struct saved_cpu, pv_steal_time),
+	FIELD_VALUE(struct saved_cpu, pv_steal_version),
 	FIELD_LAST,
 };
 

@@ -21,6 +21,7 @@
 #include "machine/generation.h"
 #include "machine/state/pages.h"
 #include "machine/state/state.h"
+#include "machine/steal.h"
 
 enum {
 	CHUNKS_MAX = 64 << 20,
@@ -218,6 +219,8 @@ static int load_cpu(struct machine_cpu *cpu, struct error *err)
 	cpu->pv.system_time = saved.pv_system_time;
 	cpu->pv.wall_clock = saved.pv_wall_clock;
 	cpu->pv.version = saved.pv_version;
+	cpu->pv.steal_time = saved.pv_steal_time;
+	cpu->pv.steal_version = saved.pv_steal_version;
 	atomic_store(&cpu->sipi_vector, saved.sipi_vector);
 	atomic_fetch_or(&cpu->events,
 	                saved.events &
@@ -279,6 +282,7 @@ int restore_machine(struct machine *m, struct error *err)
 		rc = load_devices(m, m->devices, err);
 	if (rc == 0) {
 		generation_restored(m);
+		steal_restored(m);
 		announce(m);
 	}
 	return rc;

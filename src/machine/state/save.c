@@ -39,6 +39,8 @@ static void save_cpu(struct machine_cpu *cpu, struct state_writer *w)
 		.events = cpu->events &
 		          (CPU_EVENT_NMI | CPU_EVENT_INIT | CPU_EVENT_SIPI),
 		.sipi_vector = cpu->sipi_vector,
+		.pv_steal_time = cpu->pv.steal_time,
+		.pv_steal_version = cpu->pv.steal_version,
 	};
 	struct lapic_state lapic;
 	struct cpu_state state;

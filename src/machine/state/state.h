@@ -44,6 +44,8 @@ struct saved_cpu {
 	u32 pv_version;
 	u32 events; /* CPU_EVENT_*: what waits for its thread */
 	u8 sipi_vector;
+	u64 pv_steal_time;
+	u32 pv_steal_version;
 };
 enum { MACHINE_STATE_MAJOR = 1, CPU_STATE_MAJOR = 1 };
 
