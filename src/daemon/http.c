@@ -439,6 +439,12 @@ static int writeable(struct session *s, struct lws *wsi)
 		rc = write_piece(x, wsi);
 	else if (x->head_sent && x->core_done && !x->last_sent)
 		rc = write_last(x, wsi);
+	/* With a whole answer the peer has all that it waits for, and may send
+	 * its next request, which the library reads aright only once this one
+	 * is completed: so at once, not when the socket is writable again. */
+	if (x->whole && x->core_done && x->head_sent &&
+	    x->out_at == x->out_used)
+		x->last_sent = true;
 	done = x->last_sent;
 	more = x->out_at < x->out_used || (x->core_done && !x->last_sent);
 	pthread_mutex_unlock(&h->lock);
