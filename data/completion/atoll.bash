@@ -30,13 +30,13 @@ _atoll()
 		words=$(_atoll_verbs)
 	elif [[ $word == -* ]]; then
 		case $noun in
-		vm | task | event | token | audit | stack | disk | image | host)
+		vm | task | event | token | audit | stack | disk | image | host | alarm | report)
 			words=$(_atoll_options "$noun" "$verb") ;;
 		*) words=$(_atoll_options "$noun") ;;
 		esac
 	else
 		case $noun in
-		start | stop | restart | kill | console | shell)
+		start | stop | restart | kill | console | shell | exec | metrics)
 			words=$(_atoll_names) ;;
 		vm)
 			if [ "$COMP_CWORD" = 2 ]; then
@@ -44,7 +44,7 @@ _atoll()
 			elif [ "$verb" != create ]; then
 				words=$(_atoll_names)
 			fi ;;
-		task | event | token | audit | stack)
+		task | event | token | audit | stack | alarm | report)
 			[ "$COMP_CWORD" != 2 ] || words=$(_atoll_verbs "$noun") ;;
 		esac
 	fi

@@ -22,6 +22,7 @@
 #include "cli/options.h"
 #include "cli/run.h"
 #include "cli/say.h"
+#include "cli/watch.h"
 
 enum { PROBE_MAX = 1 << 20, NAME_WIDTH = 16, STATE_WIDTH = 8 };
 
@@ -251,6 +252,7 @@ static int host_check(int argc, char **argv)
 
 static const struct command verbs[] = {
 	{ "check", "what this host offers, and what it lacks", host_check },
+	{ "policy", "how much of it machines may have", host_policy },
 	{ 0 },
 };
 
@@ -259,7 +261,7 @@ int cmd_host(int argc, char **argv)
 	const struct command *verb;
 
 	if (argc < 2 || options_want_help(2, argv)) {
-		puts("usage: atoll host check [--output table|json]\n");
+		puts("usage: atoll host VERB [OPTION]...\n");
 		command_list(verbs);
 		return argc < 2 ? END_USAGE : 0;
 	}

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "cli/agent.h"
 #include "cli/command.h"
 #include "cli/disk.h"
 #include "cli/host.h"
@@ -16,6 +17,7 @@
 #include "cli/snapshot.h"
 #include "cli/suspend.h"
 #include "cli/vm.h"
+#include "cli/watch.h"
 #include "control/control.h"
 
 static int command_help(int argc, char **argv);
@@ -36,6 +38,13 @@ static const struct command commands[] = {
 	{ "kill", "end machines at once", command_vm_verb },
 	{ "console", "a machine's terminal", command_vm_verb },
 	{ "shell", "the same", command_shell },
+	{ "exec", "run a program in a guest", command_exec },
+	{ "cp", "copy a file into a guest, or out of it", command_cp },
+	{ "top", "what machines use, as it happens", command_top },
+	{ "metrics", "what a machine used", command_metrics },
+	{ "alarm", "rules over what machines use", command_alarm },
+	{ "report", "sizing, and machines nobody seems to need",
+	  command_report },
 	{ "stack", "a set of machines, from a file", command_stack },
 	{ "net", "networks of machines", command_net },
 	{ "task", "what the daemon was asked to do", command_task },

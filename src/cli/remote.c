@@ -134,6 +134,7 @@ int remote_code(const char *code)
 		{ "unauthorized", CODE_DENIED },
 		{ "locked-out", CODE_DENIED },
 		{ "storage", CODE_NO_CAPACITY },
+		{ "no-capacity", CODE_NO_CAPACITY },
 		{ "timeout", CODE_TIMEOUT },
 		{ "unavailable", CODE_UNREACHABLE },
 	};
@@ -172,7 +173,7 @@ int remote_sum(size_t count, size_t failed, int last_code)
 
 /* ---- printing ---- */
 
-static json_t *at_path(json_t *element, const char *path)
+json_t *remote_at(json_t *element, const char *path)
 {
 	char key[64];
 	size_t n;
@@ -188,20 +189,64 @@ static json_t *at_path(json_t *element, const char *path)
 
 const char *remote_text(json_t *element, const char *path)
 {
-	const char *text = json_string_value(at_path(element, path));
+	const char *text = json_string_value(remote_at(element, path));
 
 	return text ? text : "";
 }
 
 s64 remote_number(json_t *element, const char *path)
 {
-	return json_integer_value(at_path(element, path));
+	return json_integer_value(remote_at(element, path));
 }
 
 void remote_print_json(json_t *value)
 {
 	json_dumpf(value, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
 	putchar('\n');
+}
+
+static void put_list(json_t *list, char *text, size_t size)
+{
+	size_t i, used = 0;
+	json_t *one;
+
+	json_array_foreach(list, i, one)
+	{
+		const char *word = json_string_value(one);
+		int n = snprintf(text + used, size - used, "%s%s",
+		                 i ? ", " : "", word ? word : "");
+
+		if (n < 0 || (size_t)n >= size - used)
+			return;
+		used += (size_t)n;
+	}
+}
+
+static const char *cell(json_t *element, const struct column *c, char *text,
+                        size_t size)
+{
+	json_t *value;
+
+	if (c->text)
+		return c->text(element, text, size);
+	value = remote_at(element, c->path);
+	snprintf(text, size, "-");
+	if (c->kind == CELL_TEXT && json_string_length(value))
+		snprintf(text, size, "%s", json_string_value(value));
+	else if (c->kind == CELL_TEXT && json_is_boolean(value))
+		snprintf(text, size, "%s", json_is_true(value) ? "yes" : "no");
+	else if (c->kind == CELL_NUMBER && json_is_integer(value))
+		snprintf(text, size, "%" JSON_INTEGER_FORMAT,
+		         json_integer_value(value));
+	else if (c->kind == CELL_NUMBER && json_is_real(value))
+		snprintf(text, size, "%.2f", json_real_value(value));
+	else if (c->kind == CELL_SIZE && json_is_integer(value))
+		format_size((u64)json_integer_value(value), text, size);
+	else if (c->kind == CELL_TIME && json_is_string(value))
+		snprintf(text, size, "%.19s", json_string_value(value));
+	else if (c->kind == CELL_LIST && json_array_size(value))
+		put_list(value, text, size);
+	return text;
 }
 
 static void print_table(json_t *list, const struct column *columns)
@@ -216,7 +261,7 @@ static void print_table(json_t *list, const struct column *columns)
 	json_array_foreach(list, i, one)
 	{
 		for (size_t n = 0; n < count; n++) {
-			text = columns[n].text(one, room, sizeof(room));
+			text = cell(one, &columns[n], room, sizeof(room));
 			width[n] = MAX(width[n], strlen(text));
 		}
 	}
@@ -226,7 +271,7 @@ static void print_table(json_t *list, const struct column *columns)
 	json_array_foreach(list, i, one)
 	{
 		for (size_t n = 0; n < count; n++) {
-			text = columns[n].text(one, room, sizeof(room));
+			text = cell(one, &columns[n], room, sizeof(room));
 			printf("%-*s%s", n + 1 < count ? (int)width[n] : 0,
 			       text, n + 1 < count ? "  " : "\n");
 		}
@@ -248,7 +293,8 @@ void remote_print(struct remote *r, json_t *whole, json_t *list,
 		json_array_foreach(list, i, one)
 		{
 			if (r->format == FORMAT_NAME) {
-				puts(columns[0].text(one, room, sizeof(room)));
+				puts(
+				    cell(one, &columns[0], room, sizeof(room)));
 				continue;
 			}
 			json_dumpf(one, stdout, JSON_COMPACT);

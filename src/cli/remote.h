@@ -88,17 +88,29 @@ int remote_code(const char *error_code);
 /* GET; NULL: printed, and *code is set. */
 json_t *remote_get(struct remote *r, const char *path, int *code);
 
-/* Column i of an element; text may use room. */
+/* A column of a table: by a function, whose text may use room; or the value at
+ * a dotted path, shown as its kind says. */
+enum cell {
+	CELL_TEXT,
+	CELL_NUMBER,
+	CELL_SIZE, /* bytes */
+	CELL_TIME, /* to the second */
+	CELL_LIST, /* of texts */
+};
 struct column {
 	const char *title;
 	const char *(*text)(json_t *element, char *room, size_t size);
+	const char *path;
+	enum cell kind;
 };
 /* list is an array; in the other formats whole is printed as it is. */
 void remote_print(struct remote *r, json_t *whole, json_t *list,
                   const struct column *columns);
 void remote_print_json(json_t *value);
 
-/* Of a dotted path of keys: "" when it isn't there. */
+/* What is at a dotted path of keys; borrowed, or NULL. */
+json_t *remote_at(json_t *element, const char *path);
+/* Its text: "" when it isn't there. */
 const char *remote_text(json_t *element, const char *path);
 s64 remote_number(json_t *element, const char *path);
 

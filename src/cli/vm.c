@@ -147,6 +147,28 @@ static int vm_list(int argc, char **argv)
 	return code;
 }
 
+/* What the guest itself says; only it knows its addresses for sure. */
+static void show_agent(json_t *agent)
+{
+	json_t *one, *address;
+	size_t i, k;
+
+	if (!json_is_true(json_object_get(agent, "connected")))
+		return;
+	printf("agent              %s, %s\n", remote_text(agent, "hostname"),
+	       remote_text(agent, "os"));
+	json_array_foreach(json_object_get(agent, "interfaces"), i, one)
+	{
+		printf("interface          %s", remote_text(one, "name"));
+		json_array_foreach(json_object_get(one, "addresses"), k,
+		                   address)
+		{
+			printf(" %s", json_string_value(address));
+		}
+		putchar('\n');
+	}
+}
+
 static void show_text(json_t *vm)
 {
 	static const char *const rows[] = {
@@ -183,6 +205,7 @@ static void show_text(json_t *vm)
 	                   i, one)
 	    printf("%-18s %s %s %s\n", "spec.nic", remote_text(one, "type"),
 	           remote_text(one, "mac"), remote_text(one, "tap"));
+	show_agent(json_object_get(vm, "agent"));
 	if (json_is_true(json_object_get(vm, "restart_needed")))
 		puts("restart_needed     the definition was changed since it "
 		     "started");
@@ -500,6 +523,7 @@ static int vm_log(int argc, char **argv)
 static const struct command verbs[] = {
 	{ "list", "the machines there are", vm_list },
 	{ "show", "all that is known of one", vm_show },
+	{ "inspect", "the same", vm_show },
 	{ "create", "define one", vm_create },
 	{ "set", "change a definition", vm_set },
 	{ "start", "start", vm_act },

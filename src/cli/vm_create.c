@@ -14,6 +14,7 @@
 #include "cli/remote.h"
 #include "cli/say.h"
 #include "cli/vm.h"
+#include "cli/vm_resources.h"
 
 enum {
 	OPT_APPEND = OPT_OWN,
@@ -283,6 +284,8 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 {
 	struct definition *d = ctx;
 
+	if (id >= OPT_RESOURCES)
+		return resources_option(d->spec, id, value, err);
 	switch (id) {
 	case OPT_CPUS:
 	case OPT_MEMORY:
@@ -408,6 +411,7 @@ int vm_create(int argc, char **argv)
 		  OPT_IMAGE },
 		{ "file", "FILE", "a definition in JSON", OPT_FILE },
 		DEFINITION,
+		RESOURCE_OPTIONS,
 		{ "async", NULL, "don't wait for the copy of the image",
 		  OPT_ASYNC },
 		REMOTE_OPTIONS,
@@ -433,6 +437,7 @@ int command_launch(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
 		DEFINITION,
+		RESOURCE_OPTIONS,
 		REMOTE_OPTIONS,
 		{ 0 },
 	};
@@ -486,6 +491,7 @@ int vm_set(int argc, char **argv)
 	static const struct option_spec specs[] = {
 		{ "name", "NAME", "what it is called from now on", OPT_NAME },
 		DEFINITION,
+		RESOURCE_OPTIONS,
 		{ "if-rev", "N", "only if the definition has that revision",
 		  OPT_IF_REV },
 		REMOTE_OPTIONS,

@@ -178,6 +178,11 @@ struct vm *call_vm(struct call *c)
 	return NULL;
 }
 
+bool call_sees(const struct call *c, const struct vm *vm)
+{
+	return !vm->deleted && (c->caller.rights & RIGHT_READ);
+}
+
 bool call_match(struct call *c, s64 revision)
 {
 	const char *wanted = c->http->headers[HTTP_IF_MATCH];

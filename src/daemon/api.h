@@ -92,6 +92,8 @@ s64 call_number(struct call *c, const char *name, s64 min, s64 max,
                 s64 fallback);
 /* The machine of the path; NULL, and the call has failed. */
 struct vm *call_vm(struct call *c);
+/* May this caller know of it? */
+bool call_sees(const struct call *c, const struct vm *vm);
 /* If-Match agrees, or is absent; else the call has failed. */
 bool call_match(struct call *c, s64 revision);
 /* A key of the body that may be absent: fails the call on a wrong type. */
@@ -145,6 +147,21 @@ void vm_discard_folder(struct daemon *d, const char *id);
 void api_root(struct call *c);
 void api_host(struct call *c);
 void api_metrics(struct call *c);
+void api_figures(struct call *c);
+void api_vm_metrics(struct call *c);
+void api_report_sizing(struct call *c);
+void api_report_sprawl(struct call *c);
+void api_alarm_list(struct call *c);
+void api_alarm_create(struct call *c);
+void api_alarm_delete(struct call *c);
+void api_policy_get(struct call *c);
+void api_agent_get(struct call *c);
+void api_agent_freeze(struct call *c);
+void api_agent_exec(struct call *c);
+void api_agent_exec_status(struct call *c);
+void api_agent_read(struct call *c);
+void api_agent_write(struct call *c);
+void api_policy_patch(struct call *c);
 void api_vm_list(struct call *c);
 void api_vm_create(struct call *c);
 void api_vm_get(struct call *c);

@@ -47,3 +47,17 @@ bool id_looks_like(const char *text)
 	       text[8] == '-' && text[13] == '-' && text[18] == '-' &&
 	       text[23] == '-';
 }
+
+s64 time_parse(const char *text)
+{
+	struct tm tm = { 0 };
+	const char *end = text ? strptime(text, "%Y-%m-%d", &tm) : NULL;
+
+	if (end && *end == 'T') {
+		end = strptime(end, "T%H:%M:%S", &tm);
+		if (end && *end == '.')
+			end += 1 + strspn(end + 1, "0123456789");
+		end = end && strcmp(end, "Z") == 0 ? end + 1 : NULL;
+	}
+	return end && !*end ? (s64)timegm(&tm) : -1;
+}

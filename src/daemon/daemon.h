@@ -15,15 +15,20 @@
 #include "base/place.h"
 #include "base/types.h"
 
+struct alarm;
+struct guest;
 struct http;
 struct holder;
 struct network;
 struct captured;
 struct http_request;
+struct limits;
 struct store;
 struct stream;
 struct task;
 struct vm;
+struct vm_watch;
+struct watch;
 
 enum { ID_SIZE = 37, TIME_SIZE = 32, CALLER_MAX = 128 };
 
@@ -50,6 +55,9 @@ struct daemon {
 	u64 requests, requests_failed; /* for /metrics */
 	u64 tasks_done, tasks_failed;
 	struct wrong wrong[64];
+	struct watch *watch;   /* watch/ */
+	struct alarm *alarms;  /* by name */
+	struct limits *limits; /* limits/ */
 	bool ending;
 };
 
@@ -82,9 +90,16 @@ struct vm {
 	struct task *queue; /* the first one runs */
 	struct loop_timer restart;
 	unsigned restarts; /* in a row, without a good run */
+
+	struct guest *guest;    /* guest/; NULL: no agent was seen */
+	struct vm_watch *watch; /* watch/sample.c; NULL: never ran */
+	/* limits/limits.c: what was applied, and whether it must be again. */
+	u64 limits_weight, limits_given;
+	bool limits_changed, limits_pinned;
 };
 
 const char *vm_state_name(enum vm_state state);
+const char *vm_project(const struct vm *vm);
 int vm_load_all(struct daemon *d, struct error *err) MUST_CHECK;
 void vm_free_all(struct daemon *d);
 /* By name or id; NULL. */
@@ -232,5 +247,8 @@ void event_emit(struct daemon *d, const char *type, const struct vm *vm,
 /* ---- times and names: clock.c ---- */
 
 void time_now(char *text); /* "2026-01-31T10:00:00.123Z" */
+/* That, or without the fraction, or the day alone: seconds since 1970; -1: it
+ * is none, or NULL. */
+s64 time_parse(const char *text);
 int id_new(char *id, struct error *err) MUST_CHECK; /* a random UUID */
 bool id_looks_like(const char *text);

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "control/control.h"
 #include "daemon/daemon.h"
+#include "daemon/guest/guest.h"
 #include "daemon/held.h"
 
 enum { RETRY_MS = 10 };
@@ -211,6 +212,9 @@ static void readable(void *ctx, unsigned events)
 		    h); /* it has ended, as soon as its lock is free */
 		return;
 	}
+	/* The one descriptor that an answer may bring. */
+	if (count == 1 && json_object_get(message, "agent"))
+		guest_line(vm, fds[--count]);
 	while (count)
 		close(fds[--count]);
 	event = json_string_value(json_object_get(message, "event"));

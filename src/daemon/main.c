@@ -25,8 +25,10 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "daemon/api.h"
+#include "daemon/limits/limits.h"
 #include "daemon/network.h"
 #include "daemon/store.h"
+#include "daemon/watch/watch.h"
 
 enum { END_FAILED = 1, END_BAD_USE = 2, BACKLOG = 128, FDS_MOST = 16384 };
 enum { LISTEN_FDS_START = 3, LISTEN_FDS_MOST = 6 };
@@ -302,8 +304,12 @@ static int take_over(struct program *p, struct error *err)
 {
 	struct daemon *d = &p->d;
 	bool booted;
-	int rc = vm_load_all(d, err);
+	int rc = limits_start(d, err);
 
+	if (rc == 0)
+		rc = vm_load_all(d, err);
+	if (rc == 0)
+		rc = watch_start(d, err);
 	if (rc < 0)
 		return rc;
 	rc = network_load_all(d, err);
@@ -392,7 +398,9 @@ static void program_fini(struct program *p)
 {
 	streams_end(&p->d);
 	network_free_all(&p->d);
+	watch_stop(&p->d);
 	vm_free_all(&p->d);
+	limits_stop(&p->d);
 	http_destroy(p->d.http);
 	if (p->own_socket)
 		unlink(p->d.place.socket);

@@ -18,6 +18,8 @@
 #include "base/log.h"
 #include "daemon/api.h"
 #include "daemon/daemon.h"
+#include "daemon/guest/guest.h"
+#include "daemon/limits/limits.h"
 #include "daemon/network.h"
 #include "daemon/store.h"
 
@@ -139,6 +141,12 @@ static void launch(struct task *t)
 		          "its prepare task says why");
 		return;
 	}
+	if (limits_admit(vm, &err) < 0) {
+		vm_set_state(vm, VM_STOPPED);
+		vm_set_wanted(vm, false);
+		task_fail(t, "no-capacity", err.text, err.hint);
+		return;
+	}
 	machine = resolve(vm, &err);
 	rc = machine ? network_resolve(vm->daemon, machine, &err) : err.code;
 	if (rc == 0)
@@ -242,6 +250,8 @@ static void press(struct task *t)
 
 	if (vm->state == VM_PAUSED)
 		say(vm, "resume");
+	/* Its agent is surer to be heard than the button; both do no harm. */
+	guest_shutdown(vm);
 	say(vm, "powerdown");
 	t->step = PRESSED;
 	task_progress(t, 10, "the power button was pressed");

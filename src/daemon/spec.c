@@ -12,6 +12,7 @@
 #include <sys/random.h>
 
 #include "daemon/daemon.h"
+#include "daemon/limits/limits.h"
 
 enum { PATH_BYTES = 4095, WORDS_BYTES = 4096, CMDLINE_BYTES = 65535 };
 enum { DISKS_MAX = 15, NICS_MAX = 8, MODULES_MAX = 8, PUBLISH_MAX = 32 };
@@ -360,6 +361,49 @@ static void read_restart(struct reader *r)
 	number(r, "max_attempts", 0, 1000000, 0);
 }
 
+static bool list_valid(const char *s)
+{
+	u64 set[16];
+
+	return cpu_list_parse(s, set, NULL) == 0;
+}
+
+static void read_resources(struct reader *r)
+{
+	static const char *const keys[] = { "cpu_weight",
+		                            "cpu_limit",
+		                            "cpu_reservation",
+		                            "cpu_pin",
+		                            "memory_reservation_bytes",
+		                            "memory_limit_bytes",
+		                            "memory_target_bytes",
+		                            NULL };
+	const char *pin;
+
+	check_keys(r, keys);
+	number(r, "cpu_weight", 1, 10000, 100);
+	number(r, "cpu_limit", 0, 100 * 1024, 0);
+	number(r, "cpu_reservation", 0, 100 * 64, 0);
+	pin = text(r, "cpu_pin", 256, "");
+	if (pin && !list_valid(pin))
+		fail(r, "cpu_pin", "is not a list of processors, as 0-3,6");
+	number(r, "memory_reservation_bytes", 0, (s64)1 << 46, 0);
+	number(r, "memory_limit_bytes", 0, (s64)1 << 46, 0);
+	number(r, "memory_target_bytes", 0, (s64)1 << 46, 0);
+}
+
+static void read_ownership(struct reader *r)
+{
+	const char *project = text(r, "project", NAME_BYTES, "default");
+	const char *expires = text(r, "expires", 32, NULL);
+
+	text(r, "owner", 128, "");
+	if (project && !spec_name_valid(project))
+		fail(r, "project", "is not a name");
+	if (expires && time_parse(expires) < 0)
+		fail(r, "expires", "is not a time, as 2026-12-31T00:00:00Z");
+}
+
 static void read_tags(struct reader *r)
 {
 	const char *key;
@@ -380,14 +424,31 @@ static void read_tags(struct reader *r)
 
 static void read_machine(struct reader *r)
 {
-	static const char *const keys[] = {
-		"name",    "description",    "tags",
-		"engine",  "cpus",           "engine_options",
-		"image",   "memory_bytes",   "boot",
-		"disks",   "nics",           "virtio_console",
-		"rng",     "devices",        "autostart",
-		"restart", "stop_timeout_s", NULL
-	};
+	static const char *const keys[] = { "name",
+		                            "description",
+		                            "tags",
+		                            "engine",
+		                            "cpus",
+		                            "engine_options",
+		                            "image",
+		                            "memory_bytes",
+		                            "boot",
+		                            "disks",
+		                            "nics",
+		                            "virtio_console",
+		                            "rng",
+		                            "devices",
+		                            "autostart",
+		                            "restart",
+		                            "stop_timeout_s",
+		                            "project",
+		                            "owner",
+		                            "expires",
+		                            "resources",
+		                            "memory_max_bytes",
+		                            "balloon",
+		                            "agent",
+		                            NULL };
 	static const char *const engines[] = { "auto", "kvm", "bt", "interp",
 		                               NULL };
 	const char *name, *image;
@@ -417,6 +478,12 @@ static void read_machine(struct reader *r)
 	objects(r, "nics", NICS_MAX, read_nic);
 	boolean(r, "virtio_console", false);
 	boolean(r, "rng", true);
+	boolean(r, "balloon", true);
+	boolean(r, "agent", true);
+	object(r, "resources", read_resources);
+	read_ownership(r);
+	if (number(r, "memory_max_bytes", 0, (s64)1 << 46, 0) % 4096)
+		fail(r, "memory_max_bytes", "is not whole pages of 4096");
 	texts(r, "devices", 8, 32, device, "holds a device that is not known");
 	object(r, "autostart", read_autostart);
 	object(r, "restart", read_restart);

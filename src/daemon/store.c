@@ -10,7 +10,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 
-enum { SCHEMA = 1, STATEMENTS_MAX = 96, BUSY_MS = 2000 };
+enum { SCHEMA = 1, STATEMENTS_MAX = 256, BUSY_MS = 2000 };
 
 /* Statements are kept prepared, found again by the address of their text. */
 struct store {
@@ -105,7 +105,13 @@ static int make_tables(struct store *s, struct error *err)
 	return rc;
 }
 
-int store_open(struct store **out, const char *path, struct error *err)
+int store_tables(struct store *s, const char *tables, struct error *err)
+{
+	return run_text(s, tables, err);
+}
+
+static int open_file(struct store **out, const char *path, const char *tables,
+                     struct error *err)
 {
 	struct store *s = xalloc(sizeof(*s));
 	int rc = 0;
@@ -117,13 +123,16 @@ int store_open(struct store **out, const char *path, struct error *err)
 	if (rc == 0) {
 		sqlite3_busy_timeout(s->db, BUSY_MS);
 		rc = run_text(s,
-		              "PRAGMA journal_mode = WAL;"
-		              "PRAGMA synchronous = FULL;"
-		              "PRAGMA foreign_keys = ON;",
+		              tables ? "PRAGMA journal_mode = WAL;"
+		                       "PRAGMA synchronous = OFF;"
+		                     : "PRAGMA journal_mode = WAL;"
+		                       "PRAGMA synchronous = FULL;"
+		                       "PRAGMA foreign_keys = ON;",
 		              err);
 	}
 	if (rc == 0)
-		rc = make_tables(s, err);
+		rc =
+		    tables ? store_tables(s, tables, err) : make_tables(s, err);
 	if (rc < 0) {
 		error_prefix(err, "%s: ", path);
 		store_close(s);
@@ -131,6 +140,17 @@ int store_open(struct store **out, const char *path, struct error *err)
 	}
 	*out = s;
 	return 0;
+}
+
+int store_open(struct store **out, const char *path, struct error *err)
+{
+	return open_file(out, path, NULL, err);
+}
+
+int store_open_tables(struct store **out, const char *path, const char *tables,
+                      struct error *err)
+{
+	return open_file(out, path, tables, err);
 }
 
 void store_close(struct store *s)

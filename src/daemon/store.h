@@ -20,6 +20,14 @@ struct row;
 /* Makes the file and its tables. -EBADMSG: not a registry, or a newer one. */
 int store_open(struct store **out, const char *path,
                struct error *err) MUST_CHECK;
+/* Another file, of tables that may be lost: changes are not flushed one by
+ * one. tables is as for store_tables(). */
+int store_open_tables(struct store **out, const char *path, const char *tables,
+                      struct error *err) MUST_CHECK;
+/* Tables of a part of the daemon: CREATE TABLE IF NOT EXISTS, so that they are
+ * added to a registry from before. */
+int store_tables(struct store *store, const char *tables,
+                 struct error *err) MUST_CHECK;
 void store_close(struct store *store); /* NULL is legal */
 
 int store_begin(struct store *store, struct error *err) MUST_CHECK;

@@ -14,7 +14,10 @@
 #include "daemon/api.h"
 #include "daemon/console_log.h"
 #include "daemon/daemon.h"
+#include "daemon/guest/guest.h"
+#include "daemon/limits/limits.h"
 #include "daemon/store.h"
+#include "daemon/watch/watch.h"
 
 /* Back-off of restarts, doubled each time; a run that long was a good one. */
 enum { RESTART_FIRST_MS = 1000, RESTART_MOST_MS = 60000, GOOD_RUN_S = 60 };
@@ -25,6 +28,14 @@ const char *vm_state_name(enum vm_state state)
 		                             "paused" };
 
 	return names[state];
+}
+
+const char *vm_project(const struct vm *vm)
+{
+	const char *name =
+	    json_string_value(json_object_get(vm->spec, "project"));
+
+	return name ? name : "default"; /* of a registry from before */
 }
 
 static void restart_due(void *ctx);
@@ -51,6 +62,8 @@ void vm_free(struct vm *vm)
 	if (!vm)
 		return;
 	holder_forget(vm);
+	guest_gone(vm);
+	watch_vm_free(vm);
 	loop_timer_fini(&vm->restart);
 	while ((t = vm->queue)) {
 		vm->queue = t->next;
@@ -88,6 +101,8 @@ static void unlink_vm(struct vm *vm)
 void vm_remove(struct vm *vm)
 {
 	unlink_vm(vm);
+	alarms_forget(vm->daemon, vm->id);
+	history_forget(watch_history(vm->daemon), vm->id);
 	streams_vm_gone(vm);
 }
 
@@ -197,6 +212,8 @@ json_t *vm_json(const struct vm *vm)
 	                                 : json_null());
 	json_object_set_new(o, "created", json_string(vm->created));
 	json_object_set_new(o, "updated", json_string(vm->updated));
+	json_object_set_new(o, "agent",
+	                    vm->guest ? guest_json(vm) : json_null());
 	json_object_set(o, "spec", vm->spec);
 	return o;
 }
@@ -232,6 +249,7 @@ void vm_came_up(struct vm *vm, enum vm_state state)
 	if (vm->state == VM_STOPPED || vm->state == VM_STARTING)
 		vm->running_ns = loop_now_ns();
 	vm_set_state(vm, state);
+	limits_apply(vm);
 	operate_changed(vm);
 }
 
@@ -315,6 +333,8 @@ void vm_ended(struct vm *vm, json_t *end)
 	              vm->id) < 0)
 		log_error("daemon", "%s: %s", vm->name, err.text);
 	vm_set_state(vm, VM_STOPPED);
+	guest_gone(vm);
+	limits_vm_ended(vm);
 	event_emit(vm->daemon, "vm.ended", vm, 0, json_incref(end));
 	operate_changed(vm);
 	plan_restart(vm, end);

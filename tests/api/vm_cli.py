@@ -227,7 +227,7 @@ class Cli(unittest.TestCase):
         self.assertEqual(complete("stop", "comp"), ["completed"])
         self.assertEqual(complete("vm", "show", "comp"), ["completed"])
         self.assertEqual(complete("vm", "list", "--ta"), ["--tag"])
-        self.assertEqual(complete("launch", "--mem"), ["--memory"])
+        self.assertEqual(complete("launch", "--eng"), ["--engine"])
         self.assertEqual(complete("task", "ca"), ["cancel"])
 
     def test_50_stack(self):

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -288,24 +289,49 @@ static int open_console(struct hold_files *f, struct error *err)
 	return add_fd(f, port, "out", out[1], err);
 }
 
+/* Kept open here, whoever reads: daemons come and go. */
+static int open_agent(struct hold_files *f, json_t *machine, struct error *err)
+{
+	int pair[2];
+
+	if (json_is_false(json_object_get(machine, "agent")))
+		return 0;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0,
+	               pair) < 0)
+		return error_set(err, -errno, "the agent's line: %s",
+		                 strerror(errno));
+	f->agent = pair[0];
+	return add_fd(f, f->file, "agent", pair[1], err);
+}
+
 int hold_files_open(struct hold_files *f, json_t *machine, struct error *err)
 {
 	static const char *const plain[] = { "name",         "engine",
 		                             "cpus",         "engine_options",
 		                             "memory_bytes", "virtio_console",
-		                             "rng",          "devices" };
+		                             "rng",          "devices",
+		                             "balloon" };
+	json_t *most;
 	int rc;
 
 	memset(f, 0, sizeof(*f));
-	f->console_in = f->console_out = -1;
+	f->console_in = f->console_out = f->agent = -1;
 	f->file = json_object();
 	for (size_t i = 0; i < ARRAY_SIZE(plain); i++)
 		copy_key(f->file, machine, plain[i]);
+	/* It boots with the most that it may ever have; the balloon takes what
+	 * it is not to have now. */
+	most = json_object_get(machine, "memory_max_bytes");
+	if (json_integer_value(most) >
+	    json_integer_value(json_object_get(machine, "memory_bytes")))
+		json_object_set(f->file, "memory_bytes", most);
 	rc = open_boot(f, machine, err);
 	if (rc == 0)
 		rc = open_disks(f, machine, err);
 	if (rc == 0)
 		rc = open_console(f, err);
+	if (rc == 0)
+		rc = open_agent(f, machine, err);
 	if (rc == 0)
 		rc = open_nics(f, machine, err);
 	if (rc < 0)
@@ -330,9 +356,11 @@ void hold_files_fini(struct hold_files *f)
 		close(f->console_out);
 	for (unsigned i = 0; i < f->cable_count; i++)
 		cable_destroy(f->cables[i]);
+	if (f->agent >= 0)
+		close(f->agent);
 	/* Their cables are out now: they end by themselves. */
 	for (unsigned i = 0; i < f->net_count; i++)
 		launch_end(f->nets[i], 2000);
 	memset(f, 0, sizeof(*f));
-	f->console_in = f->console_out = -1;
+	f->console_in = f->console_out = f->agent = -1;
 }

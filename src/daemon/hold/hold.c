@@ -13,6 +13,7 @@
  *	{"event":"state","state":"running"}     {"event":"console","end":OFFSET}
  *	{"event":"stopped", ... as in end.json}
  *	{"op":"input","data":HEX}   {"op":"kill"}   others: to atoll-vm
+ *	{"op":"agent"}: the answer brings the guest agent's line
  */
 #include "daemon/hold/hold.h"
 
@@ -226,6 +227,25 @@ static void answer(struct client *c, json_t *id, const char *refusal)
 	json_decref(message);
 }
 
+/* The descriptor itself: what the agent says is for the daemon to read. */
+static void answer_agent(struct client *c, json_t *id)
+{
+	struct hold *h = c->hold;
+	struct error err;
+	json_t *message;
+
+	if (h->files.agent < 0) {
+		answer(c, id, "the machine has no line to an agent");
+		return;
+	}
+	message = json_pack("{s:b, s:i}", "ok", 1, "agent", 0);
+	if (id)
+		json_object_set(message, "id", id);
+	if (control_send(c->fd, message, &h->files.agent, 1, &err) < 0)
+		client_drop(c);
+	json_decref(message);
+}
+
 static void kill_vm(struct hold *h)
 {
 	h->killed = true;
@@ -277,6 +297,10 @@ static void do_request(struct client *c, json_t *message, const int *fds,
 	if (strcmp(op, "kill") == 0) {
 		kill_vm(h);
 		answer(c, id, NULL);
+		return;
+	}
+	if (strcmp(op, "agent") == 0) {
+		answer_agent(c, id);
 		return;
 	}
 	if (strcmp(op, "input") == 0) {
@@ -630,7 +654,7 @@ void hold_run(const struct hold_config *config)
 	watch_signals(h);
 	h->listen_watch = loop_fd_add(h->loop, config->listener, LOOP_READ,
 	                              listener_ready, h);
-	h->files.console_in = h->files.console_out = -1;
+	h->files.console_in = h->files.console_out = h->files.agent = -1;
 	if (console_log_open(&h->log, config->folder, LOG_LIMIT, &err) < 0 ||
 	    start(h, &err) < 0) {
 		end = end_of("failure", END_FAILURE, err.text, err.hint);

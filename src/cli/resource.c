@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/resource.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/alloc.h"
+#include "cli/say.h"
+
+int resource_list(const char *usage, const char *summary, const char *path,
+                  const char *key, const struct column *columns, int argc,
+                  char **argv)
+{
+	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+	struct remote r = { 0 };
+	int code = remote_open(&r, usage, summary, specs, argc, argv);
+	json_t *whole;
+
+	if (code < 0 && r.name_count)
+		code = say_usage("%s takes no argument", usage);
+	if (code < 0) {
+		whole = remote_get(&r, path, &code);
+		if (whole) {
+			remote_print(&r, whole, json_object_get(whole, key),
+			             columns);
+			code = CODE_OK;
+		}
+		json_decref(whole);
+	}
+	remote_close(&r);
+	return code;
+}
+
+char *resource_path(const char *path, const char *name)
+{
+	char *part = client_escape(name);
+	char *whole = xasprintf("%s/%s", path, part);
+
+	free(part);
+	return whole;
+}
+
+int resource_delete(const char *usage, const char *summary, const char *path,
+                    int argc, char **argv)
+{
+	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+	struct remote r = { 0 };
+	size_t failed = 0;
+	int last = CODE_OK, code;
+	char *one;
+
+	code = remote_open(&r, usage, summary, specs, argc, argv);
+	if (code < 0 && r.name_count == 0)
+		code = say_usage("%s: which?", usage);
+	for (size_t i = 0; code < 0 && i < r.name_count; i++) {
+		one = resource_path(path, r.names[i]);
+		last = resource_call(&r, "DELETE", one, NULL, NULL);
+		failed += last != CODE_OK;
+		free(one);
+	}
+	if (code < 0)
+		code =
+		    failed ? remote_sum(r.name_count, failed, last) : CODE_OK;
+	remote_close(&r);
+	return code;
+}
+
+int resource_call(struct remote *r, const char *method, const char *path,
+                  json_t *body, const char *key)
+{
+	struct error err = { 0 };
+	json_t *reply = NULL;
+	int code = CODE_OK;
+
+	if (client_call(r->client, method, path, body, &reply, &err) < 0)
+		code = remote_failed(r, &err);
+	else if (reply && r->format != FORMAT_TABLE)
+		remote_print_json(reply);
+	else if (reply && key)
+		puts(remote_text(reply, key));
+	json_decref(reply);
+	json_decref(body);
+	return code;
+}

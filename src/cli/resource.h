@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * resource.h - nouns that are a list at a path of the API, with things of one
+ * name each.
+ */
+#pragma once
+
+#include "cli/remote.h"
+
+/* atoll NOUN list: GET path, of which key is the list. */
+int resource_list(const char *usage, const char *summary, const char *path,
+                  const char *key, const struct column *columns, int argc,
+                  char **argv);
+/* atoll NOUN delete NAME...: DELETE path/NAME. */
+int resource_delete(const char *usage, const char *summary, const char *path,
+                    int argc, char **argv);
+/* One call whose answer is printed: as JSON, or by its key of words that are
+ * shown in a table's stead (NULL: nothing). body is taken over. */
+int resource_call(struct remote *r, const char *method, const char *path,
+                  json_t *body, const char *key);
+/* path + "/" + name, escaped; owned. */
+char *resource_path(const char *path, const char *name) MUST_CHECK;

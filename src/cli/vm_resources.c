@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/vm_resources.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/units.h"
+
+enum value { TEXT, NUMBER, SIZE };
+
+/* In the order of RESOURCE_OPTIONS. */
+static const struct {
+	const char *key;
+	bool below; /* in "resources" */
+	enum value value;
+} keys[] = {
+	{ "project", false, TEXT },
+	{ "owner", false, TEXT },
+	{ "expires", false, TEXT },
+	{ "cpu_weight", true, NUMBER },
+	{ "cpu_limit", true, NUMBER },
+	{ "cpu_reservation", true, NUMBER },
+	{ "cpu_pin", true, TEXT },
+	{ "memory_max_bytes", false, SIZE },
+	{ "memory_reservation_bytes", true, SIZE },
+	{ "memory_limit_bytes", true, SIZE },
+	{ "memory_target_bytes", true, SIZE },
+};
+
+int resources_option(json_t *spec, int id, const char *value, struct error *err)
+{
+	size_t i = (size_t)(id - OPT_RESOURCES);
+	json_t *to = spec, *what;
+	u64 n = 0;
+	int rc = 0;
+
+	if (i >= ARRAY_SIZE(keys))
+		return -EINVAL;
+	if (keys[i].below) {
+		to = json_object_get(spec, "resources");
+		if (!to) {
+			to = json_object();
+			json_object_set_new(spec, "resources", to);
+		}
+	}
+	if (keys[i].value == NUMBER)
+		rc = parse_u64(value, 0, INT32_MAX, &n, err);
+	else if (keys[i].value == SIZE)
+		rc = parse_size(value, 1, &n, err);
+	if (rc < 0)
+		return error_prefix(err, "%s: ", keys[i].key);
+	what = keys[i].value == TEXT ? json_string(value)
+	                             : json_integer((json_int_t)n);
+	return json_object_set_new(to, keys[i].key, what) < 0
+	           ? error_set(err, -EINVAL, "%s is not UTF-8", keys[i].key)
+	           : 0;
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * guest.h - the daemon's talk with the agents inside of guests.
+ *
+ * The line is a descriptor that the machine's holder keeps and gives out.
+ * Questions of one machine go one after another; a guest that does not answer
+ * in time has the line synced before the next one.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "agent/agent.h"
+#include "base/error.h"
+#include "base/types.h"
+
+struct vm;
+
+/* answer is borrowed; NULL, and err says why. */
+typedef void guest_fn(void *ctx, json_t *answer, const struct error *err);
+
+/* fn is always called once, from inside when there is nobody to ask. arguments
+ * are taken over. */
+void guest_ask(struct vm *vm, const char *command, json_t *arguments,
+               size_t most, unsigned timeout_s, guest_fn *fn, void *ctx);
+/* It answered not long ago. */
+bool guest_there(const struct vm *vm);
+/* Asks it to shut down, if it is there; nothing is waited for. */
+void guest_shutdown(struct vm *vm);
+/* {"connected":..., "hostname":..., "os":..., "interfaces":[...]} */
+json_t *guest_json(const struct vm *vm);
+
+/* From holder.c: the line, taken over. */
+void guest_line(struct vm *vm, int fd);
+/* Every two seconds: open says that a program in the guest has the port. */
+void guest_round(struct vm *vm, bool open);
+/* The machine has ended. */
+void guest_gone(struct vm *vm);

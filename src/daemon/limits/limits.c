@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * limits - puts each machine that runs under its limits, and keeps them right
+ * as others come and go.
+ */
+#include "daemon/limits/limits.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "daemon/api.h"
+#include "daemon/store.h"
+#include "daemon/watch/watch.h"
+
+enum { OVERCOMMIT_MAX = 1000, IDLE_MILLIONTHS = 30000 };
+#define HEADROOM_MIN (256 * MIB)
+
+struct limits {
+	struct cgroups cgroups;
+	struct host_policy policy;
+	unsigned processors;
+	bool dirty; /* shares must be settled anew */
+};
+
+static u64 resource(const struct vm *vm, const char *key)
+{
+	json_t *r = json_object_get(vm->spec, "resources");
+
+	return (u64)json_integer_value(json_object_get(r, key));
+}
+
+static u64 size_of(const struct vm *vm)
+{
+	u64 most = (u64)json_integer_value(
+	    json_object_get(vm->spec, "memory_max_bytes"));
+	u64 size =
+	    (u64)json_integer_value(json_object_get(vm->spec, "memory_bytes"));
+
+	return MAX(most, size);
+}
+
+/* What it should have when nothing presses. */
+static u64 wanted_of(const struct vm *vm)
+{
+	u64 size =
+	    (u64)json_integer_value(json_object_get(vm->spec, "memory_bytes"));
+	u64 target = resource(vm, "memory_target_bytes");
+	u64 limit = resource(vm, "memory_limit_bytes");
+
+	if (target)
+		size = target;
+	if (limit)
+		size = MIN(size, limit);
+	return MIN(MAX(size, resource(vm, "memory_reservation_bytes")),
+	           size_of(vm));
+}
+
+static bool runs(const struct vm *vm)
+{
+	return vm->state != VM_STOPPED && !vm->deleted;
+}
+
+/* ---- the policy ---- */
+
+static int take_policy(void *ctx, struct row *row)
+{
+	struct limits *l = ctx;
+
+	if (strcmp(row_text(row, 0), "overcommit") == 0)
+		l->policy.overcommit = (u64)row_int(row, 1);
+	else if (strcmp(row_text(row, 0), "headroom_bytes") == 0)
+		l->policy.headroom_bytes = (u64)row_int(row, 1);
+	return 0;
+}
+
+int limits_start(struct daemon *d, struct error *err)
+{
+	struct limits *l = xalloc(sizeof(*l));
+	struct host_figures host;
+	u32 hash = 2166136261u;
+	char name[32];
+
+	d->limits = l;
+	/* FNV-1a: two daemons on one host don't share a group. */
+	for (const char *c = d->place.state; *c; c++)
+		hash = (hash ^ (u8)*c) * 16777619u;
+	snprintf(name, sizeof(name), "atoll-%08x", hash);
+	cgroups_open(&l->cgroups, name);
+	if (l->cgroups.words[0])
+		log_warn("daemon", "%s", l->cgroups.words);
+	host_read(&host);
+	l->processors = (unsigned)MAX(1L, sysconf(_SC_NPROCESSORS_ONLN));
+	l->policy.overcommit = 100;
+	l->policy.headroom_bytes = MAX(HEADROOM_MIN, host.memory_bytes / 20);
+	return store_query(d->store, take_policy, l, err,
+	                   "SELECT key, value FROM meta"
+	                   " WHERE key IN ('overcommit', 'headroom_bytes')",
+	                   "");
+}
+
+void limits_stop(struct daemon *d)
+{
+	if (!d->limits)
+		return;
+	cgroups_close(&d->limits->cgroups);
+	free(d->limits);
+	d->limits = NULL;
+}
+
+json_t *limits_json(const struct daemon *d)
+{
+	static const char *const kinds[] = { "none", "v1", "v2" };
+	const struct limits *l = d->limits;
+
+	return json_pack(
+	    "{s:s, s:b, s:s, s:I, s:I}", "cgroup", kinds[l->cgroups.kind],
+	    "memory", l->cgroups.memory != NULL, "words", l->cgroups.words,
+	    "overcommit_percent", (json_int_t)l->policy.overcommit,
+	    "headroom_bytes", (json_int_t)l->policy.headroom_bytes);
+}
+
+/* ---- admission ---- */
+
+static void add_demand(struct demand *to, const struct vm *vm)
+{
+	to->memory += wanted_of(vm);
+	to->memory_reservation += resource(vm, "memory_reservation_bytes");
+	to->cpu_reservation += resource(vm, "cpu_reservation");
+}
+
+int limits_admit(struct vm *vm, struct error *err)
+{
+	struct limits *l = vm->daemon->limits;
+	struct demand running = { 0 }, wanted = { 0 };
+	struct host_figures host;
+
+	for (struct vm *o = vm->daemon->vms; o; o = o->next)
+		if (o != vm && runs(o))
+			add_demand(&running, o);
+	add_demand(&wanted, vm);
+	host_read(&host);
+	return admit(&l->policy, host.memory_bytes, l->processors, &running,
+	             &wanted, err);
+}
+
+/* ---- processors ---- */
+
+static void apply_one(struct vm *vm, u64 weight)
+{
+	struct limits *l = vm->daemon->limits;
+	json_t *r = json_object_get(vm->spec, "resources");
+	const char *pin = json_string_value(json_object_get(r, "cpu_pin"));
+	struct cgroup_limits set = {
+		.weight = weight,
+		.cpu_percent = resource(vm, "cpu_limit"),
+		.pin = pin ? pin : "",
+		.memory_low = resource(vm, "memory_reservation_bytes"),
+		.memory_high = resource(vm, "memory_limit_bytes"),
+	};
+	struct error err = { 0 };
+	int rc = 0;
+
+	if (l->cgroups.kind == CGROUP_NONE ||
+	    (!l->cgroups.cpuset && (set.pin[0] || vm->limits_pinned))) {
+		struct cgroup_limits alone = set;
+
+		/* The group has the weight already. */
+		if (l->cgroups.kind != CGROUP_NONE)
+			alone.weight = 100;
+		rc = process_limit(vm->pid, &alone, &err);
+		vm->limits_pinned = set.pin[0] != '\0';
+	}
+	if (rc == 0 && l->cgroups.kind != CGROUP_NONE)
+		rc = cgroup_apply(&l->cgroups, vm->id, vm->pid, &set, &err);
+	if (rc < 0)
+		log_warn("daemon", "%s: %s", vm->name, err.text);
+}
+
+/* All of those that run: a weight counts against the others'. */
+static void settle(struct daemon *d)
+{
+	struct share *shares = try_alloc(d->vm_count + 1, sizeof(*shares));
+	u64 sum = 0;
+	size_t n = 0;
+
+	if (!shares)
+		return;
+	d->limits->dirty = false;
+	for (struct vm *vm = d->vms; vm; vm = vm->next)
+		if (runs(vm) && vm->pid) {
+			shares[n].weight =
+			    MAX((u64)1, resource(vm, "cpu_weight"));
+			sum += shares[n].weight;
+			shares[n++].reservation =
+			    resource(vm, "cpu_reservation");
+		}
+	/* As if each machine stood beside the host's other processes. */
+	cgroups_weigh(&d->limits->cgroups, sum);
+	shares_settle(shares, n, d->limits->processors);
+	n = 0;
+	for (struct vm *vm = d->vms; vm; vm = vm->next) {
+		if (!runs(vm) || !vm->pid)
+			continue;
+		if (vm->limits_weight != shares[n].effective ||
+		    vm->limits_changed)
+			apply_one(vm, shares[n].effective);
+		vm->limits_weight = shares[n++].effective;
+		vm->limits_changed = false;
+	}
+	free(shares);
+}
+
+void limits_apply(struct vm *vm)
+{
+	vm->limits_changed = true;
+	vm->daemon->limits->dirty = true;
+}
+
+void limits_vm_ended(struct vm *vm)
+{
+	vm->limits_weight = 0;
+	vm->limits_given = 0;
+	vm->limits_pinned = false;
+	vm->daemon->limits->dirty = true;
+	if (vm->daemon->limits->cgroups.kind != CGROUP_NONE)
+		cgroup_remove(&vm->daemon->limits->cgroups, vm->id);
+}
+
+/* ---- memory ---- */
+
+static struct memory_guest guest_of(const struct vm *vm)
+{
+	const struct vm_rates *r = watch_rates(vm);
+	u64 size = size_of(vm);
+	struct memory_guest g = {
+		.size = size,
+		.reservation = resource(vm, "memory_reservation_bytes"),
+		.limit = wanted_of(vm),
+		.now = vm->limits_given ? vm->limits_given : size,
+		.used = r ? watch_used_bytes(r) : size,
+	};
+
+	/* An earlier daemon may have taken some. */
+	if (!vm->limits_given && r)
+		g.now -= MIN(size, r->balloon_target_bytes);
+	g.balloon = r && r->has_driver && r->guest_total_bytes > 0;
+	g.idle = r && r->run < IDLE_MILLIONTHS * MAX(1u, r->cpus);
+	return g;
+}
+
+static void set_balloon(struct vm *vm, u64 target)
+{
+	const struct vm_rates *r = watch_rates(vm);
+	u64 bytes = size_of(vm) - MIN(target, size_of(vm));
+	bool says_so = r && r->balloon_target_bytes >> 12 == bytes >> 12;
+
+	if (!r || !r->has_balloon || (vm->limits_given == target && says_so))
+		return;
+	if (vm->limits_given && vm->limits_given != target)
+		event_emit(vm->daemon, "vm.memory", vm, 0,
+		           json_pack("{s:I, s:I, s:b}", "target_bytes",
+		                     (json_int_t)target, "before_bytes",
+		                     (json_int_t)vm->limits_given, "idle",
+		                     (int)(r->run < IDLE_MILLIONTHS)));
+	vm->limits_given = target;
+	holder_request(vm,
+	               json_pack("{s:s, s:I}", "op", "balloon", "bytes",
+	                         (json_int_t)bytes),
+	               NULL, NULL);
+}
+
+static void share_memory(struct daemon *d)
+{
+	const struct host_figures *f = watch_host(d);
+	struct memory_guest *guests =
+	    try_alloc(d->vm_count + 1, sizeof(*guests));
+	struct memory_host host = { f->memory_bytes, f->available_bytes,
+		                    d->limits->policy.headroom_bytes,
+		                    f->memory_some };
+	size_t n = 0;
+
+	if (!guests)
+		return;
+	for (struct vm *vm = d->vms; vm; vm = vm->next)
+		if (vm->state == VM_RUNNING && !vm->deleted)
+			guests[n++] = guest_of(vm);
+	memory_plan(&host, guests, n);
+	n = 0;
+	for (struct vm *vm = d->vms; vm; vm = vm->next)
+		if (vm->state == VM_RUNNING && !vm->deleted)
+			set_balloon(vm, guests[n++].target);
+	free(guests);
+}
+
+void limits_round(struct daemon *d)
+{
+	if (d->limits->dirty)
+		settle(d);
+	share_memory(d);
+}
+
+/* ---- the routes ---- */
+
+void api_policy_get(struct call *c)
+{
+	c->status = 200;
+	c->reply = limits_json(c->daemon);
+}
+
+static void keep_policy(struct call *c, void *ctx)
+{
+	struct host_policy *p = ctx;
+
+	c->daemon->limits->policy = *p;
+	free(p);
+	c->reply = limits_json(c->daemon);
+}
+
+static int write_policy(struct call *c, const char *key, u64 value)
+{
+	return store_run(c->daemon->store, &c->err,
+	                 "INSERT OR REPLACE INTO meta(key, value) VALUES(?, ?)",
+	                 "ti", key, (s64)value);
+}
+
+void api_policy_patch(struct call *c)
+{
+	static const char *const keys[] = { "overcommit_percent",
+		                            "headroom_bytes", NULL };
+	json_t *ratio = json_object_get(c->body, "overcommit_percent");
+	json_t *room = json_object_get(c->body, "headroom_bytes");
+	struct host_policy *p;
+	int rc;
+
+	if (!call_known_keys(c, keys))
+		return;
+	if (ratio &&
+	    (!json_is_integer(ratio) || json_integer_value(ratio) < 100 ||
+	     json_integer_value(ratio) > OVERCOMMIT_MAX)) {
+		call_fail(c, "bad-request",
+		          "overcommit_percent is not from 100 to 1000", "");
+		return;
+	}
+	if (room && (!json_is_integer(room) || json_integer_value(room) < 0)) {
+		call_fail(c, "bad-request",
+		          "headroom_bytes is not a number of bytes", "");
+		return;
+	}
+	p = xalloc(sizeof(*p));
+	*p = c->daemon->limits->policy;
+	if (ratio)
+		p->overcommit = (u64)json_integer_value(ratio);
+	if (room)
+		p->headroom_bytes = (u64)json_integer_value(room);
+	c->apply = keep_policy;
+	c->drop = free;
+	c->ctx = p;
+	rc = write_policy(c, "overcommit", p->overcommit);
+	if (rc == 0)
+		rc = write_policy(c, "headroom_bytes", p->headroom_bytes);
+	if (rc < 0)
+		call_fail_error(c, rc);
+	else
+		c->status = 200;
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * limits.h - who gets how much of the host.
+ *
+ *	cgroup.c   a group for each machine, in cgroup v2 or v1
+ *	shares.c   weights that keep reservations: a pure function
+ *	memory.c   who gives memory back under pressure: a pure function
+ *	admit.c    whether a machine may start
+ *	limits.c   what applies them to machines that run
+ */
+#pragma once
+
+#include <jansson.h>
+#include <sys/types.h>
+
+#include "base/error.h"
+#include "base/types.h"
+
+struct call;
+struct daemon;
+struct vm;
+
+/* ---- cgroup.c ---- */
+
+enum cgroup_kind { CGROUP_NONE, CGROUP_V1, CGROUP_V2 };
+
+struct cgroups {
+	enum cgroup_kind kind;
+	char *cpu, *memory; /* folders in which machines have theirs; or NULL */
+	bool cpuset;
+	char words[320]; /* what is missing, for a person; or "" */
+};
+
+struct cgroup_limits {
+	u64 weight;      /* 1 to 10000; 100 is usual */
+	u64 cpu_percent; /* of one processor; 0: no limit */
+	const char *pin; /* "0-3,5"; "": anywhere */
+	u64 memory_low;  /* protected */
+	u64 memory_high; /* 0: no limit */
+};
+
+/* Always succeeds; kind says what there is. name is one folder's. */
+void cgroups_open(struct cgroups *g, const char *name);
+void cgroups_close(struct cgroups *g);
+/* What all machines together count against the rest of the host. */
+void cgroups_weigh(const struct cgroups *g, u64 weight);
+/* Moves the process there and sets what can be set. */
+int cgroup_apply(const struct cgroups *g, const char *machine, pid_t pid,
+                 const struct cgroup_limits *limits,
+                 struct error *err) MUST_CHECK;
+/* Once its processes have ended. */
+void cgroup_remove(const struct cgroups *g, const char *machine);
+/* Nanoseconds in which the limit held it back; -1: unknown. */
+s64 cgroup_throttled_ns(const struct cgroups *g, const char *machine);
+
+/* What works without cgroups: niceness and affinity of its threads. */
+int process_limit(pid_t pid, const struct cgroup_limits *limits,
+                  struct error *err) MUST_CHECK;
+/* "0-3,5" into a set of processors; -EINVAL in words. */
+int cpu_list_parse(const char *text, u64 set[16], struct error *err) MUST_CHECK;
+
+/* ---- shares.c ---- */
+
+struct share {
+	u64 weight;      /* as asked for, 1 to 10000 */
+	u64 reservation; /* percent of one processor */
+	u64 effective;   /* out: 1 to 10000 */
+};
+/* The same proportions as the weights, bent so far that with all of them busy
+ * on that many processors each has its reservation. */
+void shares_settle(struct share *shares, size_t count, unsigned processors);
+
+/* ---- memory.c ---- */
+
+struct memory_host {
+	u64 total, available, headroom;
+	int some; /* PSI, hundredths of a percent; -1: unknown */
+};
+struct memory_guest {
+	u64 size, reservation; /* most, least */
+	u64 limit;             /* most that it may have now; size if none */
+	u64 now;               /* what it has */
+	u64 used;              /* what it can't do without, as it says */
+	bool balloon;          /* it can give and take */
+	bool idle;
+	u64 target; /* out */
+};
+/* What every guest should have. */
+void memory_plan(const struct memory_host *host, struct memory_guest *guests,
+                 size_t count);
+
+/* ---- admit.c ---- */
+
+struct host_policy {
+	u64 headroom_bytes; /* kept for the host itself */
+	u64 overcommit;     /* percent: 100 is none */
+};
+struct demand {
+	u64 memory, memory_reservation; /* bytes */
+	u64 cpu_reservation;            /* percent */
+};
+/* -ENOSPC with words when it does not fit beside what is there already. */
+int admit(const struct host_policy *policy, u64 host_memory,
+          unsigned processors, const struct demand *running,
+          const struct demand *wanted, struct error *err) MUST_CHECK;
+
+/* ---- limits.c ---- */
+
+struct limits;
+
+int limits_start(struct daemon *d, struct error *err) MUST_CHECK;
+void limits_stop(struct daemon *d);
+/* Whether it may start now. */
+int limits_admit(struct vm *vm, struct error *err) MUST_CHECK;
+/* It came up, or its definition was changed. */
+void limits_apply(struct vm *vm);
+void limits_vm_ended(struct vm *vm);
+/* Every two seconds. */
+void limits_round(struct daemon *d);
+json_t *limits_json(const struct daemon *d);

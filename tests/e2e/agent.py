@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's own agent, balloon and steal time, through a daemon: addresses,
+programs, files, frozen file systems, memory that goes and comes, a shutdown.
+
+Usage: agent.py ATOLL ATOLLD DATA-FOLDER
+"""
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+ATOLL, ATOLLD, DATA = sys.argv[1:4]
+WORK = pathlib.Path(tempfile.mkdtemp(prefix="atoll-agent-"))
+ENV = dict(os.environ, XDG_DATA_HOME=DATA, ATOLL_STATE_DIR=str(WORK / "state"))
+PATIENCE = 600
+
+
+def atoll(*words, code=0, **how):
+    got = subprocess.run([ATOLL, *words], env=ENV, capture_output=True,
+                         check=False, timeout=PATIENCE, **how)
+    assert code is None or got.returncode == code, (words, got)
+    return got
+
+
+def shown(name):
+    return json.loads(atoll("vm", "show", name, "--format", "json").stdout)
+
+
+def figures(name):
+    top = atoll("top", "--batch", "--count", "1", "--format", "json")
+    for vm in json.loads(top.stdout)["vms"]:
+        if vm["name"] == name and "memory" in vm:
+            return vm
+    return None
+
+
+def wait_for(what):
+    end = time.monotonic() + PATIENCE
+    while not (got := what()):
+        assert time.monotonic() < end, f"not in {PATIENCE} s: {what}"
+        time.sleep(1)
+    return got
+
+
+class Agent(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        atoll("launch", "debian:12", "guest")
+        wait_for(lambda: (shown("guest")["agent"] or {}).get("os"))
+
+    def test_1_says_who_it_is(self):
+        agent = wait_for(lambda: shown("guest")["agent"]["interfaces"]
+                         and shown("guest")["agent"])
+        self.assertEqual(agent["hostname"], "guest")
+        self.assertIn("Debian", agent["os"])
+        self.assertTrue(any(a.startswith("10.0.2.15/") for i in
+                            agent["interfaces"] for a in i["addresses"]),
+                        agent)
+
+    def test_2_programs(self):
+        got = atoll("exec", "guest", "--", "sh", "-c",
+                    "echo out; echo err >&2; exit 7", code=7)
+        self.assertEqual((got.stdout, got.stderr), (b"out\n", b"err\n"))
+        got = atoll("exec", "guest", "--input", "--", "sha256sum",
+                    input=b"x" * 100000)
+        same = subprocess.run(["sha256sum"], input=b"x" * 100000,
+                              capture_output=True, check=True)
+        self.assertEqual(got.stdout, same.stdout)
+        got = atoll("exec", "guest", "--", "sh", "-c", "kill -9 $$", code=137)
+        got = atoll("exec", "guest", "--", "head", "-c", "3000000",
+                    "/dev/zero")
+        self.assertEqual(got.stdout, bytes(3000000))
+        got = atoll("exec", "guest", "--", "/no/such", code=None)
+        self.assertNotEqual(got.returncode, 0)
+        self.assertIn(b"agent", got.stderr)
+
+    def test_3_files(self):
+        data = os.urandom(700001)
+        for size in (0, 1, 131072, len(data)):
+            with self.subTest(size=size):
+                (WORK / "in").write_bytes(data[:size])
+                atoll("cp", str(WORK / "in"), "guest:/root/copy")
+                atoll("cp", "guest:/root/copy", str(WORK / "out"))
+                self.assertEqual((WORK / "out").read_bytes(), data[:size])
+        got = atoll("cp", "guest:/none", str(WORK / "out"), code=None)
+        self.assertNotEqual(got.returncode, 0)
+
+    def test_4_freeze(self):
+        path = "/v1/vms/guest/agent/"
+        socket = str(WORK / "state/run/atolld.sock")
+        for verb in ("freeze", "thaw"):
+            got = subprocess.run(
+                ["curl", "-sS", "-X", "POST", "--unix-socket", socket,
+                 "http://atoll" + path + verb], capture_output=True,
+                check=True)
+            self.assertGreaterEqual(json.loads(got.stdout)["filesystems"], 1)
+        atoll("exec", "guest", "--", "touch", "/root/after")
+
+    def test_5_memory(self):
+        before = wait_for(lambda: (f := figures("guest")) and
+                          f["memory"]["guest_total_bytes"] and f)
+        self.assertTrue(before["memory"]["balloon"]["driver"])
+        self.assertGreater(before["memory"]["balloon"]["reported_bytes"], 0)
+        atoll("vm", "set", "guest", "--memory-target", "384M")
+        wait_for(lambda: figures("guest")["memory"]["balloon"]
+                 ["actual_bytes"] == 128 << 20)
+        free = atoll("exec", "guest", "--", "free", "-b").stdout.split()
+        self.assertLess(int(free[7]), 384 << 20)
+        atoll("vm", "set", "guest", "--memory-target", "0")
+        wait_for(lambda: figures("guest")["memory"]["balloon"]
+                 ["actual_bytes"] == 0)
+
+    def test_6_steal(self):
+        """Two that are busy on the one processor that the guest may use: it
+        is told that it did not get what it wanted."""
+        def steal():
+            line = atoll("exec", "guest", "--", "head", "-1", "/proc/stat")
+            return int(line.stdout.split()[8])
+        cpu = min(os.sched_getaffinity(0))
+        atoll("vm", "set", "guest", "--cpu-pin", str(cpu))
+        before = steal()
+        busy = [subprocess.Popen(
+            ["sh", "-c", "while :; do :; done"], preexec_fn=lambda:
+            os.sched_setaffinity(0, {cpu})) for _ in range(2)]
+        try:
+            atoll("exec", "guest", "--", "sh", "-c",
+                  "end=$(($(date +%s) + 6)); "
+                  "while [ $(date +%s) -lt $end ]; do :; done")
+        finally:
+            for one in busy:
+                one.kill()
+                one.wait()
+        self.assertGreater(steal() - before, 100)
+        atoll("vm", "set", "guest", "--cpu-pin", "")
+
+    def test_7_daemon_restarts(self):
+        DAEMON.stop()
+        DAEMON.start()
+        wait_for(lambda: (shown("guest")["agent"] or {}).get("interfaces"))
+        atoll("exec", "guest", "--", "true")
+
+    def test_8_shutdown(self):
+        # Without ACPI's button the agent alone can do it.
+        atoll("exec", "guest", "--", "systemctl", "mask", "--runtime",
+              "systemd-logind")
+        atoll("exec", "guest", "--", "systemctl", "stop", "systemd-logind")
+        atoll("stop", "guest", "--timeout", "300")
+        self.assertEqual(shown("guest")["last_end"]["cause"], "power-off")
+
+
+class Daemon:
+    process = None
+
+    def start(self):
+        ready, end = os.pipe()
+        self.process = subprocess.Popen(
+            [ATOLLD, "--ready-fd", str(end)], env=ENV, pass_fds=[end],
+            stdin=subprocess.DEVNULL)
+        os.close(end)
+        with os.fdopen(ready, "rb") as f:
+            assert f.read(1) == b"\0"
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(60)
+
+
+if __name__ == "__main__":
+    have = subprocess.run([ATOLL, "image", "inspect", "debian:12"], env=ENV,
+                          capture_output=True, check=False)
+    if have.returncode:
+        subprocess.run([ATOLL, "image", "build", "debian:12"], env=ENV,
+                       check=True)
+    DAEMON = Daemon()
+    DAEMON.start()
+    try:
+        unittest.main(argv=sys.argv[:1] + sys.argv[4:])
+    finally:
+        atoll("kill", "guest", code=None)
+        DAEMON.stop()
+        shutil.rmtree(WORK, ignore_errors=True)
