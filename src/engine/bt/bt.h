@@ -113,11 +113,9 @@ struct bt_exit {
 /* One way out of a block, to a place in the same page. */
 struct bt_link {
 	struct bt_code *from;
-	u8 *jump;           /* write address of the displacement */
-	const u8 *unlinked; /* where it leads while not linked */
-	u16 off;            /* of the target in the page */
-	bool saved;         /* flags are saved there, else in the host */
-	bool linked;
+	u8 *jump;   /* write address of the displacement */
+	u16 off;    /* of the target in the page */
+	bool saved; /* flags are saved there, else in the host */
 };
 
 enum {

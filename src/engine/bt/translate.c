@@ -215,8 +215,6 @@ static void cold_exit(struct xlate *x, const struct cold *cold)
 
 	if (cold->kind == COLD_POLL && cold->flags == FLAGS_HOST)
 		asm_mov_rr(&x->c, H_RCX, H_S1); /* poll() put it aside */
-	if (cold->kind == COLD_LINK)
-		link->unlinked = cursor_x(&x->c);
 	leave_to(x, link,
 	         cold->flags == FLAGS_HOST ? x->bt->exit_link_host
 	                                   : x->bt->exit_link_saved);

@@ -229,7 +229,11 @@ static void flush_logged(struct tlb_space *s, bool global)
 	s->filled = n;
 }
 
-/* global: those entries, too. */
+/*
+ * global: those entries, too. Exec entries of global supervisor pages stay:
+ * they are good in every space, and global_forget() takes them where they are
+ * not.
+ */
 static void space_flush(struct icpu *cpu, struct tlb_space *s, bool global)
 {
 	s->flushes++;
@@ -244,12 +248,10 @@ static void space_flush(struct icpu *cpu, struct tlb_space *s, bool global)
 	else
 		flush_logged(s, global);
 	own_forget(s);
-	if (global) {
-		memset(s->exec[0], 0, sizeof(s->exec[0]));
+	if (global)
 		user_forget(cpu, s);
-	} else {
+	else
 		user_doubt(cpu, s);
-	}
 }
 
 void tlb_forget_data(struct icpu *cpu)
