@@ -34,15 +34,17 @@ struct iop;
 struct isystem;
 
 enum {
-	TLB_ENTRIES = 4096, /* per table */
-	TLB_SPACES = 7,     /* address spaces (PCIDs) kept at a time */
-	TLB_LOG = 2048,
+	TLB_ENTRIES = 16384, /* per table */
+	TLB_SPACES = 7,      /* address spaces (PCIDs) kept at a time */
+	TLB_LOG = 1024,
+	TLB_PIECE = 128,      /* entries of a table that fill a host page */
+	TLB_WRITABLE = 32768, /* hashes of host pages that may be written */
 	XTLB_ENTRIES = 512,
 	EXEC_FILTER = 4096, /* hashes of pages that ran */
 	EXEC_LARGE = 16,
 	EXEC_LOG = 256,  /* user pages that are looked at after a flush */
 	TLB_LARGE = 512, /* pieces of linear memory told apart for INVLPG */
-	ICPU_AREA = 1088,
+	ICPU_AREA = 4736,
 };
 
 /* Which table of a space an access looks into. */
@@ -86,8 +88,21 @@ struct exec_half {
 	u64 page[EXEC_FILTER / 64];
 };
 
+/* What has been filled of a table since it was empty. */
+struct tlb_fills {
+	u32 count;  /* of entries, up to TLB_LOG + 1 */
+	bool local; /* some are not global */
+	u16 log[TLB_LOG];
+	/* Those pieces of the table that are not all empty. */
+	u64 piece[TLB_ENTRIES / TLB_PIECE / 64];
+	/* Hashes of host pages that write tags lead to. */
+	u64 writable[TLB_WRITABLE / 64];
+};
+
 struct tlb_space {
-	struct tlb_entry data[PRIV_COUNT][TLB_ENTRIES];
+	/* On pages of their own: none but those in use are ever touched. */
+	_Alignas(PAGE_SIZE) struct tlb_entry data[PRIV_COUNT][TLB_ENTRIES];
+	struct tlb_fills fills[PRIV_COUNT];
 	struct xtlb_entry exec[2][XTLB_ENTRIES]; /* by CPL 3 or not */
 	u64 pcid;
 	u64 used;    /* for choosing a victim */
@@ -102,7 +117,6 @@ struct tlb_space {
 	bool unsure;    /* user pages are walked again before they run */
 	u32 exec_count; /* of this generation; more than EXEC_LOG: too many */
 	u16 exec_log[EXEC_LOG]; /* their places in exec[1] */
-	u32 filled; /* entries since the last clear, up to TLB_LOG + 1 */
 	/*
 	 * Where entries stem from large pages, by bits 22 and up of the linear
 	 * address, and from 1 GiB pages: global ones and others. INVLPG drops
@@ -110,7 +124,6 @@ struct tlb_space {
 	 */
 	u64 large[2][TLB_LARGE / 64];
 	u64 giant[2];
-	u16 log[TLB_LOG];
 };
 
 /* What decoded code depends on besides its bytes; never 0. */
@@ -174,7 +187,7 @@ struct jump_entry {
 	u64 generation;
 	struct block *block;
 };
-enum { JUMP_ENTRIES = 4096 };
+enum { JUMP_ENTRIES = 16384 };
 
 /* icpu.targets, before user pages have been looked at: tlb_settle(). */
 enum { UNSETTLED = 1 };
@@ -459,6 +472,12 @@ void icpu_rmw_end(struct icpu *cpu, struct icpu_rmw *rmw);
 const struct isystem_slot *isystem_slot(const struct isystem *sys, gpa_t gpa);
 
 /* TLB */
+/*
+ * Fill the entry for an access at lin, so that it hits, without faulting.
+ * false: it would fault, or is not plain RAM, or is watched. write: to be
+ * written; now: by this access, so that the dirty bit may be set.
+ */
+bool icpu_tlb_fill(struct icpu *cpu, gva_t lin, bool write, bool now);
 /* CPL or the space changed: which generation holds for jumps? */
 void icpu_tlb_retarget(struct icpu *cpu);
 void icpu_tlb_flush(struct icpu *cpu, bool global); /* all PCIDs if global */

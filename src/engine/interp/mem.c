@@ -72,13 +72,17 @@ static void fill(struct icpu *cpu, gva_t lin, unsigned priv,
 		e->wtag = tlb_invalid_tag(index);
 		tlb_log(cpu->space, priv, index);
 	}
+	if (!r->global)
+		cpu->space->fills[priv].local = true;
 	e->rtag = tag;
 	e->addend = addend;
 	e->gpa = (r->gpa & PAGE_MASK) | r->global;
 	if (r->shift > PAGE_SHIFT)
 		tlb_note_large(cpu->space, lin, r->shift, r->global);
-	if (wtag)
+	if (wtag) {
 		e->wtag = tag;
+		tlb_note_writable(cpu->space, priv, page);
+	}
 }
 
 static void translate(struct icpu *cpu, gva_t lin, enum icpu_access access,
@@ -98,6 +102,23 @@ static void translate(struct icpu *cpu, gva_t lin, enum icpu_access access,
 	out->rom = s->rom;
 	if (access != ACCESS_EXEC)
 		fill(cpu, lin, priv, &r, s, access == ACCESS_WRITE, out);
+}
+
+bool icpu_tlb_fill(struct icpu *cpu, gva_t lin, bool write, bool now)
+{
+	const struct isystem_slot *s;
+	struct paging_result r;
+	struct place p = { 0 };
+
+	if (!icpu_canonical(lin) || debug_page_watched(cpu, lin) ||
+	    !paging_walk(cpu, lin, now ? ACCESS_WRITE : ACCESS_READ, cpu->priv,
+	                 true, &r))
+		return false;
+	s = isystem_slot(cpu->sys, r.gpa);
+	if (!s || (write && (s->rom || !(now || r.writable))))
+		return false;
+	fill(cpu, lin, cpu->priv, &r, s, write, &p);
+	return !p.code;
 }
 
 u8 *icpu_host(struct icpu *cpu, gva_t lin, enum icpu_access access,

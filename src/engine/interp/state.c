@@ -263,10 +263,9 @@ int icpu_create(struct icpu **out, struct isystem *sys, unsigned index,
 	cpu->index = index;
 	cpu->delivering = -1;
 	pthread_mutex_init(&cpu->mail.lock, NULL);
-	cpu->spaces = try_alloc(TLB_SPACES, sizeof(*cpu->spaces));
 	cpu->jump = try_alloc(JUMP_ENTRIES, sizeof(*cpu->jump));
 	cpu->spare_op = aligned_alloc(64, sizeof(*cpu->spare_op));
-	if (!cpu->spaces || !cpu->jump || !cpu->spare_op ||
+	if (!cpu->jump || !cpu->spare_op || tlb_create(cpu) < 0 ||
 	    hostop_pool_create(&cpu->spare, PAGE_SIZE, NULL) < 0 ||
 	    code_cache_create(&cpu->code, sys->code_bytes) < 0) {
 		icpu_destroy(cpu);
@@ -282,7 +281,6 @@ int icpu_create(struct icpu **out, struct isystem *sys, unsigned index,
 	cpuid_query(cpu->cpuid, index, 0, 0, 0, 0, &r);
 	cpu->amd = icpu_vendor_amd(r.ebx);
 	cpu->patch_level = cpu->amd ? 0x01000065 : BIT(32);
-	tlb_init(cpu);
 	icpu_set_rflags(cpu, 0);
 	icpu_update(cpu);
 	sys->cpu[index] = cpu;
@@ -299,7 +297,7 @@ void icpu_destroy(struct icpu *cpu)
 	code_cache_destroy(cpu->code);
 	hostop_pool_destroy(cpu->spare);
 	free(cpu->spare_op);
-	free(cpu->spaces);
+	tlb_destroy(cpu);
 	free(cpu->jump);
 	free(cpu->points);
 	pthread_mutex_destroy(&cpu->mail.lock);

@@ -10,7 +10,9 @@
  * and flushes them all day runs the same code from the same places all the
  * while; so targets outlive both, as far as the architecture allows.
  */
+#include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "engine/interp/code.h"
 #include "engine/interp/tlb.h"
@@ -22,13 +24,6 @@ static void entry_clear(struct tlb_entry *e, unsigned index)
 {
 	e->rtag = e->wtag = tlb_invalid_tag(index);
 	e->gpa = 0;
-}
-
-static void space_clear_all(struct tlb_space *s)
-{
-	for (unsigned p = 0; p < PRIV_COUNT; p++)
-		for (unsigned i = 0; i < TLB_ENTRIES; i++)
-			entry_clear(&s->data[p][i], i);
 }
 
 static bool keep(const struct tlb_entry *e, bool global)
@@ -198,35 +193,70 @@ void tlb_drop_code(struct icpu *cpu)
 
 /* ---- flushes ---- */
 
-static void flush_all_data(struct tlb_space *s, bool global)
+/* Some of 64 pieces. What is kept is logged again. */
+static u64 flush_pieces(struct tlb_space *s, unsigned p, u64 pieces,
+                        unsigned first, bool global)
 {
-	bool kept = false;
+	struct tlb_fills *f = &s->fills[p];
+	u64 left = 0;
 
-	for (unsigned p = 0; p < PRIV_COUNT; p++)
-		for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-			if (keep(&s->data[p][i], global))
-				kept = true;
-			else
-				entry_clear(&s->data[p][i], i);
+	for (; pieces; pieces &= pieces - 1) {
+		unsigned bit = (unsigned)__builtin_ctzll(pieces);
+		unsigned x = (first + bit) * TLB_PIECE;
+
+		for (unsigned end = x + TLB_PIECE; x < end; x++) {
+			if (!keep(&s->data[p][x], global)) {
+				entry_clear(&s->data[p][x], x);
+				continue;
+			}
+			left |= BIT(bit);
+			tlb_log(s, p, x);
 		}
-	/* What is kept is in no log. */
-	s->filled = kept ? TLB_LOG + 1 : 0;
+	}
+	f->piece[first / 64] = left;
+	return left;
 }
 
-static void flush_logged(struct tlb_space *s, bool global)
+static void flush_all_data(struct tlb_space *s, unsigned p, bool global)
 {
+	struct tlb_fills *f = &s->fills[p];
+
+	f->count = 0;
+	for (unsigned i = 0; i < ARRAY_SIZE(f->piece); i++)
+		flush_pieces(s, p, f->piece[i], i * 64, global);
+}
+
+static void flush_logged(struct tlb_space *s, unsigned p, bool global)
+{
+	struct tlb_fills *f = &s->fills[p];
 	u32 n = 0;
 
-	for (u32 i = 0; i < s->filled; i++) {
-		unsigned p = s->log[i] / TLB_ENTRIES;
-		unsigned x = s->log[i] % TLB_ENTRIES;
+	for (u32 i = 0; i < f->count; i++) {
+		unsigned x = f->log[i];
 
 		if (keep(&s->data[p][x], global))
-			s->log[n++] = s->log[i];
+			f->log[n++] = f->log[i];
 		else
 			entry_clear(&s->data[p][x], x);
 	}
-	s->filled = n;
+	f->count = n;
+	if (!n)
+		memset(f->piece, 0, sizeof(f->piece));
+}
+
+static void flush_table(struct tlb_space *s, unsigned p, bool global)
+{
+	struct tlb_fills *f = &s->fills[p];
+
+	if (!f->count || (!global && !f->local))
+		return;
+	if (f->count > TLB_LOG)
+		flush_all_data(s, p, global);
+	else
+		flush_logged(s, p, global);
+	f->local = false;
+	if (!f->count)
+		memset(f->writable, 0, sizeof(f->writable));
 }
 
 /*
@@ -243,10 +273,8 @@ static void space_flush(struct icpu *cpu, struct tlb_space *s, bool global)
 		memset(s->large[1], 0, sizeof(s->large[1]));
 		s->giant[1] = 0;
 	}
-	if (s->filled > TLB_LOG)
-		flush_all_data(s, global);
-	else
-		flush_logged(s, global);
+	for (unsigned p = 0; p < PRIV_COUNT; p++)
+		flush_table(s, p, global);
 	own_forget(s);
 	if (global)
 		user_forget(cpu, s);
@@ -256,36 +284,71 @@ static void space_flush(struct icpu *cpu, struct tlb_space *s, bool global)
 
 void tlb_forget_data(struct icpu *cpu)
 {
-	struct tlb_space *s = cpu->space;
-
-	if (s->filled > TLB_LOG)
-		flush_all_data(s, true);
-	else
-		flush_logged(s, true);
+	for (unsigned p = 0; p < PRIV_COUNT; p++)
+		flush_table(cpu->space, p, true);
 }
 
 void tlb_log(struct tlb_space *s, unsigned priv, unsigned index)
 {
-	if (s->filled < TLB_LOG)
-		s->log[s->filled] = (u16)(priv * TLB_ENTRIES + index);
-	if (s->filled <= TLB_LOG)
-		s->filled++;
+	struct tlb_fills *f = &s->fills[priv];
+	unsigned n = index / TLB_PIECE;
+
+	if (f->count < TLB_LOG)
+		f->log[f->count] = (u16)index;
+	if (f->count <= TLB_LOG)
+		f->count++;
+	f->piece[n / 64] |= BIT(n % 64);
 }
 
-void tlb_init(struct icpu *cpu)
+static u64 *writable_word(struct tlb_fills *f, const u8 *host, u64 *bit)
 {
+	u64 n = (uintptr_t)host >> PAGE_SHIFT;
+
+	n = (n ^ n >> 15) & (TLB_WRITABLE - 1);
+	*bit = BIT(n % 64);
+	return &f->writable[n / 64];
+}
+
+void tlb_note_writable(struct tlb_space *s, unsigned priv, const u8 *host)
+{
+	u64 bit, *word = writable_word(&s->fills[priv], host, &bit);
+
+	*word |= bit;
+}
+
+int tlb_create(struct icpu *cpu)
+{
+	void *p = mmap(NULL, TLB_SPACES * sizeof(*cpu->spaces),
+	               PROT_READ | PROT_WRITE,
+	               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	_Static_assert(TLB_PIECE * sizeof(struct tlb_entry) == PAGE_SIZE,
+	               "a piece is a host page");
+	if (p == MAP_FAILED)
+		return -errno;
+	/* A huge page would be touched as a whole. */
+	madvise(p, TLB_SPACES * sizeof(*cpu->spaces), MADV_NOHUGEPAGE);
+	cpu->spaces = p;
 	cpu->generation = UNSETTLED;
 	half_reset(cpu, &cpu->global_code);
 	for (unsigned i = 0; i < TLB_SPACES; i++) {
 		struct tlb_space *s = &cpu->spaces[i];
 
-		space_clear_all(s);
+		for (unsigned priv = 0; priv < PRIV_COUNT; priv++)
+			entry_clear(&s->data[priv][0], 0);
 		half_reset(cpu, &s->user);
 		s->pcid = i ? ~(u64)0 : 0;
 	}
 	cpu->space = &cpu->spaces[0];
 	cpu->tlb = cpu->space->data[cpu->priv];
 	icpu_tlb_retarget(cpu);
+	return 0;
+}
+
+void tlb_destroy(struct icpu *cpu)
+{
+	if (cpu->spaces)
+		munmap(cpu->spaces, TLB_SPACES * sizeof(*cpu->spaces));
 }
 
 void icpu_tlb_switch(struct icpu *cpu, u64 pcid, bool flush)
@@ -446,23 +509,39 @@ static void drop_write(struct tlb_entry *e, unsigned index, const u8 *host)
 		e->wtag = tlb_invalid_tag(index);
 }
 
+static void drop_in_pieces(struct tlb_entry *table, const struct tlb_fills *f,
+                           const u8 *host)
+{
+	for (unsigned x = 0; x < TLB_ENTRIES; x++) {
+		unsigned n = x / TLB_PIECE;
+
+		if (f->piece[n / 64] & BIT(n % 64))
+			drop_write(&table[x], x, host);
+		else
+			x += TLB_PIECE - 1;
+	}
+}
+
+static void drop_in_table(struct tlb_entry *table, struct tlb_fills *f,
+                          const u8 *host)
+{
+	u64 bit;
+
+	if (host && !(*writable_word(f, host, &bit) & bit))
+		return;
+	if (f->count > TLB_LOG) {
+		drop_in_pieces(table, f, host);
+		return;
+	}
+	for (u32 i = 0; i < f->count; i++)
+		drop_write(&table[f->log[i]], f->log[i], host);
+}
+
 void icpu_tlb_drop_writes(struct icpu *cpu, const u8 *host)
 {
 	cpu->tlb_epoch++;
-	for (unsigned n = 0; n < TLB_SPACES; n++) {
-		struct tlb_space *s = &cpu->spaces[n];
-
-		/* Few are filled most of the time, and they are logged. */
-		for (u32 i = 0; s->filled <= TLB_LOG && i < s->filled; i++) {
-			unsigned p = s->log[i] / TLB_ENTRIES;
-			unsigned x = s->log[i] % TLB_ENTRIES;
-
-			drop_write(&s->data[p][x], x, host);
-		}
-		if (s->filled <= TLB_LOG)
-			continue;
+	for (unsigned n = 0; n < TLB_SPACES; n++)
 		for (unsigned p = 0; p < PRIV_COUNT; p++)
-			for (unsigned i = 0; i < TLB_ENTRIES; i++)
-				drop_write(&s->data[p][i], i, host);
-	}
+			drop_in_table(cpu->spaces[n].data[p],
+			              &cpu->spaces[n].fills[p], host);
 }

@@ -6,15 +6,21 @@
 
 #include "engine/interp/icpu.h"
 
-/* A tag that no access whose index this is can hit. */
+/*
+ * A tag that no access whose index this is can hit: zero, but for the first,
+ * so that memory which was never touched is an empty table.
+ */
 static inline u64 tlb_invalid_tag(unsigned index)
 {
-	return (u64)(index ^ 1) << PAGE_SHIFT;
+	return index ? 0 : PAGE_SIZE;
 }
 
-void tlb_init(struct icpu *cpu);
+int tlb_create(struct icpu *cpu) MUST_CHECK;
+void tlb_destroy(struct icpu *cpu);
 /* An entry of this table has been filled. */
 void tlb_log(struct tlb_space *s, unsigned priv, unsigned index);
+/* ...and leads to a host page that may be written. */
+void tlb_note_writable(struct tlb_space *s, unsigned priv, const u8 *host);
 /* The current space's entries for data go, global ones too. */
 void tlb_forget_data(struct icpu *cpu);
 /* An entry of s stems from a page of more than 4 KiB. */
