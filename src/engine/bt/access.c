@@ -106,7 +106,7 @@ static unsigned next_slot(struct bt *bt, bool write)
 }
 
 static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
-                  int stack_slot)
+                  bool now, int stack_slot)
 {
 	struct bt *bt = x->bt;
 	bool user = x->block->key & KEY_USER;
@@ -125,6 +125,7 @@ static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
 	cold->resume = cursor_x(&x->c);
 	cold->slot = slot;
 	cold->write = write;
+	cold->now = now;
 	cold->size = (u16)size;
 	cold->flags = (u8)x->at;
 	cold->insn = (u16)k;
@@ -134,7 +135,8 @@ static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
  * Without a slot, for sites that go from page to page: nine instructions, and
  * every page that the TLB holds is as good as the last one.
  */
-static void probe_direct(struct xlate *x, unsigned k, unsigned size, bool write)
+static void probe_direct(struct xlate *x, unsigned k, unsigned size, bool write,
+                         bool now)
 {
 	struct cold *cold = &x->cold[x->colds++];
 	struct cursor *c = &x->c;
@@ -142,6 +144,7 @@ static void probe_direct(struct xlate *x, unsigned k, unsigned size, bool write)
 	                : offsetof(struct tlb_entry, rtag);
 
 	_Static_assert(sizeof(struct tlb_entry) == 32, "shifted by 5 below");
+	cold->resume = cursor_x(c);
 	asm_rr(c, false, 0x8b, H_S1, H_S0);
 	asm_bytes(c, "\x41\xc1\xef\x07", 4); /* shr r15d, 12 - 5 */
 	asm_bytes(c, "\x41\x81\xe7", 3);     /* and r15d, */
@@ -153,7 +156,11 @@ static void probe_direct(struct xlate *x, unsigned k, unsigned size, bool write)
 	cold->jump = asm_jcc(c, CC_A);
 	asm_rm(c, true, 0x03, H_S0, H_S1, (s32)tag);
 	asm_rm(c, true, 0x03, H_S0, H_S1, offsetof(struct tlb_entry, addend));
-	cold->kind = COLD_MISS;
+	cold->kind = COLD_WALK;
+	cold->slot = 0;
+	cold->write = write;
+	cold->now = now;
+	cold->size = (u16)size;
 	cold->flags = (u8)x->at;
 	cold->insn = (u16)k;
 }
@@ -337,9 +344,10 @@ s32 x_reach(struct xlate *x, unsigned k, const struct access *a, int stack_slot)
 			look_ahead(x, k, &whole);
 		address(x, &whole, whole.at);
 		if (x->direct & BIT(k))
-			probe_direct(x, k, whole.size, whole.write);
+			probe_direct(x, k, whole.size, whole.write, a->write);
 		else
-			probe(x, k, whole.size, whole.write, stack_slot);
+			probe(x, k, whole.size, whole.write, a->write,
+			      stack_slot);
 		x->span.access = whole;
 		x->span.valid = x->merge;
 		x->code->out[k].span = whole.size;
@@ -353,9 +361,9 @@ void x_reach_at(struct xlate *x, unsigned k, unsigned size, bool write)
 {
 	x->span.valid = false;
 	if (x->direct & BIT(k))
-		probe_direct(x, k, size, write);
+		probe_direct(x, k, size, write, write);
 	else
-		probe(x, k, size, write, -1);
+		probe(x, k, size, write, write, -1);
 	x->code->out[k].span = (u16)size;
 	x_point(x, k);
 }

@@ -33,15 +33,16 @@ struct bt;
 struct lockstep;
 
 enum {
-	SLOTS = 256, /* page caches of access sites, each for 2 rings */
+	SLOTS = 1024, /* page caches of access sites, each for 2 rings */
 	SLOT_STACK_READ = 0,
 	SLOT_STACK_WRITE = 1,
 	SLOT_FIRST = 2,
-	TARGETS = 65536,  /* of indirect jumps */
-	BT_CONTEXTS = 16, /* recent ones remembered */
+	BT_SLOT_EMPTY = 1 << 28, /* upper half of an empty one's tag */
+	TARGETS = 65536,         /* of indirect jumps */
+	BT_CONTEXTS = 16,        /* recent ones remembered */
 	MISS_SAMPLE = 64, /* one in so many misses of slots is looked at */
 	MISSES_MAX = 32,  /* such of one site, and it goes without a slot */
-	HOT_RUNS = 8,     /* a block interpreted that often is translated */
+	HOT_RUNS = 100,   /* a block interpreted that often is translated */
 };
 
 /* A site's page: an access at lin hits if lin - tag <= 4096 - size. */
@@ -89,7 +90,13 @@ struct bt_area {
 	u32 miss_sampled; /* it was */
 	u32 slot_local;   /* a supervisor slot holds what is not global */
 	struct bt *bt;
-	struct slot slot[2][SLOTS]; /* [cpl 3] */
+	struct icpu *cpu; /* itself */
+	u64 helper_rsp;   /* the host's, during a helper */
+	u32 answer;       /* a helper's */
+	/* Slots that are not empty, by offset in struct icpu: [cpl 3] */
+	u32 slots_filled[2];
+	u16 slot_log[2][SLOTS];
+	struct slot slot[2][SLOTS];
 };
 
 /* Where flags are at a point of host code. */
@@ -113,9 +120,10 @@ struct bt_exit {
 /* One way out of a block, to a place in the same page. */
 struct bt_link {
 	struct bt_code *from;
-	u8 *jump;   /* write address of the displacement */
-	u16 off;    /* of the target in the page */
-	bool saved; /* flags are saved there, else in the host */
+	u8 *jump;    /* write address of the displacement */
+	u16 off;     /* of the target in the page */
+	bool saved;  /* flags are saved there, else in the host */
+	bool vector; /* the vector state is in */
 };
 
 enum {
@@ -136,11 +144,16 @@ struct bt_code {
 	struct block *block;
 	const u8 *entry; /* flags in the host */
 	const u8 *entry_saved;
-	u8 *entry_w, *entry_saved_w;
+	/* Past the check that the vector state is in; flags as for entry.
+	 * Without such a check it is entry. */
+	const u8 *entry_vector;
+	u8 *entry_w, *entry_saved_w, *entry_vector_w;
 	u8 *start_w;
 	u32 size;
 	u32 crossings; /* of spans over the end of a page */
 	bool merge;    /* accesses share probes */
+	bool vector;   /* it needs the vector state */
+	bool flags;    /* it needs the flags it is entered with */
 	u64 direct;    /* instructions whose probes ask the TLB at once */
 	struct bt_link *link;
 	struct bt_out *out; /* of each instruction, and of the one after */
@@ -154,7 +167,7 @@ struct bt_code {
 };
 
 struct bt_stats {
-	u64 translated, translated_bytes, host_bytes, flushes, entries;
+	u64 tries, translated, translated_bytes, host_bytes, flushes, entries;
 	u64 links, target_misses, deaths, switches, slot_clears;
 	u64 translate_ns;
 	u64 probes; /* places of access, in what was translated */
@@ -183,8 +196,10 @@ struct bt {
 	const u8 *exit_op_saved;  /* ...saved, or dead */
 	const u8 *exit_link_host; /* R15: a bt_link in meta */
 	const u8 *exit_link_saved;
-	const u8 *exit_rip; /* R14: rip; flags saved */
-	const u8 *fill[2];  /* [write]: R14 lin, R15 slot | size << 16 */
+	const u8 *exit_rip;   /* R14: rip; flags saved */
+	const u8 *fill[2][2]; /* [write][user]: R14 lin, R15 how (helper.h) */
+	const u8 *fill_tlb[2];
+	const u8 *rep_movs, *rep_stos;
 	const u8 *load_vector, *save_vector;
 	const u8 *target_stale; /* R15: struct target of another context */
 	const u8 *dead_host, *dead_saved; /* R15: offset of rip in its page */
@@ -246,6 +261,7 @@ bool bt_find_fault(struct bt *bt, const u8 *host, struct bt_out **out,
 /* ---- enter.c: between the interpreter and host code ---- */
 iop_fn bt_op_count, bt_op_enter;
 void bt_page_gone(struct icpu *cpu, gva_t lin);
+void bt_init_slots(struct bt *bt);
 /* This thread is about to run bt's vCPU. */
 void bt_attach_thread(struct bt *bt);
 int bt_install_signals(struct error *err) MUST_CHECK;

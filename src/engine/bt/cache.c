@@ -71,6 +71,8 @@ void bt_replace_code(struct bt *bt, struct bt_code *old, struct bt_code *new)
 		bt->pending = NULL;
 	patch_jump(bt, old->entry_saved_w, new->entry_saved);
 	patch_jump(bt, old->entry_w, new->entry);
+	if (old->vector)
+		patch_jump(bt, old->entry_vector_w, new->entry_vector);
 }
 
 /*
@@ -121,7 +123,9 @@ const struct icpu_code_ops bt_code_ops = {
 
 void bt_link(struct bt *bt, struct bt_link *link, struct bt_code *to)
 {
-	const u8 *entry = link->saved ? to->entry_saved : to->entry;
+	const u8 *entry = link->saved && to->flags ? to->entry_saved
+	                  : link->vector           ? to->entry_vector
+	                                           : to->entry;
 	struct cursor c = { .w = link->jump,
 		            .end = link->jump + 4,
 		            .to_x = bt->exec - bt->write };
@@ -215,6 +219,8 @@ int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
 	bt->decoder = decoder;
 	bt->area = (struct bt_area *)(void *)cpu->area;
 	bt->area->bt = bt;
+	bt->area->cpu = cpu;
+	bt_init_slots(bt);
 	bt->area->vector_absent = 1;
 	bt->area->host_mxcsr = HOST_MXCSR;
 	bt->area->miss_count = MISS_SAMPLE;

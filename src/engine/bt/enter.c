@@ -35,16 +35,32 @@ static struct bt *bt_of(const struct icpu *cpu)
 
 /* ---- what host code relies on ---- */
 
-/* No linear address is near it, and what it leads to faults on the host. */
-#define SLOT_EMPTY ((u64)1 << 60)
+/* What an address near it leads to faults on the host. */
+#define SLOT_EMPTY ((u64)BT_SLOT_EMPTY << 32)
+/* Likewise, but it is in the log. */
+#define SLOT_GONE (SLOT_EMPTY | (u64)1 << 59)
+
+static struct slot *logged_slot(struct icpu *cpu, unsigned ring, u32 i)
+{
+	const struct bt_area *area = (void *)cpu->area;
+
+	return (void *)((u8 *)cpu + area->slot_log[ring][i]);
+}
 
 static void clear_slots(struct bt *bt, unsigned ring)
 {
-	struct slot *slot = bt->area->slot[ring];
-
-	for (unsigned i = 0; i < SLOTS; i++)
-		slot[i] = (struct slot){ .tag = SLOT_EMPTY };
+	for (u32 i = 0; i < bt->area->slots_filled[ring]; i++)
+		*logged_slot(bt->cpu, ring, i) =
+		    (struct slot){ .tag = SLOT_EMPTY };
+	bt->area->slots_filled[ring] = 0;
 	bt->stats.slot_clears++;
+}
+
+void bt_init_slots(struct bt *bt)
+{
+	for (unsigned ring = 0; ring < 2; ring++)
+		for (unsigned i = 0; i < SLOTS; i++)
+			bt->area->slot[ring][i].tag = SLOT_EMPTY;
 }
 
 /*
@@ -86,14 +102,18 @@ static void sync_slots(struct bt *bt)
 void bt_page_gone(struct icpu *cpu, gva_t lin)
 {
 	struct bt *bt = bt_of(cpu);
-	struct slot *slot = bt->area->slot[0];
+	const struct bt_area *area = bt->area;
 
 	if (bt->lockstep)
 		lockstep_page_gone(bt->lockstep);
 
-	for (unsigned i = 0; i < 2 * SLOTS; i++)
-		if (slot[i].tag == lin)
-			slot[i].tag = SLOT_EMPTY;
+	for (unsigned ring = 0; ring < 2; ring++)
+		for (u32 i = 0; i < area->slots_filled[ring]; i++) {
+			struct slot *slot = logged_slot(cpu, ring, i);
+
+			if (slot->tag == lin)
+				*slot = (struct slot){ .tag = SLOT_GONE };
+		}
 }
 
 static struct bt_context *new_context(struct bt *bt)

@@ -156,6 +156,7 @@ static struct cold *new_link(struct xlate *x, s64 off)
 	link->from = x->code;
 	link->off = (u16)off;
 	link->saved = x->at != FLAGS_HOST;
+	link->vector = x->code->vector;
 	cold->kind = COLD_LINK;
 	cold->link = (u16)n;
 	cold->flags = (u8)x->at;

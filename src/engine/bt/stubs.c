@@ -4,6 +4,7 @@
  * out, the fill of a site's page cache from the TLB, the vector registers.
  */
 #include "engine/bt/bt.h"
+#include "engine/bt/helper.h"
 
 enum {
 	MODE_GS_ONLY = 0x04, /* modrm: SIB follows, reg in bits 3-5 */
@@ -178,22 +179,84 @@ static const u8 *emit_exit(struct cursor *c, const u8 *leave, bool host,
 	return at;
 }
 
-/*
- * R14: linear address, R15: offset of the slot in struct icpu, and the size of
- * the access in bits 16 and up. CF clear: it hit, the slot is filled, R14 is
- * the host address. CF set: R14 unchanged; a miss in the TLB, or one in so many
- * that area.miss_sampled wants looked at.
- */
-static const u8 *emit_fill(struct cursor *c, bool write)
+/* Its slot is put into the log of those that are not empty. RDX is free. */
+static void log_slot(struct cursor *c, bool user)
 {
-	const u8 *at = cursor_x(c);
+	u32 filled = AREA(slots_filled) + user * (u32)sizeof(u32);
+
+	asm_gs(c, false, 0x8b, H_RDX, filled);
+	/* mov gs:[log + rdx * 2], r15w */
+	asm_bytes(c, "\x65\x66\x44\x89\x3c\x55", 6);
+	asm_32(c, AREA(slot_log) + user * SLOTS * (u32)sizeof(u16));
+	gs_digit(c, 0xff, 0, 0, filled); /* inc dword */
+}
+
+/* What only AC allows outlives AC in no slot. */
+static u8 *keep_out(struct cursor *c)
+{
+	gs_digit(c, 0x80, 0, 7, CPU(priv)); /* cmp byte */
+	asm_8(c, PRIV_AC);
+	return asm_jcc(c, CC_E);
+}
+
+/* A supervisor's slot with a page of this space alone is marked. */
+static void mark_local(struct cursor *c)
+{
+	u8 *global;
+
+	asm_bytes(c, "\xf6\x40", 2); /* test byte [rax + gpa], 1 */
+	asm_8(c, offsetof(struct tlb_entry, gpa));
+	asm_8(c, 1);
+	global = asm_jcc(c, CC_NE);
+	mov_gs_imm32(c, AREA(slot_local), 1);
+	asm_patch(c, global);
+}
+
+/* RAX: the entry of the TLB, RDX its tag, RCX its addend. */
+static void fill_slot(struct cursor *c, bool user)
+{
+	u8 *keep = NULL, *logged;
+
+	if (!user)
+		keep = keep_out(c);
+	if (!user)
+		mark_local(c);
+	asm_bytes(c, "\x65\x41\x81\x7f\x04", 5); /* cmp dword gs:[r15+4], */
+	asm_32(c, BT_SLOT_EMPTY);
+	asm_bytes(c, "\x65\x49\x89\x17", 4);     /* mov gs:[r15], rdx */
+	asm_bytes(c, "\x65\x49\x89\x4f\x08", 5); /* mov gs:[r15+8], rcx */
+	logged = asm_jcc(c, CC_NE);
+	log_slot(c, user);
+	asm_patch(c, logged);
+	if (keep)
+		asm_patch(c, keep);
+}
+
+static void pop_three(struct cursor *c)
+{
+	pop(c, H_RDX);
+	pop(c, H_RCX);
+	pop(c, H_RAX);
+}
+
+/*
+ * R14: linear address, R15: how, with the slot. CF clear: it hit, or does now,
+ * the slot is filled, R14 is the host address. CF set: R14 unchanged; the TLB
+ * can't be filled, or the miss is one in so many that area.miss_sampled wants
+ * looked at.
+ */
+static const u8 *emit_fill(struct bt *bt, struct cursor *c, bool write,
+                           bool user)
+{
+	const u8 *at = cursor_x(c), *again;
 	s32 tag = write ? offsetof(struct tlb_entry, wtag)
 	                : offsetof(struct tlb_entry, rtag);
-	u8 *miss, *crossing, *keep, *user, *global, *sampled;
+	u8 *miss, *crossing, *sampled;
 
 	_Static_assert(sizeof(struct tlb_entry) == 32, "shifted by 5 below");
 	gs_digit(c, 0xff, 0, 1, AREA(miss_count)); /* dec dword */
 	sampled = asm_jcc(c, CC_E);
+	again = cursor_x(c);
 	push(c, H_RAX);
 	push(c, H_RCX);
 	push(c, H_RDX);
@@ -209,40 +272,28 @@ static const u8 *emit_fill(struct cursor *c, bool write)
 	miss = asm_jcc(c, CC_A);
 	asm_rr(c, false, 0x8b, H_RDX, H_S1);
 	asm_bytes(c, "\xc1\xea\x10", 3); /* shr edx, 16 */
-	asm_bytes(c, "\x01\xd1", 2);     /* add ecx, edx */
-	asm_bytes(c, "\x81\xf9", 2);     /* cmp ecx, */
+	asm_bytes(c, "\x81\xe2", 2);     /* and edx, */
+	asm_32(c, HOW_SIZE_MASK);
+	asm_bytes(c, "\x01\xd1", 2); /* add ecx, edx */
+	asm_bytes(c, "\x81\xf9", 2); /* cmp ecx, */
 	asm_32(c, PAGE_SIZE);
 	crossing = asm_jcc(c, CC_A);
 	asm_bytes(c, "\x45\x0f\xb7\xff", 4); /* movzx r15d, r15w */
 	asm_rm(c, true, 0x8b, H_RDX, H_RAX, tag);
 	asm_rm(c, true, 0x8b, H_RCX, H_RAX, offsetof(struct tlb_entry, addend));
-	/* What only AC allows outlives AC in no slot. */
-	gs_digit(c, 0x80, 0, 7, CPU(priv)); /* cmp byte */
-	asm_8(c, PRIV_AC);
-	keep = asm_jcc(c, CC_E);
-	asm_bytes(c, "\x65\x49\x89\x17", 4);     /* mov gs:[r15], rdx */
-	asm_bytes(c, "\x65\x49\x89\x4f\x08", 5); /* mov gs:[r15+8], rcx */
-	/* A supervisor's slot with a page of this space alone is marked. */
-	user = asm_jcc(c, CC_A);     /* PRIV_USER against PRIV_AC, still */
-	asm_bytes(c, "\xf6\x40", 2); /* test byte [rax + gpa], 1 */
-	asm_8(c, offsetof(struct tlb_entry, gpa));
-	asm_8(c, 1);
-	global = asm_jcc(c, CC_NE);
-	mov_gs_imm32(c, AREA(slot_local), 1);
-	asm_patch(c, user);
-	asm_patch(c, global);
-	asm_patch(c, keep);
 	asm_bytes(c, "\x49\x01\xce", 3); /* add r14, rcx */
-	pop(c, H_RDX);
-	pop(c, H_RCX);
-	pop(c, H_RAX);
+	fill_slot(c, user);
+	pop_three(c);
 	asm_8(c, 0xf8); /* clc */
 	ret(c);
 	asm_patch(c, miss);
+	pop_three(c);
+	asm_call_to(c, bt->fill_tlb[write]);
+	asm_bytes(c, "\x0f\x83", 2); /* jnc */
+	asm_32(c, (u32)(again - (cursor_x(c) + 4)));
+	ret(c);
 	asm_patch(c, crossing);
-	pop(c, H_RDX);
-	pop(c, H_RCX);
-	pop(c, H_RAX);
+	pop_three(c);
 	asm_8(c, 0xf9); /* stc */
 	ret(c);
 	asm_patch(c, sampled);
@@ -298,6 +349,10 @@ void bt_stubs(struct bt *bt, struct cursor *c)
 	emit_exit_rip(bt, c, leave);
 	bt->dead_host = emit_dead(bt, c, true);
 	bt->dead_saved = emit_dead(bt, c, false);
-	for (unsigned write = 0; write < 2; write++)
-		bt->fill[write] = emit_fill(c, write);
+	bt->fill_tlb[0] = bt_emit_helper(bt, c, bt_fill_read);
+	bt->fill_tlb[1] = bt_emit_helper(bt, c, bt_fill_write);
+	bt->rep_movs = bt_emit_helper(bt, c, bt_rep_movs);
+	bt->rep_stos = bt_emit_helper(bt, c, bt_rep_stos);
+	for (unsigned i = 0; i < 4; i++)
+		bt->fill[i / 2][i % 2] = emit_fill(bt, c, i / 2, i % 2);
 }

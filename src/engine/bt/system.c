@@ -7,6 +7,7 @@
  * changes how code is run, a feature that is off - leaves the instruction to
  * the interpreter, which then finds nothing done.
  */
+#include "engine/bt/helper.h"
 #include "engine/bt/xlate.h"
 #include "engine/x86/segment.h"
 
@@ -380,6 +381,8 @@ bool bt_can_system(u32 key, const struct insn *in)
 	bool user = key & KEY_USER;
 	bool kernel = !user && !(key & KEY_MIDDLE);
 
+	if (bt_can_string(in))
+		return true;
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSHFQ:
 	case ZYDIS_MNEMONIC_CLD:
@@ -438,6 +441,10 @@ bool x_system(struct xlate *x, unsigned k)
 	x->span.valid = false;
 	if (x_transfer(x, k))
 		return true;
+	if (bt_can_string(in)) {
+		x_string(x, k);
+		return true;
+	}
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSHFQ:
 		pushf(x, k);

@@ -8,9 +8,12 @@
  * reads them (98 % of accesses). Saved flags are restored where they are
  * needed next. docs/decisions/0010 says what that means for faults.
  *
- * A block has two entries: flags in the host, or saved. Both are at least
- * DEAD_PATCH bytes apart, so that each can be overwritten when the block dies.
+ * A block has entries for flags in the host, or saved, and one behind the check
+ * that brings in the vector state, for who has it: a loop checks once. They are
+ * at least DEAD_PATCH bytes apart, so that each can be overwritten when the
+ * block dies or is made again.
  */
+#include "engine/bt/helper.h"
 #include "engine/bt/xlate.h"
 
 #include <stdlib.h>
@@ -18,6 +21,8 @@
 
 #include "base/alloc.h"
 #include "engine/interp/ops.h"
+
+enum { TIME_SAMPLE = 16 }; /* one translation in so many is timed */
 
 /* ---- flags ---- */
 
@@ -196,17 +201,39 @@ static void leave_to_op(struct xlate *x, unsigned k, enum flags_at at)
 	         at == FLAGS_HOST ? x->bt->exit_op_host : x->bt->exit_op_saved);
 }
 
+static u32 how(const struct cold *cold)
+{
+	ASSERT(cold->slot <= HOW_SLOT_MASK && cold->size <= HOW_SIZE_MASK);
+	return cold->slot | (u32)cold->size << HOW_SIZE |
+	       (cold->now ? (u32)HOW_NOW : 0);
+}
+
+static void resume_unless_carry(struct xlate *x, const struct cold *cold)
+{
+	asm_bytes(&x->c, "\x0f\x83", 2); /* jnc */
+	asm_32(&x->c, (u32)(cold->resume - (cursor_x(&x->c) + 4)));
+	leave_to_op(x, cold->insn, cold->flags);
+}
+
 /* The stub asks to leave, too, where it wants the miss looked at. */
 static void cold_fill(struct xlate *x, const struct cold *cold)
 {
-	struct cursor *c = &x->c;
+	bool user = x->block->key & KEY_USER;
 
-	ASSERT(cold->slot < 0x10000);
-	asm_mov_imm64(c, H_S1, cold->slot | (u32)cold->size << 16);
-	asm_call_to(c, x->bt->fill[cold->write]);
-	asm_bytes(c, "\x0f\x83", 2); /* jnc */
-	asm_32(c, (u32)(cold->resume - (cursor_x(c) + 4)));
-	leave_to_op(x, cold->insn, cold->flags);
+	asm_mov_imm64(&x->c, H_S1, how(cold));
+	asm_call_to(&x->c, x->bt->fill[cold->write][user]);
+	resume_unless_carry(x, cold);
+}
+
+/* A direct probe: R15 is the entry, R14 has its tag taken off. */
+static void cold_walk(struct xlate *x, const struct cold *cold)
+{
+	asm_rm(&x->c, true, 0x03, H_S0, H_S1,
+	       cold->write ? offsetof(struct tlb_entry, wtag)
+	                   : offsetof(struct tlb_entry, rtag));
+	asm_mov_imm64(&x->c, H_S1, how(cold));
+	asm_call_to(&x->c, x->bt->fill_tlb[cold->write]);
+	resume_unless_carry(x, cold);
 }
 
 static void cold_exit(struct xlate *x, const struct cold *cold)
@@ -227,6 +254,8 @@ static void emit_cold(struct xlate *x)
 		x->bt->stats.probes += x->cold[i].kind <= COLD_MISS;
 		if (x->cold[i].kind == COLD_FILL)
 			cold_fill(x, &x->cold[i]);
+		else if (x->cold[i].kind == COLD_WALK)
+			cold_walk(x, &x->cold[i]);
 		else if (x->cold[i].kind == COLD_MISS)
 			leave_to_op(x, x->cold[i].insn, x->cold[i].flags);
 		else
@@ -281,8 +310,14 @@ static void emit_entries(struct xlate *x)
 	code->entry_w = x->c.w;
 	code->entry = cursor_x(&x->c);
 	x->at = x->live[0] ? FLAGS_HOST : FLAGS_DEAD;
-	if (needs_vector(x))
+	code->flags = x->live[0] != 0;
+	code->vector = needs_vector(x);
+	if (code->vector) {
 		ensure_vector(x);
+		pad(x, code->entry_w);
+	}
+	code->entry_vector_w = x->c.w;
+	code->entry_vector = cursor_x(&x->c);
 }
 
 static void emit_body(struct xlate *x)
@@ -296,10 +331,11 @@ static void emit_body(struct xlate *x)
 		leave_to_op(x, x->count, x->at);
 	else if (!ends_block(&x->insn[x->total - 1]))
 		x_go_on(x, (u16)(x->block->off + x->block->len));
-	pad(x, x->code->entry_w);
+	pad(x, x->code->entry_vector_w);
 }
 
-static u64 now_ns(void)
+/* A system call: not for each block. */
+static u64 cpu_ns(void)
 {
 	struct timespec ts;
 
@@ -377,7 +413,8 @@ struct bt_code *bt_translate(struct bt *bt, struct block *block,
                              const struct bt_code *old, bool *full)
 {
 	struct xlate *x = bt->xlate;
-	u64 start = now_ns();
+	bool timed = bt->stats.tries++ % TIME_SAMPLE == 0;
+	u64 start = timed ? cpu_ns() : 0;
 	struct bt_code *code = NULL;
 
 	*full = false;
@@ -399,6 +436,7 @@ struct bt_code *bt_translate(struct bt *bt, struct block *block,
 		bt->stats.translated_bytes += block->len;
 		bt->stats.host_bytes += code->size;
 	}
-	bt->stats.translate_ns += now_ns() - start;
+	if (timed)
+		bt->stats.translate_ns += TIME_SAMPLE * (cpu_ns() - start);
 	return code;
 }

@@ -18,16 +18,19 @@
 struct cold {
 	enum {
 		COLD_FILL, /* a site's page cache missed */
-		COLD_MISS, /* the TLB missed */
+		COLD_WALK, /* a direct probe missed */
+		COLD_MISS, /* the interpreter's */
 		COLD_LINK, /* a link that is not linked yet */
 		COLD_POLL, /* attention at a backward jump */
 	} kind;
 	u8 *jump;         /* displacement that leads here */
-	const u8 *resume; /* COLD_FILL: run address after a hit */
+	const u8 *resume; /* COLD_FILL: run address after a hit; COLD_WALK:
+	                   * of the probe */
 	u32 slot;         /* ... offset in struct icpu */
 	u16 size;         /* ... of the access */
-	bool write;
-	u8 flags; /* enum flags_at */
+	bool write;       /* ... some of what it is for */
+	bool now;         /* ... this very instruction */
+	u8 flags;         /* enum flags_at */
 	u16 insn;
 	u16 link;
 };

@@ -142,27 +142,6 @@ static struct block *op_rep_movs(struct icpu *cpu, struct iop *op)
 }
 
 /* ---- STOS ---- */
-static void fill(u8 *p, u64 v, unsigned size, u64 n)
-{
-	switch (size) {
-	case 1:
-		guest_fill(p, (u8)v, n);
-		break;
-	case 2:
-		for (u64 i = 0; i < n; i++)
-			guest_put16(p + i * 2, (u16)v);
-		break;
-	case 4:
-		for (u64 i = 0; i < n; i++)
-			guest_put32(p + i * 4, (u32)v);
-		break;
-	default:
-		for (u64 i = 0; i < n; i++)
-			guest_put64(p + i * 8, v);
-		break;
-	}
-}
-
 static u64 stos_span(struct icpu *cpu, struct iop *op, u64 count)
 {
 	gva_t to = es_address(cpu, op, ACCESS_WRITE);
@@ -174,7 +153,7 @@ static u64 stos_span(struct icpu *cpu, struct iop *op, u64 count)
 	d = icpu_host(cpu, to, ACCESS_WRITE, cpu->priv);
 	if (!d)
 		return 0;
-	fill(d, cpu->gpr[GPR_RAX], op->opsize, n);
+	guest_fill_n(d, cpu->gpr[GPR_RAX], size_index(op->opsize), n);
 	index_add(cpu, op, RDI, n * op->opsize);
 	return n;
 }

@@ -238,6 +238,34 @@ static inline void guest_fill(void *to, u8 v, size_t n)
 	__asm__ volatile("rep stosb" : "+D"(to), "+c"(n) : "a"(v) : "memory");
 }
 
+/* n elements of 1 << shift bytes. */
+static inline void guest_fill_n(void *to, u64 v, unsigned shift, u64 n)
+{
+	switch (shift) {
+	case 0:
+		guest_fill(to, (u8)v, n);
+		break;
+	case 1:
+		__asm__ volatile("rep stosw"
+		                 : "+D"(to), "+c"(n)
+		                 : "a"(v)
+		                 : "memory");
+		break;
+	case 2:
+		__asm__ volatile("rep stosl"
+		                 : "+D"(to), "+c"(n)
+		                 : "a"(v)
+		                 : "memory");
+		break;
+	default:
+		__asm__ volatile("rep stosq"
+		                 : "+D"(to), "+c"(n)
+		                 : "a"(v)
+		                 : "memory");
+		break;
+	}
+}
+
 enum { HOW_WRITE = ACCESS_WRITE << 8 };
 
 /* By size, for handlers that are not hot. ENTER first. */
