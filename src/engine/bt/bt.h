@@ -91,8 +91,10 @@ struct bt_area {
 	u32 slot_local;   /* a supervisor slot holds what is not global */
 	struct bt *bt;
 	struct icpu *cpu; /* itself */
-	u64 helper_rsp;   /* the host's, during a helper */
-	u32 answer;       /* a helper's */
+	/* The operation of all blocks that have none of their own any more. */
+	struct iop entry;
+	u64 helper_rsp; /* the host's, during a helper */
+	u32 answer;     /* a helper's */
 	/* Slots that are not empty, by offset in struct icpu: [cpl 3] */
 	u32 slots_filled[2];
 	u16 slot_log[2][SLOTS];
@@ -133,7 +135,8 @@ enum {
 /* Where the interpreter takes over: an operation of a block. */
 struct bt_out {
 	struct block *block;
-	struct iop *op;
+	u16 op;     /* in block->op */
+	u16 off;    /* of the instruction in the page */
 	u16 span;   /* bytes that a probe of the instruction spans, or 0 */
 	u16 insn;   /* its number in the block */
 	u32 misses; /* of the probe's slot, those looked at */

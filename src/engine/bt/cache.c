@@ -113,11 +113,19 @@ static bool splits(struct icpu *cpu, u32 key, const struct insn *in)
 	return key & KEY_CODE64 && !bt_can(cpu, in) && !bt_can_system(key, in);
 }
 
+static void forgot(struct icpu *cpu, struct block *b)
+{
+	struct bt *bt = ((struct bt_area *)(void *)cpu->area)->bt;
+
+	b->op = &bt->area->entry;
+}
+
 const struct icpu_code_ops bt_code_ops = {
 	.splits = splits,
 	.made = made,
 	.died = died,
 	.flushed = flushed,
+	.forgot = forgot,
 	.page_gone = bt_page_gone,
 };
 
@@ -219,6 +227,7 @@ int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
 	bt->decoder = decoder;
 	bt->area = (struct bt_area *)(void *)cpu->area;
 	bt->area->bt = bt;
+	bt->area->entry.fn = bt_op_enter;
 	bt->area->cpu = cpu;
 	bt_init_slots(bt);
 	bt->area->vector_absent = 1;

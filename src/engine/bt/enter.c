@@ -203,16 +203,37 @@ static void improve(struct bt *bt, struct bt_out *out)
 	b->made = again;
 }
 
+/* What the interpreter needs of the block is there, or is decoded again. */
+static bool has_ops(struct bt *bt, struct block *b)
+{
+	if (unlikely(!b->key)) /* dead, and its operations may be gone */
+		return false;
+	if (likely(b->op != &bt->area->entry))
+		return true;
+	if (!code_restore(bt->cpu, b))
+		return false;
+	b->op[0].fn = bt_op_enter;
+	return true;
+}
+
 static struct block *leave_at_op(struct icpu *cpu, struct bt_out *out)
 {
-	struct iop *op = out->op;
+	struct bt *bt = bt_of(cpu);
+	struct block *b = out->block;
+	struct iop *op;
 
-	if (out->span)
-		improve(bt_of(cpu), out);
-	cpu->block = out->block;
 	cpu->link = NULL;
-	if (op == out->block->op)
-		return out->block->first(cpu, op);
+	/* Decoded anew it may be something else: then by its address. */
+	if (unlikely(!has_ops(bt, b) || b->op[out->op].off != out->off)) {
+		cpu->rip = cpu->pcbase + out->off;
+		return NULL;
+	}
+	if (out->span)
+		improve(bt, out);
+	cpu->block = b;
+	op = &b->op[out->op];
+	if (op == b->op)
+		return b->first(cpu, op);
 	return op->fn(cpu, op);
 }
 
@@ -278,18 +299,23 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 
 struct block *bt_op_enter(struct icpu *cpu, struct iop *op)
 {
-	struct block *b = container_of(op, struct block, op[0]);
+	struct bt *bt = bt_of(cpu);
+	struct block *b = cpu->block;
 
-	if (unlikely(!b->made)) /* it died; whoever runs it is to leave soon */
+	if (likely(b->made))
+		return enter(bt, b->made);
+	/* It died; whoever runs it is to leave soon. */
+	if (op != &bt->area->entry)
 		return b->first(cpu, op);
-	return enter(bt_of(cpu), b->made);
+	cpu->rip = cpu->pcbase + b->off;
+	return NULL;
 }
 
 /* ---- getting hot ---- */
 
 struct block *bt_op_count(struct icpu *cpu, struct iop *op)
 {
-	struct block *b = container_of(op, struct block, op[0]);
+	struct block *b = cpu->block;
 	struct bt *bt = bt_of(cpu);
 	struct bt_code *code;
 	bool full;

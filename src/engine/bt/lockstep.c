@@ -185,7 +185,7 @@ static bool interpret_one(struct lockstep *l, const struct bt_code *code,
 		return false;
 	l->done = k + 1;
 	l->finished = l->done == code->block->count ||
-	              other->rip != l->cpu->pcbase + code->out[k + 1].op->off;
+	              other->rip != l->cpu->pcbase + code->out[k + 1].off;
 	return !l->finished;
 }
 
@@ -477,7 +477,7 @@ static void place_exit(struct lockstep *l, const struct bt_exit *exit,
 	switch ((enum bt_exit_kind)exit->kind) {
 	case BT_EXIT_OP:
 		*out = meta;
-		cpu->rip = cpu->pcbase + (*out)->op->off;
+		cpu->rip = cpu->pcbase + (*out)->off;
 		break;
 	case BT_EXIT_LINK:
 		cpu->rip = cpu->pcbase + link->off;

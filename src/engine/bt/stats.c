@@ -17,11 +17,11 @@ static void count_instruction(struct bt *bt, const struct bt_out *out)
 {
 	const struct block *b = out->block;
 	u8 bytes[15];
-	size_t n = MIN(sizeof(bytes), (size_t)PAGE_SIZE - out->op->off);
+	size_t n = MIN(sizeof(bytes), (size_t)PAGE_SIZE - out->off);
 	struct insn in;
 
 	bt->stats.left_op++;
-	guest_copy(bytes, b->page->host + out->op->off, n);
+	guest_copy(bytes, b->page->host + out->off, n);
 	if (insn_decode(bt->decoder, INSN_64, bytes, n, &in) == INSN_OK)
 		bt->stats.left[in.z.mnemonic]++;
 }

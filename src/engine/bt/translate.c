@@ -362,7 +362,8 @@ static bool take_meta(struct xlate *x)
 	for (unsigned k = 0; k < x->total; k++)
 		code->out[k] = (struct bt_out){
 			.block = x->block,
-			.op = &x->block->op[x->op[k]],
+			.op = x->op[k],
+			.off = x->block->op[x->op[k]].off,
 			.insn = (u16)k,
 		};
 	return true;

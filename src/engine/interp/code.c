@@ -24,33 +24,69 @@
 #include "engine/interp/tlb.h"
 #include "engine/x86/paging.h"
 
-enum { PAGE_HASH = 4096, MISSES_MAX = 128 };
+enum { PAGE_HASH = 4096, MISSES_MAX = 128, SCRATCH_OPS = 4 };
+
+/* Memory that is taken front to back. */
+struct arena {
+	u8 *base;
+	u64 size, used;
+};
 
 struct code_cache {
-	u8 *arena;
-	u64 size, used;
+	struct arena ops;
+	struct arena keep;   /* blocks and pages */
+	struct block *spare; /* blocks that were forgotten, by next */
 	struct codepage *hash[PAGE_HASH];
 	struct block *scratch; /* for code outside RAM */
 };
 
-static size_t block_bytes(unsigned ops)
+static int arena_map(struct arena *a, u64 size)
 {
-	return sizeof(struct block) + ops * sizeof(struct iop);
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+	               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	*a = (struct arena){ .base = p, .size = size };
+	return 0;
+}
+
+static void arena_unmap(struct arena *a)
+{
+	if (a->base)
+		munmap(a->base, a->size);
+}
+
+/* Hand what was touched back, rather than dirty it for ever. */
+static void arena_empty(struct arena *a)
+{
+	madvise(a->base, a->used, MADV_DONTNEED);
+	a->used = 0;
+}
+
+/* NULL: it is full. */
+static void *arena_room(const struct arena *a, size_t n)
+{
+	return a->used + n <= a->size ? a->base + a->used : NULL;
+}
+
+static void arena_take(struct arena *a, size_t n)
+{
+	a->used += ALIGN_UP((u64)n, (u64)16);
 }
 
 int code_cache_create(struct code_cache **out, u64 bytes)
 {
 	struct code_cache *c = xalloc(sizeof(*c));
+	u64 size = MAX(bytes, 4 * MIB);
 
-	c->size = MAX(bytes, 4 * MIB);
-	c->arena = mmap(NULL, c->size, PROT_READ | PROT_WRITE,
-	                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (c->arena == MAP_FAILED) {
-		free(c);
+	if (arena_map(&c->ops, size) || arena_map(&c->keep, size)) {
+		code_cache_destroy(c);
 		return -ENOMEM;
 	}
-	c->scratch = aligned_alloc(64, block_bytes(4));
-	ASSERT(c->scratch);
+	c->scratch = xalloc(sizeof(*c->scratch));
+	c->scratch->op = aligned_alloc(64, SCRATCH_OPS * sizeof(struct iop));
+	ASSERT(c->scratch->op);
 	*out = c;
 	return 0;
 }
@@ -59,9 +95,21 @@ void code_cache_destroy(struct code_cache *code)
 {
 	if (!code)
 		return;
-	munmap(code->arena, code->size);
+	arena_unmap(&code->ops);
+	arena_unmap(&code->keep);
+	if (code->scratch)
+		free(code->scratch->op);
 	free(code->scratch);
 	free(code);
+}
+
+/* Nothing that points to operations or blocks is left. */
+static void forget_places(struct icpu *cpu)
+{
+	cpu->link = NULL;
+	cpu->block = NULL;
+	cpu->cur = NULL;
+	memset(cpu->jump, 0, JUMP_ENTRIES * sizeof(cpu->jump[0]));
 }
 
 void code_cache_flush(struct icpu *cpu)
@@ -70,27 +118,12 @@ void code_cache_flush(struct icpu *cpu)
 
 	if (cpu->code_ops)
 		cpu->code_ops->flushed(cpu);
-	/* Hand what was touched back, rather than dirty it for ever. */
-	madvise(c->arena, c->used, MADV_DONTNEED);
-	c->used = 0;
+	arena_empty(&c->ops);
+	arena_empty(&c->keep);
+	c->spare = NULL;
 	memset(c->hash, 0, sizeof(c->hash));
 	tlb_drop_code(cpu);
-	cpu->link = NULL;
-	cpu->block = NULL;
-	cpu->cur = NULL;
-}
-
-/* Room for n bytes in the arena; the cache has been flushed if need be. */
-static void *arena_room(struct icpu *cpu, size_t n)
-{
-	struct code_cache *c = cpu->code;
-
-	return c->used + n <= c->size ? c->arena + c->used : NULL;
-}
-
-static void arena_take(struct icpu *cpu, size_t n)
-{
-	cpu->code->used += ALIGN_UP(n, (size_t)64);
+	forget_places(cpu);
 }
 
 static struct codepage **page_chain(struct code_cache *c, const u8 *host)
@@ -116,18 +149,93 @@ static struct codepage *page_get(struct icpu *cpu, u8 *host, gpa_t gpa)
 
 	if (p)
 		return p;
-	p = arena_room(cpu, sizeof(*p));
+	p = arena_room(&cpu->code->keep, sizeof(*p));
 	if (!p) {
 		code_cache_flush(cpu);
-		p = arena_room(cpu, sizeof(*p));
+		p = arena_room(&cpu->code->keep, sizeof(*p));
 	}
-	arena_take(cpu, sizeof(*p));
+	arena_take(&cpu->code->keep, sizeof(*p));
 	memset(p, 0, sizeof(*p));
 	p->host = host;
 	p->gpa = gpa;
 	p->next = *chain;
 	*chain = p;
 	return p;
+}
+
+/* ---- room ---- */
+
+/* Only blocks that host code was made of stay. */
+static void trim_bucket(struct icpu *cpu, struct block **list)
+{
+	struct block *b;
+
+	while ((b = *list)) {
+		if (b->made) {
+			cpu->code_ops->forgot(cpu, b);
+			list = &b->next;
+			continue;
+		}
+		*list = b->next;
+		b->key = 0;
+		b->next = cpu->code->spare;
+		cpu->code->spare = b;
+	}
+}
+
+static void trim_crossing(struct block **list)
+{
+	while (*list)
+		if ((*list)->made)
+			list = &(*list)->cross;
+		else
+			*list = (*list)->cross;
+}
+
+/* No operation is left, and no block that was nothing but operations. */
+static void code_trim(struct icpu *cpu)
+{
+	struct code_cache *c = cpu->code;
+
+	/* First: a crossing block is in the buckets of another page, too. */
+	for (unsigned i = 0; i < PAGE_HASH; i++)
+		for (struct codepage *p = c->hash[i]; p; p = p->next)
+			trim_crossing(&p->cross);
+	for (unsigned i = 0; i < PAGE_HASH; i++)
+		for (struct codepage *p = c->hash[i]; p; p = p->next)
+			for (unsigned k = 0; k < CODEPAGE_BUCKETS; k++)
+				trim_bucket(cpu, &p->bucket[k]);
+	c->ops.used = 0;
+	forget_places(cpu);
+}
+
+static struct iop *ops_room(struct icpu *cpu, unsigned count)
+{
+	struct arena *a = &cpu->code->ops;
+	size_t n = count * sizeof(struct iop);
+
+	if (!arena_room(a, n))
+		code_trim(cpu);
+	return arena_room(a, n);
+}
+
+/* NULL: everything was flushed to make room. */
+static struct block *block_take(struct icpu *cpu)
+{
+	struct code_cache *c = cpu->code;
+	struct block *b = c->spare;
+
+	if (b) {
+		c->spare = b->next;
+		return b;
+	}
+	b = arena_room(&c->keep, sizeof(*b));
+	if (!b) {
+		code_cache_flush(cpu);
+		return NULL;
+	}
+	arena_take(&c->keep, sizeof(*b));
+	return b;
 }
 
 /* ---- going stale ---- */
@@ -317,6 +425,7 @@ static struct block *device_block(struct icpu *cpu, gpa_t gpa)
 		.off = build.off,
 		.len = build.len,
 		.count = 1,
+		.op = build.op,
 	};
 	return b;
 }
@@ -332,9 +441,15 @@ static size_t limit_bytes(const struct icpu *cpu, size_t n)
 	return MIN((u64)n, left);
 }
 
-static void block_finish(struct block *b, const struct build *build, u32 key,
-                         struct codepage *page)
+/* Its operations are where they were built. NULL: all was flushed. */
+static struct block *block_finish(struct icpu *cpu, const struct build *build,
+                                  u32 key, struct codepage *page,
+                                  struct codepage *page2)
 {
+	struct block *b = block_take(cpu), **list;
+
+	if (!b)
+		return NULL;
 	*b = (struct block){
 		.key = key,
 		.off = build->off,
@@ -342,7 +457,32 @@ static void block_finish(struct block *b, const struct build *build, u32 key,
 		.count = (u16)build->count,
 		.ops = (u16)build->ops,
 		.page = page,
+		.op = build->op,
 	};
+	list = &page->bucket[b->off % CODEPAGE_BUCKETS];
+	b->next = *list;
+	*list = b;
+	if (page2) {
+		b->crossing = true;
+		b->page2 = page2;
+		b->cross = page2->cross;
+		page2->cross = b;
+	}
+	/* One more: see kill_block(). */
+	arena_take(&cpu->code->ops, (build->ops + 1) * sizeof(struct iop));
+	if (cpu->code_ops)
+		cpu->code_ops->made(cpu, b);
+	return b;
+}
+
+/* What an instruction that goes on in the next page is decoded from. */
+static void crossing_bytes(const struct codepage *page,
+                           const struct codepage *page2, u32 off, u8 bytes[15])
+{
+	size_t first = PAGE_SIZE - off;
+
+	guest_copy(bytes, page->host + off, first);
+	guest_copy(bytes + first, page2->host, 15 - first);
 }
 
 /* An instruction that goes on in the next page: a block of its own. */
@@ -376,16 +516,10 @@ static struct block *make_crossing(struct icpu *cpu, gva_t lin, u32 key,
 	for (b = page->bucket[off % CODEPAGE_BUCKETS]; b; b = b->next)
 		if (b->off == off && b->key == key && b->page2 == page2)
 			return b;
-	b = arena_room(cpu, block_bytes(4));
-	if (!b) {
-		code_cache_flush(cpu);
-		return NULL;
-	}
 	build.avail = limit_bytes(cpu, sizeof(bytes));
-	build.op = b->op;
+	build.op = ops_room(cpu, SCRATCH_OPS);
 	do {
-		guest_copy(bytes, page->host + off, first);
-		guest_copy(bytes + first, page2->host, sizeof(bytes) - first);
+		crossing_bytes(page, page2, off, bytes);
 		build.truncated = false;
 		build_block(&build);
 		if (build.truncated)
@@ -395,17 +529,7 @@ static struct block *make_crossing(struct icpu *cpu, gva_t lin, u32 key,
 	} while (
 	    !code_stands(cpu, page, off, first, bytes) ||
 	    !code_stands(cpu, page2, 0, sizeof(bytes) - first, bytes + first));
-	block_finish(b, &build, key, page);
-	b->crossing = true;
-	b->page2 = page2;
-	b->next = page->bucket[off % CODEPAGE_BUCKETS];
-	page->bucket[off % CODEPAGE_BUCKETS] = b;
-	b->cross = page2->cross;
-	page2->cross = b;
-	arena_take(cpu, block_bytes(build.ops + 1));
-	if (cpu->code_ops)
-		cpu->code_ops->made(cpu, b);
-	return b;
+	return block_finish(cpu, &build, key, page, page2);
 }
 
 static struct block *make_block(struct icpu *cpu, gva_t lin, u32 key,
@@ -414,20 +538,15 @@ static struct block *make_block(struct icpu *cpu, gva_t lin, u32 key,
 	u8 bytes[BLOCK_OPS * 8];
 	u32 off = lin & ~PAGE_MASK;
 	size_t n = MIN(sizeof(bytes), (size_t)PAGE_SIZE - off);
-	struct block *b = arena_room(cpu, block_bytes(BLOCK_OPS + 2));
 	struct build build = {
 		.cpu = cpu,
 		.key = key,
 		.off = (u16)off,
 		.bytes = bytes,
 		.max = key & KEY_STEP ? 1 : BLOCK_OPS,
+		.op = ops_room(cpu, BLOCK_OPS + 2),
 	};
 
-	if (!b) {
-		code_cache_flush(cpu);
-		return NULL;
-	}
-	build.op = b->op;
 	build.avail = limit_bytes(cpu, n);
 	do {
 		guest_copy(bytes, page->host + off, n);
@@ -442,13 +561,38 @@ static struct block *make_block(struct icpu *cpu, gva_t lin, u32 key,
 			icpu_gp(cpu); /* beyond the limit of CS */
 		return make_crossing(cpu, lin, key, page);
 	}
-	block_finish(b, &build, key, page);
-	b->next = page->bucket[off % CODEPAGE_BUCKETS];
-	page->bucket[off % CODEPAGE_BUCKETS] = b;
-	arena_take(cpu, block_bytes(build.ops + 1));
-	if (cpu->code_ops)
-		cpu->code_ops->made(cpu, b);
-	return b;
+	return block_finish(cpu, &build, key, page, NULL);
+}
+
+bool code_restore(struct icpu *cpu, struct block *b)
+{
+	u8 bytes[BLOCK_OPS * 8 + 15];
+	size_t first = MIN((size_t)b->len, (size_t)PAGE_SIZE - b->off);
+	struct build build = {
+		.cpu = cpu,
+		.key = b->crossing ? b->key | KEY_STEP : b->key,
+		.off = b->off,
+		.bytes = bytes,
+		.avail = b->len,
+		.max = b->crossing ? 1 : BLOCK_OPS,
+	};
+
+	ASSERT(b->len <= sizeof(bytes));
+	build.op = ops_room(cpu, BLOCK_OPS + 2);
+	if (b->crossing)
+		crossing_bytes(b->page, b->page2, b->off, bytes);
+	else
+		guest_copy(bytes, b->page->host + b->off, b->len);
+	build_block(&build);
+	if (build.truncated || build.len != b->len || build.ops != b->ops ||
+	    !code_stands(cpu, b->page, b->off, first, bytes) ||
+	    (b->crossing &&
+	     !code_stands(cpu, b->page2, 0, b->len - first, bytes + first)))
+		return false;
+	arena_take(&cpu->code->ops, (build.ops + 1) * sizeof(struct iop));
+	b->op = build.op;
+	b->first = b->op[0].fn;
+	return true;
 }
 
 static struct block *look(struct icpu *cpu, gva_t lin, u32 key)

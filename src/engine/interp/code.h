@@ -4,7 +4,9 @@
  *
  * Each vCPU has its own cache, so no lock is taken to run. A block is a run of
  * instructions of one physical page, decoded for one mode key; it is dead once
- * its key is 0. Memory comes from an arena that is emptied as a whole.
+ * its key is 0. Blocks and pages come from one arena, operations from another:
+ * when that is full, blocks that nobody made host code of are forgotten, and
+ * what the others decode to with them (code_trim()).
  */
 #pragma once
 
@@ -60,7 +62,7 @@ struct block {
 	u32 runs;
 	iop_fn *first;
 	void *made;
-	_Alignas(64) struct iop op[];
+	struct iop *op;
 };
 
 enum { BLOCK_OPS = 48, CODEPAGE_BUCKETS = 64 };
@@ -74,10 +76,17 @@ struct codepage {
 };
 
 struct code_cache;
+/* bytes: for operations, at most; and as much for blocks and pages. */
 int code_cache_create(struct code_cache **out, u64 bytes) MUST_CHECK;
 void code_cache_destroy(struct code_cache *code);
 /* Decoded code for this key alone does no more harm; all of it goes. */
 void code_cache_flush(struct icpu *cpu);
+/*
+ * Decode a block anew whose operations were forgotten. false: its page has
+ * changed meanwhile, and whoever changed it is about to say so. Others lose
+ * theirs if there is no room.
+ */
+bool code_restore(struct icpu *cpu, struct block *b) MUST_CHECK;
 
 /*
  * Decode at most max instructions at off in a page into op[], ending with one

@@ -302,6 +302,8 @@ struct icpu_code_ops {
 	void (*made)(struct icpu *cpu, struct block *b);
 	void (*died)(struct icpu *cpu, struct block *b);
 	void (*flushed)(struct icpu *cpu); /* every block is gone */
+	/* A block with made set has lost its operations: see to its op. */
+	void (*forgot)(struct icpu *cpu, struct block *b);
 	/* What the TLB said of this linear page holds no longer. */
 	void (*page_gone)(struct icpu *cpu, gva_t lin);
 	/* Shall a block of this key end with the instruction? */

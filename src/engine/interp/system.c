@@ -12,7 +12,7 @@
 #include "engine/x86/cpuid.h"
 #include "engine/x86/decode.h"
 
-enum { CODE_BYTES = 64 * MIB, HOSTOP_BYTES = 16 * MIB };
+enum { CODE_BYTES = 16 * MIB, HOSTOP_BYTES = 16 * MIB };
 
 static void code_written(void *ctx, gpa_t gpa, u64 len)
 {
