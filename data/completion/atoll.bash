@@ -20,17 +20,26 @@ _atoll_names()
 	ATOLL_NO_START=1 "${COMP_WORDS[0]}" vm list --format name 2>/dev/null
 }
 
+_atoll_networks()
+{
+	ATOLL_NO_START=1 "${COMP_WORDS[0]}" net list --format name 2>/dev/null
+}
+
 _atoll()
 {
 	local word=${COMP_WORDS[COMP_CWORD]} noun=${COMP_WORDS[1]}
-	local verb=${COMP_WORDS[2]} words
+	local verb=${COMP_WORDS[2]} before=${COMP_WORDS[COMP_CWORD - 1]} words
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" = 1 ]; then
 		words=$(_atoll_verbs)
+	elif [ "$before" = --net ]; then
+		words="user none $(_atoll_networks)"
+	elif [ "$before" = --machine ]; then
+		words=$(_atoll_names)
 	elif [[ $word == -* ]]; then
 		case $noun in
-		vm | task | event | token | audit | stack | disk | image | host | alarm | report)
+		vm | net | task | event | token | audit | stack | disk | image | host | alarm | report)
 			words=$(_atoll_options "$noun" "$verb") ;;
 		*) words=$(_atoll_options "$noun") ;;
 		esac
@@ -43,6 +52,12 @@ _atoll()
 				words=$(_atoll_verbs vm)
 			elif [ "$verb" != create ]; then
 				words=$(_atoll_names)
+			fi ;;
+		net)
+			if [ "$COMP_CWORD" = 2 ]; then
+				words=$(_atoll_verbs net)
+			elif [ "$verb" != create ]; then
+				words=$(_atoll_networks)
 			fi ;;
 		task | event | token | audit | stack | alarm | report)
 			[ "$COMP_CWORD" != 2 ] || words=$(_atoll_verbs "$noun") ;;

@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,6 +230,55 @@ class Cli(unittest.TestCase):
         self.assertEqual(complete("vm", "list", "--ta"), ["--tag"])
         self.assertEqual(complete("launch", "--eng"), ["--engine"])
         self.assertEqual(complete("task", "ca"), ["cancel"])
+        self.good("net", "create", "wired", "--isolated")
+        self.assertEqual(complete("net", "insp"), ["inspect"])
+        self.assertEqual(complete("net", "delete", "wi"), ["wired"])
+        self.assertEqual(complete("launch", "--net", "wi"), ["wired"])
+        self.check_zsh()
+        self.check_fish()
+        self.good("net", "delete", "wired")
+        self.good("vm", "delete", "completed", "--yes")
+
+    def check_zsh(self):
+        """The function with compadd as an echo, where there is a zsh."""
+        if not shutil.which("zsh"):
+            return
+        script = ("compadd() { shift; print -l -- ${(P)1} }; _files() { }; "
+                  "compdef() { }; words=(${@:2}); CURRENT=$#words; . $1")
+
+        def complete(*words):
+            got = subprocess.run(
+                ["zsh", "-fc", script, "zsh",
+                 harness.ROOT / "data/completion/_atoll", PROGRAMS["atoll"],
+                 *words], env=D.env, capture_output=True, text=True,
+                check=True, timeout=60)
+            return got.stdout.split()
+
+        self.assertIn("net", complete("n"))
+        self.assertIn("completed", complete("stop", "c"))
+        self.assertIn("wired", complete("net", "delete", "w"))
+        self.assertIn("wired", complete("launch", "--net", "w"))
+        self.assertIn("--memory", complete("launch", "--m"))
+
+    def check_fish(self):
+        if not shutil.which("fish"):
+            return
+        bin_ = os.path.dirname(PROGRAMS["atoll"])
+
+        def complete(line):
+            got = subprocess.run(
+                ["fish", "--no-config", "-c",
+                 "set -x PATH $argv[1] $PATH; source $argv[2]; "
+                 "complete -C $argv[3]", bin_,
+                 harness.ROOT / "data/completion/atoll.fish", line],
+                env=dict(D.env, HOME=str(D.work)), capture_output=True,
+                text=True, check=True, timeout=60)
+            return [x.split("\t")[0] for x in got.stdout.splitlines()]
+
+        self.assertIn("net", complete("atoll n"))
+        self.assertIn("completed", complete("atoll stop c"))
+        self.assertIn("wired", complete("atoll net delete w"))
+        self.assertIn("wired", complete("atoll launch --net w"))
 
     def test_50_stack(self):
         file = D.work / "shop.yaml"
