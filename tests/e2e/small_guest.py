@@ -58,6 +58,12 @@ esac
 """
 
 
+def big_file(mib):
+    """What to type for /big on its web server; it says BIG-FILE then."""
+    return (f"dd if=/dev/zero of=/web/big bs=1M count={mib} 2>/dev/null; "
+            "echo BIG-FI''LE")
+
+
 def build(cache, folder):
     """Kernel and initial file system: their paths."""
     tree = debian.kernel_tree(str(cache))
