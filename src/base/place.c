@@ -106,8 +106,9 @@ int place_make(const char *folder, struct error *err)
 char *place_program(const char *name, struct error *err)
 {
 	/* An install has them in one folder; a build tree by their rooms. */
-	static const char *const below[] = { "", "../libexec/atoll/", "../vm/",
-		                             "../net/", "../daemon/" };
+	static const char *const below[] = { "",           "../libexec/atoll/",
+		                             "../vm/",     "../net/",
+		                             "../daemon/", "../cli/" };
 	const char *override = getenv("ATOLL_LIBEXECDIR");
 	char exe[PATH_MAX], *path;
 	ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);

@@ -116,3 +116,13 @@ char *format_size(u64 bytes, char *buf, size_t size)
 	         names[i]);
 	return buf;
 }
+
+int parse_disk(const char *text)
+{
+	if (strncmp(text, "vd", 2) == 0 && text[2] >= 'a' && text[2] <= 'p' &&
+	    !text[3])
+		return text[2] - 'a';
+	if (text[0] >= '0' && text[0] <= '9' && !text[1])
+		return text[0] - '0';
+	return -1;
+}

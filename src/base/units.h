@@ -24,3 +24,6 @@ int parse_duration(const char *text, u64 *ns, struct error *err) MUST_CHECK;
 
 /* "512 MiB", "1.5 GiB": buf is always ended; returns buf. */
 char *format_size(u64 bytes, char *buf, size_t size);
+
+/* "vda", "vdb" or "0", "1": a machine's nth disk, or -1. */
+int parse_disk(const char *text);

@@ -5,6 +5,7 @@
 #include "cli/live.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,17 +45,6 @@ static const struct {
 	{ "info", live_info_verb, false },
 };
 
-/* "vda", or "0". */
-static int disk_number(const char *text)
-{
-	if (strncmp(text, "vd", 2) == 0 && text[2] >= 'a' && text[2] <= 'p' &&
-	    !text[3])
-		return text[2] - 'a';
-	if (text[0] >= '0' && text[0] <= '9' && !text[1])
-		return text[0] - '0';
-	return -1;
-}
-
 static bool names_a_disk(const char *word)
 {
 	const char *colon = strrchr(word, ':');
@@ -63,7 +53,7 @@ static bool names_a_disk(const char *word)
 	if (!colon || colon == word || (size_t)(colon - word) >= sizeof(name))
 		return false;
 	snprintf(name, sizeof(name), "%.*s", (int)(colon - word), word);
-	return named_valid(name) && disk_number(colon + 1) >= 0 &&
+	return named_valid(name) && parse_disk(colon + 1) >= 0 &&
 	       access(word, F_OK) < 0;
 }
 
@@ -95,6 +85,9 @@ int live_arg(struct live_args *a, int id, const char *value, struct error *err)
 	case LIVE_OPT_PATH:
 		a->path = value;
 		return 0;
+	case LIVE_OPT_DISK_FORMAT:
+		a->disk_format = value;
+		return 0;
 	case LIVE_OPT_DETACH:
 		a->detach = true;
 		return 0;
@@ -103,18 +96,28 @@ int live_arg(struct live_args *a, int id, const char *value, struct error *err)
 	}
 }
 
+/* By its folder a path of any length fits. */
 static int connect_to(const char *path, struct error *err)
 {
 	struct sockaddr_un at = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	const char *slash = strrchr(path, '/');
+	char *folder = slash ? xasprintf("%.*s", (int)(slash - path) + 1, path)
+	                     : xstrdup(".");
+	int dir = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), rc = 0;
 
-	snprintf(at.sun_path, sizeof(at.sun_path), "%s", path);
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&at, sizeof(at)) == 0)
-		return fd;
-	error_set(err, -errno, "cannot reach %s: %s", path, strerror(errno));
-	if (fd >= 0)
+	snprintf(at.sun_path, sizeof(at.sun_path), "/proc/self/fd/%d/%.64s",
+	         dir, slash ? slash + 1 : path);
+	if (dir < 0 || fd < 0 ||
+	    connect(fd, (struct sockaddr *)&at, sizeof(at)) < 0)
+		rc = error_set(err, -errno, "cannot reach %s: %s", path,
+		               strerror(errno));
+	if (dir >= 0)
+		close(dir);
+	if (rc < 0 && fd >= 0)
 		close(fd);
-	return err->code;
+	free(folder);
+	return rc < 0 ? rc : fd;
 }
 
 static void take_path(struct live_disk *d, const char *path, const char *format)
@@ -152,14 +155,14 @@ int live_open_disk(struct live_args *a, struct error *err)
 	const char *colon = word ? strrchr(word, ':') : NULL;
 
 	d->sock = -1;
-	if (!colon || disk_number(colon + 1) < 0)
+	if (!colon || parse_disk(colon + 1) < 0)
 		return error_set(err, -EINVAL,
 		                 "say which disk of which machine: NAME:vda");
 	d->machine = xasprintf("%.*s", (int)(colon - word), word);
-	d->number = (unsigned)disk_number(colon + 1);
+	d->number = (unsigned)parse_disk(colon + 1);
 	if (!a->socket)
 		return open_named_disk(d, err);
-	take_path(d, a->path, a->args.format);
+	take_path(d, a->path, a->disk_format);
 	d->sock = connect_to(a->socket, err);
 	return d->sock < 0 ? d->sock : 0;
 }

@@ -32,7 +32,7 @@ struct live_disk {
 /* What all of these verbs take. */
 struct live_args {
 	struct disk_args args;
-	const char *socket, *path; /* of a machine of the daemon's */
+	const char *socket, *path, *disk_format; /* of one of the daemon's */
 	u64 rate;
 	bool lines, detach;
 	struct live_disk disk;
@@ -43,6 +43,7 @@ enum {
 	LIVE_OPT_LINES,
 	LIVE_OPT_SOCKET,
 	LIVE_OPT_PATH,
+	LIVE_OPT_DISK_FORMAT,
 	LIVE_OPT_DETACH
 };
 /* The last three are the daemon's, for its own machines. */
@@ -50,6 +51,7 @@ enum {
 	DISK_OPT_JSON, DISK_OPT_QUIET,                                         \
 	    { "machine-socket", "PATH", "ask the machine there",               \
 	      LIVE_OPT_SOCKET },                                               \
+	    { "machine-format", "F", "and what it is", LIVE_OPT_DISK_FORMAT }, \
 	    { "machine-disk", "PATH", "which file the disk is",                \
 	      LIVE_OPT_PATH },                                                 \
 	{                                                                      \

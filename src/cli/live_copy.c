@@ -116,7 +116,7 @@ static const char *target_of(struct copy *c, const char **format,
 		error_set(err, -EINVAL, "say where to: NAME:DISK FILE");
 		return NULL;
 	}
-	*format = disk_format(path, c->a.socket ? NULL : c->a.args.format, err);
+	*format = disk_format(path, c->a.args.format, err);
 	return *format ? path : NULL;
 }
 

@@ -4,7 +4,7 @@
  *
  *	api.c        who calls, which route, the transaction around it
  *	routes.c     the table
- *	api_vms.c, api_tasks.c, api_tokens.c, api_host.c   the handlers
+ *	api_*.c      the handlers
  *	stream.c     answers that go on
  *	audit.c, auth.c
  */
@@ -180,6 +180,13 @@ void api_network_get(struct call *c);
 void api_network_delete(struct call *c);
 void api_network_status(struct call *c);
 void api_network_capture(struct call *c);
+void api_disk_list(struct call *c);
+void api_disk_throttle(struct call *c);
+void api_disk_resize(struct call *c);
+void api_disk_work(struct call *c);
+void api_job_cancel(struct call *c);
+void api_image_list(struct call *c);
+void api_image_get(struct call *c);
 void api_task_list(struct call *c);
 void api_task_get(struct call *c);
 void api_task_cancel(struct call *c);

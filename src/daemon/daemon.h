@@ -208,6 +208,16 @@ struct operation {
 	void (*cancel)(struct task *task);
 };
 const struct operation *operation_find(const char *kind);
+/* What the machine is started from: with what its image gives. NULL. */
+json_t *vm_resolve(struct vm *vm, struct error *err);
+
+/* Work on a disk of a machine that runs: disk_work.c. */
+void disk_work_begin(struct task *task);
+void disk_work_changed(struct task *task);
+void disk_work_cancel(struct task *task);
+/* Whether params are what a task of this kind takes. */
+int disk_work_check(const char *kind, json_t *params,
+                    struct error *err) MUST_CHECK;
 void operate_changed(struct vm *vm);
 
 /* ---- the holder: holder.c ---- */
@@ -229,10 +239,12 @@ void holder_unask(struct vm *vm, void *ctx);
 
 /* ---- work in a process of its own: job.c ---- */
 
-/* atoll-hold with arguments; done is called once, with NULL or with words. */
+/* A program of ours with arguments, itself first; done is called once, with
+ * NULL or with words. */
 typedef void job_fn(void *ctx, const char *words);
 struct job *job_start(struct loop *loop, const char *const *arguments,
                       job_fn *done, void *ctx, struct error *err);
+void job_end(struct job *job);    /* asked to; done is called when it has */
 void job_kill(struct job *job);   /* done is called soon */
 void job_forget(struct job *job); /* killed, and done is not called */
 /* Removes a folder in the background, outliving us if need be. */

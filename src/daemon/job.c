@@ -13,7 +13,7 @@
 #include "base/alloc.h"
 #include "daemon/daemon.h"
 
-enum { ARGUMENTS_MAX = 8, WORDS_MAX = 512 };
+enum { ARGUMENTS_MAX = 24, WORDS_MAX = 512 };
 
 struct job {
 	pid_t pid;
@@ -23,25 +23,26 @@ struct job {
 	void *ctx;
 };
 
+/* arguments[0] is the program, one of ours. */
 static int spawn(const char *const *arguments, int words, pid_t *pid,
                  struct error *err)
 {
-	char *program = place_program("atoll-hold", err);
-	char *argv[ARGUMENTS_MAX] = { (char[]){ "atoll-hold" } };
+	char *program = place_program(arguments[0], err);
+	char *argv[ARGUMENTS_MAX] = { NULL };
 	posix_spawn_file_actions_t files;
 	int code;
 
 	if (!program)
 		return -ENOENT;
-	for (size_t i = 0; arguments[i] && i + 2 < ARGUMENTS_MAX; i++)
-		argv[i + 1] = strdup(arguments[i]);
+	for (size_t i = 0; arguments[i] && i + 1 < ARGUMENTS_MAX; i++)
+		argv[i] = xstrdup(arguments[i]);
 	posix_spawn_file_actions_init(&files);
 	posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDWR, 0);
 	posix_spawn_file_actions_adddup2(&files, 0, 1);
 	posix_spawn_file_actions_adddup2(&files, words >= 0 ? words : 0, 2);
 	code = posix_spawn(pid, program, &files, NULL, argv, environ);
 	posix_spawn_file_actions_destroy(&files);
-	for (size_t i = 1; argv[i]; i++)
+	for (size_t i = 0; argv[i]; i++)
 		free(argv[i]);
 	if (code)
 		error_set(err, -code, "cannot start %s: %s", program,
@@ -106,6 +107,11 @@ struct job *job_start(struct loop *loop, const char *const *arguments,
 	return job;
 }
 
+void job_end(struct job *job)
+{
+	kill(job->pid, SIGTERM);
+}
+
 void job_kill(struct job *job)
 {
 	kill(job->pid, SIGKILL);
@@ -122,7 +128,7 @@ void job_forget(struct job *job)
 
 void job_remove_folder(const char *path)
 {
-	const char *arguments[] = { "--remove", path, NULL };
+	const char *arguments[] = { "atoll-hold", "--remove", path, NULL };
 	struct error err;
 	pid_t pid;
 

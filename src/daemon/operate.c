@@ -65,7 +65,7 @@ static bool is_up(const struct vm *vm)
 /* ---- start ---- */
 
 /* What the image gives goes before what the definition says. */
-static json_t *resolve(struct vm *vm, struct error *err)
+json_t *vm_resolve(struct vm *vm, struct error *err)
 {
 	json_t *machine = json_deep_copy(vm->spec), *boot, *manifest, *disk;
 	const char *own, *words;
@@ -147,7 +147,7 @@ static void launch(struct task *t)
 		task_fail(t, "no-capacity", err.text, err.hint);
 		return;
 	}
-	machine = resolve(vm, &err);
+	machine = vm_resolve(vm, &err);
 	rc = machine ? network_resolve(vm->daemon, machine, &err) : err.code;
 	if (rc == 0)
 		rc = count_run(vm, &err);
@@ -494,7 +494,8 @@ static void prepare_begin(struct task *t)
 	fd = image ? vm_folder(t->vm, &err) : err.code;
 	folder = vm_folder_path(t->vm);
 	if (fd >= 0) {
-		const char *arguments[] = { "--prepare", image, folder, NULL };
+		const char *arguments[] = { "atoll-hold", "--prepare", image,
+			                    folder, NULL };
 
 		close(fd);
 		task_progress(t, 10, "copying the image");
@@ -595,6 +596,14 @@ static const struct operation operations[] = {
 	{ "reset", false, request_begin, request_changed, request_cancel },
 	{ "prepare", true, prepare_begin, prepare_changed, prepare_cancel },
 	{ "delete", true, delete_begin, delete_changed, kill_cancel },
+	{ "disk-snapshot", false, disk_work_begin, disk_work_changed,
+	  disk_work_cancel },
+	{ "disk-commit", false, disk_work_begin, disk_work_changed,
+	  disk_work_cancel },
+	{ "disk-mirror", false, disk_work_begin, disk_work_changed,
+	  disk_work_cancel },
+	{ "disk-backup", false, disk_work_begin, disk_work_changed,
+	  disk_work_cancel },
 };
 
 const struct operation *operation_find(const char *kind)

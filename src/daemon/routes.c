@@ -7,6 +7,7 @@
 
 #define VM "/v1/vms/{vm}"
 #define NETWORK "/v1/networks/{network}"
+#define DISK VM "/disks/{disk}"
 
 const struct route routes[] = {
 	{ "GET", "/v1", RIGHT_NONE, BODY_NONE, "", api_root },
@@ -73,6 +74,23 @@ const struct route routes[] = {
 	{ "GET", "/v1/host/policy", RIGHT_READ, BODY_NONE, "", api_policy_get },
 	{ "PATCH", "/v1/host/policy", RIGHT_HOST, BODY_JSON, "",
 	  api_policy_patch },
+
+	{ "GET", VM "/disks", RIGHT_READ, BODY_NONE, "", api_disk_list },
+	{ "POST", DISK "/throttle", RIGHT_OPERATE, BODY_JSON, "",
+	  api_disk_throttle },
+	{ "POST", DISK "/resize", RIGHT_DEFINE, BODY_JSON, "",
+	  api_disk_resize },
+	{ "POST", DISK "/snapshot", RIGHT_DEFINE, BODY_MAYBE, "",
+	  api_disk_work },
+	{ "POST", DISK "/commit", RIGHT_DEFINE, BODY_MAYBE, "", api_disk_work },
+	{ "POST", DISK "/mirror", RIGHT_HOST, BODY_JSON, "", api_disk_work },
+	{ "POST", DISK "/backup", RIGHT_HOST, BODY_JSON, "", api_disk_work },
+	{ "POST", VM "/jobs/{job}/cancel", RIGHT_OPERATE, BODY_NONE, "",
+	  api_job_cancel },
+
+	{ "GET", "/v1/images", RIGHT_READ, BODY_NONE, "", api_image_list },
+	{ "GET", "/v1/images/{image}", RIGHT_READ, BODY_NONE, "",
+	  api_image_get },
 
 	{ "GET", "/v1/tasks", RIGHT_READ, BODY_NONE, "state vm limit before",
 	  api_task_list },

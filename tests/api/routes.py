@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import socket
+import subprocess
 import sys
 import threading
 import unittest
@@ -384,6 +385,82 @@ class Routes(unittest.TestCase):
         D.do("DELETE", "/v1/vms/copied?force=true")
         wait_for(lambda: not mine.exists())
         wait_for(lambda: not list((D.state / "trash").iterdir()))
+
+    def test_44_images(self):
+        names = [i["name"] for i in get("/v1/images").json["images"]]
+        self.assertIn("tiny:1", names)
+        self.assertEqual(get("/v1/images/tiny:1").json["name"], "tiny:1")
+        self.refused(get("/v1/images/none:1"), 404, "not-found", "none:1")
+        self.refused(get("/v1/images/..%2f..%2fetc"), 404, "not-found")
+
+    def test_45_disks(self):
+        disk = D.work / "disk.qcow2"
+        tool = PROGRAMS["atoll"]
+        subprocess.run([tool, "disk", "create", disk, "32M"], check=True)
+        D.define("disky", disks=[{"path": str(disk), "format": "qcow2"}])
+        at = "/v1/vms/disky/disks"
+        big = {"path": str(D.work / "m.qcow2")}
+        self.refused(get(at), 409, "conflict", "run")
+        for verb, body in (("throttle", {"iops": 1}), ("resize", {"bytes": 1}),
+                           ("snapshot", {}), ("commit", {}), ("mirror", big),
+                           ("backup", big)):
+            self.refused(post(f"{at}/vda/{verb}", body), 409, "conflict")
+        self.refused(post("/v1/vms/disky/jobs/1/cancel"), 409, "conflict")
+        D.do("POST", "/v1/vms/disky/start")
+        for verb, body in (("throttle", {"iops": 1}), ("resize", {"bytes": 1}),
+                           ("snapshot", {}), ("commit", {}), ("mirror", big),
+                           ("backup", big)):
+            self.refused(post(f"{at}/sda/{verb}", body), 404, "not-found")
+            self.refused(post(f"/v1/vms/none/disks/vda/{verb}", body), 404,
+                         "not-found")
+            self.refused(post(f"{at}/vda/{verb}", {"colour": 1}), 400,
+                         "bad-request")
+        self.refused(get("/v1/vms/none/disks"), 404, "not-found")
+        self.refused(post("/v1/vms/disky/jobs/99/cancel"), 404, "not-found")
+        self.refused(post(f"{at}/vda/throttle", {"iops": -1}), 400,
+                     "bad-request")
+        self.refused(post(f"{at}/vda/mirror", {"path": "relative"}), 400,
+                     "bad-request", "path")
+        self.refused(post(f"{at}/vda/snapshot", {"name": "../x"}), 400,
+                     "bad-request", "name")
+        self.refused(post(f"{at}/vda/resize", {"bytes": 512}), 400,
+                     "bad-request", "smaller")
+        found = get(at).json
+        self.assertEqual([(d["bytes"], d["format"]) for d in found["disks"]],
+                         [(32 << 20, "qcow2")])
+        self.assertEqual(found["jobs"], [])
+        self.assertEqual(post(f"{at}/vda/throttle", {"iops": 500}).status, 204)
+        self.assertEqual(post(f"{at}/vda/resize",
+                              {"bytes": 48 << 20}).status, 204)
+        now = get(at).json["disks"][0]
+        self.assertEqual((now["limits"]["iops"], now["bytes"]),
+                         (500, 48 << 20))
+        D.do("POST", f"{at}/vda/snapshot", {"name": "old"})
+        self.assertTrue((D.work / "disk.old.qcow2").exists())
+        t = D.task(post(f"{at}/vda/snapshot", {"name": "old"}))
+        self.assertEqual(t["state"], "failed", t)
+        self.assertIn("exists", t["error"]["words"])
+        D.do("POST", f"{at}/vda/backup", {"path": str(D.work / "b.qcow2"),
+                                          "bitmap": "nightly"})
+        D.do("POST", f"{at}/vda/mirror", {"path": str(D.work / "m.raw")})
+        self.assertEqual((D.work / "m.raw").stat().st_size, 48 << 20)
+        # It starts again from the disk and what that lies on.
+        D.do("POST", "/v1/vms/disky/kill")
+        D.do("POST", "/v1/vms/disky/start")
+        D.do("POST", f"{at}/vda/commit", {"all": True})
+        self.assertFalse((D.work / "disk.old.qcow2").exists())
+        slow = post(f"{at}/vda/mirror", {"path": str(D.work / "s.raw"),
+                                         "rate": 1000}).json["id"]
+        running = wait_for(lambda: [j for j in get(at).json["jobs"]
+                                    if j["state"] == "running"])
+        self.assertEqual(post(f"/v1/tasks/{slow}/cancel").status, 202)
+        t = wait_for(lambda: D.ended(slow))
+        self.assertEqual(t["state"], "cancelled", t)
+        self.assertFalse((D.work / "s.raw").exists())
+        job = running[0]["job"]
+        self.assertEqual(post(f"/v1/vms/disky/jobs/{job}/cancel").status, 204)
+        D.do("POST", "/v1/vms/disky/kill")
+        D.do("DELETE", "/v1/vms/disky")
 
     def test_50_console(self):
         path = "/v1/vms/one/console"

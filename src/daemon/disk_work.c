@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * disk_work - tasks on the disks of a machine that runs.
+ *
+ * The work is begun and tidied up after by `atoll disk`, in a process of its
+ * own that speaks to the holder: what it takes to open files and to give them
+ * other names is there already, and a slow disk does not hold up the loop. The
+ * task ends with that process; cancelling it cancels the machine's job, by
+ * which the process ends.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "daemon/api.h"
+#include "daemon/daemon.h"
+
+enum { TICK_MS = 500, WORDS_MAX = 16, TEXT_MAX = 4096 };
+
+/* ---- what a task takes, and atoll disk's word for it ---- */
+
+enum type { TEXT, PATH, NUMBER, SWITCH };
+
+struct param {
+	const char *key;
+	enum type type;
+};
+
+struct verb {
+	const char *kind, *verb;
+	bool target; /* "path" is where to: an argument, needed */
+	struct param params[6];
+};
+
+static const struct verb verbs[] = {
+	{ "disk-snapshot", "snapshot", false, { { "name", TEXT } } },
+	{ "disk-commit",
+	  "commit",
+	  false,
+	  { { "layer", NUMBER },
+	    { "count", NUMBER },
+	    { "all", SWITCH },
+	    { "keep", SWITCH },
+	    { "rate", NUMBER } } },
+	{ "disk-mirror",
+	  "mirror",
+	  true,
+	  { { "format", TEXT }, { "pivot", SWITCH }, { "rate", NUMBER } } },
+	{ "disk-backup",
+	  "backup",
+	  true,
+	  { { "format", TEXT },
+	    { "bitmap", TEXT },
+	    { "base", PATH },
+	    { "rate", NUMBER } } },
+};
+
+static const struct verb *find(const char *kind)
+{
+	const struct verb *v = verbs;
+
+	while (strcmp(v->kind, kind))
+		v++;
+	return v;
+}
+
+static const struct param *param_of(const struct verb *v, const char *key)
+{
+	static const struct param target = { "path", PATH };
+
+	if (v->target && strcmp(key, "path") == 0)
+		return &target;
+	for (size_t i = 0; i < ARRAY_SIZE(v->params) && v->params[i].key; i++)
+		if (strcmp(v->params[i].key, key) == 0)
+			return &v->params[i];
+	return NULL;
+}
+
+static bool fits(const struct param *p, json_t *value)
+{
+	const char *text = json_string_value(value);
+
+	switch (p->type) {
+	case PATH:
+		return text && text[0] == '/' && strlen(text) < TEXT_MAX;
+	case TEXT:
+		return text && text[0] && strlen(text) < 64 &&
+		       !strchr(text, '/');
+	case NUMBER:
+		return json_is_integer(value) && json_integer_value(value) >= 0;
+	case SWITCH:
+		return json_is_boolean(value);
+	}
+	return false;
+}
+
+int disk_work_check(const char *kind, json_t *params, struct error *err)
+{
+	const struct verb *v = find(kind);
+	const struct param *p;
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(params, key, value)
+	{
+		p = param_of(v, key);
+		if (!p)
+			return error_set(err, -EINVAL, "%.64s is not known",
+			                 key);
+		if (!fits(p, value))
+			return error_set(err, -EINVAL,
+			                 "%s is not what it should be", key);
+	}
+	return v->target && !json_object_get(params, "path")
+	           ? error_set(err, -EINVAL, "path is missing")
+	           : 0;
+}
+
+/* ---- the process ---- */
+
+struct words {
+	char *word[WORDS_MAX + 1];
+	size_t count;
+};
+
+static void add(struct words *w, char *word)
+{
+	if (w->count < WORDS_MAX)
+		w->word[w->count++] = word;
+	else
+		free(word);
+}
+
+static void add_params(struct words *w, const struct verb *v, json_t *params)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(v->params) && v->params[i].key; i++) {
+		const struct param *p = &v->params[i];
+		json_t *value = json_object_get(params, p->key);
+
+		if (!value || json_is_false(value))
+			continue;
+		if (p->type == SWITCH)
+			add(w, xasprintf("--%s", p->key));
+		else if (p->type == NUMBER)
+			add(w, xasprintf("--%s=%" PRIu64, p->key,
+			                 (u64)json_integer_value(value)));
+		else
+			add(w, xasprintf("--%s=%s", p->key,
+			                 json_string_value(value)));
+	}
+}
+
+static int disk_of(const struct task *t)
+{
+	return (int)json_integer_value(json_object_get(t->params, "disk"));
+}
+
+static void make_words(struct words *w, struct task *t, json_t *disk)
+{
+	const struct verb *v = find(t->kind);
+	const char *path = json_string_value(json_object_get(disk, "path"));
+	const char *format = json_string_value(json_object_get(disk, "format"));
+
+	add(w, xstrdup("atoll"));
+	add(w, xstrdup("disk"));
+	add(w, xstrdup(v->verb));
+	add(w, xasprintf("--machine-socket=%s/machines/%s.sock",
+	                 t->vm->daemon->place.runtime, t->vm->id));
+	add(w, xasprintf("--machine-disk=%s", path));
+	add(w, xasprintf("--machine-format=%s", format ? format : "raw"));
+	add_params(w, v, json_object_get(t->params, "work"));
+	add(w, xstrdup("--"));
+	add(w, xasprintf("%s:%d", t->vm->name, disk_of(t)));
+	if (v->target)
+		add(w, xstrdup(json_string_value(json_object_get(
+			   json_object_get(t->params, "work"), "path"))));
+}
+
+static void over(void *ctx, const char *words)
+{
+	struct task *t = ctx;
+
+	t->job = NULL;
+	holder_unask(t->vm, t);
+	if (words && strncmp(words, "error: ", 7) == 0)
+		words += 7;
+	if (!words)
+		task_succeed(t, NULL);
+	else if (t->cancelling)
+		task_cancelled(t, "cancelled; the disk is as it was");
+	else
+		task_fail(t, "conflict", words, "");
+}
+
+static void arm(struct task *t)
+{
+	loop_timer_arm(&t->timer, loop_now_ns() + TICK_MS * NSEC_PER_MSEC);
+}
+
+static void start(struct task *t, json_t *machine)
+{
+	json_t *disk = json_array_get(json_object_get(machine, "disks"),
+	                              (size_t)disk_of(t));
+	struct words w = { .count = 0 };
+	struct error err = { 0 };
+
+	if (!disk) {
+		task_fail(t, "not-found", "the machine has no such disk", "");
+		return;
+	}
+	make_words(&w, t, disk);
+	t->job = job_start(t->vm->daemon->loop,
+	                   (const char *const *)(void *)w.word, over, t, &err);
+	for (size_t i = 0; i < w.count; i++)
+		free(w.word[i]);
+	if (t->job)
+		arm(t);
+	else
+		task_fail(t, error_code_of(err.code), err.text, err.hint);
+}
+
+void disk_work_begin(struct task *t)
+{
+	struct error err = { 0 };
+	json_t *machine;
+
+	if (t->vm->state != VM_RUNNING && t->vm->state != VM_PAUSED) {
+		task_fail(t, "conflict", "the machine does not run",
+		          "start it first, or change the disk with atoll disk");
+		return;
+	}
+	machine = vm_resolve(t->vm, &err);
+	if (machine)
+		start(t, machine);
+	else
+		task_fail(t, error_code_of(err.code), err.text, err.hint);
+	json_decref(machine);
+}
+
+/* ---- while it goes on ---- */
+
+/* The job of the task's disk that runs, out of an answer to "disks". */
+static json_t *job_of(struct task *t, json_t *answer)
+{
+	json_t *job;
+	size_t i;
+
+	json_array_foreach(json_object_get(answer, "jobs"), i, job)
+	{
+		const char *state =
+		    json_string_value(json_object_get(job, "state"));
+		const char *kind =
+		    json_string_value(json_object_get(job, "kind"));
+
+		if (json_integer_value(json_object_get(job, "disk")) ==
+		        disk_of(t) &&
+		    state && kind && strcmp(kind, "export") &&
+		    (!strcmp(state, "running") || !strcmp(state, "ready")))
+			return job;
+	}
+	return NULL;
+}
+
+static void looked(void *ctx, bool ok, const char *words, json_t *answer)
+{
+	struct task *t = ctx;
+	json_t *job = ok ? job_of(t, answer) : NULL;
+	json_int_t done = json_integer_value(json_object_get(job, "done"));
+	json_int_t total = json_integer_value(json_object_get(job, "total"));
+
+	(void)words;
+	if (!t->job)
+		return;
+	if (job && t->cancelling)
+		holder_request(t->vm,
+		               json_pack("{s:s, s:O}", "op", "job-cancel",
+		                         "job", json_object_get(job, "job")),
+		               NULL, NULL);
+	else if (job && total > 0)
+		task_progress(t, (int)(done * 99 / total), "copying");
+	arm(t);
+}
+
+void disk_work_changed(struct task *t)
+{
+	/* Between two ticks the machine's own changes come here, too. */
+	if (t->job && !t->timer.index)
+		holder_request(t->vm, json_pack("{s:s}", "op", "disks"), looked,
+		               t);
+}
+
+void disk_work_cancel(struct task *t)
+{
+	loop_timer_cancel(&t->timer);
+	disk_work_changed(t);
+}
