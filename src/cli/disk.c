@@ -68,13 +68,13 @@ int disk_arg(struct disk_args *args, int id, const char *value,
              struct error *err)
 {
 	switch (id) {
-	case OPT_FORMAT:
+	case OPT_IMAGE_FORMAT:
 		args->format = value;
 		return 0;
 	case OPT_JSON:
 		args->json = true;
 		return 0;
-	case OPT_QUIET:
+	case OPT_NO_PROGRESS:
 		args->quiet = true;
 		return 0;
 	case OPT_FORCE:

@@ -25,11 +25,11 @@ struct disk_args {
 	bool json, quiet, force;
 };
 
-enum { OPT_FORMAT = 900, OPT_JSON, OPT_QUIET, OPT_FORCE };
+enum { OPT_IMAGE_FORMAT = 900, OPT_JSON, OPT_NO_PROGRESS, OPT_FORCE };
 #define DISK_OPT_FORMAT                                                        \
 	{                                                                      \
 		"format", "F", "raw or qcow2; usually clear from the name",    \
-		    OPT_FORMAT                                                 \
+		    OPT_IMAGE_FORMAT                                           \
 	}
 #define DISK_OPT_JSON                                                          \
 	{                                                                      \
@@ -37,7 +37,7 @@ enum { OPT_FORMAT = 900, OPT_JSON, OPT_QUIET, OPT_FORCE };
 	}
 #define DISK_OPT_QUIET                                                         \
 	{                                                                      \
-		"quiet", NULL, "no progress", OPT_QUIET                        \
+		"quiet", NULL, "no progress", OPT_NO_PROGRESS                  \
 	}
 
 /* Take a common option or an argument; -EINVAL with words if too many. */

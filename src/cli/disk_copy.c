@@ -182,7 +182,7 @@ struct compare {
 };
 
 static const struct option_spec compare_options[] = {
-	{ "format", "F", "of the first", OPT_FORMAT },
+	{ "format", "F", "of the first", OPT_IMAGE_FORMAT },
 	{ "second-format", "F", "of the second", OPT_TO },
 	DISK_OPT_QUIET,
 	{ 0 },

@@ -179,23 +179,49 @@ void live_close_disk(struct live_args *a)
 	*d = (struct live_disk){ .sock = -1 };
 }
 
+/* It was not found here: the daemon may have it. */
+static int ask_daemon(const struct live_verb *verb, void *ctx,
+                      struct live_args *a, const struct error *local)
+{
+	struct error err = { 0 };
+	json_t *body;
+	int code;
+
+	if (!verb->remote)
+		return disk_fail(local);
+	body = verb->remote(ctx, &err);
+	if (err.code < 0)
+		return disk_fail(&err);
+	code = live_remote(a, body, local);
+	json_decref(body);
+	return code;
+}
+
 int live_main(const struct live_verb *verb, int argc, char **argv, void *ctx,
               struct live_args *a)
 {
 	struct error err = { 0 };
-	int rc;
+	bool found;
+	int rc, code;
 
 	if (options_want_help(argc, argv)) {
 		options_help(verb->usage, verb->summary, verb->specs);
 		return 0;
 	}
+	a->verb = argv[0];
 	rc = options_parse(verb->specs, argc, argv, verb->option, ctx, &err);
-	if (rc == 0)
-		rc = live_open_disk(a, &err);
+	if (rc < 0)
+		return disk_fail(&err);
+	rc = live_open_disk(a, &err);
+	found = rc == 0;
 	if (rc == 0)
 		rc = verb->fn(ctx, &err);
+	code = rc == 0 ? 0
+	       : !found && rc == -ENOENT && !a->socket
+	           ? ask_daemon(verb, ctx, a, &err)
+	           : disk_fail(&err);
 	live_close_disk(a);
-	return rc < 0 ? disk_fail(&err) : 0;
+	return code;
 }
 
 /* ---- asking ---- */

@@ -35,6 +35,7 @@ struct live_args {
 	const char *socket, *path, *disk_format; /* of one of the daemon's */
 	u64 rate;
 	bool lines, detach;
+	const char *verb;
 	struct live_disk disk;
 };
 
@@ -73,9 +74,20 @@ struct live_verb {
 	const struct option_spec *specs;
 	int (*option)(void *ctx, int id, const char *value, struct error *err);
 	int (*fn)(void *ctx, struct error *err);
+	/* The same for a machine of the daemon's: what its API is sent; NULL:
+	 * it is asked. Of none: the daemon can't. */
+	json_t *(*remote)(void *ctx, struct error *err);
 };
 int live_main(const struct live_verb *verb, int argc, char **argv, void *ctx,
               struct live_args *a);
+
+/* live_remote.c. The exit code; local: why no machine was found here. */
+int live_remote(struct live_args *a, json_t *body, const struct error *local);
+/* A key, if there is something to say. */
+void live_put_path(json_t *body, const char *key, const char *path);
+void live_put_text(json_t *body, const char *key, const char *text);
+void live_put_number(json_t *body, const char *key, u64 number);
+void live_put_switch(json_t *body, const char *key, bool on);
 
 /* NAME:DISK, the first of args->names, resolved and connected. */
 int live_open_disk(struct live_args *a, struct error *err) MUST_CHECK;

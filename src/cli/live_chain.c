@@ -247,13 +247,26 @@ static int snapshot(void *ctx, struct error *err)
 	return rc;
 }
 
+static json_t *snapshot_remote(void *ctx, struct error *err)
+{
+	const struct snapshot *s = ctx;
+	json_t *body = json_object();
+
+	(void)err;
+	live_put_text(body, "name", s->name);
+	return body;
+}
+
 int live_snapshot_verb(int argc, char **argv)
 {
 	static const struct live_verb verb = {
 		"atoll disk snapshot NAME:DISK [OPTION]...",
 		"Go on in a new file; the present one stays as it is, under "
 		"the name that is printed.",
-		snapshot_options, snapshot_option, snapshot
+		snapshot_options,
+		snapshot_option,
+		snapshot,
+		snapshot_remote
 	};
 	struct snapshot s = { 0 };
 
@@ -474,13 +487,30 @@ static int commit(void *ctx, struct error *err)
 	return rc;
 }
 
+static json_t *commit_remote(void *ctx, struct error *err)
+{
+	const struct commit *c = ctx;
+	json_t *body = json_object();
+
+	(void)err;
+	live_put_number(body, "layer", c->layer);
+	live_put_number(body, "count", c->count);
+	live_put_switch(body, "all", c->all);
+	live_put_switch(body, "keep", c->keep);
+	live_put_number(body, "rate", c->a.rate);
+	return body;
+}
+
 int live_commit_verb(int argc, char **argv)
 {
 	static const struct live_verb verb = {
 		"atoll disk commit NAME:DISK [OPTION]...",
 		"Merge images into the one below them, while the machine "
 		"runs.",
-		commit_options, commit_option, commit
+		commit_options,
+		commit_option,
+		commit,
+		commit_remote
 	};
 	struct commit c = { .count = 1 };
 
@@ -524,13 +554,23 @@ static int info(void *ctx, struct error *err)
 	return 0;
 }
 
+static json_t *info_remote(void *ctx, struct error *err)
+{
+	(void)ctx;
+	(void)err;
+	return NULL;
+}
+
 int live_info_verb(int argc, char **argv)
 {
-	static const struct live_verb verb = { "atoll disk info NAME:DISK",
-		                               "What a machine's disk is, as "
-		                               "JSON.",
-		                               info_options, info_option,
-		                               info };
+	static const struct live_verb verb = {
+		"atoll disk info NAME:DISK",
+		"What a machine's disk is, as JSON.",
+		info_options,
+		info_option,
+		info,
+		info_remote,
+	};
 	struct live_args a = { 0 };
 
 	return live_main(&verb, argc, argv, &a, &a);

@@ -210,13 +210,37 @@ static int mirror(void *ctx, struct error *err)
 	return mirror_to(c, path, format, err);
 }
 
+static json_t *copy_remote(void *ctx, struct error *err)
+{
+	struct copy *c = ctx;
+	const char *format, *path = target_of(c, &format, err);
+	json_t *body;
+
+	if (path && c->stay)
+		error_set(err, -ENOTSUP,
+		          "the daemon's mirrors end when both are the same");
+	if (!path || c->stay)
+		return NULL;
+	body = json_object();
+	live_put_path(body, "path", path);
+	live_put_text(body, "format", c->a.args.format);
+	live_put_switch(body, "pivot", c->pivot);
+	live_put_text(body, "bitmap", c->bitmap);
+	live_put_path(body, "base", c->base);
+	live_put_number(body, "rate", c->a.rate);
+	return body;
+}
+
 int live_mirror_verb(int argc, char **argv)
 {
 	static const struct live_verb verb = {
 		"atoll disk mirror NAME:DISK FILE [OPTION]...",
 		"Copy a disk in use to FILE, and keep up with what is written "
 		"until they are the same.",
-		mirror_options, copy_option, mirror
+		mirror_options,
+		copy_option,
+		mirror,
+		copy_remote
 	};
 	struct copy c = { 0 };
 
@@ -361,7 +385,10 @@ int live_backup_verb(int argc, char **argv)
 	static const struct live_verb verb = {
 		"atoll disk backup NAME:DISK FILE [OPTION]...",
 		"Copy what a disk in use holds at this moment to FILE.",
-		backup_options, copy_option, backup
+		backup_options,
+		copy_option,
+		backup,
+		copy_remote
 	};
 	struct copy c = { 0 };
 

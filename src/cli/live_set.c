@@ -53,12 +53,33 @@ static int resize(void *ctx, struct error *err)
 	                         NULL, 0, NULL, err);
 }
 
+static json_t *resize_remote(void *ctx, struct error *err)
+{
+	const struct live_args *a = ctx;
+	const char *text = a->args.name_count > 1 ? a->args.names[1] : "";
+	json_t *body;
+	u64 bytes;
+
+	if (text[0] == '+') {
+		error_set(err, -EINVAL, "say the whole size, without +");
+		return NULL;
+	}
+	if (parse_size(text, 1, &bytes, err) < 0)
+		return NULL;
+	body = json_object();
+	live_put_number(body, "bytes", bytes);
+	return body;
+}
+
 int live_resize_verb(int argc, char **argv)
 {
 	static const struct live_verb verb = {
 		"atoll disk resize NAME:DISK [+]SIZE",
 		"Make a disk in use larger; the guest sees it at once.",
-		plain_options, plain_option, resize
+		plain_options,
+		plain_option,
+		resize,
+		resize_remote
 	};
 	struct live_args a = { 0 };
 
@@ -119,12 +140,25 @@ static int throttle(void *ctx, struct error *err)
 	return live_ask(&t->a, json_incref(t->limits), NULL, 0, NULL, err);
 }
 
+static json_t *throttle_remote(void *ctx, struct error *err)
+{
+	const struct throttle *t = ctx;
+
+	if (json_object_size(t->limits))
+		return json_incref(t->limits);
+	error_set(err, -EINVAL, "say a limit: --iops or --bytes-per-s");
+	return NULL;
+}
+
 int live_throttle_verb(int argc, char **argv)
 {
 	static const struct live_verb verb = {
 		"atoll disk throttle NAME:DISK OPTION...",
-		"Say how fast a disk in use may be.", throttle_options,
-		throttle_option, throttle
+		"Say how fast a disk in use may be.",
+		throttle_options,
+		throttle_option,
+		throttle,
+		throttle_remote
 	};
 	struct throttle t = { .limits = json_object() };
 	int code = live_main(&verb, argc, argv, &t, &t.a);
@@ -294,13 +328,34 @@ static int jobs(void *ctx, struct error *err)
 	return rc;
 }
 
+static json_t *jobs_remote(void *ctx, struct error *err)
+{
+	const struct jobs *j = ctx;
+	json_t *body;
+
+	if (!j->job)
+		return NULL;
+	if (j->action != OPT_CANCEL) {
+		error_set(err, -ENOTSUP,
+		          "the daemon's jobs can only be cancelled; their "
+		          "tasks tell how they end");
+		return NULL;
+	}
+	body = json_object();
+	live_put_number(body, "job", j->job);
+	return body;
+}
+
 int live_jobs_verb(int argc, char **argv)
 {
 	static const struct live_verb verb = {
 		"atoll disk jobs NAME:DISK [--job N ...]",
 		"Long work on the disks of a machine: listed, waited for, "
 		"ended.",
-		jobs_options, jobs_option, jobs
+		jobs_options,
+		jobs_option,
+		jobs,
+		jobs_remote
 	};
 	struct jobs j = { 0 };
 

@@ -331,6 +331,37 @@ class Cli(unittest.TestCase):
         self.good("vm", "delete", "--all", "--force", "--yes")
         self.assertEqual(self.good("vm", "list", "--format", "name"), "")
 
+    def test_80_disks(self):
+        disk = D.work / "c.qcow2"
+        self.good("disk", "create", disk, "16M")
+        self.bad(3, "no machine", "disk", "info", "nobody:vda")
+        self.good("vm", "create", "disky", *TINY, "--disk",
+                  f"{disk},format=qcow2")
+        self.bad(4, "does not run", "disk", "snapshot", "disky:vda")
+        self.good("vm", "start", "disky")
+        self.good("disk", "snapshot", "disky:vda", "--name", "one", "--quiet")
+        self.assertTrue((D.work / "c.one.qcow2").exists())
+        self.good("disk", "resize", "disky:vda", "32M")
+        self.good("disk", "throttle", "disky:vda", "--iops", "100")
+        info = json.loads(self.good("disk", "info", "disky:vda"))
+        self.assertEqual((info["bytes"], info["limits"]["iops"]),
+                         (32 << 20, 100))
+        self.good("disk", "commit", "disky:vda", "--quiet")
+        self.assertFalse((D.work / "c.one.qcow2").exists())
+        self.good("disk", "backup", "disky:vda", "b.raw", "--quiet",
+                  cwd=D.work)
+        self.assertEqual((D.work / "b.raw").stat().st_size, 32 << 20)
+        self.good("disk", "mirror", "disky:vda", D.work / "m.qcow2",
+                  "--pivot", "--quiet")
+        self.assertEqual(os.path.realpath(disk), str(D.work / "m.qcow2"))
+        jobs = json.loads(self.good("disk", "jobs", "disky:vda"))
+        self.assertEqual([j["kind"] for j in jobs],
+                         ["snapshot", "commit", "backup", "mirror"])
+        self.bad(3, "no job", "disk", "jobs", "disky:vda", "--job", "99",
+                 "--cancel")
+        self.good("vm", "kill", "disky")
+        self.good("vm", "delete", "disky", "--yes")
+
 
 def end_daemon():
     """That which was started on demand."""
