@@ -230,11 +230,12 @@ static int unpack(const char *archive, const char *work, struct error *err)
 		           xstrdup("--no-same-permissions"),
 		           xstrdup("-C"),
 		           xstrdup(work),
+		           xstrdup("--force-local"),
 		           xstrdup("-xf"),
 		           xstrdup(archive),
 		           xstrdup("--") };
 	struct stat st;
-	int n = 8, rc;
+	int n = 9, rc;
 
 	for (size_t i = 0; i < ARRAY_SIZE(members); i++)
 		argv[n++] = xstrdup(members[i]);
@@ -264,7 +265,14 @@ static int take_archive(const struct import *m, const char *work,
 
 	if (rc == 0) {
 		manifest = image_manifest(work, err);
-		rc = manifest ? 0 : err->code;
+		if (!manifest) {
+			rc = error_set(err, -EBADMSG,
+			               "%s: its manifest.json does not say id "
+			               "and cmdline",
+			               archive);
+			error_hint(err,
+			           "atoll image export writes such a file");
+		}
 	}
 	/* No opener: a disk that names further files is refused. */
 	if (rc == 0)
@@ -372,9 +380,11 @@ int image_import(int argc, char **argv)
 
 static int pack(const char *work, const char *to, struct error *err)
 {
-	char *argv[16] = { xstrdup("tar"), xstrdup("-C"), xstrdup(work),
-		           xstrdup("-cf"), xstrdup(to),   xstrdup("--") };
-	int n = 6, rc;
+	char *argv[16] = { xstrdup("tar"), xstrdup("-C"),
+		           xstrdup(work),  xstrdup("--force-local"),
+		           xstrdup("-cf"), xstrdup(to),
+		           xstrdup("--") };
+	int n = 7, rc;
 
 	for (size_t i = 0; i < ARRAY_SIZE(members); i++)
 		argv[n++] = xstrdup(members[i]);

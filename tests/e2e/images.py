@@ -85,7 +85,7 @@ def come_and_go():
     listed = done("list", command("image", "list"))
     check("three names", all(n in listed for n in ("a:1", "b:1", "c:latest")),
           listed)
-    tar = work + "/b.tar"
+    tar = work + "/b:1.tar"
     done("export", command("image", "export", "c:latest", tar))
     check("small", os.path.getsize(tar) < 3 << 20, os.path.getsize(tar))
     done("delete", command("image", "delete", "b:1"))
