@@ -17,23 +17,18 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "guest/memory_internal.h"
 
-enum { SLOTS_MAX = 32 };
 /* MFD_NOEXEC_SEAL of Linux 6.3: newer than Debian 12's headers. */
 enum { NOEXEC_SEAL = 8 };
 
-struct memory {
-	struct memory_slot slots[SLOTS_MAX];
-	bool alias[SLOTS_MAX]; /* host and page belong to another slot */
-	size_t count;
-	memory_code_fn *code_fn;
-	void *code_ctx;
-};
-
 int memory_create(struct memory **out, struct error *err)
 {
+	struct memory *mem = xalloc(sizeof(*mem));
+
 	(void)err;
-	*out = xalloc(sizeof(**out));
+	layers_init(&mem->layers);
+	*out = mem;
 	return 0;
 }
 
@@ -54,6 +49,7 @@ void memory_destroy(struct memory *mem)
 	for (size_t i = 0; i < mem->count; i++)
 		if (!mem->alias[i])
 			slot_release(&mem->slots[i]);
+	layers_fini(&mem->layers);
 	free(mem);
 }
 
@@ -92,6 +88,21 @@ static void insert(struct memory *mem, size_t at,
 	mem->count++;
 }
 
+/* Old kernels do not know the seal; the mapping is never executable either
+ * way. */
+int memory_file(const char *name, u64 size)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | NOEXEC_SEAL);
+
+	if (fd < 0)
+		fd = memfd_create(name, MFD_CLOEXEC);
+	if (fd >= 0 && ftruncate(fd, (off_t)size) < 0) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
 int memory_add(struct memory *mem, gpa_t base, u64 size, enum memory_kind kind,
                const char *name, struct error *err)
 {
@@ -102,12 +113,8 @@ int memory_add(struct memory *mem, gpa_t base, u64 size, enum memory_kind kind,
 	if (at < 0)
 		return at;
 	snprintf(slot.name, sizeof(slot.name), "%s", name);
-	/* Old kernels do not know the seal; the mapping is never executable
-	 * either way. */
-	slot.fd = memfd_create(name, MFD_CLOEXEC | NOEXEC_SEAL);
+	slot.fd = memory_file(name, size);
 	if (slot.fd < 0)
-		slot.fd = memfd_create(name, MFD_CLOEXEC);
-	if (slot.fd < 0 || ftruncate(slot.fd, (off_t)size))
 		goto fail;
 	slot.host = mmap(NULL, size, PROT_READ | PROT_WRITE,
 	                 MAP_SHARED | MAP_NORESERVE, slot.fd, 0);

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * freeze.h - memory as it stands at one moment, for others to look at while
+ * the machine goes on.
+ *
+ * A slot is a shared mapping of its own file. Frozen, it becomes a private
+ * mapping of the same file: the kernel copies each page at its first store,
+ * whoever stores (an engine, a device, the kernel itself), and the file stays
+ * as it was. Who wants the moment maps the file: a writer of a saved state
+ * here, a copy of the machine in its own process (docs/decisions/0022).
+ *
+ * Frozen again while the first moment is still looked at, the pages that were
+ * stored to since go to another file, which then lies above the first: memory
+ * is a stack of layers, and a moment is a list of runs of pages in them. When
+ * nobody looks any more, memory_settle() makes the mappings shared again.
+ *
+ * Pages are numbered through all slots that are no alias, lowest address
+ * first. No vCPU runs during any of these calls, and no device is at work.
+ * One thread.
+ */
+#pragma once
+
+#include "base/types.h"
+
+struct error;
+struct memory;
+
+enum { MEMORY_LAYERS_MAX = 16 };
+
+/* Pages one after the other in a layer; little-endian, as it is saved. */
+struct memory_run {
+	u64 page, pages;
+	u64 at; /* page in the file */
+	u32 layer;
+	u32 reserved;
+};
+
+/* One moment. Descriptors and runs are its own. */
+struct memory_view {
+	int fd[MEMORY_LAYERS_MAX];
+	u32 layers;
+	struct memory_run *runs;
+	u32 run_count;
+	u64 pages;
+};
+
+/*
+ * Some of the work of the next memory_freeze() ahead of it, where that is
+ * much: at most pages are remapped. false: nothing is left to do.
+ */
+bool memory_freeze_ahead(struct memory *mem, u64 pages);
+
+/* Counts as a viewer until memory_unview(). */
+int memory_freeze(struct memory *mem, struct memory_view *view,
+                  struct error *err) MUST_CHECK;
+void memory_unview(struct memory *mem);
+/* Descriptors and runs; zeroed is legal. */
+void memory_view_fini(struct memory_view *view);
+
+/*
+ * With no viewer left: at most pages become shared mappings again. true: all
+ * is as it was in the beginning, or there is nothing to gain.
+ */
+bool memory_settle(struct memory *mem, u64 pages);
+
+/*
+ * Into memory that is all zeroes: the pages of another's moment, or of a
+ * file, mapped privately. Descriptors are duplicated. Runs are checked.
+ */
+int memory_adopt(struct memory *mem, const struct memory_view *view,
+                 struct error *err) MUST_CHECK;
+
+/* The moment as a read-only mapping, pages in a row; NULL and words. */
+const u8 *memory_view_map(const struct memory_view *view, struct error *err);
+void memory_view_unmap(const struct memory_view *view, const u8 *map);
+/* Bits of pages that are holes in every file, and so zeroes. Freed by the
+ * caller; NULL: no memory for it, which is legal. */
+u8 *memory_view_holes(const struct memory_view *view);

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * layers - which file each page of memory lies in, and mapping it from there.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "guest/memory_internal.h"
+
+void layers_init(struct memory_layers *l)
+{
+	*l = (struct memory_layers){
+		/* A sandbox will not let us open it later. */
+		.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC),
+	};
+}
+
+void layers_fini(struct memory_layers *l)
+{
+	for (u32 i = 0; i < l->count; i++)
+		if (l->fd[i] >= 0)
+			close(l->fd[i]);
+	free(l->runs);
+	if (l->pagemap >= 0)
+		close(l->pagemap);
+	*l = (struct memory_layers){ .pagemap = -1 };
+}
+
+u64 layers_pages(const struct memory *mem)
+{
+	u64 pages = 0;
+
+	for (size_t i = 0; i < mem->count; i++)
+		if (!mem->alias[i])
+			pages += mem->slots[i].size / PAGE_SIZE;
+	return pages;
+}
+
+u8 *layers_host(const struct memory *mem, u64 page, u64 *follow)
+{
+	for (size_t i = 0; i < mem->count; i++) {
+		u64 pages = mem->slots[i].size / PAGE_SIZE;
+
+		if (mem->alias[i])
+			continue;
+		if (page < pages) {
+			*follow = pages - page;
+			return mem->slots[i].host + page * PAGE_SIZE;
+		}
+		page -= pages;
+	}
+	ASSERT(false);
+	return NULL;
+}
+
+size_t layers_find(const struct memory_layers *l, u64 page)
+{
+	size_t low = 0, high = l->run_count;
+
+	while (high - low > 1) {
+		size_t mid = (low + high) / 2;
+
+		if (page < l->runs[mid].page)
+			high = mid;
+		else
+			low = mid;
+	}
+	return low;
+}
+
+/* Appends, or makes the last one longer. */
+static void append(struct layer_run *runs, size_t *count,
+                   const struct layer_run *run)
+{
+	struct layer_run *last = *count ? &runs[*count - 1] : NULL;
+
+	if (!run->pages)
+		return;
+	if (last && last->layer == run->layer &&
+	    last->page + last->pages == run->page &&
+	    last->at + last->pages == run->at)
+		last->pages += run->pages;
+	else
+		runs[(*count)++] = *run;
+}
+
+void layers_set(struct memory_layers *l, const struct layer_run *run)
+{
+	struct layer_run *runs = xalloc((l->run_count + 2) * sizeof(*runs));
+	u64 end = run->page + run->pages;
+	size_t count = 0;
+	bool put = false;
+
+	for (size_t i = 0; i < l->run_count; i++) {
+		struct layer_run before = l->runs[i], after = before;
+		u64 old_end = before.page + before.pages;
+
+		if (old_end <= run->page || before.page >= end) {
+			if (!put && before.page >= end) {
+				append(runs, &count, run);
+				put = true;
+			}
+			append(runs, &count, &before);
+			continue;
+		}
+		before.pages = MAX(run->page, before.page) - before.page;
+		append(runs, &count, &before);
+		if (!put)
+			append(runs, &count, run);
+		put = true;
+		if (old_end > end) {
+			after.at += end - after.page;
+			after.page = end;
+			after.pages = old_end - end;
+			append(runs, &count, &after);
+		}
+	}
+	if (!put)
+		append(runs, &count, run);
+	free(l->runs);
+	l->runs = runs;
+	l->run_count = count;
+}
+
+/* Files that no page lies in any more go; those of the slots stay first. */
+static void drop_unused(struct memory_layers *l)
+{
+	bool used[MEMORY_LAYERS_MAX] = { false };
+
+	for (size_t i = 0; i < l->run_count; i++)
+		used[l->runs[i].layer] = true;
+	for (u32 i = 0; i < l->count; i++)
+		if (!used[i] && l->fd[i] >= 0) {
+			close(l->fd[i]);
+			l->fd[i] = -1;
+		}
+}
+
+int layers_add(struct memory_layers *l, int fd, bool ours)
+{
+	u32 i = 0;
+
+	drop_unused(l);
+	while (i < l->count && l->fd[i] >= 0)
+		i++;
+	if (i == MEMORY_LAYERS_MAX)
+		return -1;
+	l->count = MAX(l->count, i + 1);
+	l->fd[i] = fd;
+	l->ours[i] = ours;
+	return (int)i;
+}
+
+unsigned layers_free(const struct memory_layers *l)
+{
+	unsigned n = MEMORY_LAYERS_MAX - l->count;
+
+	for (u32 i = 0; i < l->count; i++)
+		n += l->fd[i] < 0;
+	return n;
+}
+
+int layers_begin(struct memory *mem)
+{
+	struct memory_layers *l = &mem->layers;
+	u64 page = 0;
+
+	for (size_t i = 0; i < mem->count; i++) {
+		const struct memory_slot *s = &mem->slots[i];
+		struct layer_run run = { page, s->size / PAGE_SIZE, 0, 0 };
+		int fd, layer;
+
+		if (mem->alias[i])
+			continue;
+		fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 3);
+		if (fd < 0)
+			return -errno;
+		layer = layers_add(l, fd, true);
+		if (layer < 0) {
+			close(fd);
+			return -E2BIG;
+		}
+		run.layer = (u32)layer;
+		layers_set(l, &run);
+		page += run.pages;
+	}
+	l->shared = page;
+	return 0;
+}
+
+int layers_map(struct memory *mem, u64 page, u64 pages, bool shared)
+{
+	const struct memory_layers *l = &mem->layers;
+	const int flags =
+	    (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_FIXED | MAP_NORESERVE;
+
+	while (pages) {
+		const struct layer_run *r = &l->runs[layers_find(l, page)];
+		u64 into = page - r->page, n;
+		u8 *host = layers_host(mem, page, &n);
+
+		n = MIN(MIN(n, pages), r->pages - into);
+		if (mmap(host, n * PAGE_SIZE, PROT_READ | PROT_WRITE, flags,
+		         l->fd[r->layer],
+		         (off_t)((r->at + into) * PAGE_SIZE)) == MAP_FAILED)
+			return -errno;
+		/* A guest's memory holds its secrets: not for core files. */
+		madvise(host, n * PAGE_SIZE, MADV_DONTDUMP);
+		page += n;
+		pages -= n;
+	}
+	return 0;
+}

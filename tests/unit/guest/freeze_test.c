@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Moments of memory against copies of it: random stores, moments kept and
+ * dropped, memory made whole, copies of copies. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/error.h"
+#include "base/types.h"
+#include "guest/memory_internal.h"
+
+enum { LOW = 64, HIGH = 1500, PAGES = LOW + HIGH, MOMENTS = 5 };
+#define HIGH_BASE (4 * GIB)
+
+struct moment {
+	struct memory_view view;
+	u8 *copy;
+};
+
+static u64 seed = 88172645463325252;
+
+static u64 below(u64 n)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return (seed >> 11) % n;
+}
+
+static struct memory *make(void)
+{
+	struct error err = { 0 };
+	struct memory *mem;
+
+	assert_int_equal(memory_create(&mem, &err), 0);
+	assert_int_equal(
+	    memory_add(mem, 0, LOW * PAGE_SIZE, MEMORY_RAM, "low", &err), 0);
+	assert_int_equal(memory_add(mem, HIGH_BASE, HIGH * PAGE_SIZE,
+	                            MEMORY_RAM, "high", &err),
+	                 0);
+	assert_int_equal(
+	    memory_alias(mem, 1 * GIB, 4 * PAGE_SIZE, 2 * PAGE_SIZE, &err), 0);
+	return mem;
+}
+
+static gpa_t address(u64 page)
+{
+	return page < LOW ? page * PAGE_SIZE
+	                  : HIGH_BASE + (page - LOW) * PAGE_SIZE;
+}
+
+static void store(struct memory *mem, u8 *model)
+{
+	u64 page = below(PAGES), count = below(4) ? 1 : below(40) + 1;
+
+	for (; count && page < PAGES; count--, page++) {
+		u8 value[64];
+
+		memset(value, below(3) ? (int)below(256) : 0, sizeof(value));
+		memcpy(model + page * PAGE_SIZE + 128, value, sizeof(value));
+		assert_true(memory_write(mem, address(page) + 128, value,
+		                         sizeof(value)));
+	}
+}
+
+static void look(struct memory *mem, const u8 *model)
+{
+	static u8 page[PAGE_SIZE];
+
+	for (u64 i = 0; i < PAGES; i++) {
+		assert_true(memory_read(mem, address(i), page, PAGE_SIZE));
+		assert_memory_equal(page, model + i * PAGE_SIZE, PAGE_SIZE);
+	}
+	/* The alias goes along. */
+	assert_true(memory_read(mem, 1 * GIB, page, PAGE_SIZE));
+	assert_memory_equal(page, model + 4 * PAGE_SIZE, PAGE_SIZE);
+}
+
+static void look_at_moment(const struct moment *m)
+{
+	struct error err = { 0 };
+	const u8 *map = memory_view_map(&m->view, &err);
+	u8 *holes = memory_view_holes(&m->view);
+
+	assert_non_null(map);
+	assert_non_null(holes);
+	for (u64 i = 0; i < PAGES; i++)
+		if (holes[i / 8] & 1u << i % 8)
+			assert_int_equal(m->copy[i * PAGE_SIZE + 128], 0);
+	assert_memory_equal(map, m->copy, PAGES * PAGE_SIZE);
+	free(holes);
+	memory_view_unmap(&m->view, map);
+}
+
+static void drop(struct memory *mem, struct moment *m)
+{
+	look_at_moment(m);
+	memory_view_fini(&m->view);
+	free(m->copy);
+	m->copy = NULL;
+	memory_unview(mem);
+}
+
+/* A copy of the machine: goes its own way, and has copies itself. */
+static void copy_of(const struct moment *m)
+{
+	struct memory *mem = make();
+	struct error err = { 0 };
+	struct moment own = { 0 };
+	u8 *model = malloc(PAGES * PAGE_SIZE);
+
+	assert_int_equal(memory_adopt(mem, &m->view, &err), 0);
+	memcpy(model, m->copy, PAGES * PAGE_SIZE);
+	look(mem, model);
+	store(mem, model);
+	assert_int_equal(memory_freeze(mem, &own.view, &err), 0);
+	own.copy = malloc(PAGES * PAGE_SIZE);
+	memcpy(own.copy, model, PAGES * PAGE_SIZE);
+	store(mem, model);
+	drop(mem, &own);
+	/* Not its own to write to. */
+	assert_true(memory_settle(mem, 1));
+	look(mem, model);
+	free(model);
+	memory_destroy(mem);
+}
+
+static void model_based(bool scan)
+{
+	struct moment moments[MOMENTS] = { 0 };
+	struct memory *mem = make();
+	struct error err = { 0 };
+	u8 *model = calloc(PAGES, PAGE_SIZE);
+	unsigned settled = 0, taken = 0;
+
+	mem->layers.no_scan = !scan;
+	for (unsigned step = 0; step < 1500; step++) {
+		struct moment *m = &moments[below(MOMENTS)];
+
+		switch (below(8)) {
+		case 0:
+			if (m->copy)
+				break;
+			assert_int_equal(memory_freeze(mem, &m->view, &err), 0);
+			m->copy = malloc(PAGES * PAGE_SIZE);
+			memcpy(m->copy, model, PAGES * PAGE_SIZE);
+			taken++;
+			break;
+		case 1:
+			if (m->copy)
+				drop(mem, m);
+			break;
+		case 2:
+			/* Sometimes all of them, to be whole again. */
+			if (below(4))
+				break;
+			for (unsigned i = 0; i < MOMENTS; i++)
+				if (moments[i].copy)
+					drop(mem, &moments[i]);
+			while (below(20) && !memory_settle(mem, 100))
+				store(mem, model);
+			settled += memory_settle(mem, 1);
+			break;
+		case 3:
+			memory_freeze_ahead(mem, below(300));
+			break;
+		case 4:
+			if (m->copy && !below(10))
+				copy_of(m);
+			break;
+		default:
+			store(mem, model);
+		}
+		if (step % 16 == 0)
+			look(mem, model);
+	}
+	assert_true(taken > 50);
+	assert_true(settled > 2);
+	for (unsigned i = 0; i < MOMENTS; i++)
+		if (moments[i].copy)
+			drop(mem, &moments[i]);
+	while (!memory_settle(mem, 100))
+		;
+	look(mem, model);
+	memory_destroy(mem);
+	free(model);
+}
+
+static void by_scan(void **state)
+{
+	(void)state;
+	model_based(true);
+}
+
+/* As kernels before 6.7 have it. */
+static void by_entries(void **state)
+{
+	(void)state;
+	model_based(false);
+}
+
+/* So many scattered stores that each by itself would be a mapping. */
+static void scattered(void **state)
+{
+	struct memory *mem = make();
+	struct error err = { 0 };
+	struct moment first = { 0 }, second = { 0 };
+	u8 *model = calloc(PAGES, PAGE_SIZE);
+
+	(void)state;
+	store(mem, model);
+	first.copy = malloc(PAGES * PAGE_SIZE);
+	memcpy(first.copy, model, PAGES * PAGE_SIZE);
+	assert_int_equal(memory_freeze(mem, &first.view, &err), 0);
+	for (u64 page = 1; page < PAGES; page += 2) {
+		model[page * PAGE_SIZE + 128] = 7;
+		assert_true(memory_write(mem, address(page) + 128,
+		                         model + page * PAGE_SIZE + 128, 1));
+	}
+	second.copy = malloc(PAGES * PAGE_SIZE);
+	memcpy(second.copy, model, PAGES * PAGE_SIZE);
+	assert_int_equal(memory_freeze(mem, &second.view, &err), 0);
+	assert_true(second.view.run_count < 1100);
+	look_at_moment(&first);
+	drop(mem, &second);
+	drop(mem, &first);
+	look(mem, model);
+	memory_destroy(mem);
+	free(model);
+}
+
+/* What is handed over is checked before it is mapped. */
+static void hostile(void **state)
+{
+	struct memory *mem = make(), *other = make();
+	struct error err = { 0 };
+	struct memory_view view;
+
+	(void)state;
+	assert_int_equal(memory_freeze(mem, &view, &err), 0);
+	assert_int_equal(view.run_count, 2);
+	view.runs[1].at = 1;
+	assert_int_equal(memory_adopt(other, &view, &err), -EPROTO);
+	view.runs[1].at = ~(u64)0 / 2;
+	assert_int_equal(memory_adopt(other, &view, &err), -EPROTO);
+	view.runs[1].at = 0;
+	view.runs[1].layer = 7;
+	assert_int_equal(memory_adopt(other, &view, &err), -EPROTO);
+	view.runs[1].layer = 1;
+	view.runs[0].pages++;
+	assert_int_equal(memory_adopt(other, &view, &err), -EPROTO);
+	view.runs[0].pages--;
+	view.run_count = 1;
+	assert_int_equal(memory_adopt(other, &view, &err), -EPROTO);
+	view.run_count = 2;
+	assert_int_equal(memory_adopt(other, &view, &err), 0);
+	memory_view_fini(&view);
+	memory_destroy(other);
+	memory_destroy(mem);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(by_scan),
+		cmocka_unit_test(by_entries),
+		cmocka_unit_test(scattered),
+		cmocka_unit_test(hostile),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
