@@ -12,7 +12,6 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "base/loop.h"
 #include "cli/image.h"
 #include "control/control.h"
 #include "storage/state_file.h"
@@ -274,6 +273,15 @@ static int open_unnamed(const char *path, char **temp)
 	return fd >= 0 ? fd : mkostemp(*temp, O_CLOEXEC);
 }
 
+static int cannot_write(const char *path, char *temp, struct error *err)
+{
+	int rc = error_set(err, -errno, "cannot write %s: %s", path,
+	                   strerror(errno));
+
+	free(temp);
+	return rc;
+}
+
 static int give_name(int fd, const char *temp, const char *path,
                      struct error *err)
 {
@@ -291,55 +299,23 @@ static int give_name(int fd, const char *temp, const char *path,
 	return rename_synced(temp, path, err);
 }
 
-static int let_go(int sock, int fd, struct error *err)
-{
-	int fds[CONTROL_FDS_MAX], rc;
-	json_t *answer = NULL;
-	size_t count = 0;
-
-	rc = saved_request(sock, json_pack("{s:s}", "op", "go"), NULL, 0,
-	                   &answer, fds, &count, err);
-	while (count)
-		close(fds[--count]);
-	if (rc == 0)
-		json_decref(answer);
-	if (rc == 0 && fsync(fd) < 0)
-		rc =
-		    error_set(err, -errno, "cannot write the saved machine: %s",
-		              strerror(errno));
-	return rc;
-}
-
 int saved_write(int sock, const char *path, const struct saved_how *how,
                 json_t **figures, struct error *err)
 {
 	char *temp;
 	int fds[CONTROL_FDS_MAX], fd = open_unnamed(path, &temp), rc;
-	u64 start_ns = loop_now_ns(), went_ns;
 	size_t count = 0;
 	json_t *answer = NULL;
 
-	if (fd < 0) {
-		rc = error_set(err, -errno, "cannot write %s: %s", path,
-		               strerror(errno));
-		free(temp);
-		return rc;
-	}
-	rc = saved_request(sock,
-	                   json_pack("{s:s,s:i,s:s,s:b,s:b}", "op", "save",
-	                             "file", 0, "memory",
-	                             how->plain ? "plain" : "packed", "stay",
-	                             how->stay, "sync", !how->go_early),
-	                   &fd, 1, &answer, fds, &count, err);
+	if (fd < 0)
+		return cannot_write(path, temp, err);
+	rc = saved_request(
+	    sock,
+	    json_pack("{s:s,s:i,s:s,s:b}", "op", "save", "file", 0, "memory",
+	              how->plain ? "plain" : "packed", "stay", how->stay),
+	    &fd, 1, &answer, fds, &count, err);
 	if (rc == 0) {
 		rc = visit_disks(answer, fds, count, how, err);
-		went_ns = loop_now_ns();
-		if (rc == 0 && how->go_early)
-			rc = let_go(sock, fd, err);
-		json_object_set_new(
-		    answer, "held_ms",
-		    json_integer(
-			(json_int_t)((went_ns - start_ns) / NSEC_PER_MSEC)));
 		if (rc == 0)
 			rc = give_name(fd, temp, path, err);
 		if (rc == 0 && figures)
@@ -352,5 +328,105 @@ int saved_write(int sock, const char *path, const struct saved_how *how,
 	if (rc < 0)
 		unlink(temp);
 	free(temp);
+	return rc;
+}
+
+/* ---- a moment ---- */
+
+struct moment {
+	int fds[CONTROL_FDS_MAX];
+	size_t count;
+	json_t *message;
+};
+
+static json_t *add_file(struct moment *m, int fd)
+{
+	m->fds[m->count] = fd;
+	return json_integer((json_int_t)m->count++);
+}
+
+/* A file for the disk's contents, and room for what is overwritten while
+ * they are read. */
+static int add_disk(struct moment *m, json_t *disk, const char *path,
+                    struct error *err)
+{
+	const char *name = json_string_value(json_object_get(disk, "copy"));
+	json_int_t size = json_integer_value(json_object_get(disk, "bytes"));
+	int scratch,
+	    fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	json_t *entry =
+	    json_pack("{s:O}", "disk", json_object_get(disk, "disk"));
+	char *temp;
+
+	json_array_append_new(json_object_get(m->message, "disks"), entry);
+	if (m->count + 2 > CONTROL_FDS_MAX)
+		return error_set(err, -E2BIG, "too many disks");
+	if (fd >= 0)
+		json_object_set_new(entry, "target", add_file(m, fd));
+	if (fd < 0 || ftruncate(fd, (off_t)size) < 0)
+		return error_set(err, -errno, "cannot make %s: %s", name,
+		                 strerror(errno));
+	scratch = open_unnamed(path, &temp);
+	if (scratch >= 0) {
+		unlink(temp);
+		json_object_set_new(entry, "scratch", add_file(m, scratch));
+	}
+	free(temp);
+	return scratch < 0 ? error_set(err, -errno, "cannot make a file: %s",
+	                               strerror(errno))
+	                   : 0;
+}
+
+/* All of it is on the disk before it has a name. */
+static int sync_all(const struct moment *m, struct error *err)
+{
+	for (size_t i = 0; i < m->count; i++)
+		if (fsync(m->fds[i]) < 0)
+			return error_set(err, -errno,
+			                 "cannot write the saved machine: %s",
+			                 strerror(errno));
+	return 0;
+}
+
+int saved_moment(int sock, const char *path, const struct saved_how *how,
+                 json_t *disks, json_t **figures, struct error *err)
+{
+	struct moment m = { 0 };
+	int got[CONTROL_FDS_MAX], fd, rc = 0;
+	size_t count = 0, i;
+	json_t *disk;
+	char *temp;
+
+	fd = open_unnamed(path, &temp);
+	if (fd < 0)
+		return cannot_write(path, temp, err);
+	m.message = json_pack("{s:s,s:o,s:s,s:b,s:[]}", "op", "snapshot",
+	                      "file", add_file(&m, fd), "memory",
+	                      how->plain ? "plain" : "packed", "stay",
+	                      how->stay, "disks");
+	json_array_foreach(disks, i, disk)
+	{
+		if (rc == 0)
+			rc = add_disk(&m, disk, path, err);
+	}
+	if (rc == 0) {
+		rc = saved_request(sock, json_incref(m.message), m.fds, m.count,
+		                   figures, got, &count, err);
+		while (count)
+			close(got[--count]);
+	}
+	if (rc == 0) {
+		rc = sync_all(&m, err);
+		if (rc == 0)
+			rc = give_name(fd, temp, path, err);
+		if (rc < 0)
+			json_decref(*figures);
+	}
+	if (rc < 0)
+		unlink(temp);
+	free(temp);
+	json_decref(m.message);
+	while (m.count)
+		close(m.fds[--m.count]);
 	return rc;
 }

@@ -39,20 +39,25 @@ int saved_enter_folder(const struct saved *s, struct error *err) MUST_CHECK;
 /*
  * Ask the machine behind sock to save itself to path, by way of a file beside
  * it that gets its name when it is whole. With stay, nothing runs until sock
- * is told "go" or closed; while it stays, disk is called for each disk that the
- * machine writes to, with its descriptor. figures is the answer with "held_ms",
- * how long it stood still; freed by the caller; may be NULL.
+ * is closed; while it stays, disk is called for each disk that the machine
+ * writes to, with its descriptor. figures is the answer; freed by the caller;
+ * may be NULL.
  */
 struct saved_how {
 	bool plain, stay;
-	/* The machine goes on as soon as all is read, before it is on the
-	 * disk; stay has no more to say then. */
-	bool go_early;
 	int (*disk)(void *ctx, json_t *disk, int fd, struct error *err);
 	void *ctx;
 };
 int saved_write(int sock, const char *path, const struct saved_how *how,
                 json_t **figures, struct error *err) MUST_CHECK;
+
+/*
+ * The same of one moment of a machine that goes on, unless it is to stay: it
+ * stands still for "pause_us" of figures. Each disk of the list gets a copy in
+ * a file of its own, "copy".
+ */
+int saved_moment(int sock, const char *path, const struct saved_how *how,
+                 json_t *disks, json_t **figures, struct error *err) MUST_CHECK;
 /* A saved_how.disk for a machine that ends: a private disk without a name gets
  * one, beside the state; ctx is the path of that. */
 int saved_keep_disk(void *ctx, json_t *disk, int fd,

@@ -110,105 +110,96 @@ static int copy_to(int from, const char *path, bool sync, struct error *err)
 
 /* ---- create ---- */
 
-struct creation {
-	const char *folder;
-	json_t *disks; /* what snapshot.json says of them */
-};
-
-/* Is all that the guest sees in this file, and is it one that can be put in
- * the place of another? */
-static int check_disk(json_t *disk, int fd, struct error *err)
+/* The folder that a path was meant from may be another than ours. */
+static void note_path(json_t *disk, const char *cwd)
 {
-	const char *format = json_string_value(json_object_get(disk, "format"));
 	const char *path = json_string_value(json_object_get(disk, "path"));
-	struct block_open how = { .path = path,
-		                  .format = "qcow2",
-		                  .flags = BLOCK_OPEN_READONLY |
-		                           BLOCK_OPEN_NO_LOCK |
-		                           IMAGE_OPEN_NO_BACKING |
-		                           IMAGE_OPEN_NO_DATA };
-	struct image_details d;
-	struct block *b;
-	struct stat st;
-	int rc = 0;
+	char *whole, *real;
 
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return error_set(err, -ENOTSUP,
-		                 "%s is no file: it can't be in a snapshot",
-		                 path);
-	if (!format || strcmp(format, "qcow2") != 0)
-		return 0;
-	how.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-	rc = block_open(&b, &how, err);
-	if (rc < 0)
-		return rc;
-	image_details(b, &d);
-	if (d.data_file)
-		rc = error_set(err, -ENOTSUP,
-		               "%s has its data in another file: it can't be "
-		               "in a snapshot",
-		               path);
-	image_details_free(&d);
-	block_close(b);
-	return rc;
+	if (json_is_true(json_object_get(disk, "private")) || !path)
+		return;
+	whole = path[0] == '/' || !cwd ? xstrdup(path)
+	                               : xasprintf("%s/%s", cwd, path);
+	real = realpath(whole, NULL);
+	json_object_set_new(disk, "path", json_string(real ? real : whole));
+	free(real);
+	free(whole);
 }
 
-/* The folder that a path was meant from may be another than ours. */
-static void note_path(json_t *disk, int fd)
+/* Can it be put back? */
+static int check_disk(json_t *disk, struct error *err)
 {
-	char link[64], target[4096];
-	ssize_t n;
+	const char *path = json_string_value(json_object_get(disk, "path"));
+	struct stat st;
 
 	if (json_is_true(json_object_get(disk, "private")))
-		return;
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	n = readlink(link, target, sizeof(target) - 1);
-	if (n <= 0)
-		return;
-	target[n] = '\0';
-	json_object_set_new(disk, "path", json_string(target));
+		return 0;
+	if (!path || stat(path, &st) < 0 || !S_ISREG(st.st_mode))
+		return error_set(err, -ENOTSUP,
+		                 "%s is no file: it can't be in a snapshot",
+		                 path ? path : "a disk");
+	return 0;
 }
 
-static int copy_disk(void *ctx, json_t *disk, int fd, struct error *err)
+/* Those that the machine writes to. */
+static int list_disks(int sock, const char *folder, json_t **out,
+                      struct error *err)
 {
-	struct creation *c = ctx;
-	json_int_t i = json_integer_value(json_object_get(disk, "disk"));
-	char *path = xasprintf("%s/disk%d", c->folder, (int)i);
-	int rc = check_disk(disk, fd, err);
+	json_t *status = NULL, *answer = NULL, *disk, *list;
+	int fds[CONTROL_FDS_MAX], rc;
+	const char *cwd = NULL;
+	size_t count = 0, i;
 
-	if (rc == 0)
-		rc = copy_to(fd, path, false, err);
-	if (rc == 0)
-		rc = image_claim(path, err);
-	json_object_del(disk, "fd");
-	note_path(disk, fd);
-	json_array_append(c->disks, disk);
-	free(path);
-	return rc;
-}
-
-/* The machine runs again by now. */
-static int sync_disks(const struct creation *c, struct error *err)
-{
-	json_t *disk;
-	size_t k;
-	int rc = 0;
-
-	json_array_foreach(c->disks, k, disk)
+	rc = saved_request(sock, json_pack("{s:s}", "op", "status"), NULL, 0,
+	                   &status, fds, &count, err);
+	if (rc < 0)
+		return rc;
+	json_unpack(status, "{s?{s?s}}", "origin", "cwd", &cwd);
+	rc = saved_request(sock, json_pack("{s:s}", "op", "disks"), NULL, 0,
+	                   &answer, fds, &count, err);
+	list = json_array();
+	json_array_foreach(json_object_get(answer, "disks"), i, disk)
 	{
-		json_int_t i =
-		    json_integer_value(json_object_get(disk, "disk"));
-		char *path = xasprintf("%s/disk%d", c->folder, (int)i);
-		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		char *copy;
 
-		if (fd < 0 || fsync(fd) < 0)
-			rc = error_set(err, -errno, "cannot write %s: %s", path,
-			               strerror(errno));
-		if (fd >= 0)
-			close(fd);
-		free(path);
+		if (rc < 0 || json_is_true(json_object_get(disk, "readonly")))
+			continue;
+		note_path(disk, cwd);
+		rc = check_disk(disk, err);
+		copy = xasprintf(
+		    "%s/disk%d", folder,
+		    (int)json_integer_value(json_object_get(disk, "disk")));
+		json_object_set_new(disk, "copy", json_string(copy));
+		json_array_append(list, disk);
+		free(copy);
 	}
+	json_decref(answer);
+	json_decref(status);
+	if (rc < 0)
+		json_decref(list);
+	else
+		*out = list;
 	return rc;
+}
+
+/* What snapshot.json says of it. */
+static json_t *kept(json_t *disks)
+{
+	json_t *list = json_array(), *disk;
+	size_t i;
+
+	json_array_foreach(disks, i, disk)
+	{
+		json_t *one =
+		    json_pack("{s:O,s:O,s:O,s:O,s:s}", "disk",
+		              json_object_get(disk, "disk"), "private",
+		              json_object_get(disk, "private"), "path",
+		              json_object_get(disk, "path"), "format",
+		              json_object_get(disk, "format"), "stored", "raw");
+
+		json_array_append_new(list, one);
+	}
+	return list;
 }
 
 static int describe(const struct wish *w, const struct snapshots *s,
@@ -232,16 +223,33 @@ static int describe(const struct wish *w, const struct snapshots *s,
 	return rc;
 }
 
+static int fill(const struct wish *w, struct snapshots *s, int sock,
+                const char *folder, json_t **figures, struct error *err)
+{
+	char *state = xasprintf("%s/state", folder);
+	const struct saved_how how = { .plain = w->fast };
+	json_t *disks = NULL, *said;
+	int rc = list_disks(sock, folder, &disks, err);
+
+	if (rc == 0)
+		rc = saved_moment(sock, state, &how, disks, figures, err);
+	if (rc == 0) {
+		said = kept(disks);
+		rc = describe(w, s, folder, said, *figures, err);
+		json_decref(said);
+	}
+	if (rc == 0)
+		rc = snapshots_sync(s->folder, err);
+	if (rc == 0)
+		rc = snapshots_set_current(s, w->name, err);
+	json_decref(disks);
+	free(state);
+	return rc;
+}
+
 static int create(const struct wish *w, struct snapshots *s, struct error *err)
 {
 	char *folder = snapshots_path(s, w->name, NULL);
-	char *state = xasprintf("%s/state", folder);
-	struct creation c = { folder, json_array() };
-	const struct saved_how how = { .plain = w->fast,
-		                       .stay = true,
-		                       .go_early = true,
-		                       .disk = copy_disk,
-		                       .ctx = &c };
 	json_t *figures = NULL;
 	int sock = -1, rc = 0;
 
@@ -252,19 +260,11 @@ static int create(const struct wish *w, struct snapshots *s, struct error *err)
 		rc = named_check_lasting(w->machine, err);
 	if (rc == 0)
 		rc = sock = named_connect(w->machine, err);
-	if (rc >= 0 && mkdir(folder, 0700) < 0)
+	if (rc >= 0 && mkdir(folder, 0700) < 0) {
 		rc = error_set(err, -errno, "cannot make %s: %s", folder,
 		               strerror(errno));
-	else if (rc >= 0) {
-		rc = saved_write(sock, state, &how, &figures, err);
-		if (rc == 0)
-			rc = sync_disks(&c, err);
-		if (rc == 0)
-			rc = describe(w, s, folder, c.disks, figures, err);
-		if (rc == 0)
-			rc = snapshots_sync(s->folder, err);
-		if (rc == 0)
-			rc = snapshots_set_current(s, w->name, err);
+	} else if (rc >= 0) {
+		rc = fill(w, s, sock, folder, &figures, err);
 		if (rc < 0) {
 			struct error ignored;
 
@@ -273,15 +273,13 @@ static int create(const struct wish *w, struct snapshots *s, struct error *err)
 		}
 	}
 	if (rc == 0)
-		fprintf(stderr, "%s stood still for %lld ms\n", w->machine,
-		        (long long)json_integer_value(
-			    json_object_get(figures, "held_ms")));
-	/* If it did not already, the machine goes on when it is closed. */
+		fprintf(stderr, "%s stood still for %.1f ms\n", w->machine,
+		        (double)json_integer_value(
+			    json_object_get(figures, "pause_us")) /
+		            1e3);
 	if (sock >= 0)
 		close(sock);
 	json_decref(figures);
-	json_decref(c.disks);
-	free(state);
 	free(folder);
 	return rc;
 }
@@ -435,6 +433,98 @@ static int command_snapshots(int argc, char **argv)
 
 /* ---- revert ---- */
 
+static int copy_blocks(const char *from, const char *to, struct error *err)
+{
+	const struct block_open source = { .path = from,
+		                           .fd = -1,
+		                           .format = "raw",
+		                           .flags = BLOCK_OPEN_READONLY };
+	const struct block_open target = { .path = to,
+		                           .fd = -1,
+		                           .format = "qcow2" };
+	struct image_create how = { .path = to,
+		                    .format = "qcow2",
+		                    .replace = true };
+	struct block *a = NULL, *b = NULL;
+	struct block_info info;
+	int rc = block_open(&a, &source, err);
+
+	if (rc == 0) {
+		block_info(a, &info);
+		how.size = info.size;
+		rc = image_create(&how, err);
+	}
+	if (rc == 0)
+		rc = block_open(&b, &target, err);
+	if (rc == 0)
+		rc = image_copy(a, b, true, false, NULL, err);
+	if (rc == 0)
+		rc = block_sync(b, BLOCK_FLUSH, 0, NULL, 0);
+	block_close(a);
+	block_close(b);
+	return rc;
+}
+
+/* What the image has besides its contents would be lost. */
+static int check_present(const char *path, struct error *err)
+{
+	const struct block_open how = { .path = path,
+		                        .fd = -1,
+		                        .format = "qcow2",
+		                        .flags = BLOCK_OPEN_READONLY |
+		                                 IMAGE_OPEN_NO_BACKING |
+		                                 IMAGE_OPEN_NO_DATA };
+	struct image_details d;
+	struct block *b;
+	int rc;
+
+	if (access(path, F_OK) < 0)
+		return 0;
+	rc = block_open(&b, &how, err);
+	if (rc < 0)
+		return rc;
+	image_details(b, &d);
+	if (d.snapshot_count || d.data_file) {
+		rc = error_set(
+		    err, -ENOTSUP, "%s has %s, which a revert would lose", path,
+		    d.data_file ? "a data file" : "snapshots inside");
+		error_hint(err, "convert it (atoll disk convert), or delete "
+		                "them (atoll disk snapshot)");
+	}
+	image_details_free(&d);
+	block_close(b);
+	return rc;
+}
+
+/* A qcow2 image is made anew of the contents. */
+static int make_image(const char *from, const char *path, struct error *err)
+{
+	char *temp = xasprintf("%s.new", path);
+	int rc = check_present(path, err);
+
+	if (rc == 0)
+		rc = copy_blocks(from, temp, err);
+	if (rc == 0 && rename(temp, path) < 0)
+		rc = error_set(err, -errno, "cannot make %s: %s", path,
+		               strerror(errno));
+	if (rc < 0)
+		unlink(temp);
+	free(temp);
+	return rc;
+}
+
+static int copy_file_back(const char *from, const char *to, struct error *err)
+{
+	int fd = open(from, O_RDONLY | O_CLOEXEC), rc;
+
+	if (fd < 0)
+		return error_set(err, -errno, "cannot read %s: %s", from,
+		                 strerror(errno));
+	rc = copy_to(fd, to, true, err);
+	close(fd);
+	return rc;
+}
+
 static int copy_back(const struct snapshots *s, const char *name, json_t *disk,
                      const char *suspended, struct error *err)
 {
@@ -444,15 +534,14 @@ static int copy_back(const struct snapshots *s, const char *name, json_t *disk,
 	char *from = snapshots_path(s, name, file);
 	char *to = private ? xasprintf("%s.disk", suspended)
 	                   : xstrdup(text_of(disk, "path"));
-	int fd = open(from, O_RDONLY | O_CLOEXEC), rc;
+	int rc;
 
-	if (fd < 0)
-		rc = error_set(err, -errno, "cannot read %s: %s", from,
-		               strerror(errno));
+	/* A private one is raw: the image's own format. */
+	if (!private && strcmp(text_of(disk, "format"), "qcow2") == 0 &&
+	    strcmp(text_of(disk, "stored"), "raw") == 0)
+		rc = make_image(from, to, err);
 	else
-		rc = copy_to(fd, to, true, err);
-	if (fd >= 0)
-		close(fd);
+		rc = copy_file_back(from, to, err);
 	free(file);
 	free(from);
 	free(to);

@@ -10,8 +10,9 @@
  * First, the starter sends {"op":"start","machine":{...}}: the machine file,
  * in which every file is the index of a descriptor sent along
  * (docs/machine-file.md). Later requests: powerdown, reset, quit, pause,
- * resume, status, figures, balloon, resize, save; each may carry an "id", given
- * back in the answer. The machine sends {"event":"started"},
+ * resume, status, figures, balloon, resize, save, snapshot, fork; each may
+ * carry an "id", given back in the answer. The machine sends
+ * {"event":"started"},
  * {"event":"console", ...},
  * {"event":"stopped","cause":...,"code":N,"words":...,"hint":...} and then
  * closes.
@@ -30,6 +31,22 @@
  *        "format":...}, with its descriptor. With "stay" nothing runs
  * afterwards, disks stand still, until this peer says "go" or "quit", or
  * closes. go     ends the standstill that this peer's save with "stay" began.
+ * snapshot  {"op":"snapshot","file":I,"memory":..., "disks":[{"disk":N,
+ *        "target":I,"scratch":I},...]}: as save, but of one moment, and the
+ *        machine goes on: the answer comes when all is written, with
+ *        "pause_us", its longest standstill. target: an empty raw file as
+ *        large as the disk, which gets its contents; scratch: an empty file.
+ *        Who asked sees to it that all is on stable storage. "stay" as in
+ *        save.
+ * fork   {"op":"fork","file":I,"watch":I,"disks":[{"disk":N,"overlay":I,
+ *        "name":...},...]}: what another process needs to be a copy of the
+ *        machine. file: empty, gets the state (a machine file's "restore");
+ *        watch: the reading end of a pipe of which those who map the memory
+ *        hold the other; each disk that is written to goes on in its overlay,
+ *        an empty qcow2 image that names `name` as its backing file. The
+ *        answer has "pause_us", "machine" (the machine file), and with
+ *        indices of descriptors "boot", "layers" (for "restore") and "disks":
+ *        {"disk":N,"below":[{"fd":I,"path":...,"format":...},...]}.
  * quit   with "suspended":true the cause is "suspended" and the code 0.
  * Requests about disks are in docs/machine-file.md; record.h has what the
  * starter does for them.

@@ -285,3 +285,13 @@ void console_flush(struct console *c, unsigned wait_ms)
 		wake_devices(c);
 	}
 }
+
+unsigned console_last(const struct console *c)
+{
+	return c->last;
+}
+
+void console_set_last(struct console *c, unsigned index)
+{
+	c->last = MIN(index, CONSOLE_DEVICES - 1u);
+}

@@ -40,5 +40,9 @@ size_t console_output(struct console *c, unsigned index, const u8 *data,
                       size_t size);
 void console_input_room(struct console *c);
 
+/* Which device printed last, and so gets what is typed. */
+unsigned console_last(const struct console *c);
+void console_set_last(struct console *c, unsigned index);
+
 /* The loop's thread: write out everything, waiting at most wait_ms. */
 void console_flush(struct console *c, unsigned wait_ms);

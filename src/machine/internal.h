@@ -25,6 +25,7 @@ struct console;
 struct cpuid_model;
 struct gdb;
 struct ioapic;
+struct machine_moment;
 struct machine_restore;
 struct pic;
 struct pit;
@@ -123,6 +124,8 @@ struct machine {
 	_Atomic u32 requests;
 	pthread_mutex_t lock;            /* outcome, paused */
 	struct machine_restore *restore; /* while a saved one is loaded */
+	struct machine_moment *moment;   /* being written, or NULL */
+	struct loop_timer settle;        /* memory comes home */
 	struct machine_outcome outcome;
 	_Atomic bool ended; /* outcome is decided */
 	bool show_cpu;      /* add the registers of cpu_words to it */

@@ -394,6 +394,8 @@ static void drop_config(struct machine_config *c)
 		free_const(c->nics[i].type);
 		close_fd(c->nics[i].fd);
 	}
+	for (unsigned i = 0; i < c->restore_layer_count; i++)
+		close_fd(c->restore_layers[i]);
 	close_fd(c->kernel_fd);
 	close_fd(c->initrd_fd);
 	for (unsigned i = 0; i < c->module_count; i++)
@@ -451,6 +453,7 @@ int machine_create(struct machine **out, const struct machine_config *config,
 	pthread_mutex_init(&m->lock, NULL);
 	loop_timer_init(&m->timeout, loop, timed_out, m);
 	steal_init(m);
+	settle_init(m);
 	rc = keep_config(m, &words);
 	if (rc == 0)
 		rc = build(m, &words);
@@ -471,6 +474,7 @@ void machine_destroy(struct machine *m)
 	cpus_quit(m);
 	loop_timer_fini(&m->timeout);
 	loop_timer_fini(&m->steal);
+	settle_fini(m);
 	gdb_destroy(m->gdb);
 	board_destroy_devices(m);
 	cpus_destroy(m);
@@ -503,6 +507,7 @@ void machine_run(struct machine *m, struct machine_outcome *outcome)
 	if (!m->ended)
 		machine_release(m);
 	loop_run(m->loop);
+	moment_finish(m);
 	cpus_quit(m);
 	*outcome = m->outcome;
 }

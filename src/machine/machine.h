@@ -91,6 +91,10 @@ struct machine_config {
 	bool restore;
 	int restore_fd;      /* borrowed until machine_create returns */
 	bool restore_verify; /* check the sums of memory that is mapped, too */
+	/* Files that a copy of a running machine shares memory with; taken
+	 * over. */
+	int restore_layers[16];
+	unsigned restore_layer_count;
 	/* Another machine may go on from the same state: this one is told that
 	 * it is a copy. */
 	bool restore_copy;
@@ -141,6 +145,44 @@ struct machine_saved {
 int machine_save(struct machine *m, int fd, enum machine_memory_form form,
                  bool sync, struct machine_saved *figures,
                  struct error *err) MUST_CHECK;
+/*
+ * A moment of a machine that goes on: it stands still for as long as it takes
+ * to note where everything is (pause_ns, the longest standstill), and what was
+ * noted is written meanwhile, or shared. One at a time; the loop's thread.
+ */
+struct machine_moment_disk {
+	unsigned disk;
+	struct block *target; /* as large, reads as zeroes; taken over */
+	int scratch;          /* see point_open(); taken over */
+};
+struct machine_moment_result {
+	int rc;
+	const struct error *err;
+	struct machine_saved saved;
+	u64 pause_ns;
+	/* With share: the files that memory lies in (-1: none of that number),
+	 * borrowed. It counts as looked at until machine_unshare(). */
+	const int *layers;
+	unsigned layer_count;
+};
+struct machine_moment_config {
+	int fd; /* taken over: an empty file, for the state */
+	enum machine_memory_form form;
+	bool share; /* memory stays where it is, for others to map */
+	struct machine_moment_disk disks[MACHINE_DISKS_MAX];
+	unsigned disk_count;
+	/* In the standstill; may be NULL. Negative: it comes to nothing. */
+	int (*disks_now)(void *ctx, struct error *err);
+	/* On the loop's thread; with share before machine_moment returns. */
+	void (*done)(void *ctx, const struct machine_moment_result *result);
+	void *ctx;
+};
+/* What is to be taken over is, if this succeeds. */
+int machine_moment(struct machine *m,
+                   const struct machine_moment_config *config,
+                   struct error *err) MUST_CHECK;
+/* Nobody looks at memory that was shared any more. */
+void machine_unshare(struct machine *m);
 /* Nothing runs between the two, and disks stand still. They count, and the
  * loop's thread alone calls them. */
 void machine_freeze(struct machine *m);

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 
 enum { STRING_MAX = 4096, CMDLINE_MAX = 65535, NAME_MAX_BYTES = 64 };
@@ -455,11 +456,39 @@ static int read_machine(const struct reader *r, struct machine_config *m)
 	return rc;
 }
 
+/* null: there is none of that number. */
+static int read_layers(const struct reader *r, struct machine_config *m)
+{
+	json_t *array = find(r, "layers"), *index;
+	size_t i;
+
+	if (array && !json_is_array(array))
+		return fail(r, "layers", "is not an array");
+	if (json_array_size(array) > ARRAY_SIZE(m->restore_layers))
+		return fail(r, "layers", "has too many elements");
+	json_array_foreach(array, i, index)
+	{
+		json_t *holder = json_pack("{s:O}", "layers", index);
+		struct reader e = *r;
+		int rc;
+
+		e.object = holder;
+		m->restore_layers[i] = -1;
+		rc = get_fd(&e, "layers", true, &m->restore_layers[i]);
+		json_decref(holder);
+		if (rc < 0)
+			return rc;
+		m->restore_layer_count++;
+	}
+	return 0;
+}
+
 static int read_restore(const struct reader *top, struct machine_config *m)
 {
-	static const char *const keys[] = { "fd", "copy", "verify", NULL };
+	static const char *const keys[] = { "fd",     "copy", "verify",
+		                            "layers", "hold", NULL };
 	struct reader r = *top;
-	int rc;
+	int rc, hold; /* that one stays open is all that it is for */
 
 	r.object = find(top, "restore");
 	if (!r.object)
@@ -472,11 +501,76 @@ static int read_restore(const struct reader *top, struct machine_config *m)
 	if (rc == 0 && m->restore_fd < 0)
 		rc = fail(&r, "fd", "is missing");
 	if (rc == 0)
+		rc = read_layers(&r, m);
+	if (rc == 0)
+		rc = get_fd(&r, "hold", false, &hold);
+	if (rc == 0)
 		rc = get_bool(&r, "copy", &m->restore_copy);
 	if (rc == 0)
 		rc = get_bool(&r, "verify", &m->restore_verify);
 	m->restore = rc == 0;
 	return rc;
+}
+
+static int chain_keep(struct vm_disk_chain *c, int fd, const char *path,
+                      const char *format)
+{
+	unsigned i = c->count;
+
+	c->file[i].fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (c->file[i].fd < 0)
+		return -errno;
+	c->file[i].path = xstrdup(path);
+	c->file[i].format = xstrdup(format);
+	c->count++;
+	return 0;
+}
+
+static int keep_chain(struct vm_disk_chain *c, const struct machine_disk *d)
+{
+	int rc = chain_keep(c, d->fd, d->path, d->format);
+
+	for (unsigned k = 0; rc == 0 && k < d->chain_count; k++)
+		rc = chain_keep(c, d->chain[k].fd, d->chain[k].path,
+		                d->chain[k].format);
+	return rc;
+}
+
+static void chain_drop(struct vm_disk_chain *c)
+{
+	for (unsigned i = 0; i < c->count; i++) {
+		close(c->file[i].fd);
+		free(c->file[i].path);
+		free(c->file[i].format);
+	}
+	c->count = 0;
+}
+
+int vm_config_switch_disk(struct vm_config *config, unsigned disk, int fd,
+                          const char *name, struct error *err)
+{
+	struct vm_disk_chain *c = &config->chains[disk];
+	int keep = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+
+	if (keep < 0 || c->count == ARRAY_SIZE(c->file)) {
+		if (keep >= 0)
+			close(keep);
+		return error_set(err, -E2BIG,
+		                 "disk %u has too many images on top of "
+		                 "each other",
+		                 disk);
+	}
+	free(c->file[0].path);
+	c->file[0].path = xstrdup(name);
+	memmove(&c->file[1], &c->file[0], c->count * sizeof(c->file[0]));
+	c->file[0].fd = keep;
+	c->file[0].path = xstrdup(config->machine.disks[disk].path);
+	c->file[0].format = xstrdup("qcow2");
+	c->count++;
+	config->machine.disks[disk].format = c->file[0].format;
+	close(config->disk_fds[disk]);
+	config->disk_fds[disk] = fd;
+	return 0;
 }
 
 /* What the disks hold belongs to a saved machine as well. */
@@ -489,6 +583,8 @@ static int keep_disks(const struct reader *r, struct vm_config *out)
 
 		out->disk_private[i] = json_is_true(
 		    json_object_get(json_array_get(disks, i), "private"));
+		if (keep_chain(&out->chains[i], d) < 0)
+			return fail(r, "disks", "are too many");
 		if (d->readonly)
 			continue;
 		out->disk_fds[i] = fcntl(d->fd, F_DUPFD_CLOEXEC, 3);
@@ -608,6 +704,8 @@ void vm_config_fini(struct vm_config *config)
 	for (size_t i = 0; i < ARRAY_SIZE(config->disk_fds); i++)
 		if (config->disk_fds[i] > 0)
 			close(config->disk_fds[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(config->chains); i++)
+		chain_drop(&config->chains[i]);
 	if (config->listen_fd >= 0)
 		close(config->listen_fd);
 	free(config->origin);

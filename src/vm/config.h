@@ -11,6 +11,15 @@
 
 struct error;
 
+/* Every file that a disk is made of, the image first. */
+struct vm_disk_chain {
+	struct {
+		int fd;
+		char *path, *format;
+	} file[MACHINE_CHAIN_MAX + 1];
+	unsigned count;
+};
+
 struct vm_config {
 	struct machine_config machine;
 	int report_fd; /* -1: none */
@@ -18,6 +27,7 @@ struct vm_config {
 	/* Of disks that are written to, for who saves the machine; -1: none. */
 	int disk_fds[MACHINE_DISKS_MAX];
 	bool disk_private[MACHINE_DISKS_MAX]; /* no path leads there */
+	struct vm_disk_chain chains[MACHINE_DISKS_MAX];
 	char *origin; /* what machine.origin points to */
 	json_t *json; /* the strings in machine live here */
 };
@@ -30,3 +40,9 @@ struct vm_config {
 int vm_config_parse(json_t *file, int *fds, size_t fd_count,
                     struct vm_config *out, struct error *err) MUST_CHECK;
 void vm_config_fini(struct vm_config *config);
+/*
+ * Another image, a qcow2, has taken the disk's place, and has what was the disk
+ * below it by that name. fd is taken over.
+ */
+int vm_config_switch_disk(struct vm_config *config, unsigned disk, int fd,
+                          const char *name, struct error *err) MUST_CHECK;

@@ -74,6 +74,7 @@ static const int allowed[] = {
 	SCMP_SYS(mincore),
 	SCMP_SYS(membarrier),
 	SCMP_SYS(fallocate),
+	SCMP_SYS(memfd_create), /* guest memory that copies share */
 	/* Descriptors that are open already. */
 	SCMP_SYS(read),
 	SCMP_SYS(write),
@@ -156,6 +157,7 @@ static const int refused[] = {
 static const unsigned long ioctls[] = {
 	0x5401,     /* TCGETS: isatty */
 	0x5413,     /* TIOCGWINSZ */
+	0xc0606610, /* PAGEMAP_SCAN */
 	0x1277,     /* BLKDISCARD */
 	0x127f,     /* BLKZEROOUT */
 	0x80081272, /* BLKGETSIZE64 */

@@ -21,6 +21,7 @@
 #include "machine/machine.h"
 #include "vm/config.h"
 #include "vm/disks.h"
+#include "vm/moments.h"
 #include "vm/sandbox.h"
 #include "vm/works.h"
 
@@ -47,6 +48,7 @@ struct session {
 	struct loop_fd *signal_watch, *listen_watch;
 	struct vm_config config;
 	struct works *works;
+	struct moments moments;
 	bool paused;
 };
 
@@ -96,19 +98,13 @@ static int failed(struct session *s, const struct error *err)
 
 /* ---- requests while it runs ---- */
 
-/* An answer, and the descriptors that go with it; borrowed. */
-struct reply {
-	json_t *body;
-	int fds[MACHINE_DISKS_MAX];
-	unsigned fd_count;
-};
-
-static void answer(struct peer *p, json_t *id, const struct reply *reply)
+static void answer(void *asker, json_t *id, struct reply *reply)
 {
+	struct peer *p = asker;
+
 	if (id)
 		json_object_set(reply->body, "id", id);
 	send_to(p, reply->body, reply->fds, reply->fd_count);
-	json_decref(reply->body);
 }
 
 static json_t *ok(void)
@@ -201,7 +197,8 @@ static json_t *saved_disks(struct session *s, struct reply *reply)
 		                    "fd", (int)reply->fd_count, "private",
 		                    c->disk_private[i], "path", d->path,
 		                    "format", d->format));
-		reply->fds[reply->fd_count++] = c->disk_fds[i];
+		reply->fds[reply->fd_count++] =
+		    fcntl(c->disk_fds[i], F_DUPFD_CLOEXEC, 3);
 	}
 	return list;
 }
@@ -274,6 +271,34 @@ static json_t *do_cable(struct session *s, json_t *message,
 	return ok();
 }
 
+static json_t *do_snapshot(struct peer *p, json_t *message,
+                           const struct brought *brought)
+{
+	struct session *s = p->session;
+	const struct disks disks = session_disks(s, p);
+	bool stays = json_is_true(json_object_get(message, "stay"));
+	json_t *refused;
+
+	if (disks_in_the_way(&disks))
+		return refusal(disks_in_the_way(&disks));
+	if (stays)
+		stay(p, true);
+	refused = moments_snapshot(&s->moments, p, message, brought);
+	if (refused && stays)
+		stay(p, false);
+	return refused;
+}
+
+static json_t *do_fork(struct peer *p, json_t *message,
+                       const struct brought *brought, struct reply *reply)
+{
+	const struct disks disks = session_disks(p->session, p);
+
+	if (disks_in_the_way(&disks))
+		return refusal(disks_in_the_way(&disks));
+	return moments_fork(&p->session->moments, message, brought, reply);
+}
+
 static void do_quit(struct session *s, json_t *message)
 {
 	if (json_is_true(json_object_get(message, "suspended")))
@@ -320,6 +345,10 @@ static json_t *do_op(struct peer *p, const char *op, json_t *message,
 		return do_save(p, message, brought, reply);
 	} else if (!strcmp(op, "cable")) {
 		return do_cable(s, message, brought);
+	} else if (!strcmp(op, "snapshot")) {
+		return do_snapshot(p, message, brought);
+	} else if (!strcmp(op, "fork")) {
+		return do_fork(p, message, brought, reply);
 	} else if (!strcmp(op, "go")) {
 		stay(p, false);
 	} else if (!strcmp(op, "status")) {
@@ -351,6 +380,7 @@ static void peer_gone(struct peer *p)
 {
 	struct session *s = p->session;
 
+	moments_forget(&s->moments, p);
 	peer_close(p);
 	stay(p, false);
 	works_left(s->works, p);
@@ -380,7 +410,12 @@ static void sock_ready(void *ctx, unsigned events)
 	}
 	op = json_string_value(json_object_get(message, "op"));
 	reply.body = do_op(p, op ? op : "", message, &brought, &reply);
-	answer(p, json_object_get(message, "id"), &reply);
+	/* What is asked may be answered when it is done. */
+	if (reply.body)
+		answer(p, json_object_get(message, "id"), &reply);
+	json_decref(reply.body);
+	while (reply.fd_count)
+		close(reply.fds[--reply.fd_count]);
 	for (size_t i = 0; i < brought.count; i++)
 		close(fds[i]);
 	json_decref(message);
@@ -487,6 +522,10 @@ static int build(struct session *s, struct error *err)
 		close(s->config.machine.restore_fd);
 	s->works = works_create(s->loop, &s->config, s->machine);
 	works_listen(s->works, tell_starter, s);
+	s->moments = (struct moments){ .loop = s->loop,
+		                       .machine = s->machine,
+		                       .config = &s->config,
+		                       .answer = answer };
 	peer_open(s, &s->peers[0], s->peers[0].sock);
 	if (s->config.listen_fd >= 0)
 		s->listen_watch = loop_fd_add(s->loop, s->config.listen_fd,
@@ -538,6 +577,7 @@ static void session_fini(struct session *s)
 	loop_fd_remove(s->listen_watch);
 	loop_fd_remove(s->signal_watch);
 	works_end(s->works, -1);
+	moments_fini(&s->moments);
 	machine_destroy(s->machine);
 	loop_destroy(s->loop);
 	works_destroy(s->works);

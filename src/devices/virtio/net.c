@@ -515,6 +515,16 @@ void virtio_net_announce(struct device *dev)
 	device_unlock(dev);
 }
 
+void virtio_net_new_address(struct device *dev)
+{
+	struct virtio_net *n = container_of(dev, struct virtio_net, v.pci.dev);
+
+	device_lock(dev);
+	memcpy(n->v.config + CONFIG_MAC, n->mac, 6);
+	virtio_config_changed(&n->v);
+	device_unlock(dev);
+}
+
 static int loaded(struct device *dev, struct error *err)
 {
 	struct virtio_net *n = container_of(dev, struct virtio_net, v.pci.dev);

@@ -30,6 +30,10 @@ struct virtio_net_figures {
 };
 /* Any thread. */
 void virtio_net_figures(struct device *dev, struct virtio_net_figures *figures);
+/* For a copy of the machine that was saved: the card has the address of its
+ * own config; what was sent to the old one still arrives, until the guest
+ * takes the new one. */
+void virtio_net_new_address(struct device *dev);
 
 /* Have the guest announce itself to its peers (after a migration or a
  * restore). Any thread. */

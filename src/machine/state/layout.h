@@ -13,6 +13,7 @@ enum { LAYOUT_SLOTS_MAX = 32 };
 struct layout {
 	u64 pages;
 	unsigned count;
+	const u8 *holes; /* bits of pages that are zeroes; NULL: not known */
 	struct {
 		u8 *host;
 		u64 first, pages;
@@ -21,7 +22,7 @@ struct layout {
 
 void layout_of(struct layout *l, const struct memory *mem);
 u8 *layout_page(const struct layout *l, u64 page);
-bool page_is_zero(const u8 *page);
+bool layout_is_zero(const struct layout *l, u64 page);
 
 int pages_damaged(struct error *err, const char *what);
 int pages_write_failed(int rc, struct error *err);
@@ -38,6 +39,6 @@ int packed_load(const struct state_file *f, const struct layout *l,
 
 int plain_save(struct state_file *f, const struct layout *l,
                struct pages_figures *figures, struct error *err) MUST_CHECK;
-int plain_map(const struct state_file *f, const struct layout *l,
+int plain_map(const struct state_file *f, struct memory *mem, u64 pages,
               struct error *err) MUST_CHECK;
 int plain_verify(const struct state_file *f, struct error *err) MUST_CHECK;

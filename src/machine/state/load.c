@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "devices/virtio/net.h"
 #include "engine/x86/cpuid_state.h"
+#include "machine/console.h"
 #include "machine/generation.h"
 #include "machine/state/pages.h"
 #include "machine/state/state.h"
@@ -28,9 +29,9 @@ enum {
 	ABOUT_MAX = 1 << 20,
 };
 
-static const char *const known_sections[] = { "about",  "state", "packed",
-	                                      "blocks", "map",   "plain",
-	                                      "sums",   NULL };
+static const char *const known_sections[] = { "about",  "state",  "packed",
+	                                      "blocks", "map",    "plain",
+	                                      "sums",   "layers", NULL };
 
 /* ---- before the engine ---- */
 
@@ -187,6 +188,9 @@ static int load_clocks(struct machine *m, struct error *err)
 		return rc;
 	clock_set_ns(m->host.clock, MIN(saved.clock_ns, (u64)INT64_MAX / 2));
 	m->tsc_offset = saved.tsc - m->stopped_tsc;
+	for (unsigned i = 0; i < m->config.serial_count; i++)
+		if (m->consoles[i])
+			console_set_last(m->consoles[i], saved.console_last[i]);
 	return 0;
 }
 
@@ -250,14 +254,18 @@ static int load_lapic(struct machine_cpu *cpu, struct error *err)
 /* Switches learn where the machine is now (virtio 1.2 section 5.1.6.5.4). */
 static void announce(struct machine *m)
 {
-	for (struct device *d = m->devices; d; d = d->next)
-		if (!strcmp(d->type->name, "virtio-net"))
-			virtio_net_announce(d);
+	for (struct device *d = m->devices; d; d = d->next) {
+		if (strcmp(d->type->name, "virtio-net") != 0)
+			continue;
+		/* The other one goes on, with the old address. */
+		if (m->config.restore_layer_count)
+			virtio_net_new_address(d);
+		virtio_net_announce(d);
+	}
 }
 
 int restore_machine(struct machine *m, struct error *err)
 {
-	bool mapped;
 	int rc;
 
 	if (m->engine_type->irqchip) {
@@ -269,7 +277,9 @@ int restore_machine(struct machine *m, struct error *err)
 	m->stopped_tsc = host_tsc();
 	rc = check_devices(m, err);
 	if (rc == 0)
-		rc = pages_load(&m->restore->file, m->memory, &mapped, err);
+		rc = pages_load(&m->restore->file, m->memory,
+		                m->config.restore_layers,
+		                m->config.restore_layer_count, err);
 	if (rc == 0)
 		rc = load_clocks(m, err);
 	/* The TSC before its APIC's deadline; CR8 is the APIC's own, so the

@@ -58,11 +58,10 @@ static int hash_some(void *ctx, unsigned worker, u64 i)
 
 	(void)worker;
 	for (u64 page = i * HASH_PAGES; page < end; page++) {
-		const u8 *p = layout_page(s->l, page);
-
-		s->map[page] = !page_is_zero(p);
+		s->map[page] = !layout_is_zero(s->l, page);
 		if (s->map[page])
-			s->hash[page] = XXH3_128bits(p, PAGE_SIZE);
+			s->hash[page] =
+			    XXH3_128bits(layout_page(s->l, page), PAGE_SIZE);
 	}
 	return 0;
 }

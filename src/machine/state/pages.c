@@ -5,10 +5,13 @@
 #include "machine/state/pages.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "machine/state/layout.h"
+
+enum { LAYERS_MAX = 16 << 20 };
 
 /* An alias has the host memory of another slot. */
 static bool is_alias(const struct layout *l, const struct memory_slot *s)
@@ -48,9 +51,14 @@ u8 *layout_page(const struct layout *l, u64 page)
 	return l->part[i].host + (page - l->part[i].first) * PAGE_SIZE;
 }
 
-bool page_is_zero(const u8 *page)
+/* A hole is not read: that would fill it. */
+bool layout_is_zero(const struct layout *l, u64 page)
 {
-	const u64 *p = (const u64 *)(const void *)page;
+	const u64 *p;
+
+	if (l->holes && l->holes[page / 8] & 1u << page % 8)
+		return true;
+	p = (const u64 *)(const void *)layout_page(l, page);
 
 	for (size_t i = 0; i < PAGE_SIZE / sizeof(*p); i += 8)
 		if (p[i] | p[i + 1] | p[i + 2] | p[i + 3] | p[i + 4] |
@@ -74,30 +82,71 @@ int pages_write_failed(int rc, struct error *err)
 	return rc;
 }
 
-int pages_save(struct state_file *f, const struct memory *mem,
+int pages_save(struct state_file *f, const struct memory_view *view,
                enum pages_form form, struct pages_figures *figures,
                struct error *err)
 {
-	struct layout l;
+	const u8 *map = memory_view_map(view, err);
+	u8 *holes = memory_view_holes(view);
+	struct layout l = { .pages = view->pages, .count = 1, .holes = holes };
+	int rc;
 
-	layout_of(&l, mem);
 	*figures = (struct pages_figures){ .pages = l.pages };
-	return form == PAGES_PLAIN ? plain_save(f, &l, figures, err)
-	                           : packed_save(f, &l, figures, err);
+	l.part[0].host = (u8 *)(uintptr_t)map;
+	l.part[0].pages = l.pages;
+	if (!map)
+		rc = err->code;
+	else if (form == PAGES_PLAIN)
+		rc = plain_save(f, &l, figures, err);
+	else
+		rc = packed_save(f, &l, figures, err);
+	free(holes);
+	memory_view_unmap(view, map);
+	return rc;
 }
 
-int pages_load(const struct state_file *f, struct memory *mem, bool *mapped,
-               struct error *err)
+int pages_share(struct state_file *f, const struct memory_view *view,
+                struct error *err)
+{
+	return state_file_add(f, "layers", STATE_SECTION_NEEDED, view->runs,
+	                      view->run_count * sizeof(*view->runs), err);
+}
+
+static int load_layers(const struct state_file *f, struct memory *mem,
+                       const int *fds, u32 count, struct error *err)
+{
+	struct memory_view view = { .layers = MIN(count, MEMORY_LAYERS_MAX) };
+	u8 *runs;
+	size_t size;
+	int rc = state_file_read(f, "layers", LAYERS_MAX, &runs, &size, err);
+
+	if (rc < 0)
+		return rc;
+	for (u32 i = 0; i < MEMORY_LAYERS_MAX; i++)
+		view.fd[i] = i < count ? fds[i] : -1;
+	view.runs = (struct memory_run *)(void *)runs;
+	view.run_count = (u32)(size / sizeof(*view.runs));
+	rc = memory_adopt(mem, &view, err);
+	free(runs);
+	return rc;
+}
+
+int pages_load(const struct state_file *f, struct memory *mem, const int *fds,
+               u32 count, struct error *err)
 {
 	struct layout l;
 
 	layout_of(&l, mem);
-	*mapped = state_file_find(f, "plain") != NULL;
-	return *mapped ? plain_map(f, &l, err) : packed_load(f, &l, err);
+	if (state_file_find(f, "layers"))
+		return load_layers(f, mem, fds, count, err);
+	return state_file_find(f, "plain") ? plain_map(f, mem, l.pages, err)
+	                                   : packed_load(f, &l, err);
 }
 
 int pages_verify(const struct state_file *f, struct error *err)
 {
+	if (state_file_find(f, "layers"))
+		return 0; /* another machine's memory, as it is */
 	return state_file_find(f, "plain") ? plain_verify(f, err)
 	                                   : packed_load(f, NULL, err);
 }

@@ -18,6 +18,7 @@
 #pragma once
 
 #include "base/types.h"
+#include "guest/freeze.h"
 #include "storage/state_file.h"
 
 struct error;
@@ -29,18 +30,23 @@ struct pages_figures {
 	u64 pages, zero, duplicate, stored_bytes;
 };
 
-/* The memory does not change meanwhile. */
-int pages_save(struct state_file *f, const struct memory *mem,
+/* Any thread, while the machine may run. */
+int pages_save(struct state_file *f, const struct memory_view *view,
                enum pages_form form, struct pages_figures *figures,
                struct error *err) MUST_CHECK;
 
+/* Only where the pages lie, for a process that gets the view's descriptors:
+ * section "layers", the runs. */
+int pages_share(struct state_file *f, const struct memory_view *view,
+                struct error *err) MUST_CHECK;
+
 /*
  * Into memory that is all zeroes and no vCPU runs on yet. A plain one is
- * mapped privately: the file must not change while the machine runs, and
- * *mapped says so.
+ * mapped privately: the file must not change while the machine runs. fds:
+ * those of shared pages; borrowed.
  */
-int pages_load(const struct state_file *f, struct memory *mem, bool *mapped,
-               struct error *err) MUST_CHECK;
+int pages_load(const struct state_file *f, struct memory *mem, const int *fds,
+               u32 count, struct error *err) MUST_CHECK;
 
 /* Every sum of either form, with nothing kept. */
 int pages_verify(const struct state_file *f, struct error *err) MUST_CHECK;

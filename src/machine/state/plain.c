@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include <xxhash.h>
 
@@ -16,6 +15,8 @@
 
 enum { PIECE_PAGES = 256, PIECE_BYTES = PIECE_PAGES * PAGE_SIZE };
 #define SUMS_MAX ((size_t)1 << 28)
+
+static const u8 zeroes[PAGE_SIZE];
 
 struct plain {
 	const struct state_file *f;
@@ -33,8 +34,7 @@ static int write_runs(struct plain *p, u64 first, u64 end)
 	int rc = 0;
 
 	for (page = first; rc == 0 && page <= end; page++) {
-		bool stored =
-		    page < end && !page_is_zero(layout_page(p->l, page));
+		bool stored = page < end && !layout_is_zero(p->l, page);
 		bool joined =
 		    stored && page > from &&
 		    layout_page(p->l, page) ==
@@ -65,7 +65,11 @@ static int save_piece(void *ctx, unsigned worker, u64 i)
 		return -ENOMEM;
 	XXH64_reset(sum, 0);
 	for (u64 page = first; page < end; page++)
-		XXH64_update(sum, layout_page(p->l, page), PAGE_SIZE);
+		XXH64_update(sum,
+		             layout_is_zero(p->l, page)
+		                 ? zeroes
+		                 : layout_page(p->l, page),
+		             PAGE_SIZE);
 	p->sums[i] = XXH64_digest(sum);
 	XXH64_freeState(sum);
 	return write_runs(p, first, end);
@@ -96,29 +100,25 @@ int plain_save(struct state_file *f, const struct layout *l,
 	return rc;
 }
 
-int plain_map(const struct state_file *f, const struct layout *l,
+int plain_map(const struct state_file *f, struct memory *mem, u64 pages,
               struct error *err)
 {
 	const struct state_section *s = state_file_find(f, "plain");
+	struct memory_run run = { .pages = pages, .at = s->offset / PAGE_SIZE };
+	const struct memory_view view = {
+		.fd = { f->fd },
+		.layers = 1,
+		.runs = &run,
+		.run_count = 1,
+		.pages = pages,
+	};
 
-	if (s->size != l->pages * PAGE_SIZE)
+	if (s->size != pages * PAGE_SIZE)
 		return error_set(err, -EINVAL,
 		                 "the machine was saved with %" PRIu64
 		                 " MiB of memory, not %" PRIu64,
-		                 s->size / MIB, l->pages * PAGE_SIZE / MIB);
-	for (unsigned i = 0; i < l->count; i++) {
-		size_t size = l->part[i].pages * PAGE_SIZE;
-		u64 offset = s->offset + l->part[i].first * PAGE_SIZE;
-
-		if (mmap(l->part[i].host, size, PROT_READ | PROT_WRITE,
-		         MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, f->fd,
-		         (off_t)offset) == MAP_FAILED)
-			return error_set(err, -errno,
-			                 "cannot map the saved memory: %s",
-			                 strerror(errno));
-		madvise(l->part[i].host, size, MADV_DONTDUMP);
-	}
-	return 0;
+		                 s->size / MIB, pages * PAGE_SIZE / MIB);
+	return memory_adopt(mem, &view, err);
 }
 
 static int verify_piece(void *ctx, unsigned w, u64 i)

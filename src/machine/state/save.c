@@ -11,13 +11,14 @@
 
 #include "base/error.h"
 #include "engine/x86/cpuid_state.h"
+#include "machine/console.h"
 #include "machine/state/pages.h"
 #include "machine/state/state.h"
 #include "storage/block.h"
 
 static void save_clocks(struct machine *m, struct state_writer *w)
 {
-	const struct saved_machine saved = {
+	struct saved_machine saved = {
 		.clock_ns = clock_now_ns(m->host.clock),
 		.tsc = m->stopped_tsc + m->tsc_offset,
 		.tsc_hz = m->tsc_hz,
@@ -25,7 +26,11 @@ static void save_clocks(struct machine *m, struct state_writer *w)
 		.cpus = m->config.cpus,
 	};
 
-	state_save(w, "machine", "clocks", MACHINE_STATE_MAJOR, 0,
+	for (unsigned i = 0; i < m->config.serial_count; i++)
+		if (m->consoles[i])
+			saved.console_last[i] =
+			    (u8)console_last(m->consoles[i]);
+	state_save(w, "machine", "clocks", MACHINE_STATE_MAJOR, 1,
 	           saved_machine_fields, &saved);
 }
 
@@ -128,38 +133,63 @@ static int flush_disks(struct machine *m, struct error *err)
 	return 0;
 }
 
+void state_collect(struct machine *m, struct state_writer *w)
+{
+	save_clocks(m, w);
+	cpuid_model_save(m->cpuid, w);
+	for (unsigned i = 0; i < m->config.cpus; i++)
+		save_cpu(&m->cpus[i], w);
+	for (struct device *d = m->devices; d; d = d->next)
+		save_device(d, w);
+}
+
+/* Work under way comes back, into memory that is saved after it, and may
+ * bring more work for the disks. */
+void state_quiesce(struct machine *m)
+{
+	for (struct device *d = m->devices; d; d = d->next)
+		if (d->type->quiesce)
+			d->type->quiesce(d);
+}
+
+int state_begin(const struct machine *m, struct state_file *f, int fd,
+                const struct state_writer *w, struct error *err)
+{
+	int rc = state_file_begin(f, fd, err);
+
+	if (rc == 0)
+		rc = save_about(m, f, err);
+	if (rc == 0)
+		rc = state_file_add(f, "state", STATE_SECTION_NEEDED, w->data,
+		                    w->used, err);
+	return rc;
+}
+
 static int save(struct machine *m, int fd, enum machine_memory_form form,
                 bool sync, struct machine_saved *figures, struct error *err)
 {
 	struct pages_figures pages = { 0 };
+	struct memory_view view = { 0 };
 	struct state_writer w = { 0 };
 	struct state_file f;
 	int rc;
 
-	/* Work under way comes back, into memory that is saved after it, and
-	 * may bring more work for the disks. */
-	for (struct device *d = m->devices; d; d = d->next)
-		if (d->type->quiesce)
-			d->type->quiesce(d);
+	state_quiesce(m);
 	rc = flush_disks(m, err);
-	save_clocks(m, &w);
-	cpuid_model_save(m->cpuid, &w);
-	for (unsigned i = 0; i < m->config.cpus; i++)
-		save_cpu(&m->cpus[i], &w);
-	for (struct device *d = m->devices; d; d = d->next)
-		save_device(d, &w);
+	state_collect(m, &w);
 	if (rc == 0)
-		rc = state_file_begin(&f, fd, err);
+		rc = state_begin(m, &f, fd, &w, err);
 	if (rc == 0)
-		rc = save_about(m, &f, err);
-	if (rc == 0)
-		rc = state_file_add(&f, "state", STATE_SECTION_NEEDED, w.data,
-		                    w.used, err);
-	if (rc == 0)
-		rc = pages_save(&f, m->memory,
+		rc = memory_freeze(m->memory, &view, err);
+	if (rc == 0) {
+		rc = pages_save(&f, &view,
 		                form == MACHINE_MEMORY_PLAIN ? PAGES_PLAIN
 		                                             : PAGES_PACKED,
 		                &pages, err);
+		memory_view_fini(&view);
+		memory_unview(m->memory);
+		settle_soon(m);
+	}
 	if (rc == 0)
 		rc = state_file_finish(&f, sync, err);
 	state_writer_fini(&w);
@@ -172,11 +202,8 @@ static int save(struct machine *m, int fd, enum machine_memory_form form,
 	return rc;
 }
 
-int machine_save(struct machine *m, int fd, enum machine_memory_form form,
-                 bool sync, struct machine_saved *figures, struct error *err)
+int state_may_save(const struct machine *m, struct error *err)
 {
-	int rc;
-
 	if (m->ended)
 		return error_set(err, -ESHUTDOWN, "the machine has ended");
 	if (m->engine_type->irqchip) {
@@ -185,6 +212,16 @@ int machine_save(struct machine *m, int fd, enum machine_memory_form form,
 		          m->engine_type->name);
 		return error_hint(err, "run it with --engine bt");
 	}
+	return 0;
+}
+
+int machine_save(struct machine *m, int fd, enum machine_memory_form form,
+                 bool sync, struct machine_saved *figures, struct error *err)
+{
+	int rc = state_may_save(m, err);
+
+	if (rc < 0)
+		return rc;
 	machine_hold(m);
 	rc = save(m, fd, form, sync, figures, err);
 	machine_release(m);

@@ -33,11 +33,33 @@ int restore_cpuid(struct machine *m, const struct cpuid_config *config,
 int restore_machine(struct machine *m, struct error *err) MUST_CHECK;
 void restore_fini(struct machine *m);
 
+/* ---- save.c: while nothing runs ---- */
+
+int state_may_save(const struct machine *m, struct error *err) MUST_CHECK;
+void state_quiesce(struct machine *m);
+void state_collect(struct machine *m, struct state_writer *w);
+/* All but memory. */
+int state_begin(const struct machine *m, struct state_file *f, int fd,
+                const struct state_writer *w, struct error *err) MUST_CHECK;
+
+/* ---- settle.c: after memory was frozen (guest/freeze.h) ---- */
+
+void settle_init(struct machine *m);
+void settle_fini(struct machine *m);
+/* Pages come home bit by bit, unless somebody looks at them. */
+void settle_soon(struct machine *m);
+
+/* ---- moment.c ---- */
+
+/* Waits until what is being written is written, and tells. */
+void moment_finish(struct machine *m);
+
 /* ---- chunks.c: what has no device ---- */
 
 struct saved_machine {
 	u64 clock_ns, tsc, tsc_hz, memory_bytes;
 	u32 cpus;
+	u8 console_last[MACHINE_SERIALS_MAX];
 };
 struct saved_cpu {
 	u64 pv_system_time, pv_wall_clock;

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * moment - a running machine as it is at one moment, saved or shared while it
+ * goes on.
+ *
+ * The machine stands still while work under way comes back, vCPUs and devices
+ * are written down, disks begin a copy of their contents of now, and memory is
+ * frozen (guest/freeze.h). Then it runs again. What was frozen is written by a
+ * thread; or it is given to others, who map it.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/thread.h"
+#include "guest/freeze.h"
+#include "machine/state/pages.h"
+#include "machine/state/state.h"
+#include "storage/jobs.h"
+
+enum {
+	AHEAD_PAGES = 32768, /* remapped in one short standstill */
+	REST_MS = 5,
+};
+
+struct machine_moment {
+	struct machine *machine;
+	struct machine_moment_config config; /* what is open is ours */
+	struct loop_timer timer;
+	struct state_writer chunks;
+	struct memory_view view;
+	bool frozen, threaded;
+	struct job *jobs[MACHINE_DISKS_MAX];
+	pthread_t thread;
+	int rc;
+	struct error err;
+	struct machine_moment_result result;
+};
+
+static void close_disk(struct machine_moment_disk *d)
+{
+	block_close(d->target);
+	if (d->scratch >= 0)
+		close(d->scratch);
+	d->target = NULL;
+	d->scratch = -1;
+}
+
+static void moment_free(struct machine_moment *mo)
+{
+	struct machine *m = mo->machine;
+
+	for (unsigned i = 0; i < mo->config.disk_count; i++) {
+		job_destroy(mo->jobs[i]);
+		close_disk(&mo->config.disks[i]);
+	}
+	if (mo->frozen) {
+		memory_view_fini(&mo->view);
+		memory_unview(m->memory);
+		settle_soon(m);
+	}
+	state_writer_fini(&mo->chunks);
+	loop_timer_fini(&mo->timer);
+	close(mo->config.fd);
+	m->moment = NULL;
+	free(mo);
+}
+
+static void tell(struct machine_moment *mo)
+{
+	struct machine_moment_result *r = &mo->result;
+
+	r->rc = mo->rc;
+	r->err = &mo->err;
+	if (mo->threaded)
+		pthread_join(mo->thread, NULL);
+	mo->threaded = false;
+	if (mo->config.share && mo->rc == 0) {
+		r->layers = mo->view.fd;
+		r->layer_count = mo->view.layers;
+		mo->frozen = false;
+		mo->config.done(mo->config.ctx, r);
+		memory_view_fini(&mo->view);
+	} else {
+		mo->config.done(mo->config.ctx, r);
+	}
+	moment_free(mo);
+}
+
+/* ---- while it runs again ---- */
+
+static int write_memory(struct machine_moment *mo, struct state_file *f)
+{
+	struct pages_figures pages = { 0 };
+	int rc =
+	    pages_save(f, &mo->view,
+	               mo->config.form == MACHINE_MEMORY_PLAIN ? PAGES_PLAIN
+	                                                       : PAGES_PACKED,
+	               &pages, &mo->err);
+
+	mo->result.saved = (struct machine_saved){
+		.pages = pages.pages,
+		.zero = pages.zero,
+		.duplicate = pages.duplicate,
+		.stored_bytes = pages.stored_bytes,
+	};
+	return rc;
+}
+
+static int wait_for_disk(struct machine_moment *mo, unsigned i)
+{
+	struct job_status status;
+
+	if (job_wait_end(mo->jobs[i], -1) == JOB_DONE)
+		return 0;
+	job_status(mo->jobs[i], &status);
+	return error_set(&mo->err, status.result ? status.result : -EIO,
+	                 "cannot copy a disk: %s", status.words);
+}
+
+static int write_state(struct machine_moment *mo)
+{
+	struct state_file f;
+	int rc =
+	    state_begin(mo->machine, &f, mo->config.fd, &mo->chunks, &mo->err);
+
+	if (rc == 0 && mo->config.share)
+		rc = pages_share(&f, &mo->view, &mo->err);
+	else if (rc == 0)
+		rc = write_memory(mo, &f);
+	return rc == 0 ? state_file_finish(&f, false, &mo->err) : rc;
+}
+
+static void written(void *ctx)
+{
+	struct machine *m = ctx;
+
+	/* Unless the machine's end has waited for it. */
+	if (m->moment)
+		tell(m->moment);
+}
+
+static void *write_all(void *ctx)
+{
+	struct machine_moment *mo = ctx;
+
+	mo->rc = write_state(mo);
+	for (unsigned i = 0; i < mo->config.disk_count; i++) {
+		int rc = wait_for_disk(mo, i);
+
+		if (mo->rc == 0)
+			mo->rc = rc;
+	}
+	loop_post(mo->machine->loop, written, mo->machine);
+	return NULL;
+}
+
+/* ---- the standstill ---- */
+
+static void stand_still(struct machine_moment *mo, u64 *since_ns)
+{
+	*since_ns = loop_now_ns();
+	machine_hold(mo->machine);
+	state_quiesce(mo->machine);
+}
+
+static void go_on(struct machine_moment *mo, u64 since_ns)
+{
+	u64 ns;
+
+	machine_release(mo->machine);
+	ns = loop_now_ns() - since_ns;
+	mo->result.pause_ns = MAX(mo->result.pause_ns, ns);
+}
+
+static int begin_disk(struct machine_moment *mo, unsigned i)
+{
+	static const struct job_options options = { 0 };
+	struct machine_moment_disk *d = &mo->config.disks[i];
+	struct block *live = machine_disk(mo->machine, d->disk);
+	int rc, scratch = d->scratch;
+
+	if (!live)
+		return error_set(&mo->err, -EINVAL, "there is no disk %u",
+		                 d->disk);
+	d->scratch = -1;
+	rc = job_backup(&mo->jobs[i], live, d->target, true, NULL, scratch,
+	                &options, &mo->err);
+	if (rc == 0)
+		d->target = NULL;
+	return rc;
+}
+
+static int take(struct machine_moment *mo)
+{
+	struct machine *m = mo->machine;
+	int rc = 0;
+
+	for (unsigned i = 0; rc == 0 && i < mo->config.disk_count; i++)
+		rc = begin_disk(mo, i);
+	if (rc == 0 && mo->config.disks_now)
+		rc = mo->config.disks_now(mo->config.ctx, &mo->err);
+	if (rc < 0)
+		return rc;
+	state_collect(m, &mo->chunks);
+	rc = memory_freeze(m->memory, &mo->view, &mo->err);
+	mo->frozen = rc == 0;
+	return rc;
+}
+
+static void take_moment(struct machine_moment *mo)
+{
+	u64 since_ns;
+
+	stand_still(mo, &since_ns);
+	mo->rc = mo->machine->ended
+	             ? error_set(&mo->err, -ESHUTDOWN, "the machine has ended")
+	             : take(mo);
+	go_on(mo, since_ns);
+	if (mo->rc == 0 && mo->config.share) {
+		mo->rc = write_state(mo);
+		tell(mo);
+		return;
+	}
+	if (mo->rc == 0)
+		mo->rc = thread_start(&mo->thread, 0, write_all, mo);
+	if (mo->rc < 0)
+		tell(mo);
+	else
+		mo->threaded = true;
+}
+
+/* Much memory takes long to remap: most of that goes ahead, in pieces. */
+static void step(void *ctx)
+{
+	struct machine_moment *mo = ctx;
+	u64 since_ns;
+	bool more;
+
+	if (mo->config.share || mo->machine->ended) {
+		take_moment(mo);
+		return;
+	}
+	stand_still(mo, &since_ns);
+	more = memory_freeze_ahead(mo->machine->memory, AHEAD_PAGES);
+	go_on(mo, since_ns);
+	if (more)
+		loop_timer_arm(&mo->timer,
+		               loop_now_ns() + REST_MS * NSEC_PER_MSEC);
+	else
+		take_moment(mo);
+}
+
+int machine_moment(struct machine *m,
+                   const struct machine_moment_config *config,
+                   struct error *err)
+{
+	struct machine_moment *mo;
+	int rc = state_may_save(m, err);
+
+	if (rc == 0 && m->moment)
+		rc = error_set(err, -EBUSY,
+		               "the machine is being saved "
+		               "already");
+	if (rc < 0)
+		return rc;
+	mo = xalloc(sizeof(*mo));
+	mo->machine = m;
+	mo->config = *config;
+	loop_timer_init(&mo->timer, m->loop, step, mo);
+	m->moment = mo;
+	if (config->share)
+		take_moment(mo);
+	else
+		step(mo);
+	return 0;
+}
+
+void moment_finish(struct machine *m)
+{
+	struct machine_moment *mo = m->moment;
+
+	if (!mo)
+		return;
+	if (!mo->threaded)
+		mo->rc =
+		    error_set(&mo->err, -ESHUTDOWN, "the machine has ended");
+	tell(mo);
+}
+
+void machine_unshare(struct machine *m)
+{
+	memory_unview(m->memory);
+	settle_soon(m);
+}

@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * moments - a machine saved or copied while it goes on.
+ *
+ * A copy's process gets descriptors: of the files that memory lies in, of
+ * every file that a disk is made of, of what the machine boots from. A disk
+ * without a path gets an empty overlay here and one there, and what was the
+ * disk lies below both, written by nobody any more.
+ */
+#include "vm/moments.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/loop.h"
+#include "machine/machine.h"
+#include "storage/image.h"
+#include "storage/live.h"
+#include "vm/config.h"
+#include "vm/session.h"
+
+/* Somebody maps our memory: until the other ends of this pipe are closed. */
+struct share {
+	struct share *next;
+	struct moments *moments;
+	int fd;
+	struct loop_fd *watch;
+};
+
+static json_t *refused(const struct error *err)
+{
+	return json_pack("{s:b,s:o,s:o}", "ok", 0, "words",
+	                 session_words(err->text), "hint",
+	                 session_words(err->hint));
+}
+
+static int copy_fd(int fd, struct error *err)
+{
+	int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+
+	if (copy < 0)
+		return error_set(err, fd < 0 ? -EINVAL : -errno,
+		                 fd < 0 ? "a descriptor is missing"
+		                        : "there are no more descriptors");
+	return copy;
+}
+
+static json_t *figures(const struct machine_moment_result *r)
+{
+	return json_pack("{s:b,s:I,s:I,s:I,s:I,s:I}", "ok", 1, "pages",
+	                 (json_int_t)r->saved.pages, "zero",
+	                 (json_int_t)r->saved.zero, "duplicate",
+	                 (json_int_t)r->saved.duplicate, "stored_bytes",
+	                 (json_int_t)r->saved.stored_bytes, "pause_us",
+	                 (json_int_t)(r->pause_ns / NSEC_PER_USEC));
+}
+
+/* ---- snapshot ---- */
+
+static void snapshot_done(void *ctx, const struct machine_moment_result *r)
+{
+	struct moments *m = ctx;
+	struct reply reply = { .body =
+		                   r->rc < 0 ? refused(r->err) : figures(r) };
+
+	if (m->asker)
+		m->answer(m->asker, m->id, &reply);
+	json_decref(reply.body);
+	json_decref(m->id);
+	m->asker = NULL;
+	m->id = NULL;
+}
+
+static int open_target(json_t *disk, const struct brought *brought,
+                       struct machine_moment_disk *out, struct error *err)
+{
+	struct block_open how = { .path = "the copy of a disk",
+		                  .format = "raw" };
+
+	out->disk = (unsigned)json_integer_value(json_object_get(disk, "disk"));
+	how.fd =
+	    copy_fd(brought_fd(brought, json_object_get(disk, "target")), err);
+	if (how.fd < 0)
+		return how.fd;
+	out->scratch =
+	    copy_fd(brought_fd(brought, json_object_get(disk, "scratch")), err);
+	if (out->scratch < 0) {
+		close(how.fd);
+		return out->scratch;
+	}
+	return block_open(&out->target, &how, err);
+}
+
+static void drop_targets(struct machine_moment_config *c)
+{
+	for (unsigned i = 0; i < c->disk_count; i++) {
+		block_close(c->disks[i].target);
+		if (c->disks[i].scratch >= 0)
+			close(c->disks[i].scratch);
+	}
+	if (c->fd >= 0)
+		close(c->fd);
+}
+
+static int read_snapshot(json_t *message, const struct brought *brought,
+                         struct machine_moment_config *c, struct error *err)
+{
+	const char *memory =
+	    json_string_value(json_object_get(message, "memory"));
+	json_t *disk;
+	size_t i;
+
+	if (memory && !strcmp(memory, "plain"))
+		c->form = MACHINE_MEMORY_PLAIN;
+	else if (memory && strcmp(memory, "packed"))
+		return error_set(err, -EINVAL,
+		                 "memory is neither packed nor plain");
+	c->fd =
+	    copy_fd(brought_fd(brought, json_object_get(message, "file")), err);
+	if (c->fd < 0)
+		return c->fd;
+	json_array_foreach(json_object_get(message, "disks"), i, disk)
+	{
+		struct machine_moment_disk *d = &c->disks[i];
+		int rc;
+
+		if (i == MACHINE_DISKS_MAX)
+			return error_set(err, -E2BIG, "too many disks");
+		*d = (struct machine_moment_disk){ .scratch = -1 };
+		c->disk_count++;
+		rc = open_target(disk, brought, d, err);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+json_t *moments_snapshot(struct moments *m, void *asker, json_t *message,
+                         const struct brought *brought)
+{
+	struct machine_moment_config c = { .fd = -1,
+		                           .done = snapshot_done,
+		                           .ctx = m };
+	struct error err = { 0 };
+	int rc = read_snapshot(message, brought, &c, &err);
+
+	if (rc == 0 && m->asker)
+		rc = error_set(&err, -EBUSY,
+		               "the machine is being saved "
+		               "already");
+	if (rc == 0) {
+		m->asker = asker;
+		m->id = json_incref(json_object_get(message, "id"));
+		rc = machine_moment(m->machine, &c, &err);
+		if (rc == 0)
+			return NULL;
+		json_decref(m->id);
+		m->asker = NULL;
+		m->id = NULL;
+	}
+	drop_targets(&c);
+	return refused(&err);
+}
+
+/* ---- who looks at our memory ---- */
+
+static void share_end(struct share *s)
+{
+	struct share **at = &s->moments->shares;
+
+	while (*at != s)
+		at = &(*at)->next;
+	*at = s->next;
+	loop_fd_remove(s->watch);
+	close(s->fd);
+	free(s);
+}
+
+static void share_left(void *ctx, unsigned events)
+{
+	struct share *s = ctx;
+	struct machine *machine = s->moments->machine;
+	char byte;
+
+	(void)events;
+	/* Nothing is ever written to it. */
+	if (read(s->fd, &byte, 1) < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	share_end(s);
+	machine_unshare(machine);
+}
+
+static void share_begin(struct moments *m, int fd)
+{
+	struct share *s = xalloc(sizeof(*s));
+
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	*s = (struct share){ .next = m->shares, .moments = m, .fd = fd };
+	m->shares = s;
+	s->watch =
+	    loop_fd_add(m->loop, fd, LOOP_READ | LOOP_HANGUP, share_left, s);
+}
+
+/* ---- fork ---- */
+
+struct forking {
+	struct moments *moments;
+	json_t *message;
+	const struct brought *brought;
+	struct reply *reply;
+	int watch;
+	json_t *result;
+	struct block *overlay[MACHINE_DISKS_MAX];
+	int overlay_fd[MACHINE_DISKS_MAX];
+	const char *name[MACHINE_DISKS_MAX]; /* of what lies below */
+};
+
+static int give(struct reply *reply, int fd)
+{
+	if (fd < 0 || reply->fd_count == REPLY_FDS_MAX)
+		return -1;
+	reply->fds[reply->fd_count] = fd;
+	return (int)reply->fd_count++;
+}
+
+/* The disk that was, and what it lies on. */
+static json_t *below(struct forking *f, unsigned i)
+{
+	const struct vm_config *c = f->moments->config;
+	const struct vm_disk_chain *chain = &c->chains[i];
+	json_t *list = json_array();
+
+	for (unsigned k = 0; k < chain->count; k++)
+		json_array_append_new(
+		    list, json_pack("{s:i,s:s,s:s}", "fd",
+		                    give(f->reply, chain->file[k].fd), "path",
+		                    chain->file[k].path, "format",
+		                    chain->file[k].format));
+	return list;
+}
+
+/* In the standstill. */
+static int switch_disks(void *ctx, struct error *err)
+{
+	struct forking *f = ctx;
+	struct moments *m = f->moments;
+
+	for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
+		int rc;
+
+		if (!f->overlay[i])
+			continue;
+		rc = live_snapshot(machine_disk(m->machine, i), f->overlay[i],
+		                   NULL, err);
+		if (rc == 0)
+			rc = vm_config_switch_disk(
+			    m->config, i, f->overlay_fd[i], f->name[i], err);
+		if (rc < 0)
+			return rc;
+		f->overlay[i] = NULL;
+		f->overlay_fd[i] = -1;
+	}
+	return 0;
+}
+
+static json_t *layers(struct reply *reply,
+                      const struct machine_moment_result *r)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < r->layer_count; i++) {
+		int index = give(reply, r->layers[i]);
+
+		json_array_append_new(list, index < 0 ? json_null()
+		                                      : json_integer(index));
+	}
+	return list;
+}
+
+static json_t *disks(struct forking *f)
+{
+	const struct machine_config *c = &f->moments->config->machine;
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < c->disk_count; i++)
+		json_array_append_new(
+		    list,
+		    json_pack("{s:i,s:s?,s:s?,s:b,s:o}", "disk", (int)i,
+		              "serial", c->disks[i].serial, "path",
+		              c->disks[i].path, "readonly",
+		              c->disks[i].readonly, "below", below(f, i)));
+	return list;
+}
+
+static json_t *boot(struct forking *f)
+{
+	const struct machine_config *c = &f->moments->config->machine;
+	json_t *modules = json_array();
+	json_t *o = json_pack("{s:i,s:s?,s:s?,s:s?}", "kernel",
+	                      give(f->reply, c->kernel_fd), "kernel_path",
+	                      c->kernel_path, "initrd_path", c->initrd_path,
+	                      "cmdline", c->cmdline);
+
+	if (c->initrd_fd >= 0)
+		json_object_set_new(o, "initrd",
+		                    json_integer(give(f->reply, c->initrd_fd)));
+	for (unsigned i = 0; i < c->module_count; i++)
+		json_array_append_new(
+		    modules, json_integer(give(f->reply, c->module_fds[i])));
+	json_object_set_new(o, "modules", modules);
+	return o;
+}
+
+static json_t *answer_fork(struct forking *f,
+                           const struct machine_moment_result *r)
+{
+	struct vm_config *c = f->moments->config;
+	json_t *o = figures(r);
+
+	json_object_set(o, "machine", c->json);
+	json_object_set_new(o, "boot", boot(f));
+	json_object_set_new(o, "disks", disks(f));
+	json_object_set_new(o, "layers", layers(f->reply, r));
+	return o;
+}
+
+static void fork_done(void *ctx, const struct machine_moment_result *r)
+{
+	struct forking *f = ctx;
+
+	if (r->rc < 0) {
+		f->result = refused(r->err);
+		return;
+	}
+	f->result = answer_fork(f, r);
+	/* Those of memory are closed when this returns. */
+	for (unsigned i = 0; i < f->reply->fd_count; i++)
+		f->reply->fds[i] = fcntl(f->reply->fds[i], F_DUPFD_CLOEXEC, 3);
+	share_begin(f->moments, f->watch);
+	f->watch = -1;
+}
+
+static int open_overlay(struct forking *f, json_t *disk, struct error *err)
+{
+	const struct machine_config *c = &f->moments->config->machine;
+	json_int_t i = json_integer_value(json_object_get(disk, "disk"));
+	int fd = brought_fd(f->brought, json_object_get(disk, "overlay"));
+	struct block_open how = { .path = "overlay",
+		                  .format = "qcow2",
+		                  .flags = IMAGE_OPEN_NO_BACKING };
+	int rc;
+
+	if (i < 0 || i >= (json_int_t)c->disk_count)
+		return error_set(err, -EINVAL, "there is no such disk");
+	f->name[i] = json_string_value(json_object_get(disk, "name"));
+	if (!f->name[i] || f->overlay[i])
+		return error_set(err, -EINVAL,
+		                 "a disk needs one overlay, and "
+		                 "a name for what lies below");
+	f->overlay_fd[i] = copy_fd(fd, err);
+	how.fd = f->overlay_fd[i] < 0 ? -1 : copy_fd(fd, err);
+	if (how.fd < 0)
+		return err->code;
+	rc = block_open(&f->overlay[i], &how, err);
+	return rc;
+}
+
+static int check_disks(const struct forking *f, struct error *err)
+{
+	const struct machine_config *c = &f->moments->config->machine;
+
+	for (unsigned i = 0; i < c->disk_count; i++)
+		if (!c->disks[i].readonly && !f->overlay[i])
+			return error_set(err, -EINVAL,
+			                 "disk %u has no overlay to go on in",
+			                 i);
+	return 0;
+}
+
+static int begin_fork(struct forking *f, struct machine_moment_config *c,
+                      struct error *err)
+{
+	json_t *disk;
+	size_t i;
+	int rc;
+
+	json_array_foreach(json_object_get(f->message, "disks"), i, disk)
+	{
+		rc = open_overlay(f, disk, err);
+		if (rc < 0)
+			return rc;
+	}
+	rc = check_disks(f, err);
+	/* What is flushed now need not be in the standstill. */
+	for (unsigned k = 0; rc == 0 && k < MACHINE_DISKS_MAX; k++)
+		if (f->overlay[k])
+			rc = block_sync(machine_disk(f->moments->machine, k),
+			                BLOCK_FLUSH, 0, NULL, 0);
+	if (rc < 0)
+		return err->code ? rc
+		                 : error_set(err, rc, "cannot flush a disk: %s",
+		                             strerror(-rc));
+	f->watch = copy_fd(
+	    brought_fd(f->brought, json_object_get(f->message, "watch")), err);
+	c->fd = copy_fd(
+	    brought_fd(f->brought, json_object_get(f->message, "file")), err);
+	if (f->watch < 0 || c->fd < 0)
+		return -EINVAL;
+	return machine_moment(f->moments->machine, c, err);
+}
+
+json_t *moments_fork(struct moments *m, json_t *message,
+                     const struct brought *brought, struct reply *reply)
+{
+	struct forking f = { .moments = m,
+		             .message = message,
+		             .brought = brought,
+		             .reply = reply,
+		             .watch = -1 };
+	struct machine_moment_config c = { .fd = -1,
+		                           .share = true,
+		                           .disks_now = switch_disks,
+		                           .done = fork_done,
+		                           .ctx = &f };
+	struct error err = { 0 };
+
+	for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++)
+		f.overlay_fd[i] = -1;
+	if (begin_fork(&f, &c, &err) < 0) {
+		f.result = refused(&err);
+		if (c.fd >= 0)
+			close(c.fd);
+	}
+	if (f.watch >= 0)
+		close(f.watch);
+	for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
+		block_close(f.overlay[i]);
+		if (f.overlay_fd[i] >= 0)
+			close(f.overlay_fd[i]);
+	}
+	return f.result;
+}
+
+void moments_forget(struct moments *m, void *asker)
+{
+	if (m->asker == asker)
+		m->asker = NULL;
+}
+
+void moments_fini(struct moments *m)
+{
+	while (m->shares)
+		share_end(m->shares);
+	json_decref(m->id);
+	m->id = NULL;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * moments.h - requests to save or copy a machine that goes on (snapshot, fork;
+ * control/control.h says what they are).
+ */
+#pragma once
+
+#include <jansson.h>
+#include <stddef.h>
+
+#include "base/types.h"
+#include "vm/disks.h"
+
+struct loop;
+struct machine;
+struct vm_config;
+
+/* An answer, and the descriptors that go with it; borrowed. */
+enum { REPLY_FDS_MAX = 120 };
+struct reply {
+	json_t *body;
+	int fds[REPLY_FDS_MAX];
+	unsigned fd_count;
+};
+
+struct moments {
+	struct loop *loop;
+	struct machine *machine;
+	struct vm_config *config;
+	/* Sends the answer to a request of asker; takes over body and id. */
+	void (*answer)(void *asker, json_t *id, struct reply *reply);
+	struct share *shares;
+	void *asker; /* of the snapshot that is being written; NULL: gone */
+	json_t *id;
+};
+
+void moments_fini(struct moments *m);
+/* A request that is answered later: NULL; else why not. */
+json_t *moments_snapshot(struct moments *m, void *asker, json_t *message,
+                         const struct brought *brought);
+json_t *moments_fork(struct moments *m, json_t *message,
+                     const struct brought *brought, struct reply *reply);
+/* It wants no answer any more. */
+void moments_forget(struct moments *m, void *asker);
