@@ -11,6 +11,7 @@
 #include "cli/agent.h"
 #include "cli/command.h"
 #include "cli/disk.h"
+#include "cli/fork.h"
 #include "cli/host.h"
 #include "cli/net.h"
 #include "cli/say.h"
@@ -28,6 +29,7 @@ static const struct command commands[] = {
 	{ "suspend", "save a running machine and end it", command_suspend },
 	{ "resume", "go on with a paused or suspended machine",
 	  command_resume },
+	{ "fork", "copies of a running machine", command_fork },
 	{ "snapshot", "moments of a machine, to go back to", cmd_snapshot },
 	{ "vm", "machines that a daemon keeps", command_vm },
 	{ "launch", "make a machine from an image, and start it",

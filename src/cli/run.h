@@ -107,6 +107,8 @@ int run_machine_add_fd(struct run_machine *m, int fd);
 void run_machine_set_fd(struct run_machine *m, json_t *object, const char *key,
                         int fd);
 
+/* A random address for a network card: 17 characters. */
+int run_machine_mac(char *text, size_t size, struct error *err) MUST_CHECK;
 /* run_disks.c: all disks with their chains, into m->file. */
 int run_disks_open(struct run_machine *m, const struct run_options *o,
                    struct error *err) MUST_CHECK;

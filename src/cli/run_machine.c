@@ -140,7 +140,7 @@ static int open_boot(struct run_machine *m, const struct run_options *o,
 
 /* ---- networks ---- */
 
-static int random_mac(char *text, size_t size, struct error *err)
+int run_machine_mac(char *text, size_t size, struct error *err)
 {
 	u8 mac[6];
 
@@ -237,7 +237,7 @@ static int open_nets(struct run_machine *m, const struct run_options *o,
 		if (o->saved && saved_mac(o->saved, i)) {
 			set_string(nic, "mac", saved_mac(o->saved, i));
 		} else {
-			rc = random_mac(mac, sizeof(mac), err);
+			rc = run_machine_mac(mac, sizeof(mac), err);
 			if (rc < 0)
 				return rc;
 			set_string(nic, "mac", mac);

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "cli/image.h"
 #include "control/control.h"
+#include "storage/image.h"
 #include "storage/state_file.h"
 
 enum { ABOUT_MAX = 1 << 20, ARGS_MAX = 4096 };
@@ -345,27 +346,53 @@ static json_t *add_file(struct moment *m, int fd)
 	return json_integer((json_int_t)m->count++);
 }
 
-/* A file for the disk's contents, and room for what is overwritten while
+const char *saved_stored(json_t *disk, json_t *status)
+{
+	const char *format = "raw";
+
+	if (json_is_true(json_object_get(disk, "private")))
+		json_unpack(status, "{s?{s?s}}", "origin", "image_format",
+		            &format);
+	else
+		json_unpack(disk, "{s?s}", "format", &format);
+	return format;
+}
+
+static int make_copy(json_t *disk, struct error *err)
+{
+	const struct image_create how = {
+		.path = json_string_value(json_object_get(disk, "copy")),
+		.format = json_string_value(json_object_get(disk, "stored")),
+		.size = (u64)json_integer_value(json_object_get(disk, "bytes")),
+	};
+	int fd, rc = image_create(&how, err);
+
+	if (rc < 0)
+		return rc;
+	fd = open(how.path, O_RDWR | O_CLOEXEC);
+	return fd < 0 ? error_set(err, -errno, "cannot open %s: %s", how.path,
+	                          strerror(errno))
+	              : fd;
+}
+
+/* An image for the disk's contents, and room for what is overwritten while
  * they are read. */
 static int add_disk(struct moment *m, json_t *disk, const char *path,
                     struct error *err)
 {
-	const char *name = json_string_value(json_object_get(disk, "copy"));
-	json_int_t size = json_integer_value(json_object_get(disk, "bytes"));
-	int scratch,
-	    fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	json_t *entry =
-	    json_pack("{s:O}", "disk", json_object_get(disk, "disk"));
+	    json_pack("{s:O,s:O}", "disk", json_object_get(disk, "disk"),
+	              "format", json_object_get(disk, "stored"));
+	int scratch, fd;
 	char *temp;
 
 	json_array_append_new(json_object_get(m->message, "disks"), entry);
 	if (m->count + 2 > CONTROL_FDS_MAX)
 		return error_set(err, -E2BIG, "too many disks");
-	if (fd >= 0)
-		json_object_set_new(entry, "target", add_file(m, fd));
-	if (fd < 0 || ftruncate(fd, (off_t)size) < 0)
-		return error_set(err, -errno, "cannot make %s: %s", name,
-		                 strerror(errno));
+	fd = make_copy(disk, err);
+	if (fd < 0)
+		return fd;
+	json_object_set_new(entry, "target", add_file(m, fd));
 	scratch = open_unnamed(path, &temp);
 	if (scratch >= 0) {
 		unlink(temp);

@@ -54,10 +54,13 @@ int saved_write(int sock, const char *path, const struct saved_how *how,
 /*
  * The same of one moment of a machine that goes on, unless it is to stay: it
  * stands still for "pause_us" of figures. Each disk of the list gets a copy in
- * a file of its own, "copy".
+ * a file of its own, "copy", of the format "stored".
  */
 int saved_moment(int sock, const char *path, const struct saved_how *how,
                  json_t *disks, json_t **figures, struct error *err) MUST_CHECK;
+/* Which format a copy of the disk is to have, so that it can take the disk's
+ * place when the machine is restored. status: the machine's. */
+const char *saved_stored(json_t *disk, json_t *status);
 /* A saved_how.disk for a machine that ends: a private disk without a name gets
  * one, beside the state; ctx is the path of that. */
 int saved_keep_disk(void *ctx, json_t *disk, int fd,

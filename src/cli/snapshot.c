@@ -170,6 +170,8 @@ static int list_disks(int sock, const char *folder, json_t **out,
 		    "%s/disk%d", folder,
 		    (int)json_integer_value(json_object_get(disk, "disk")));
 		json_object_set_new(disk, "copy", json_string(copy));
+		json_object_set_new(disk, "stored",
+		                    json_string(saved_stored(disk, status)));
 		json_array_append(list, disk);
 		free(copy);
 	}
@@ -433,38 +435,6 @@ static int command_snapshots(int argc, char **argv)
 
 /* ---- revert ---- */
 
-static int copy_blocks(const char *from, const char *to, struct error *err)
-{
-	const struct block_open source = { .path = from,
-		                           .fd = -1,
-		                           .format = "raw",
-		                           .flags = BLOCK_OPEN_READONLY };
-	const struct block_open target = { .path = to,
-		                           .fd = -1,
-		                           .format = "qcow2" };
-	struct image_create how = { .path = to,
-		                    .format = "qcow2",
-		                    .replace = true };
-	struct block *a = NULL, *b = NULL;
-	struct block_info info;
-	int rc = block_open(&a, &source, err);
-
-	if (rc == 0) {
-		block_info(a, &info);
-		how.size = info.size;
-		rc = image_create(&how, err);
-	}
-	if (rc == 0)
-		rc = block_open(&b, &target, err);
-	if (rc == 0)
-		rc = image_copy(a, b, true, false, NULL, err);
-	if (rc == 0)
-		rc = block_sync(b, BLOCK_FLUSH, 0, NULL, 0);
-	block_close(a);
-	block_close(b);
-	return rc;
-}
-
 /* What the image has besides its contents would be lost. */
 static int check_present(const char *path, struct error *err)
 {
@@ -496,23 +466,6 @@ static int check_present(const char *path, struct error *err)
 	return rc;
 }
 
-/* A qcow2 image is made anew of the contents. */
-static int make_image(const char *from, const char *path, struct error *err)
-{
-	char *temp = xasprintf("%s.new", path);
-	int rc = check_present(path, err);
-
-	if (rc == 0)
-		rc = copy_blocks(from, temp, err);
-	if (rc == 0 && rename(temp, path) < 0)
-		rc = error_set(err, -errno, "cannot make %s: %s", path,
-		               strerror(errno));
-	if (rc < 0)
-		unlink(temp);
-	free(temp);
-	return rc;
-}
-
 static int copy_file_back(const char *from, const char *to, struct error *err)
 {
 	int fd = open(from, O_RDONLY | O_CLOEXEC), rc;
@@ -534,13 +487,11 @@ static int copy_back(const struct snapshots *s, const char *name, json_t *disk,
 	char *from = snapshots_path(s, name, file);
 	char *to = private ? xasprintf("%s.disk", suspended)
 	                   : xstrdup(text_of(disk, "path"));
-	int rc;
+	int rc = 0;
 
-	/* A private one is raw: the image's own format. */
-	if (!private && strcmp(text_of(disk, "format"), "qcow2") == 0 &&
-	    strcmp(text_of(disk, "stored"), "raw") == 0)
-		rc = make_image(from, to, err);
-	else
+	if (!private && strcmp(text_of(disk, "stored"), "qcow2") == 0)
+		rc = check_present(to, err);
+	if (rc == 0)
 		rc = copy_file_back(from, to, err);
 	free(file);
 	free(from);

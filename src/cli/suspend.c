@@ -128,6 +128,67 @@ static void wait_for_end(int sock)
 	}
 }
 
+/* A disk that a fork has left on top of others, with a name for none: its
+ * contents are written out. The list is empty for every other machine. */
+static int list_shared(int sock, const char *path, json_t **out,
+                       struct error *err)
+{
+	json_t *status = NULL, *answer = NULL, *disk, *list;
+	int fds[CONTROL_FDS_MAX], rc;
+	size_t count, i;
+	char *copy;
+
+	rc = saved_request(sock, json_pack("{s:s}", "op", "status"), NULL, 0,
+	                   &status, fds, &count, err);
+	if (rc < 0)
+		return rc;
+	rc = saved_request(sock, json_pack("{s:s}", "op", "disks"), NULL, 0,
+	                   &answer, fds, &count, err);
+	if (rc < 0) {
+		json_decref(status);
+		return rc;
+	}
+	list = json_array();
+	copy = xasprintf("%s.disk", path);
+	json_array_foreach(json_object_get(answer, "disks"), i, disk)
+	{
+		if (!json_is_true(json_object_get(disk, "shared")))
+			continue;
+		json_object_set_new(disk, "copy", json_string(copy));
+		json_object_set_new(disk, "stored",
+		                    json_string(saved_stored(disk, status)));
+		json_array_append(list, disk);
+	}
+	if (json_array_size(list))
+		unlink(copy); /* of one that never had a state */
+	free(copy);
+	json_decref(answer);
+	json_decref(status);
+	*out = list;
+	return 0;
+}
+
+static int put_away(int sock, const char *path, const struct saved_how *how,
+                    json_t **figures, struct error *err)
+{
+	json_t *shared = NULL;
+	int rc = list_shared(sock, path, &shared, err);
+
+	if (rc == 0 && json_array_size(shared)) {
+		rc = saved_moment(sock, path, how, shared, figures, err);
+		if (rc == 0)
+			json_object_set_new(
+			    *figures, "ms",
+			    json_integer(json_integer_value(json_object_get(
+					     *figures, "pause_us")) /
+			                 1000));
+	} else if (rc == 0) {
+		rc = saved_write(sock, path, how, figures, err);
+	}
+	json_decref(shared);
+	return rc;
+}
+
 static int suspend(const struct wish *w, const char *path, struct error *err)
 {
 	int rc = named_check_lasting(w->name, err);
@@ -140,7 +201,7 @@ static int suspend(const struct wish *w, const char *path, struct error *err)
 
 	if (sock < 0)
 		return sock;
-	rc = saved_write(sock, path, &how, &figures, err);
+	rc = put_away(sock, path, &how, &figures, err);
 	if (rc == 0) {
 		quit = json_pack("{s:s,s:b}", "op", "quit", "suspended", 1);
 		rc = control_send(sock, quit, NULL, 0, err);

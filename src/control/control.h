@@ -34,8 +34,9 @@
  * snapshot  {"op":"snapshot","file":I,"memory":..., "disks":[{"disk":N,
  *        "target":I,"scratch":I},...]}: as save, but of one moment, and the
  *        machine goes on: the answer comes when all is written, with
- *        "pause_us", its longest standstill. target: an empty raw file as
- *        large as the disk, which gets its contents; scratch: an empty file.
+ *        "pause_us", its longest standstill. target: an image as large
+ *        as the disk that reads as zeroes, of "format" (raw), which gets its
+ *        contents; scratch: an empty file.
  *        Who asked sees to it that all is on stable storage. "stay" as in
  *        save.
  * fork   {"op":"fork","file":I,"watch":I,"disks":[{"disk":N,"overlay":I,

@@ -47,6 +47,10 @@ struct launch_net {
  * what it was told to be wrong. */
 pid_t launch_net(const struct launch_net *net, int *link,
                  struct error *err) MUST_CHECK;
+/* The same without the wait: what it says is read from *ready_fd, and the cable
+ * may be used before that. */
+pid_t launch_net_begin(const struct launch_net *net, int *link, int *ready_fd,
+                       struct error *err) MUST_CHECK;
 /*
  * What an atoll-net says when it is set up: "ok", or an exit code, the words
  * and the hint, a line each. 0, -EINVAL (bad use) or another -errno.

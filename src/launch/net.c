@@ -80,7 +80,8 @@ static void free_arguments(char **argv)
 	free(argv);
 }
 
-pid_t launch_net(const struct launch_net *net, int *link, struct error *err)
+pid_t launch_net_begin(const struct launch_net *net, int *link, int *ready_fd,
+                       struct error *err)
 {
 	struct launch l = {
 		.program = "atoll-net",
@@ -112,14 +113,30 @@ pid_t launch_net(const struct launch_net *net, int *link, struct error *err)
 	free_arguments(argv);
 	close(pair[1]);
 	close(ready[1]);
-	rc = pid < 0 ? pid : launch_read_ready(ready[0], err);
-	close(ready[0]);
-	if (rc == 0) {
-		*link = pair[0];
+	if (pid < 0) {
+		close(pair[0]);
+		close(ready[0]);
 		return pid;
 	}
-	close(pair[0]);
-	if (pid > 0)
-		launch_end(pid, 1000);
+	*link = pair[0];
+	*ready_fd = ready[0];
+	return pid;
+}
+
+pid_t launch_net(const struct launch_net *net, int *link, struct error *err)
+{
+	int far, ready, rc;
+	pid_t pid = launch_net_begin(net, &far, &ready, err);
+
+	if (pid < 0)
+		return pid;
+	rc = launch_read_ready(ready, err);
+	close(ready);
+	if (rc == 0) {
+		*link = far;
+		return pid;
+	}
+	close(far);
+	launch_end(pid, 1000);
 	return rc;
 }

@@ -221,9 +221,9 @@ static int read_limits(struct reader *r, struct machine_disk *d)
 static int read_disk(struct reader *r, void *out)
 {
 	static const char *const keys[] = {
-		"fd",          "path",        "format",  "serial",
-		"readonly",    "chain",       "iops",    "iops_burst",
-		"bytes_per_s", "bytes_burst", "private", NULL
+		"fd",      "path",   "format",     "serial",      "readonly",
+		"chain",   "iops",   "iops_burst", "bytes_per_s", "bytes_burst",
+		"private", "shared", NULL
 	};
 	struct machine_disk *d = out;
 	int rc = check_keys(r, keys);
@@ -568,6 +568,7 @@ int vm_config_switch_disk(struct vm_config *config, unsigned disk, int fd,
 	c->file[0].format = xstrdup("qcow2");
 	c->count++;
 	config->machine.disks[disk].format = c->file[0].format;
+	config->disk_shared[disk] = true;
 	close(config->disk_fds[disk]);
 	config->disk_fds[disk] = fd;
 	return 0;
@@ -583,6 +584,8 @@ static int keep_disks(const struct reader *r, struct vm_config *out)
 
 		out->disk_private[i] = json_is_true(
 		    json_object_get(json_array_get(disks, i), "private"));
+		out->disk_shared[i] = json_is_true(
+		    json_object_get(json_array_get(disks, i), "shared"));
 		if (keep_chain(&out->chains[i], d) < 0)
 			return fail(r, "disks", "are too many");
 		if (d->readonly)

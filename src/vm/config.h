@@ -27,6 +27,7 @@ struct vm_config {
 	/* Of disks that are written to, for who saves the machine; -1: none. */
 	int disk_fds[MACHINE_DISKS_MAX];
 	bool disk_private[MACHINE_DISKS_MAX]; /* no path leads there */
+	bool disk_shared[MACHINE_DISKS_MAX];  /* what it lies on, by a fork */
 	struct vm_disk_chain chains[MACHINE_DISKS_MAX];
 	char *origin; /* what machine.origin points to */
 	json_t *json; /* the strings in machine live here */

@@ -126,10 +126,11 @@ static json_t *disk_json(const struct disks *d, unsigned i)
 
 	block_info(machine_disk(d->machine, i), &info);
 	return json_pack(
-	    "{s:i,s:s?,s:s?,s:s?,s:I,s:b,s:b,s:o}", "disk", (int)i, "path",
+	    "{s:i,s:s?,s:s?,s:s?,s:I,s:b,s:b,s:b,s:o}", "disk", (int)i, "path",
 	    disk->path, "format", disk->format, "serial", disk->serial, "bytes",
 	    (json_int_t)info.size, "readonly", info.readonly, "private",
-	    d->config->disk_private[i], "limits", limits_json(d, i));
+	    d->config->disk_private[i], "shared", d->config->disk_shared[i],
+	    "limits", limits_json(d, i));
 }
 
 static int do_list(struct request *r, json_t **answer)

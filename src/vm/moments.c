@@ -79,8 +79,10 @@ static void snapshot_done(void *ctx, const struct machine_moment_result *r)
 static int open_target(json_t *disk, const struct brought *brought,
                        struct machine_moment_disk *out, struct error *err)
 {
+	const char *format = json_string_value(json_object_get(disk, "format"));
 	struct block_open how = { .path = "the copy of a disk",
-		                  .format = "raw" };
+		                  .format = format ? format : "raw",
+		                  .flags = IMAGE_OPEN_NO_BACKING };
 
 	out->disk = (unsigned)json_integer_value(json_object_get(disk, "disk"));
 	how.fd =

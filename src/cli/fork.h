@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fork.h - atoll fork: copies of a running machine.
+ *
+ *	fork.c          the command line; what is asked of the machine
+ *	fork_machine.c  a copy's machine file
+ *	fork_hold.c     copies while they run
+ *
+ * A process of its own holds the copies when the command has returned. Each
+ * has a folder as every named machine has (named.h), with its console:
+ *
+ *	STATE/named/NAME/console.log   what it prints
+ *	STATE/named/NAME/console.in    a pipe: what is typed
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "base/types.h"
+#include "cli/named.h"
+#include "cli/run.h"
+#include "control/control.h"
+
+struct error;
+
+enum { FORKS_MAX = 1000 };
+
+/* What the machine gave; descriptors are ours, and are read-only. */
+struct fork_source {
+	json_t *answer;
+	int fds[CONTROL_FDS_MAX];
+	size_t count;
+	int state; /* the state's file */
+	int hold;  /* open as long as anybody maps the memory */
+	json_t *origin;
+};
+
+struct fork_copy {
+	char *name;
+	struct named named;
+	struct worker worker; /* pid 0: none */
+	int overlays[RUN_DISKS_MAX + 1];
+	unsigned overlay_count;
+	/* Ours until it runs; the pipe to its end, so that it stays open. */
+	int console_in, console_out;
+	pid_t nets[RUN_NETS_MAX];
+	int net_ready[RUN_NETS_MAX], net_link[RUN_NETS_MAX];
+	unsigned net_count;
+	u64 started_ns;
+	bool stopped;
+};
+
+/* Names of files below disks: the same for all copies of one moment. */
+char *fork_base_name(json_t *disk, const char *moment);
+
+/* Sends the machine file to the copy's process, which waits for it. */
+int fork_machine_start(struct fork_copy *c, const struct fork_source *s,
+                       const char *moment, struct error *err) MUST_CHECK;
+
+/* Until all have ended. remove: nothing is left of them then. */
+void fork_hold(struct fork_copy *copies, unsigned count, bool remove);
+/* Wait for "started"; the words of one that failed. */
+int fork_wait_started(struct fork_copy *c, struct error *err) MUST_CHECK;
+void fork_copy_fini(struct fork_copy *c, bool remove);
+
+int command_fork(int argc, char **argv);
