@@ -292,6 +292,11 @@ int table_new(struct qcow2 *q, enum table_kind kind, u64 offset,
 		return rc;
 	cache_drop(q, offset);
 	memset(t->data, 0, q->cluster_size);
+	/* It takes its room on the host now. A disk that is full when tables
+	 * are written back would lose all that they find. */
+	rc = meta_write(q, offset, t->data, q->cluster_size);
+	if (rc < 0)
+		return rc;
 	insert(q, t, kind, offset);
 	pthread_mutex_lock(&q->lock);
 	table_dirty(q, t, 0, q->cluster_size);

@@ -135,6 +135,32 @@ static void test_three(void **state)
 	end(c);
 }
 
+/* No table waits in a hole, where a full disk of the host would lose it. */
+static void test_tables_have_room(void **state)
+{
+	struct chain *c = begin();
+	struct block_open how = { .path = c->path[MIDDLE],
+		                  .fd = -1,
+		                  .format = "qcow2",
+		                  .opener = &block_opener_paths };
+	static u8 buf[64 * KIB];
+	struct block *b;
+	int fd;
+
+	(void)state;
+	make(c, MIDDLE, "qcow2", NULL, NULL);
+	fd = open(c->path[MIDDLE], O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(block_open(&b, &how, &c->err), 0);
+	pattern_fill(buf, 0, sizeof(buf), 3);
+	assert_int_equal(block_sync(b, BLOCK_WRITE, 0, buf, sizeof(buf)), 0);
+	assert_true(lseek(fd, 0, SEEK_END) > 0);
+	assert_int_equal(lseek(fd, 0, SEEK_HOLE), lseek(fd, 0, SEEK_END));
+	close(fd);
+	block_close(b);
+	end(c);
+}
+
 static void test_refusals(void **state)
 {
 	struct chain *c = begin();
@@ -188,6 +214,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_three),
+		cmocka_unit_test(test_tables_have_room),
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_data_file),
 	};
