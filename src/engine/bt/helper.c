@@ -67,6 +67,15 @@ const u8 *bt_emit_helper(struct bt *bt, struct cursor *c, bt_helper_fn *fn)
 	return at;
 }
 
+/*
+ * In lockstep whatever may be an event of its own is one: the comparison walks
+ * page tables again, and they must not have changed behind what it repeats.
+ */
+static bool compared(const struct icpu *cpu)
+{
+	return ((const struct bt_area *)(const void *)cpu->area)->bt->lockstep;
+}
+
 /* ---- the TLB ---- */
 
 static u32 fill(struct icpu *cpu, gva_t lin, u32 how, bool write)
@@ -74,7 +83,7 @@ static u32 fill(struct icpu *cpu, gva_t lin, u32 how, bool write)
 	u32 size = how >> HOW_SIZE & HOW_SIZE_MASK;
 
 	/* Over the end of a page: the interpreter's. */
-	if ((lin & ~PAGE_MASK) + size > PAGE_SIZE)
+	if ((lin & ~PAGE_MASK) + size > PAGE_SIZE || compared(cpu))
 		return BT_HELPER_LEAVE;
 	return icpu_tlb_fill(cpu, lin, write, how & HOW_NOW) ? BT_HELPER_DONE
 	                                                     : BT_HELPER_LEAVE;
@@ -144,10 +153,7 @@ static u64 stos_span(struct icpu *cpu, unsigned shift)
 static u32 repeat(struct icpu *cpu, unsigned shift,
                   u64 (*span)(struct icpu *cpu, unsigned shift))
 {
-	const struct bt_area *area = (void *)cpu->area;
-
-	/* In lockstep one instruction is one step. */
-	if (cpu->sysflags & RFLAGS_DF || area->bt->lockstep)
+	if (cpu->sysflags & RFLAGS_DF || compared(cpu))
 		return BT_HELPER_LEAVE;
 	while (cpu->gpr[GPR_RCX]) {
 		u64 n = span(cpu, shift);
