@@ -7,7 +7,7 @@
  * mapping of the same file: the kernel copies each page at its first store,
  * whoever stores (an engine, a device, the kernel itself), and the file stays
  * as it was. Who wants the moment maps the file: a writer of a saved state
- * here, a copy of the machine in its own process (docs/decisions/0022).
+ * here, a copy of the machine in its own process (docs/decisions/0023).
  *
  * Frozen again while the first moment is still looked at, the pages that were
  * stored to since go to another file, which then lies above the first: memory
