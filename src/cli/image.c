@@ -8,16 +8,15 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/copy.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "cli/command.h"
@@ -27,36 +26,6 @@
 #include "control/control.h"
 
 /* ---- a private copy ---- */
-
-/* Shares the blocks where the file system can; else copies what is data. */
-int image_copy_sparse(int from, int to, off_t size)
-{
-	off_t at = 0, data, hole;
-	ssize_t n;
-
-	if (ioctl(to, FICLONE, from) == 0)
-		return 0;
-	if (ftruncate(to, size) < 0)
-		return -errno;
-	while (at < size) {
-		data = lseek(from, at, SEEK_DATA);
-		if (data < 0 && errno == ENXIO)
-			break; /* nothing but a hole is left */
-		hole = data < 0 ? -1 : lseek(from, data, SEEK_HOLE);
-		if (hole < 0)
-			return -errno;
-		for (at = data; at < hole;) {
-			off_t in = at, out = at;
-
-			n = copy_file_range(from, &in, to, &out,
-			                    (size_t)(hole - at), 0);
-			if (n <= 0)
-				return n < 0 ? -errno : -EIO;
-			at += n;
-		}
-	}
-	return 0;
-}
 
 /* Beside the images: the same file system, so that blocks can be shared. */
 static int open_copy(const char *store, bool keep, char **path,
@@ -102,7 +71,7 @@ static int copy_disk(struct image_use *use, const char *store, const char *disk,
 		               strerror(errno));
 	to = rc < 0 ? rc : open_copy(store, keep, &use->disk_path, err);
 	if (to >= 0) {
-		rc = image_copy_sparse(from, to, st.st_size);
+		rc = copy_sparse(from, to, st.st_size);
 		if (rc < 0) {
 			if (keep)
 				unlink(use->disk_path);

@@ -43,8 +43,6 @@ int image_use(struct image_use *use, const char *name, bool full, bool keep,
 int image_use_disk(struct image_use *use, const char *name, const char *disk,
                    const char *format, bool move, bool keep,
                    struct error *err) MUST_CHECK;
-/* Shares the blocks where the file system can; else copies what is data. */
-int image_copy_sparse(int from, int to, off_t size) MUST_CHECK;
 
 /* ---- the store (image_store.c) ---- */
 

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/copy.h"
 #include "base/end.h"
 #include "base/error.h"
 #include "cli/disk.h"
@@ -86,7 +87,7 @@ static int copy_file(const char *from, const char *folder, const char *name,
 	if (rc == 0 && !S_ISREG(st.st_mode))
 		rc = -EISDIR;
 	if (rc == 0)
-		rc = image_copy_sparse(in, out, st.st_size);
+		rc = copy_sparse(in, out, st.st_size);
 	if (rc < 0)
 		error_set(err, rc, "cannot copy %s to %s: %s", from, to,
 		          strerror(-rc));

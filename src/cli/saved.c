@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/copy.h"
 #include "base/error.h"
 #include "cli/image.h"
 #include "control/control.h"
@@ -193,7 +194,7 @@ static int keep_disk(int fd, const char *path, struct error *err)
 	if (rc == 0 &&
 	    linkat(AT_FDCWD, proc, AT_FDCWD, temp, AT_SYMLINK_FOLLOW) < 0) {
 		to = open(temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-		rc = to < 0 ? -errno : image_copy_sparse(fd, to, st.st_size);
+		rc = to < 0 ? -errno : copy_sparse(fd, to, st.st_size);
 		if (rc == 0 && fsync(to) < 0)
 			rc = -errno;
 		if (to >= 0)

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/copy.h"
 #include "base/end.h"
 #include "base/error.h"
 #include "cli/disk.h"
@@ -276,9 +277,8 @@ static int write_seed(const struct seed *seed, const char *path,
 	if (from < 0)
 		return from;
 	to = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	rc = to < 0 || fstat(from, &st) < 0
-	         ? -errno
-	         : image_copy_sparse(from, to, st.st_size);
+	rc = to < 0 || fstat(from, &st) < 0 ? -errno
+	                                    : copy_sparse(from, to, st.st_size);
 	if (rc < 0)
 		error_set(err, rc, "%s: %s", path, strerror(-rc));
 	if (to >= 0)

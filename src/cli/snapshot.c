@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/copy.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "cli/command.h"
@@ -94,7 +95,7 @@ static int copy_to(int from, const char *path, bool sync, struct error *err)
 	if (to < 0 || fstat(from, &st) < 0)
 		rc = -errno;
 	if (rc == 0)
-		rc = image_copy_sparse(from, to, st.st_size);
+		rc = copy_sparse(from, to, st.st_size);
 	if (rc == 0 && ((sync && fsync(to) < 0) || rename(temp, path) < 0))
 		rc = -errno;
 	if (to >= 0)

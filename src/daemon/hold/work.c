@@ -9,17 +9,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <linux/fs.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/copy.h"
 #include "daemon/hold/hold.h"
 
-enum { PIECE = 4 << 20, TREE_FDS = 16 };
+enum { TREE_FDS = 16 };
 
 static int failed(const char *what, const char *path)
 {
@@ -27,38 +26,13 @@ static int failed(const char *what, const char *path)
 	return -1;
 }
 
-static int copy_range(int from, int to, off_t at, off_t end)
-{
-	off_t in = at, out = at;
-	ssize_t n;
-
-	while (in < end) {
-		n = copy_file_range(from, &in, to, &out,
-		                    (size_t)MIN(end - in, (off_t)PIECE), 0);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return -1;
-	}
-	return 0;
-}
-
-/* Holes stay holes; where the file system shares blocks, nothing is copied. */
 static int copy_data(int from, int to)
 {
-	off_t at = 0, end, size = lseek(from, 0, SEEK_END);
+	off_t size = lseek(from, 0, SEEK_END);
+	int rc = size < 0 ? -errno : copy_sparse(from, to, size);
 
-	if (size < 0 || ftruncate(to, size) < 0)
-		return -1;
-	if (ioctl(to, FICLONE, from) == 0)
-		return 0;
-	while ((at = lseek(from, at, SEEK_DATA)) >= 0 && at < size) {
-		end = lseek(from, at, SEEK_HOLE);
-		if (end < 0 || copy_range(from, to, at, end) < 0)
-			return -1;
-		at = end;
-	}
-	return at < 0 && errno != ENXIO ? -1 : 0;
+	errno = -rc;
+	return rc;
 }
 
 static int copy_file(int image, const char *name, int folder, const char *as)
