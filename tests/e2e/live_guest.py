@@ -122,6 +122,19 @@ def wrong_slots(raw, slots, least, most=None):
     return wrong
 
 
+def newest(raw, slots, least):
+    """The last write of those that follow on `least` without a gap. (The disk may
+    hold what an earlier guest wrote, with the same numbers.)"""
+    with open(raw, "rb") as f:
+        while True:
+            slot = (least + 1) * 37 % slots
+            f.seek(slot * SLOT)
+            words = set(struct.unpack("<512Q", f.read(4096)))
+            if words != {(least + 1) << 16 | slot}:
+                return least
+            least += 1
+
+
 def whole(image, fmt, work, tool):
     """The image as one raw file, by qemu-img if it is there."""
     raw = work + "/whole.raw"
