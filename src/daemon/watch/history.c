@@ -84,9 +84,7 @@ void metric_values(const struct vm_rates *r, u64 v[METRIC_COUNT])
 
 static int try_open(struct history *h, const char *path, struct error *err)
 {
-	int rc = store_open_tables(&h->store, path, schema, err);
-
-	return rc;
+	return store_open_tables(&h->store, path, schema, err);
 }
 
 int history_open(struct history **out, const char *path, struct error *err)
@@ -141,8 +139,19 @@ void history_add(struct history *h, const char *vm, s64 at,
 		log_warn("daemon", "history: %s", err.text);
 }
 
-#define MEAN(n) " CAST(avg(m" #n ") AS INTEGER),"
-#define MOST(n) " max(x" #n ")"
+/* Each metric's mean and most, of the level below. */
+static const char coarser_points[] =
+    "INSERT OR REPLACE INTO points SELECT vm, ?1, at - at % ?2,"
+    " CAST(avg(m0) AS INTEGER), CAST(avg(m1) AS INTEGER),"
+    " CAST(avg(m2) AS INTEGER), CAST(avg(m3) AS INTEGER),"
+    " CAST(avg(m4) AS INTEGER), CAST(avg(m5) AS INTEGER),"
+    " CAST(avg(m6) AS INTEGER), CAST(avg(m7) AS INTEGER),"
+    " CAST(avg(m8) AS INTEGER), CAST(avg(m9) AS INTEGER),"
+    " CAST(avg(m10) AS INTEGER), CAST(avg(m11) AS INTEGER),"
+    " max(x0), max(x1), max(x2), max(x3), max(x4), max(x5),"
+    " max(x6), max(x7), max(x8), max(x9), max(x10), max(x11)"
+    " FROM points WHERE level = ?1 - 1 AND at >= ?3 AND at < ?4"
+    " GROUP BY vm, at / ?2";
 
 /* Points of a level whose span is over. */
 static void make_coarser(struct history *h, int level, s64 now)
@@ -156,92 +165,8 @@ static void make_coarser(struct history *h, int level, s64 now)
 		    h->store, 0,
 		    "SELECT coalesce(max(at), 0) FROM points WHERE level = ?",
 		    "i", (s64)level);
-	store_run(
-	    h->store, NULL,
-	    "INSERT OR REPLACE INTO points SELECT vm, ?1, at - at % ?2," MEAN(0)
-		MEAN(1) MEAN(2) MEAN(3) MEAN(4) MEAN(5) MEAN(6) MEAN(7) MEAN(
-		    8) MEAN(9) MEAN(10) MEAN(11)
-		    MOST(0) "," MOST(1) "," MOST(2) "," MOST(3) "," MOST(4) "," MOST(5) "," MOST(6) "," MOST(
-			7) "," MOST(8) "," MOST(9) "," MOST(10) "," MOST(11) " "
-									     "F"
-									     "R"
-									     "O"
-									     "M"
-									     " "
-									     "p"
-									     "o"
-									     "i"
-									     "n"
-									     "t"
-									     "s"
-									     " "
-									     "W"
-									     "H"
-									     "E"
-									     "R"
-									     "E"
-									     " "
-									     "l"
-									     "e"
-									     "v"
-									     "e"
-									     "l"
-									     " "
-									     "="
-									     " "
-									     "?"
-									     "1"
-									     " "
-									     "-"
-									     " "
-									     "1"
-									     " "
-									     "A"
-									     "N"
-									     "D"
-									     " "
-									     "a"
-									     "t"
-									     " "
-									     ">"
-									     "="
-									     " "
-									     "?"
-									     "3"
-									     " "
-									     "A"
-									     "N"
-									     "D"
-									     " "
-									     "a"
-									     "t"
-									     " "
-									     "<"
-									     " "
-									     "?"
-									     "4"
-									     " "
-									     "G"
-									     "R"
-									     "O"
-									     "U"
-									     "P"
-									     " "
-									     "B"
-									     "Y"
-									     " "
-									     "v"
-									     "m"
-									     ","
-									     " "
-									     "a"
-									     "t"
-									     " "
-									     "/"
-									     " "
-									     "?"
-									     "2",
-	    "iiii", (s64)level, step, h->made[level], end);
+	store_run(h->store, NULL, coarser_points, "iiii", (s64)level, step,
+	          h->made[level], end);
 	h->made[level] = end;
 	store_run(h->store, NULL,
 	          "DELETE FROM points WHERE level = ? AND at < ?", "ii",
