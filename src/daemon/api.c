@@ -239,6 +239,40 @@ static void drop_task(void *ctx)
 	task_free(ctx);
 }
 
+struct list_of {
+	json_t *list;
+	json_t *(*element)(struct row *row);
+};
+
+static int add_element(void *ctx, struct row *row)
+{
+	const struct list_of *of = ctx;
+
+	json_array_append_new(of->list, of->element(row));
+	return 0;
+}
+
+void call_list(struct call *c, const char *key,
+               json_t *(*element)(struct row *row), const char *sql,
+               const char *kinds, ...)
+{
+	struct list_of of = { json_array(), element };
+	va_list ap;
+	int rc;
+
+	va_start(ap, kinds);
+	rc = store_vquery(c->daemon->store, add_element, &of, &c->err, sql,
+	                  kinds, ap);
+	va_end(ap);
+	if (rc < 0) {
+		json_decref(of.list);
+		call_fail_error(c, rc);
+		return;
+	}
+	c->status = 200;
+	c->reply = json_pack("{s:o}", key, of.list);
+}
+
 void call_task(struct call *c, struct vm *vm, const char *kind, json_t *params)
 {
 	struct task *t = task_new(vm, kind, params, c->caller.name, &c->err);

@@ -98,6 +98,11 @@ bool call_sees(const struct call *c, const struct vm *vm);
 bool call_match(struct call *c, s64 revision);
 /* A key of the body that may be absent: fails the call on a wrong type. */
 bool call_known_keys(struct call *c, const char *const *keys);
+/* The answer is a list, of what element() makes of each row that sql finds
+ * (store_query()), under that key; or the call has failed. */
+void call_list(struct call *c, const char *key,
+               json_t *(*element)(struct row *row), const char *sql,
+               const char *kinds, ...);
 /* A task of vm: 202, Location, and the task as the answer. */
 void call_task(struct call *c, struct vm *vm, const char *kind, json_t *params);
 

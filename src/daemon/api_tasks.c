@@ -12,12 +12,6 @@
 
 enum { LIST_MAX = 1000, LIST_USUAL = 100, WAIT_MAX_S = 60 };
 
-static int add_task(void *ctx, struct row *row)
-{
-	json_array_append_new(ctx, task_row_json(row));
-	return 0;
-}
-
 void api_task_list(struct call *c)
 {
 	char state_room[16], vm_room[PARAM_MAX];
@@ -26,25 +20,15 @@ void api_task_list(struct call *c)
 	const char *name = call_query(c, "vm", vm_room, sizeof(vm_room));
 	s64 limit = call_number(c, "limit", 1, LIST_MAX, LIST_USUAL);
 	s64 before = call_number(c, "before", 0, INT64_MAX, INT64_MAX);
-	json_t *list;
-	int rc;
 
 	if (c->status >= 400)
 		return;
-	list = json_array();
-	rc = store_query(c->daemon->store, add_task, list, &c->err,
-	                 "SELECT " TASK_COLUMNS " FROM tasks"
-	                 " WHERE id < ?1 AND (?2 IS NULL OR state = ?2)"
-	                 " AND (?3 IS NULL OR vm_name = ?3 OR vm_id = ?3)"
-	                 " ORDER BY id DESC LIMIT ?4",
-	                 "itti", before, state, name, limit);
-	if (rc < 0) {
-		json_decref(list);
-		call_fail_error(c, rc);
-		return;
-	}
-	c->status = 200;
-	c->reply = json_pack("{s:o}", "tasks", list);
+	call_list(c, "tasks", task_row_json,
+	          "SELECT " TASK_COLUMNS " FROM tasks"
+	          " WHERE id < ?1 AND (?2 IS NULL OR state = ?2)"
+	          " AND (?3 IS NULL OR vm_name = ?3 OR vm_id = ?3)"
+	          " ORDER BY id DESC LIMIT ?4",
+	          "itti", before, state, name, limit);
 }
 
 static s64 task_id(struct call *c)
@@ -119,12 +103,6 @@ void api_task_cancel(struct call *c)
 
 /* ---- events ---- */
 
-static int add_event(void *ctx, struct row *row)
-{
-	json_array_append_new(ctx, event_row_json(row));
-	return 0;
-}
-
 void api_event_list(struct call *c)
 {
 	bool stream =
@@ -133,9 +111,7 @@ void api_event_list(struct call *c)
 	s64 after = call_number(c, "after", 0, INT64_MAX,
 	                        stream ? c->daemon->last_event : 0);
 	s64 limit = call_number(c, "limit", 1, LIST_MAX, LIST_USUAL);
-	json_t *list;
 	u64 number;
-	int rc;
 
 	if (c->status >= 400)
 		return;
@@ -146,17 +122,12 @@ void api_event_list(struct call *c)
 		stream_events(c, after);
 		return;
 	}
-	list = json_array();
-	rc = store_query(c->daemon->store, add_event, list, &c->err,
-	                 "SELECT id, at, type, vm_id, vm_name, task, data"
-	                 " FROM events WHERE id > ? ORDER BY id LIMIT ?",
-	                 "ii", after, limit);
-	if (rc < 0) {
-		json_decref(list);
-		call_fail_error(c, rc);
-		return;
-	}
-	c->status = 200;
-	c->reply = json_pack("{s:o, s:I}", "events", list, "last",
-	                     (json_int_t)c->daemon->last_event);
+	call_list(c, "events", event_row_json,
+	          "SELECT id, at, type, vm_id, vm_name, task, data"
+	          " FROM events WHERE id > ? ORDER BY id LIMIT ?",
+	          "ii", after, limit);
+	if (c->status == 200)
+		json_object_set_new(
+		    c->reply, "last",
+		    json_integer((json_int_t)c->daemon->last_event));
 }

@@ -37,29 +37,18 @@ static json_t *token_json(s64 id, const char *name, const char *role,
 	                 "expires", time_json(expires));
 }
 
-static int add_token(void *ctx, struct row *row)
+static json_t *token_row_json(struct row *row)
 {
-	json_array_append_new(
-	    ctx, token_json(row_int(row, 0), row_text(row, 1), row_text(row, 2),
-	                    row_text(row, 3), row_int(row, 4)));
-	return 0;
+	return token_json(row_int(row, 0), row_text(row, 1), row_text(row, 2),
+	                  row_text(row, 3), row_int(row, 4));
 }
 
 void api_token_list(struct call *c)
 {
-	json_t *list = json_array();
-	int rc = store_query(c->daemon->store, add_token, list, &c->err,
-	                     "SELECT id, name, role, created, expires"
-	                     " FROM tokens ORDER BY name",
-	                     "");
-
-	if (rc < 0) {
-		json_decref(list);
-		call_fail_error(c, rc);
-		return;
-	}
-	c->status = 200;
-	c->reply = json_pack("{s:o}", "tokens", list);
+	call_list(c, "tokens", token_row_json,
+	          "SELECT id, name, role, created, expires"
+	          " FROM tokens ORDER BY name",
+	          "");
 }
 
 static int new_secret(char *secret, size_t size)
@@ -159,33 +148,17 @@ void api_token_delete(struct call *c)
 
 /* ---- audit ---- */
 
-static int add_record(void *ctx, struct row *row)
-{
-	json_array_append_new(ctx, audit_row_json(row));
-	return 0;
-}
-
 void api_audit_list(struct call *c)
 {
 	s64 after = call_number(c, "after", 0, INT64_MAX, 0);
 	s64 limit = call_number(c, "limit", 1, LIST_MAX, LIST_USUAL);
-	json_t *list;
-	int rc;
 
 	if (c->status >= 400)
 		return;
-	list = json_array();
-	rc = store_query(c->daemon->store, add_record, list, &c->err,
-	                 "SELECT id, at, caller, action, target, outcome, hash"
-	                 " FROM audit WHERE id > ? ORDER BY id LIMIT ?",
-	                 "ii", after, limit);
-	if (rc < 0) {
-		json_decref(list);
-		call_fail_error(c, rc);
-		return;
-	}
-	c->status = 200;
-	c->reply = json_pack("{s:o}", "records", list);
+	call_list(c, "records", audit_row_json,
+	          "SELECT id, at, caller, action, target, outcome, hash"
+	          " FROM audit WHERE id > ? ORDER BY id LIMIT ?",
+	          "ii", after, limit);
 }
 
 void api_audit_verify(struct call *c)

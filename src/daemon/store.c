@@ -238,32 +238,39 @@ static int step_all(struct store *s, sqlite3_stmt *stmt, row_fn *fn, void *ctx,
 	return rc;
 }
 
-int store_run(struct store *s, struct error *err, const char *sql,
-              const char *kinds, ...)
+int store_vquery(struct store *s, row_fn *fn, void *ctx, struct error *err,
+                 const char *sql, const char *kinds, va_list ap)
 {
 	sqlite3_stmt *stmt = prepare(s, sql, err);
-	va_list ap;
 
 	if (!stmt)
 		return -EIO;
-	va_start(ap, kinds);
 	bind(stmt, kinds, ap);
+	return step_all(s, stmt, fn, ctx, err);
+}
+
+int store_run(struct store *s, struct error *err, const char *sql,
+              const char *kinds, ...)
+{
+	va_list ap;
+	int rc;
+
+	va_start(ap, kinds);
+	rc = store_vquery(s, NULL, NULL, err, sql, kinds, ap);
 	va_end(ap);
-	return step_all(s, stmt, NULL, NULL, err);
+	return rc;
 }
 
 int store_query(struct store *s, row_fn *fn, void *ctx, struct error *err,
                 const char *sql, const char *kinds, ...)
 {
-	sqlite3_stmt *stmt = prepare(s, sql, err);
 	va_list ap;
+	int rc;
 
-	if (!stmt)
-		return -EIO;
 	va_start(ap, kinds);
-	bind(stmt, kinds, ap);
+	rc = store_vquery(s, fn, ctx, err, sql, kinds, ap);
 	va_end(ap);
-	return step_all(s, stmt, fn, ctx, err);
+	return rc;
 }
 
 const char *row_text(struct row *row, int column)
@@ -302,15 +309,11 @@ static int take_number(void *ctx, struct row *row)
 s64 store_number(struct store *s, s64 fallback, const char *sql,
                  const char *kinds, ...)
 {
-	sqlite3_stmt *stmt = prepare(s, sql, NULL);
 	s64 number = fallback;
 	va_list ap;
 
-	if (!stmt)
-		return fallback;
 	va_start(ap, kinds);
-	bind(stmt, kinds, ap);
+	store_vquery(s, take_number, &number, NULL, sql, kinds, ap);
 	va_end(ap);
-	step_all(s, stmt, take_number, &number, NULL);
 	return number;
 }

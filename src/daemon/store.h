@@ -10,6 +10,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <stdarg.h>
 
 #include "base/types.h"
 
@@ -42,6 +43,8 @@ int store_run(struct store *store, struct error *err, const char *sql,
 typedef int row_fn(void *ctx, struct row *row);
 int store_query(struct store *store, row_fn *fn, void *ctx, struct error *err,
                 const char *sql, const char *kinds, ...);
+int store_vquery(struct store *store, row_fn *fn, void *ctx, struct error *err,
+                 const char *sql, const char *kinds, va_list ap);
 
 /* Valid while fn runs. */
 const char *row_text(struct row *row, int column); /* NULL for NULL */
