@@ -15,6 +15,7 @@
 #include "base/units.h"
 #include "cli/net.h"
 #include "cli/remote.h"
+#include "cli/resource.h"
 #include "cli/say.h"
 #include "cli/vm.h"
 
@@ -32,27 +33,6 @@ static char *path_of(const char *name, const char *tail)
 }
 
 /* ---- list ---- */
-
-static const char *name_of(json_t *e, char *room, size_t size)
-{
-	(void)room;
-	(void)size;
-	return remote_text(e, "name");
-}
-
-static const char *state_of(json_t *e, char *room, size_t size)
-{
-	(void)room;
-	(void)size;
-	return remote_text(e, "state");
-}
-
-static const char *cidr_of(json_t *e, char *room, size_t size)
-{
-	(void)room;
-	(void)size;
-	return remote_text(e, "spec.cidr");
-}
 
 static const char *uplink_of(json_t *e, char *room, size_t size)
 {
@@ -76,29 +56,16 @@ static const char *machines_of(json_t *e, char *room, size_t size)
 }
 
 static const struct column columns[] = {
-	{ "NAME", name_of },         { "STATE", state_of },
-	{ "CIDR", cidr_of },         { "UPLINK", uplink_of },
-	{ "MACHINES", machines_of }, { NULL, NULL },
+	{ "NAME", .path = "name" },      { "STATE", .path = "state" },
+	{ "CIDR", .path = "spec.cidr" }, { "UPLINK", uplink_of },
+	{ "MACHINES", machines_of },     { NULL },
 };
 
 static int net_list(int argc, char **argv)
 {
-	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
-	struct remote r = { 0 };
-	json_t *whole = NULL;
-	int code = remote_open(&r, "atoll net list [OPTION]...",
-	                       "The networks there are.", specs, argc, argv);
-
-	if (code < 0) {
-		code = CODE_OK;
-		whole = remote_get(&r, "/v1/networks", &code);
-	}
-	if (whole)
-		remote_print(&r, whole, json_object_get(whole, "networks"),
-		             columns);
-	json_decref(whole);
-	remote_close(&r);
-	return code;
+	return resource_list("atoll net list [OPTION]...",
+	                     "The networks there are.", "/v1/networks",
+	                     "networks", columns, argc, argv);
 }
 
 /* ---- create ---- */
@@ -288,53 +255,35 @@ static int inspect(struct remote *r, const char *name)
 	return code;
 }
 
-static int delete_one(struct remote *r, const char *name)
-{
-	char *path = path_of(name, "");
-	struct error err = { 0 };
-	int code = CODE_OK;
-
-	if (client_call(r->client, "DELETE", path, NULL, NULL, &err) < 0)
-		code = remote_failed(r, &err);
-	free(path);
-	return code;
-}
-
-static int each(const char *usage, const char *summary,
-                int (*fn)(struct remote *r, const char *name), int argc,
-                char **argv)
+static int net_inspect(int argc, char **argv)
 {
 	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
 	struct remote r = { 0 };
-	int code = remote_open(&r, usage, summary, specs, argc, argv), last = 0;
+	int code =
+	    remote_open(&r, "atoll net inspect NAME... [OPTION]...",
+	                "A network, its machines, addresses and counters.",
+	                specs, argc, argv);
+	int last = CODE_OK, one;
 	size_t failed = 0;
 
 	if (code < 0 && r.name_count == 0)
 		code = say_usage("which network?");
-	if (code < 0) {
-		for (size_t i = 0; i < r.name_count; i++) {
-			code = fn(&r, r.names[i]);
-			failed += code != CODE_OK;
-			last = code != CODE_OK ? code : last;
-		}
-		code = remote_sum(r.name_count, failed, last);
+	for (size_t i = 0; code < 0 && i < r.name_count; i++) {
+		one = inspect(&r, r.names[i]);
+		failed += one != CODE_OK;
+		last = one != CODE_OK ? one : last;
 	}
+	if (code < 0)
+		code = remote_sum(r.name_count, failed, last);
 	remote_close(&r);
 	return code;
 }
 
-static int net_inspect(int argc, char **argv)
-{
-	return each("atoll net inspect NAME... [OPTION]...",
-	            "A network, its machines, addresses and counters.", inspect,
-	            argc, argv);
-}
-
 static int net_delete(int argc, char **argv)
 {
-	return each("atoll net delete NAME... [OPTION]...",
-	            "Delete networks that no machine is in.", delete_one, argc,
-	            argv);
+	return resource_delete("atoll net delete NAME... [OPTION]...",
+	                       "Delete networks that no machine is in.",
+	                       "/v1/networks", argc, argv);
 }
 
 /* ---- capture ---- */

@@ -303,6 +303,18 @@ void remote_print(struct remote *r, json_t *whole, json_t *list,
 	}
 }
 
+int remote_list(struct remote *r, const char *path, const char *key,
+                const struct column *columns)
+{
+	int code = CODE_OK;
+	json_t *whole = remote_get(r, path, &code);
+
+	if (whole)
+		remote_print(r, whole, json_object_get(whole, key), columns);
+	json_decref(whole);
+	return code;
+}
+
 /* ---- tasks ---- */
 
 /* Ctrl-C lets go of the task; nothing else is done with it. */

@@ -106,6 +106,9 @@ struct column {
 /* list is an array; in the other formats whole is printed as it is. */
 void remote_print(struct remote *r, json_t *whole, json_t *list,
                   const struct column *columns);
+/* GET, and the list that is at key printed; an exit code. */
+int remote_list(struct remote *r, const char *path, const char *key,
+                const struct column *columns);
 void remote_print_json(json_t *value);
 
 /* What is at a dotted path of keys; borrowed, or NULL. */

@@ -14,19 +14,11 @@ int resource_list(const char *usage, const char *summary, const char *path,
 	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
 	struct remote r = { 0 };
 	int code = remote_open(&r, usage, summary, specs, argc, argv);
-	json_t *whole;
 
 	if (code < 0 && r.name_count)
 		code = say_usage("%s takes no argument", usage);
-	if (code < 0) {
-		whole = remote_get(&r, path, &code);
-		if (whole) {
-			remote_print(&r, whole, json_object_get(whole, key),
-			             columns);
-			code = CODE_OK;
-		}
-		json_decref(whole);
-	}
+	if (code < 0)
+		code = remote_list(&r, path, key, columns);
 	remote_close(&r);
 	return code;
 }

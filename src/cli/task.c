@@ -53,31 +53,11 @@ static void add_query(char **path, const char *key, const char *value)
 
 /* ---- tasks ---- */
 
-static const char *id_of(json_t *e, char *room, size_t size)
-{
-	snprintf(room, size, "%" PRId64, remote_number(e, "id"));
-	return room;
-}
-
 static const char *text_of(json_t *e, const char *path)
 {
 	const char *text = remote_text(e, path);
 
 	return text[0] ? text : "-";
-}
-
-static const char *kind_of(json_t *e, char *room, size_t size)
-{
-	(void)room;
-	(void)size;
-	return text_of(e, "kind");
-}
-
-static const char *vm_of(json_t *e, char *room, size_t size)
-{
-	(void)room;
-	(void)size;
-	return text_of(e, "vm.name");
 }
 
 static const char *state_of(json_t *e, char *room, size_t size)
@@ -86,12 +66,6 @@ static const char *state_of(json_t *e, char *room, size_t size)
 		return text_of(e, "state");
 	snprintf(room, size, "running %" PRId64 "%%",
 	         remote_number(e, "progress"));
-	return room;
-}
-
-static const char *created_of(json_t *e, char *room, size_t size)
-{
-	snprintf(room, size, "%.19s", remote_text(e, "created"));
 	return room;
 }
 
@@ -105,9 +79,13 @@ static const char *words_of(json_t *e, char *room, size_t size)
 }
 
 static const struct column task_columns[] = {
-	{ "TASK", id_of },     { "KIND", kind_of },       { "MACHINE", vm_of },
-	{ "STATE", state_of }, { "CREATED", created_of }, { "WORDS", words_of },
-	{ NULL, NULL },
+	{ "TASK", .path = "id", .kind = CELL_NUMBER },
+	{ "KIND", .path = "kind" },
+	{ "MACHINE", .path = "vm.name" },
+	{ "STATE", state_of },
+	{ "CREATED", .path = "created", .kind = CELL_TIME },
+	{ "WORDS", words_of },
+	{ NULL },
 };
 
 static int task_list(int argc, char **argv)
@@ -127,19 +105,12 @@ static int task_list(int argc, char **argv)
 	                       "What was asked of the daemon, newest first.",
 	                       specs, argc, argv);
 	char *path = xstrdup("/v1/tasks");
-	json_t *whole;
 
 	if (code < 0) {
 		add_query(&path, "state", f.state);
 		add_query(&path, "vm", f.vm);
 		add_query(&path, "limit", f.limit);
-		whole = remote_get(&r, path, &code);
-		if (whole) {
-			remote_print(&r, whole, json_object_get(whole, "tasks"),
-			             task_columns);
-			code = CODE_OK;
-		}
-		json_decref(whole);
+		code = remote_list(&r, path, "tasks", task_columns);
 	}
 	free(path);
 	remote_close(&r);
@@ -258,19 +229,6 @@ int command_task(int argc, char **argv)
 
 /* ---- events ---- */
 
-static const char *at_of(json_t *e, char *room, size_t size)
-{
-	snprintf(room, size, "%.19s", remote_text(e, "at"));
-	return room;
-}
-
-static const char *type_of(json_t *e, char *room, size_t size)
-{
-	(void)room;
-	(void)size;
-	return text_of(e, "type");
-}
-
 static const char *data_of(json_t *e, char *room, size_t size)
 {
 	char *text = json_dumps(json_object_get(e, "data"), JSON_COMPACT);
@@ -281,8 +239,12 @@ static const char *data_of(json_t *e, char *room, size_t size)
 }
 
 static const struct column event_columns[] = {
-	{ "EVENT", id_of },   { "TIME", at_of },   { "TYPE", type_of },
-	{ "MACHINE", vm_of }, { "DATA", data_of }, { NULL, NULL },
+	{ "EVENT", .path = "id", .kind = CELL_NUMBER },
+	{ "TIME", .path = "at", .kind = CELL_TIME },
+	{ "TYPE", .path = "type" },
+	{ "MACHINE", .path = "vm.name" },
+	{ "DATA", data_of },
+	{ NULL },
 };
 
 /* Lines of text/event-stream, of which only the data ones matter. */
@@ -341,18 +303,6 @@ static int follow_events(struct remote *r, const char *path)
 	return rc < 0 ? remote_failed(r, &err) : CODE_OK;
 }
 
-static int list_events(struct remote *r, const char *path)
-{
-	int code = CODE_OK;
-	json_t *whole = remote_get(r, path, &code);
-
-	if (whole)
-		remote_print(r, whole, json_object_get(whole, "events"),
-		             event_columns);
-	json_decref(whole);
-	return code;
-}
-
 static int event_list(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
@@ -373,8 +323,9 @@ static int event_list(int argc, char **argv)
 		add_query(&path, "after", f.after);
 		if (!f.follow)
 			add_query(&path, "limit", f.limit);
-		code =
-		    f.follow ? follow_events(&r, path) : list_events(&r, path);
+		code = f.follow
+		           ? follow_events(&r, path)
+		           : remote_list(&r, path, "events", event_columns);
 	}
 	free(path);
 	remote_close(&r);

@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/units.h"
 #include "cli/remote.h"
+#include "cli/resource.h"
 #include "cli/say.h"
 #include "cli/vm.h"
 
@@ -34,26 +35,6 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 	return 0;
 }
 
-static const char *name_of(json_t *e, char *room, size_t size)
-{
-	(void)room;
-	(void)size;
-	return remote_text(e, "name");
-}
-
-static const char *role_of(json_t *e, char *room, size_t size)
-{
-	(void)room;
-	(void)size;
-	return remote_text(e, "role");
-}
-
-static const char *created_of(json_t *e, char *room, size_t size)
-{
-	snprintf(room, size, "%.19s", remote_text(e, "created"));
-	return room;
-}
-
 static const char *expires_of(json_t *e, char *room, size_t size)
 {
 	const char *text = remote_text(e, "expires");
@@ -63,36 +44,18 @@ static const char *expires_of(json_t *e, char *room, size_t size)
 }
 
 static const struct column token_columns[] = {
-	{ "NAME", name_of },
-	{ "ROLE", role_of },
-	{ "CREATED", created_of },
+	{ "NAME", .path = "name" },
+	{ "ROLE", .path = "role" },
+	{ "CREATED", .path = "created", .kind = CELL_TIME },
 	{ "EXPIRES", expires_of },
-	{ NULL, NULL },
+	{ NULL },
 };
-
-static int print_list(struct remote *r, const char *path, const char *key,
-                      const struct column *columns)
-{
-	int code = CODE_OK;
-	json_t *whole = remote_get(r, path, &code);
-
-	if (whole)
-		remote_print(r, whole, json_object_get(whole, key), columns);
-	json_decref(whole);
-	return code;
-}
 
 static int token_list(int argc, char **argv)
 {
-	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
-	struct remote r = { 0 };
-	int code = remote_open(&r, "atoll token list [OPTION]...",
-	                       "Who else has access.", specs, argc, argv);
-
-	if (code < 0)
-		code = print_list(&r, "/v1/tokens", "tokens", token_columns);
-	remote_close(&r);
-	return code;
+	return resource_list("atoll token list [OPTION]...",
+	                     "Who else has access.", "/v1/tokens", "tokens",
+	                     token_columns, argc, argv);
 }
 
 static int create(struct remote *r, const struct wishes *w)
@@ -148,27 +111,8 @@ static int token_create(int argc, char **argv)
 
 static int token_delete(int argc, char **argv)
 {
-	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
-	struct remote r = { 0 };
-	struct error err = { 0 };
-	int code = remote_open(&r, "atoll token delete NAME", "Take it back.",
-	                       specs, argc, argv);
-	char *part, *path;
-
-	if (code < 0 && r.name_count != 1)
-		code = say_usage("atoll token delete takes one name");
-	if (code < 0) {
-		part = client_escape(r.names[0]);
-		path = xasprintf("/v1/tokens/%s", part);
-		code =
-		    client_call(r.client, "DELETE", path, NULL, NULL, &err) < 0
-			? remote_failed(&r, &err)
-			: CODE_OK;
-		free(part);
-		free(path);
-	}
-	remote_close(&r);
-	return code;
+	return resource_delete("atoll token delete NAME...", "Take it back.",
+	                       "/v1/tokens", argc, argv);
 }
 
 int command_token(int argc, char **argv)
@@ -186,53 +130,14 @@ int command_token(int argc, char **argv)
 
 /* ---- audit ---- */
 
-static const char *id_of(json_t *e, char *room, size_t size)
-{
-	snprintf(room, size, "%" PRId64, remote_number(e, "id"));
-	return room;
-}
-
-static const char *at_of(json_t *e, char *room, size_t size)
-{
-	snprintf(room, size, "%.19s", remote_text(e, "at"));
-	return room;
-}
-
-static const char *caller_of(json_t *e, char *room, size_t size)
-{
-	(void)room;
-	(void)size;
-	return remote_text(e, "caller");
-}
-
-static const char *action_of(json_t *e, char *room, size_t size)
-{
-	(void)room;
-	(void)size;
-	return remote_text(e, "action");
-}
-
-static const char *target_of(json_t *e, char *room, size_t size)
-{
-	const char *text = remote_text(e, "target");
-
-	(void)room;
-	(void)size;
-	return text[0] ? text : "-";
-}
-
-static const char *outcome_of(json_t *e, char *room, size_t size)
-{
-	(void)room;
-	(void)size;
-	return remote_text(e, "outcome");
-}
-
 static const struct column audit_columns[] = {
-	{ "RECORD", id_of },     { "TIME", at_of },
-	{ "CALLER", caller_of }, { "ACTION", action_of },
-	{ "TARGET", target_of }, { "OUTCOME", outcome_of },
-	{ NULL, NULL },
+	{ "RECORD", .path = "id", .kind = CELL_NUMBER },
+	{ "TIME", .path = "at", .kind = CELL_TIME },
+	{ "CALLER", .path = "caller" },
+	{ "ACTION", .path = "action" },
+	{ "TARGET", .path = "target" },
+	{ "OUTCOME", .path = "outcome" },
+	{ NULL },
 };
 
 static int audit_list(int argc, char **argv)
@@ -254,7 +159,7 @@ static int audit_list(int argc, char **argv)
 		after = client_escape(w.after ? w.after : "0");
 		limit = client_escape(w.limit ? w.limit : "100");
 		path = xasprintf("/v1/audit?after=%s&limit=%s", after, limit);
-		code = print_list(&r, path, "records", audit_columns);
+		code = remote_list(&r, path, "records", audit_columns);
 		free(after);
 		free(limit);
 		free(path);

@@ -20,13 +20,6 @@ enum { OPT_FORCE = OPT_OWN, OPT_STATE, OPT_TAG };
 
 /* ---- columns ---- */
 
-static const char *name_of(json_t *vm, char *room, size_t size)
-{
-	(void)room;
-	(void)size;
-	return remote_text(vm, "name");
-}
-
 static const char *state_of(json_t *vm, char *room, size_t size)
 {
 	const char *state = remote_text(vm, "state");
@@ -36,27 +29,6 @@ static const char *state_of(json_t *vm, char *room, size_t size)
 		return state;
 	snprintf(room, size, "stopped (%s)", remote_text(vm, "last_end.cause"));
 	return room;
-}
-
-static const char *cpus_of(json_t *vm, char *room, size_t size)
-{
-	snprintf(room, size, "%" PRId64, remote_number(vm, "spec.cpus"));
-	return room;
-}
-
-static const char *memory_of(json_t *vm, char *room, size_t size)
-{
-	return format_size((u64)remote_number(vm, "spec.memory_bytes"), room,
-	                   size);
-}
-
-static const char *image_of(json_t *vm, char *room, size_t size)
-{
-	const char *image = remote_text(vm, "spec.image");
-
-	(void)room;
-	(void)size;
-	return image[0] ? image : "-";
 }
 
 /* "3m", "2h", "5d" since an ISO time. */
@@ -81,9 +53,13 @@ static const char *age_of(json_t *vm, char *room, size_t size)
 }
 
 static const struct column columns[] = {
-	{ "NAME", name_of }, { "STATE", state_of },   { "SINCE", age_of },
-	{ "CPUS", cpus_of }, { "MEMORY", memory_of }, { "IMAGE", image_of },
-	{ NULL, NULL },
+	{ "NAME", .path = "name" },
+	{ "STATE", state_of },
+	{ "SINCE", age_of },
+	{ "CPUS", .path = "spec.cpus", .kind = CELL_NUMBER },
+	{ "MEMORY", .path = "spec.memory_bytes", .kind = CELL_SIZE },
+	{ "IMAGE", .path = "spec.image" },
+	{ NULL },
 };
 
 /* ---- list, show ---- */
@@ -129,19 +105,12 @@ static int vm_list(int argc, char **argv)
 	int code = remote_open(&r, "atoll vm list [OPTION]...",
 	                       "The machines that the daemon keeps.", specs,
 	                       argc, argv);
-	json_t *whole;
 	char *path;
 
 	if (code < 0) {
 		path = list_path(&o);
-		whole = remote_get(&r, path, &code);
+		code = remote_list(&r, path, "vms", columns);
 		free(path);
-		if (whole) {
-			remote_print(&r, whole, json_object_get(whole, "vms"),
-			             columns);
-			code = CODE_OK;
-		}
-		json_decref(whole);
 	}
 	remote_close(&r);
 	return code;
