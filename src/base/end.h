@@ -13,4 +13,5 @@ enum machine_end {
 	END_TIMEOUT = 18,
 	END_QUIT = 19, /* the person said so, or a signal */
 	END_WORKER_DIED = 20,
+	END_LOST_WRITES = 21, /* a disk could not take the last of them */
 };

@@ -94,6 +94,7 @@ static const char codes_text[] =
     "  18  --timeout ran out\n"
     "  19  ended from the console or by a signal\n"
     "  20  the machine's process died\n"
+    "  21  the last writes to a disk were lost\n"
     "With --device debug-exit the guest chooses its code.\n\n"
     "Exit codes of the verbs that speak to a daemon:\n"
     "   0  done\n"

@@ -8,7 +8,10 @@
  * changed while the guest runs.
  */
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
 
+#include "base/end.h"
 #include "base/error.h"
 #include "devices/virtio/blk.h"
 #include "machine/internal.h"
@@ -95,6 +98,37 @@ int board_add_disk(struct machine *m, unsigned i, struct error *err)
 	if (rc == 0)
 		board_add(m, m->disks[i]);
 	return rc;
+}
+
+/* ---- the end ---- */
+
+static void add_loss(struct machine_outcome *o, unsigned disk, int rc)
+{
+	size_t used = strlen(o->words);
+
+	snprintf(o->words + used, sizeof(o->words) - used,
+	         "%sdisk %u: the last writes could not be written: %s",
+	         used ? "\n" : "", disk + 1, strerror(-rc));
+	if (strcmp(o->cause, "power-off") && strcmp(o->cause, "guest-exit"))
+		return;
+	o->code = END_LOST_WRITES;
+	snprintf(o->cause, sizeof(o->cause), "lost-writes");
+}
+
+void board_write_back(struct machine *m)
+{
+	struct block_info info;
+	int rc;
+
+	for (unsigned i = 0; i < m->config.disk_count; i++) {
+		block_info(m->blocks[i], &info);
+		if (info.readonly)
+			continue;
+		block_drain(m->blocks[i]);
+		rc = block_sync(m->blocks[i], BLOCK_FLUSH, 0, NULL, 0);
+		if (rc < 0)
+			add_loss(&m->outcome, i, rc);
+	}
 }
 
 /* ---- while it runs ---- */

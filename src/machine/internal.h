@@ -158,6 +158,9 @@ int board_memory(struct machine *m, struct error *err) MUST_CHECK;
 int board_add_peripherals(struct machine *m, struct error *err) MUST_CHECK;
 /* disks.c: the nth of the config. */
 int board_add_disk(struct machine *m, unsigned i, struct error *err) MUST_CHECK;
+/* The end: what the guest wrote and did not flush goes to the files. A disk
+ * that can't take it is told in the outcome. No vCPU runs. */
+void board_write_back(struct machine *m);
 enum { BOARD_QUEUES_MAX = 16 }; /* of a disk or network card */
 
 /* Into the list, or fail with what creation said. */

@@ -509,6 +509,7 @@ void machine_run(struct machine *m, struct machine_outcome *outcome)
 	loop_run(m->loop);
 	moment_finish(m);
 	cpus_quit(m);
+	board_write_back(m);
 	*outcome = m->outcome;
 }
 

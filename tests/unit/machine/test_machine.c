@@ -3,6 +3,7 @@
  * test_machine - the life of whole machines, each running a few instructions
  * under the reference engine: output, input, every way to end, reset, pause.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -173,6 +175,55 @@ static void guest_ends_with_a_code(void **state)
 	assert_string_equal(run.text, "hi");
 	assert_string_equal(run.outcome.cause, "guest-exit");
 	assert_int_equal(run.outcome.code, 7);
+}
+
+/* The file of a disk takes writes, and then can't put them on the medium. */
+static bool medium_is_bad;
+
+int fdatasync(int fd)
+{
+	if (!medium_is_bad)
+		return fsync(fd);
+	errno = EIO;
+	return -1;
+}
+
+static void run_with_disk(struct run *run, bool readonly)
+{
+	int fd = memfd_create("disk", MFD_CLOEXEC);
+
+	assert_int_equal(ftruncate(fd, MIB), 0);
+	run->config.disk_count = 1;
+	run->config.disks[0] = (struct machine_disk){
+		.fd = fd, .format = "raw", .path = "disk", .readonly = readonly
+	};
+	go(run);
+}
+
+static void lost_writes_are_told(void **state)
+{
+	struct run run;
+
+	(void)state;
+	medium_is_bad = true;
+	RUN(run, guest_off);
+	run_with_disk(&run, false);
+	assert_string_equal(run.outcome.cause, "lost-writes");
+	assert_int_equal(run.outcome.code, 21);
+	assert_non_null(strstr(run.outcome.words, "disk 1: the last writes"));
+	/* Another end stays what it was, and tells that as well. */
+	RUN(run, guest_triple);
+	run_with_disk(&run, false);
+	assert_string_equal(run.outcome.cause, "triple-fault");
+	assert_non_null(strstr(run.outcome.words, "disk 1: the last writes"));
+	/* Nothing was written to these. */
+	RUN(run, guest_off);
+	run_with_disk(&run, true);
+	assert_string_equal(run.outcome.cause, "power-off");
+	medium_is_bad = false;
+	RUN(run, guest_off);
+	run_with_disk(&run, false);
+	assert_int_equal(run.outcome.code, 0);
 }
 
 static void power_off_ends_with_zero(void **state)
@@ -358,6 +409,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(guest_ends_with_a_code),
 		cmocka_unit_test(power_off_ends_with_zero),
+		cmocka_unit_test(lost_writes_are_told),
 		cmocka_unit_test(triple_fault_says_where),
 		cmocka_unit_test(timeout_says_where),
 		cmocka_unit_test(reset_starts_over),
