@@ -155,6 +155,8 @@ static int use_image(struct image_use *use, const char *name,
 	if (folder)
 		manifest = image_manifest(folder, err);
 	if (manifest)
+		rc = image_check_files(folder, manifest, err);
+	if (manifest && rc == 0)
 		rc = make_disk(use, store, folder, from, err);
 	if (rc == 0) {
 		use->kernel = xasprintf("%s/vmlinuz", folder);

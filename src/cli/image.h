@@ -54,6 +54,9 @@ bool image_name_valid(const char *name);
 char *image_find(const char *name, struct error *err) MUST_CHECK;
 /* Its manifest.json; NULL with words when it is missing or damaged. */
 json_t *image_manifest(const char *folder, struct error *err) MUST_CHECK;
+/* Whether its files are there, as long as the manifest says. */
+int image_check_files(const char *folder, json_t *manifest,
+                      struct error *err) MUST_CHECK;
 
 /* ---- clones (image_clone.c) ---- */
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -96,6 +97,12 @@ char *image_find(const char *name, struct error *err)
 	return real;
 }
 
+static int damaged(struct error *err, const char *folder, const char *how)
+{
+	error_set(err, -EBADMSG, "the image in %s is damaged: %s", folder, how);
+	return error_hint(err, "atoll image delete it, and build it again");
+}
+
 json_t *image_manifest(const char *folder, struct error *err)
 {
 	char *path = xasprintf("%s/manifest.json", folder);
@@ -110,11 +117,38 @@ json_t *image_manifest(const char *folder, struct error *err)
 		snprintf(where.text, sizeof(where.text),
 		         "id or cmdline is missing");
 	}
-	if (!manifest) {
-		error_set(err, -EBADMSG, "the image in %s is damaged: %s",
-		          folder, where.text);
-		error_hint(err, "atoll image delete it, and build it again");
-	}
+	if (!manifest)
+		damaged(err, folder, where.text);
 	free(path);
 	return manifest;
+}
+
+static int check_file(const char *folder, const char *name, json_t *file,
+                      struct error *err)
+{
+	s64 bytes = json_integer_value(json_object_get(file, "bytes"));
+	char *path = xasprintf("%s/%s", folder, name), words[192];
+	struct stat st;
+	int rc = stat(path, &st) < 0 ? -errno : 0;
+
+	free(path);
+	if (rc < 0)
+		snprintf(words, sizeof(words), "%s: %s", name, strerror(-rc));
+	else
+		snprintf(words, sizeof(words),
+		         "%s has %" PRId64 " bytes, not %" PRId64, name,
+		         (s64)st.st_size, bytes);
+	return rc == 0 && st.st_size == bytes ? 0 : damaged(err, folder, words);
+}
+
+int image_check_files(const char *folder, json_t *manifest, struct error *err)
+{
+	static const char *const names[] = { "vmlinuz", "initrd", "disk.raw" };
+	json_t *files = json_object_get(manifest, "files");
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(names); i++)
+		rc = check_file(folder, names[i],
+		                json_object_get(files, names[i]), err);
+	return rc;
 }

@@ -557,7 +557,9 @@ class Images(unittest.TestCase):
             disk.write(b"middle")
         (folder / "manifest.json").write_text(json.dumps(
             {"id": ident, "cmdline": "say=from-image", "packages": [],
-             "kernel_version": "6.1"}))
+             "kernel_version": "6.1", "files": {
+                 "vmlinuz": {"bytes": 6}, "initrd": {"bytes": 6},
+                 "disk.raw": {"bytes": 1 << 30}}}))
         (store / "names" / name).symlink_to(f"../{ident}")
         return folder
 
@@ -589,6 +591,23 @@ class Images(unittest.TestCase):
         self.assertIn(str(folder / "disk.raw").encode(), clone.read_bytes())
         self.assertEqual(atoll("image", "delete", "tiny:1").returncode, 4)
         clone.unlink()
+
+        for name in ("vmlinuz", "initrd", "disk.raw"):
+            whole = (folder / name).read_bytes()[:6]
+            size = (folder / name).stat().st_size
+            os.truncate(folder / name, 5)
+            got = atoll("run", "--net", "none", "tiny:1")
+            self.assertEqual(got.returncode, 1)
+            self.assertIn(f"damaged: {name} has 5 bytes, not {size}",
+                          got.stderr.decode())
+            (folder / name).write_bytes(whole)
+            os.truncate(folder / name, size)
+        (folder / "initrd").rename(folder / "away")
+        got = atoll("run", "--net", "none", "tiny:1")
+        self.assertIn(b"damaged: initrd: No such file", got.stderr)
+        (folder / "away").rename(folder / "initrd")
+        self.assertEqual(
+            atoll("run", "--net", "none", "tiny:1").returncode, 0)
 
         (folder / "manifest.json").write_text("{")
         got = atoll("run", "tiny:1")
