@@ -19,6 +19,7 @@ enum { OPT_UNSAFE = OPT_OWN, OPT_KEEP };
 struct chain {
 	struct disk_args args;
 	const char *backing, *backing_format;
+	char *same; /* the one it has, when that is what is meant */
 	bool unsafe, keep;
 };
 
@@ -119,7 +120,7 @@ static int rebase(struct chain *c, struct error *err)
 	image_details(b, &d);
 	/* With --unsafe, only the format of the same file may be meant. */
 	if (!c->backing && c->unsafe && c->backing_format && d.backing)
-		c->backing = xstrdup(d.backing);
+		c->backing = c->same = xstrdup(d.backing);
 	image_details_free(&d);
 	if (c->backing && !c->backing_format)
 		c->backing_format = disk_format(c->backing, NULL, err);
@@ -159,6 +160,7 @@ int disk_rebase(int argc, char **argv)
 		rc = error_set(&err, -EINVAL, "say one FILE");
 	if (rc == 0)
 		rc = rebase(&c, &err);
+	free(c.same);
 	return rc < 0 ? disk_fail(&err) : 0;
 }
 

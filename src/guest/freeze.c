@@ -49,7 +49,8 @@ static int note_run(void *ctx, u64 first, u64 pages)
 
 		if (!list)
 			return -ENOMEM;
-		memcpy(list, f->list, f->count * sizeof(*list));
+		if (f->count)
+			memcpy(list, f->list, f->count * sizeof(*list));
 		free(f->list);
 		f->list = list;
 		f->room = room;
