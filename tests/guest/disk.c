@@ -4,6 +4,7 @@
  * meanwhile. Says "size N" when the disk's size changes; ends when it gets a
  * byte. Whoever runs it looks into the image (tests/e2e/live.py). */
 #include "guest.h"
+#include "pci.h"
 
 enum { VENDOR = 0x1af4, BLOCK_DEVICE = 0x1042, BAR = 4 };
 enum { CAP_COMMON = 1, CAP_NOTIFY = 2, CAP_ISR = 3, CAP_DEVICE = 4 };
@@ -36,23 +37,6 @@ static u64 data[WORDS] __attribute__((aligned(4096)));
 static u64 last[SLOTS_MAX]; /* the number of the last write to a slot */
 
 static volatile u8 *common, *notify, *isr, *config;
-
-static u32 pci_read(u32 at)
-{
-	outl(0xcf8, 0x80000000 | (at & ~3u));
-	return inl(0xcfc);
-}
-
-static void pci_write(u32 at, u32 v)
-{
-	outl(0xcf8, 0x80000000 | (at & ~3u));
-	outl(0xcfc, v);
-}
-
-static u8 pci_byte(u32 at)
-{
-	return (u8)(pci_read(at) >> (at & 3) * 8);
-}
 
 static bool find_device(u32 *out)
 {

@@ -5,6 +5,7 @@
  * between. Where notifications cost no exit, tests/nested counts the exits.
  */
 #include "guest.h"
+#include "pci.h"
 
 enum { /* BAR 4, as its capabilities say on every machine of ours */
        COMMON = 0x0000,
@@ -36,21 +37,6 @@ static volatile u8 data[BYTES];
 
 static u8 *bar;
 
-static void select(unsigned slot, unsigned reg)
-{
-	outl(0xcf8, 1u << 31 | slot << 11 | reg);
-}
-static u32 config_read(unsigned slot, unsigned reg)
-{
-	select(slot, reg);
-	return inl(0xcfc);
-}
-static void config_write(unsigned slot, unsigned reg, u32 v)
-{
-	select(slot, reg);
-	outl(0xcfc, v);
-}
-
 static volatile u16 *reg16(unsigned off)
 {
 	return (volatile u16 *)(bar + off);
@@ -68,7 +54,7 @@ static void set_status(u8 v)
 static unsigned find(void)
 {
 	for (unsigned slot = 0; slot < 32; slot++)
-		if (config_read(slot, 0) == ENTROPY)
+		if (pci_read(slot << 11) == ENTROPY)
 			return slot;
 	return 32;
 }
@@ -76,10 +62,10 @@ static unsigned find(void)
 static void place(unsigned slot, u32 where)
 {
 	bar = (u8 *)(u64)where;
-	config_write(slot, COMMAND, 0);
-	config_write(slot, BAR4, where);
-	config_write(slot, BAR4 + 4, 0);
-	config_write(slot, COMMAND, 6); /* memory, bus master */
+	pci_write(slot << 11 | COMMAND, 0);
+	pci_write(slot << 11 | BAR4, where);
+	pci_write(slot << 11 | (BAR4 + 4), 0);
+	pci_write(slot << 11 | COMMAND, 6); /* memory, bus master */
 }
 
 static void start(void)

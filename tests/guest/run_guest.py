@@ -1,20 +1,27 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Run one guest program under one engine: run_guest.py ATOLL ENGINE CPUS ELF.
+"""Run one guest program under one engine:
+run_guest.py ATOLL ENGINE CPUS ELF [OPTION]...
 
-Exit 77 (skipped) when the host can't run the engine.
+Options are atoll run's; DISK is the name of a disk of 1 MiB, which must have
+that size afterwards. Exit 77 (skipped) when the host can't run the engine.
 """
+import os
 import subprocess
 import sys
+import tempfile
 
 GOOD = 1  # debug-exit of 0: (0 << 1) | 1
 TRIPLE_FAULT = 16
 
 atoll, engine, cpus, elf = sys.argv[1:5]
+disk = tempfile.NamedTemporaryFile()
+disk.truncate(1 << 20)
+options = [o if o != "DISK" else disk.name for o in sys.argv[5:]]
 run = subprocess.run(
     [atoll, "run", "--engine", engine, "--cpus", cpus, "--memory", "64M",
-     "--kernel", elf, "--device", "debug-exit", "--net", "none",
-     "--serial", "stdio", "--timeout", "60"],
+     "--kernel", elf, "--device", "debug-exit", "--serial", "stdio",
+     "--timeout", "60", *(options or ["--net", "none"])],
     stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90,
     check=False)
 print(run.stdout, run.stderr, sep="")
@@ -25,4 +32,7 @@ if engine == "kvm" and "kvm" in run.stderr and run.returncode == 1 and \
 want = TRIPLE_FAULT if elf.endswith("triple.elf") else GOOD
 if run.returncode != want:
     print(f"exit code {run.returncode}, not {want}")
+    sys.exit(1)
+if os.path.getsize(disk.name) != 1 << 20:
+    print("the disk has another size")
     sys.exit(1)
