@@ -124,12 +124,12 @@ static void save_and_quit(void *ctx)
 	struct run *r = ctx;
 	struct machine_saved saved;
 	struct error err = { 0 };
-	u32 count;
+	const u32 *count =
+	    memory_ptr(r->machine->memory, 0x800000, sizeof(*count));
 
 	/* A busy host may not have let it run yet. */
-	assert_true(
-	    memory_read(r->machine->memory, 0x800000, &count, sizeof(count)));
-	if (count < 2000) {
+	assert_non_null(count);
+	if (__atomic_load_n(count, __ATOMIC_RELAXED) < 2000) {
 		loop_timer_arm(&r->timer, loop_now_ns() + 20 * NSEC_PER_MSEC);
 		return;
 	}
