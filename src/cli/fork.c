@@ -267,7 +267,7 @@ static int prepare(struct forking *f, struct fork_copy *c, unsigned i,
 		rc = named_fresh(c->name, err);
 	if (rc == 0)
 		rc = open_overlays(f, c->overlays, folder, err);
-	return rc < 0 ? rc : worker_start(&c->worker, err);
+	return rc < 0 ? rc : worker_start(&c->worker, c->name, err);
 }
 
 static int prepare_all(struct forking *f, struct error *err)

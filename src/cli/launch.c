@@ -13,14 +13,16 @@
 #include "cli/run.h"
 #include "launch/launch.h"
 
-int worker_start(struct worker *w, struct error *err)
+int worker_start(struct worker *w, const char *machine, struct error *err)
 {
+	struct launch_vm how = { .machine = machine, .own_group = true };
 	int text[2];
 
 	if (pipe2(text, O_CLOEXEC) < 0)
 		return error_set(err, -errno, "cannot talk to a process: %s",
 		                 strerror(errno));
-	w->pid = launch_vm(text[1], true, &w->control, err);
+	how.error_fd = text[1];
+	w->pid = launch_vm(&how, &w->control, err);
 	close(text[1]);
 	if (w->pid < 0) {
 		close(text[0]);

@@ -19,11 +19,16 @@
 
 /* The worker takes over all descriptors: our copies would keep pipes and
  * cables open after its end. */
-static int start(struct worker *w, struct run_machine *m, struct error *err)
+static int start(struct worker *w, struct run_machine *m,
+                 const struct run_options *o, struct error *err)
 {
+	/* perf looks for the names in the host's /tmp, by the host's pid. */
+	bool traced =
+	    o->engine_options && strstr(o->engine_options, "perf-map");
 	json_t *message =
 	    json_pack("{s:s, s:O}", "op", "start", "machine", m->file);
-	int rc = worker_start(w, err);
+	const char *name = json_string_value(json_object_get(m->file, "name"));
+	int rc = worker_start(w, traced ? NULL : name ? name : "machine", err);
 
 	if (rc == 0) {
 		rc =
@@ -70,7 +75,7 @@ static int run(const struct run_options *o)
 	if (run_machine_prepare(&m, o, &err) < 0)
 		return say_error(&err);
 	if ((o->name && claim(&named, &m, o, &err) < 0) ||
-	    start(&session.worker, &m, &err) < 0) {
+	    start(&session.worker, &m, o, &err) < 0) {
 		run_machine_fini(&m);
 		named_release(&named);
 		say_error(&err);

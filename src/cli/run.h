@@ -119,7 +119,9 @@ struct worker {
 	int messages; /* its standard error */
 };
 
-int worker_start(struct worker *w, struct error *err) MUST_CHECK;
+/* Apart from the host as machine; NULL: as one of our own processes. */
+int worker_start(struct worker *w, const char *machine,
+                 struct error *err) MUST_CHECK;
 
 struct session_config {
 	struct worker worker;

@@ -3,34 +3,41 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/place.h"
+#include "launch/isolate.h"
 #include "launch/launch.h"
+#include "launch/uid.h"
 
-/* In the child, after fork: only keep[] and the standard three stay open. */
-static NORETURN void become(const char *path, const struct launch *l,
-                            pid_t parent)
+/* All that the child needs, allocated before there is one. */
+struct program {
+	const struct launch *launch;
+	char *path;
+	int fd;      /* of path */
+	char **argv; /* as told, with room for one more */
+	size_t argc;
+	char **variables; /* our environment, with room for one more */
+	int kvm;          /* /dev/kvm for who may not open it; -1: none */
+};
+
+/* In the child: only keep[] and the standard three stay open. */
+static int become(void *ctx, enum isolate_kind kind)
 {
-	sigset_t none;
+	const struct program *p = ctx;
+	const struct launch *l = p->launch;
+	char own_root[] = "--own-root";
 	int null;
 
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
 	if (l->own_group)
 		setpgid(0, 0);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	/* It may have died before that call. */
-	if (getppid() != parent)
-		_exit(127);
 	null = open("/dev/null", O_RDWR);
 	dup2(null, STDIN_FILENO);
 	dup2(null, STDOUT_FILENO);
@@ -38,29 +45,127 @@ static NORETURN void become(const char *path, const struct launch *l,
 		dup2(l->error_fd, STDERR_FILENO);
 	for (size_t i = 0; i < l->keep_count; i++)
 		fcntl(l->keep[i], F_SETFD, 0);
-	execv(path, l->argv);
-	dprintf(STDERR_FILENO, "error: cannot start %s: %s\n", path,
-	        strerror(errno));
-	_exit(127);
+	if (p->kvm >= 0)
+		fcntl(p->kvm, F_SETFD, 0);
+	if (kind != ISOLATE_NOTHING)
+		p->argv[p->argc] = own_root;
+	execve(p->path, p->argv, p->variables);
+	/* A folder above it may be closed to the machine's user. */
+	if (errno == EACCES)
+		syscall(SYS_execveat, p->fd, "", p->argv, p->variables,
+		        AT_EMPTY_PATH);
+	return errno;
+}
+
+static size_t length(char *const *list)
+{
+	size_t n = 0;
+
+	while (list[n])
+		n++;
+	return n;
+}
+
+static void program_fini(struct program *p)
+{
+	if (p->kvm >= 0) {
+		free(p->variables[length(p->variables) - 1]);
+		close(p->kvm);
+	}
+	if (p->fd >= 0)
+		close(p->fd);
+	free(p->path);
+	free(p->argv);
+	free(p->variables);
+}
+
+static int program_init(struct program *p, const struct launch *l,
+                        struct error *err)
+{
+	size_t count = length(environ);
+
+	*p = (struct program){ .launch = l, .fd = -1, .kvm = -1 };
+	p->path = place_program(l->program, err);
+	if (!p->path)
+		return -ENOENT;
+	p->fd = open(p->path, O_PATH | O_CLOEXEC);
+	p->argc = length(l->argv);
+	p->argv = xalloc((p->argc + 2) * sizeof(*p->argv));
+	memcpy(p->argv, l->argv, p->argc * sizeof(*p->argv));
+	p->variables = xalloc((count + 2) * sizeof(*p->variables));
+	memcpy(p->variables, environ, count * sizeof(*p->variables));
+	if (l->machine)
+		p->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (p->kvm >= 0)
+		p->variables[count] = xasprintf("ATOLL_KVM_FD=%d", p->kvm);
+	return 0;
+}
+
+/* As much as the host allows, the best first. */
+static pid_t start_isolated(struct isolate *how, bool *less)
+{
+	bool own = how->own_uid;
+	pid_t pid = -EPERM;
+
+	*less = false;
+	for (int kind = ISOLATE_ALL; pid < 0 && kind < ISOLATE_KINDS; kind++) {
+		how->kind = (enum isolate_kind)kind;
+		for (int other = own; pid < 0 && other >= 0; other--) {
+			how->own_uid = other;
+			pid = isolate_start(how);
+			*less = *less || pid < 0;
+		}
+	}
+	return pid;
+}
+
+static pid_t start_machine(struct program *p, const char *machine)
+{
+	struct isolate how = { .become = become, .ctx = p };
+	struct error err = { 0 };
+	int uid = -1;
+	bool less;
+	pid_t pid;
+
+	if (geteuid() == 0) {
+		uid = uid_take(UID_FOLDER, machine, &how.uid, &err);
+		how.own_uid = uid >= 0;
+		if (uid < 0)
+			log_info("launch", "%s", err.text);
+	}
+	pid = start_isolated(&how, &less);
+	if (pid > 0 && less)
+		log_info("launch",
+		         "%s: the host refuses %s; the rest confines it "
+		         "(atoll host check)",
+		         machine,
+		         how.kind == ISOLATE_ALL    ? "a user id of its own"
+		         : how.kind == ISOLATE_ROOT ? "a user namespace"
+		                                    : "namespaces");
+	/* Else its number is its own for as long as we are there to keep it. */
+	if (pid < 0 && uid >= 0)
+		close(uid);
+	return pid;
 }
 
 pid_t launch_start(const struct launch *l, struct error *err)
 {
-	char *path = place_program(l->program, err);
-	pid_t pid, self = getpid();
-	int code;
+	struct isolate plain = { .kind = ISOLATE_NOTHING, .become = become };
+	struct program p;
+	pid_t pid;
+	int rc = program_init(&p, l, err);
 
-	if (!path)
-		return -ENOENT;
-	pid = fork();
-	if (pid == 0)
-		become(path, l, self);
-	code = errno;
-	free(path);
-	if (pid < 0)
-		return error_set(err, -code, "cannot start a process: %s",
-		                 strerror(code));
-	return pid;
+	if (rc == 0) {
+		plain.ctx = &p;
+		pid = l->machine ? start_machine(&p, l->machine)
+		                 : isolate_start(&plain);
+		rc = pid;
+	}
+	if (rc < 0 && p.path)
+		error_set(err, rc, "cannot start %s: %s", p.path,
+		          strerror(-rc));
+	program_fini(&p);
+	return rc;
 }
 
 int launch_end(pid_t pid, unsigned wait_ms)

@@ -20,6 +20,13 @@ struct launch {
 	size_t keep_count;
 	int error_fd;   /* its standard error; -1: ours */
 	bool own_group; /* signals of the terminal do not reach it */
+	/*
+	 * A machine's name or id: it gets namespaces of its own and, when we
+	 * are root, a user id of its own, as far as the host allows. Where it
+	 * has its own mounts, --own-root is added to its arguments. NULL: none
+	 * of this.
+	 */
+	const char *machine;
 };
 
 /* pid, or -errno. */
@@ -27,8 +34,13 @@ pid_t launch_start(const struct launch *l, struct error *err) MUST_CHECK;
 /* Waits for a child, a while, then ends it. Its wait status. */
 int launch_end(pid_t pid, unsigned wait_ms);
 
+struct launch_vm {
+	const char *machine; /* as in struct launch */
+	int error_fd;
+	bool own_group;
+};
 /* atoll-vm; *control is our end of its control socket. */
-pid_t launch_vm(int error_fd, bool own_group, int *control,
+pid_t launch_vm(const struct launch_vm *how, int *control,
                 struct error *err) MUST_CHECK;
 
 /* A user-mode network of one machine. */

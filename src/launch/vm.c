@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "launch/launch.h"
 
-pid_t launch_vm(int error_fd, bool own_group, int *control, struct error *err)
+pid_t launch_vm(const struct launch_vm *how, int *control, struct error *err)
 {
 	char number[16];
 	char *argv[] = { (char[]){ "atoll-vm" }, (char[]){ "--control-fd" },
@@ -17,8 +17,9 @@ pid_t launch_vm(int error_fd, bool own_group, int *control, struct error *err)
 		.program = "atoll-vm",
 		.argv = argv,
 		.keep_count = 1,
-		.error_fd = error_fd,
-		.own_group = own_group,
+		.error_fd = how->error_fd,
+		.own_group = how->own_group,
+		.machine = how->machine,
 	};
 	int pair[2];
 	pid_t pid;

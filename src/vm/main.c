@@ -18,23 +18,56 @@
 #include "base/end.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/units.h"
+#include "vm/own_root.h"
 #include "vm/probe.h"
 #include "vm/session.h"
 
 static int usage(FILE *to)
 {
-	fputs("usage: atoll-vm --control-fd N | --probe | --version\n"
+	fputs("usage: atoll-vm --control-fd N [--own-root] | --probe | "
+	      "--version\n"
 	      "Runs one machine for atoll, which starts it.\n",
 	      to);
 	return to == stderr ? END_USAGE : 0;
 }
 
-/* Only the control socket and the standard three are wanted. */
-static void close_others(int keep)
+/* The descriptor of /dev/kvm, where we were given it; or -1. */
+static int kvm_given(void)
 {
-	if (keep > 3)
-		close_range(3, (unsigned)keep - 1, 0);
-	close_range((unsigned)keep + 1, ~0u, 0);
+	const char *text = getenv("ATOLL_KVM_FD");
+	u64 fd;
+
+	return text && parse_u64(text, 3, 1 << 20, &fd, NULL) == 0 ? (int)fd
+	                                                           : -1;
+}
+
+/* Only the control socket, that one and the standard three are wanted. */
+static void close_others(int control, int kvm)
+{
+	int low = kvm < 0 ? control : MIN(control, kvm);
+	int high = MAX(control, kvm);
+
+	if (low > 3)
+		close_range(3, (unsigned)low - 1, 0);
+	if (high > low + 1)
+		close_range((unsigned)low + 1, (unsigned)high - 1, 0);
+	close_range((unsigned)high + 1, ~0u, 0);
+}
+
+/* What is given up before anything is read that others wrote. */
+static int confine(bool own_root)
+{
+	struct error err = { 0 };
+
+	/* Landlock and seccomp remain where the host refuses. */
+	if (own_root && own_root_enter(&err) < 0)
+		log_info("vm", "%s", err.text);
+	if (own_root && own_root_drop(&err) < 0) {
+		log_error("vm", "%s", err.text);
+		return -1;
+	}
+	return 0;
 }
 
 static void set_signals(void)
@@ -45,11 +78,13 @@ static void set_signals(void)
 	signal(SIGQUIT, SIG_IGN);
 	signal(SIGTSTP, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
+	/* A shell shows this where it was started by its descriptor. */
+	prctl(PR_SET_NAME, "atoll-vm");
 	/* No core: it would hold the guest's memory. */
 	prctl(PR_SET_DUMPABLE, 0);
 }
 
-static int run(const char *number)
+static int run(const char *number, bool own_root)
 {
 	char *end;
 	long fd = strtol(number, &end, 10);
@@ -59,13 +94,17 @@ static int run(const char *number)
 		        number);
 		return END_USAGE;
 	}
-	close_others((int)fd);
+	close_others((int)fd, kvm_given());
 	set_signals();
-	return vm_session((int)fd);
+	if (confine(own_root) < 0)
+		return END_FAILURE;
+	return vm_session((int)fd, kvm_given());
 }
 
 int main(int argc, char **argv)
 {
+	bool own_root = false;
+
 	log_setup(STDERR_FILENO, getenv("ATOLL_DEBUG") ? LOG_DEBUG : LOG_WARN,
 	          "atoll-vm");
 	if (argc == 2 && !strcmp(argv[1], "--version")) {
@@ -76,7 +115,11 @@ int main(int argc, char **argv)
 		return usage(stdout);
 	if (argc == 2 && !strcmp(argv[1], "--probe"))
 		return vm_probe_main();
+	if (argc == 4 && !strcmp(argv[3], "--own-root")) {
+		own_root = true;
+		argc = 3;
+	}
 	if (argc == 3 && !strcmp(argv[1], "--control-fd"))
-		return run(argv[2]);
+		return run(argv[2], own_root);
 	return usage(stderr);
 }

@@ -310,9 +310,10 @@ static void check_user_namespaces(json_t *checks)
 	probe_add(checks, "user-namespaces", ok ? PROBE_OK : PROBE_WARNING,
 	          ok ? "work" : "refused",
 	          ok ? NULL
-	             : "sysctl kernel.unprivileged_userns_clone=1, or the "
-	               "host's AppArmor policy, allows them; images are built "
-	               "by root without",
+	             : "machines are kept apart by seccomp and Landlock "
+	               "alone, unless root starts them; sysctl "
+	               "kernel.unprivileged_userns_clone=1, or the host's "
+	               "AppArmor policy, allows them",
 	          json_pack("{s:b}", "usable", (int)ok));
 }
 

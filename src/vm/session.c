@@ -504,7 +504,7 @@ static int receive_start(struct session *s, struct error *err)
 	return rc;
 }
 
-static int build(struct session *s, struct error *err)
+static int build(struct session *s, int kvm, struct error *err)
 {
 	int rc = receive_start(s, err);
 
@@ -516,6 +516,9 @@ static int build(struct session *s, struct error *err)
 		return rc;
 	log_setup(STDERR_FILENO, log_level(), s->config.machine.name);
 	rc = machine_create(&s->machine, &s->config.machine, s->loop, err);
+	/* The engine has its own now, if it is the one that needs it. */
+	if (kvm >= 0)
+		close(kvm);
 	if (rc < 0)
 		return rc;
 	if (s->config.machine.restore)
@@ -586,7 +589,7 @@ static void session_fini(struct session *s)
 	vm_config_fini(&s->config);
 }
 
-int vm_session(int sock)
+int vm_session(int sock, int kvm)
 {
 	struct session s = { .signal_fd = -1, .config = { .listen_fd = -1 } };
 	struct error err = { 0 };
@@ -595,7 +598,7 @@ int vm_session(int sock)
 	for (unsigned i = 0; i < PEERS_MAX; i++)
 		s.peers[i] = (struct peer){ .session = &s, .sock = -1 };
 	s.peers[0].sock = sock;
-	if (build(&s, &err) < 0)
+	if (build(&s, kvm, &err) < 0)
 		code = failed(&s, &err);
 	else
 		code = run(&s);

@@ -524,6 +524,7 @@ static void new_cable(void *ctx, unsigned nic, int fd)
 static int start(struct hold *h, struct error *err)
 {
 	json_t *machine = json_object_get(h->config->document, "machine");
+	struct launch_vm how = { .machine = h->config->id };
 	json_t *message;
 	int log, rc = hold_files_open(&h->files, machine, err);
 
@@ -531,7 +532,8 @@ static int start(struct hold *h, struct error *err)
 		return rc;
 	log = openat(h->config->folder, "vm.log",
 	             O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
-	h->vm = launch_vm(log, false, &h->control, err);
+	how.error_fd = log;
+	h->vm = launch_vm(&how, &h->control, err);
 	if (log >= 0)
 		close(log);
 	if (h->vm < 0)

@@ -44,6 +44,7 @@ void hold_files_sent(struct hold_files *f);
 void hold_files_fini(struct hold_files *f);
 
 struct hold_config {
+	const char *id;   /* of the machine: its folder's name */
 	int folder;       /* of the machine */
 	int listener;     /* a listening socket, non-blocking */
 	json_t *document; /* borrowed */

@@ -75,6 +75,7 @@ int main(int argc, char **argv)
 	lock = fd_of(argv[2]);
 	config.listener = fd_of(argv[3]);
 	document = fd_of(argv[4]);
+	config.id = strrchr(argv[1], '/') ? strrchr(argv[1], '/') + 1 : argv[1];
 	config.folder = open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (lock < 0 || config.listener < 0 || document < 0 ||
 	    config.folder < 0)

@@ -8,7 +8,6 @@
 #include "engine/kvm/kvm.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -16,6 +15,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "engine/kvm/kvm_device.h"
 
 int kvm_call_value(int fd, unsigned long request, unsigned long value)
 {
@@ -110,10 +110,10 @@ static int engine_open(struct engine *e, struct error *err)
 {
 	int r;
 
-	e->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	e->kvm = kvm_device_open();
 	if (e->kvm < 0)
-		return error_set(err, -errno, "kvm: cannot open /dev/kvm: %s",
-		                 strerror(errno));
+		return error_set(err, e->kvm, "kvm: cannot open /dev/kvm: %s",
+		                 strerror(-e->kvm));
 	r = check_caps(e, err);
 	if (r < 0)
 		return r;

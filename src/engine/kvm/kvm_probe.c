@@ -13,7 +13,6 @@
 #include "engine/kvm/kvm.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +24,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "engine/kvm/kvm_device.h"
 
 enum {
 	GUEST_SIZE = 0x8000,
@@ -374,9 +374,9 @@ static int try_once(double *figure, struct error *err)
 	struct probe p = { .kvm = -1, .vm = -1, .vcpu = -1 };
 	int r;
 
-	p.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	p.kvm = kvm_device_open();
 	if (p.kvm < 0) {
-		r = -errno;
+		r = p.kvm;
 		error_set(err, r, "cannot open /dev/kvm: %s", strerror(-r));
 		if (r == -EACCES)
 			error_hint(err, "join the group that owns it: "
