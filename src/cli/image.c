@@ -18,6 +18,7 @@
 #include "base/alloc.h"
 #include "base/copy.h"
 #include "base/error.h"
+#include "base/place.h"
 #include "base/units.h"
 #include "cli/command.h"
 #include "cli/disk.h"
@@ -32,13 +33,11 @@ static int open_copy(const char *store, bool keep, char **path,
                      struct error *err)
 {
 	char *folder = xasprintf("%s/../disks", store);
-	int fd;
+	int fd, rc = place_make(folder, err);
 
-	if (mkdir(folder, 0777) < 0 && errno != EEXIST) {
-		error_set(err, -errno, "cannot make the folder %s: %s", folder,
-		          strerror(errno));
+	if (rc < 0) {
 		free(folder);
-		return err->code;
+		return rc;
 	}
 	/* One without a name may get one later (atoll suspend). */
 	fd = keep ? -1 : open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);

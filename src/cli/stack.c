@@ -160,23 +160,31 @@ static int read_file(struct stack *s, const char *path, struct error *err)
 
 /* ---- what is there ---- */
 
-static int read_there(struct stack *s)
+/* Those of the list that bear the stack's tag, by name. */
+static int take_tagged(struct stack *s, const char *path, const char *key,
+                       json_t **out)
 {
-	char *tag = xasprintf("stack=%s", s->name), *part = client_escape(tag);
-	char *path = xasprintf("/v1/vms?tag=%s", part);
 	int code = CODE_OK;
 	json_t *whole = remote_get(&s->remote, path, &code), *one;
 	size_t i;
 
-	s->there = json_object();
-	json_array_foreach(json_object_get(whole, "vms"), i, one)
+	*out = json_object();
+	json_array_foreach(json_object_get(whole, key), i, one)
 	{
-		/* The name is a glob to the daemon. */
 		if (strcmp(remote_text(one, "spec.tags.stack"), s->name) == 0)
-			json_object_set(s->there, remote_text(one, "name"),
-			                one);
+			json_object_set(*out, remote_text(one, "name"), one);
 	}
 	json_decref(whole);
+	return code;
+}
+
+/* The tag is a glob to the daemon: it finds those, and maybe more. */
+static int read_there(struct stack *s)
+{
+	char *tag = xasprintf("stack=%s", s->name), *part = client_escape(tag);
+	char *path = xasprintf("/v1/vms?tag=%s", part);
+	int code = take_tagged(s, path, "vms", &s->there);
+
 	free(path);
 	free(part);
 	free(tag);
@@ -185,19 +193,7 @@ static int read_there(struct stack *s)
 
 static int read_networks_there(struct stack *s)
 {
-	int code = CODE_OK;
-	json_t *whole = remote_get(&s->remote, "/v1/networks", &code), *one;
-	size_t i;
-
-	s->networks = json_object();
-	json_array_foreach(json_object_get(whole, "networks"), i, one)
-	{
-		if (strcmp(remote_text(one, "spec.tags.stack"), s->name) == 0)
-			json_object_set(s->networks, remote_text(one, "name"),
-			                one);
-	}
-	json_decref(whole);
-	return code;
+	return take_tagged(s, "/v1/networks", "networks", &s->networks);
 }
 
 /* All that is wanted is there; what was not said does not matter. */
