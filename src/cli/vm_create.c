@@ -26,6 +26,7 @@ enum {
 	OPT_ENGINE,
 	OPT_FILE,
 	OPT_IMAGE,
+	OPT_FULL,
 	OPT_INITRD,
 	OPT_KERNEL,
 	OPT_MEMORY,
@@ -38,6 +39,10 @@ enum {
 	OPT_TAG,
 };
 
+#define CLONE_OPTION                                                           \
+	{                                                                      \
+		"full", NULL, "its disk is a copy of the image's", OPT_FULL    \
+	}
 #define DEFINITION                                                             \
 	{ "cpus", "N", "virtual CPUs (1)", OPT_CPUS },                         \
 	    { "memory", "SIZE", "guest memory, as 512M or 2G (512M)",          \
@@ -318,6 +323,8 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 		                   err);
 	case OPT_IMAGE:
 		return text_option(d->spec, "image", value, err);
+	case OPT_FULL:
+		return json_object_set_new(d->spec, "full_copy", json_true());
 	case OPT_NAME:
 		return text_option(d->spec, "name", value, err);
 	default:
@@ -407,13 +414,13 @@ static int start(struct remote *r, const char *name)
 int vm_create(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
-		{ "image", "IMAGE", "its disk and kernel: a copy of an image",
+		{ "image", "IMAGE", "its kernel, and a disk that lies on its",
 		  OPT_IMAGE },
+		CLONE_OPTION,
 		{ "file", "FILE", "a definition in JSON", OPT_FILE },
 		DEFINITION,
 		RESOURCE_OPTIONS,
-		{ "async", NULL, "don't wait for the copy of the image",
-		  OPT_ASYNC },
+		{ "async", NULL, "don't wait for its disk", OPT_ASYNC },
 		REMOTE_OPTIONS,
 		{ 0 },
 	};
@@ -436,10 +443,8 @@ int vm_create(int argc, char **argv)
 int command_launch(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
-		DEFINITION,
-		RESOURCE_OPTIONS,
-		REMOTE_OPTIONS,
-		{ 0 },
+		CLONE_OPTION,   DEFINITION, RESOURCE_OPTIONS,
+		REMOTE_OPTIONS, { 0 },
 	};
 	struct definition d = { .spec = json_object(),
 		                .publish = json_array() };

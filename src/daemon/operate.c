@@ -70,6 +70,7 @@ json_t *vm_resolve(struct vm *vm, struct error *err)
 	json_t *machine = json_deep_copy(vm->spec), *boot, *manifest, *disk;
 	const char *own, *words;
 	char *folder, *path, *line;
+	bool clone;
 
 	if (!json_object_get(machine, "image"))
 		return machine;
@@ -101,9 +102,14 @@ json_t *vm_resolve(struct vm *vm, struct error *err)
 		json_object_set_new(boot, "initrd", json_string(path));
 		free(path);
 	}
-	path = xasprintf("%s/root.raw", folder);
-	disk = json_pack("{s:s, s:s, s:b}", "path", path, "format", "raw",
-	                 "readonly", 0);
+	path = xasprintf("%s/root.qcow2", folder);
+	clone = access(path, F_OK) == 0;
+	if (!clone) {
+		free(path);
+		path = xasprintf("%s/root.raw", folder);
+	}
+	disk = json_pack("{s:s, s:s, s:b}", "path", path, "format",
+	                 clone ? "qcow2" : "raw", "readonly", 0);
 	json_array_insert_new(json_object_get(machine, "disks"), 0, disk);
 	free(path);
 	free(folder);
@@ -494,11 +500,17 @@ static void prepare_begin(struct task *t)
 	fd = image ? vm_folder(t->vm, &err) : err.code;
 	folder = vm_folder_path(t->vm);
 	if (fd >= 0) {
-		const char *arguments[] = { "atoll-hold", "--prepare", image,
-			                    folder, NULL };
+		bool full =
+		    json_is_true(json_object_get(t->vm->spec, "full_copy"));
+		const char *arguments[] = {
+			"atoll-hold",           "--prepare", image, folder,
+			full ? "--full" : NULL, NULL
+		};
 
 		close(fd);
-		task_progress(t, 10, "copying the image");
+		task_progress(t, 10,
+		              full ? "copying the image"
+		                   : "making its disk on the image");
 		t->job = job_start(t->vm->daemon->loop, arguments, prepared, t,
 		                   &err);
 	}

@@ -431,6 +431,7 @@ static void read_machine(struct reader *r)
 		                            "cpus",
 		                            "engine_options",
 		                            "image",
+		                            "full_copy",
 		                            "memory_bytes",
 		                            "boot",
 		                            "disks",
@@ -470,6 +471,7 @@ static void read_machine(struct reader *r)
 	image = text(r, "image", 127, NULL);
 	if (image && (image[0] == '.' || strchr(image, '/')))
 		fail(r, "image", "is not the name of an image");
+	boolean(r, "full_copy", false);
 	object(r, "boot", read_boot);
 	if (r->rc == 0 && !image &&
 	    !json_object_get(json_object_get(r->to, "boot"), "kernel"))

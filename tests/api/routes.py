@@ -378,13 +378,28 @@ class Routes(unittest.TestCase):
         D.do("POST", "/v1/vms/copied/start")
         D.console("copied", b"resident is up")
         mine = D.state / "machines" / made.json["id"]
+        self.assertTrue((folder / "disk.raw").samefile(mine / "image.raw"))
+        self.assertLess((mine / "root.qcow2").stat().st_size, 1 << 20)
+        self.assertFalse((mine / "root.raw").exists())
+        self.assertFalse((mine / "image.raw").stat().st_mode & 0o222)
+        t = D.task(post("/v1/vms/copied/disks/vda/commit", {"all": True}))
+        self.assertEqual(t["state"], "failed")
+        shown = get("/v1/vms/copied/disks").json["disks"]
+        self.assertEqual(shown[0]["path"], str(mine / "root.qcow2"))
+        D.do("DELETE", "/v1/vms/copied?force=true")
+        wait_for(lambda: not mine.exists())
+        wait_for(lambda: not list((D.state / "trash").iterdir()))
+        self.assertEqual((folder / "disk.raw").stat().st_nlink, 1)
+
+        made = D.define("whole", image="tiny:1", boot={}, full_copy=True)
+        D.do("POST", "/v1/vms/whole/start")
+        D.console("whole", b"resident is up")
+        mine = D.state / "machines" / made.json["id"]
         with open(mine / "root.raw", "rb") as f:
             f.seek(8 << 20)
             self.assertEqual(f.read(6), b"middle")
         self.assertLess((mine / "root.raw").stat().st_blocks * 512, 4 << 20)
-        D.do("DELETE", "/v1/vms/copied?force=true")
-        wait_for(lambda: not mine.exists())
-        wait_for(lambda: not list((D.state / "trash").iterdir()))
+        D.do("DELETE", "/v1/vms/whole?force=true")
 
     def test_44_images(self):
         names = [i["name"] for i in get("/v1/images").json["images"]]

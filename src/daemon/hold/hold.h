@@ -51,7 +51,7 @@ struct hold_config {
 };
 
 /* What takes long: work.c. Exit codes; words on standard error. */
-int hold_prepare(const char *image, const char *folder);
+int hold_prepare(const char *image, const char *folder, bool full);
 int hold_remove(const char *folder);
 
 /* Keeps a network instead, until its switch is told to quit. */

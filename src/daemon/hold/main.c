@@ -24,7 +24,7 @@ static int usage(FILE *to)
 {
 	fputs("usage: atoll-hold [--network] FOLDER LOCK-FD LISTEN-FD "
 	      "DOCUMENT-FD\n"
-	      "       atoll-hold --prepare IMAGE-FOLDER FOLDER\n"
+	      "       atoll-hold --prepare IMAGE-FOLDER FOLDER [--full]\n"
 	      "       atoll-hold --remove FOLDER\n"
 	      "Keeps one machine, or one network, for atolld, which starts "
 	      "it.\n",
@@ -56,7 +56,10 @@ int main(int argc, char **argv)
 	if (argc == 2 && strcmp(argv[1], "--help") == 0)
 		return usage(stdout);
 	if (argc == 4 && strcmp(argv[1], "--prepare") == 0)
-		return hold_prepare(argv[2], argv[3]);
+		return hold_prepare(argv[2], argv[3], false);
+	if (argc == 5 && strcmp(argv[1], "--prepare") == 0 &&
+	    strcmp(argv[4], "--full") == 0)
+		return hold_prepare(argv[2], argv[3], true);
 	if (argc == 3 && strcmp(argv[1], "--remove") == 0)
 		return hold_remove(argv[2]);
 	network = argc == 6 && strcmp(argv[1], "--network") == 0;
