@@ -220,6 +220,14 @@ static void bt_vcpu_run(struct vcpu *v, struct vcpu_exit *exit)
 
 /* ---- figures ---- */
 
+/* Host code does not count the instructions that it runs. */
+static u64 bt_vcpu_stat(struct vcpu *v, enum vcpu_stat stat)
+{
+	if (stat == STAT_INSTRUCTIONS && bt_of_vcpu(v))
+		return 0;
+	return interp_vcpu_stat(v, stat);
+}
+
 static char *bt_stats_json(struct engine *engine)
 {
 	struct bt_engine *e = bt_engine_of(engine);
@@ -249,7 +257,7 @@ const struct engine_type bt_engine = {
 	.vcpu_nmi = interp_vcpu_nmi,
 	.vcpu_get = interp_vcpu_get,
 	.vcpu_set = interp_vcpu_set,
-	.vcpu_stat = interp_vcpu_stat,
+	.vcpu_stat = bt_vcpu_stat,
 	.vcpu_debug = interp_vcpu_debug,
 	.vcpu_translate = interp_vcpu_translate,
 	.vcpu_tsc_offset_get = interp_vcpu_tsc_offset_get,

@@ -16,9 +16,9 @@ static void test_sum(void **state)
 	GUEST_CODE_OF(g, snip64_sum);
 	guest_run_to_halt(g);
 	assert_int_equal(g->s.gpr[GPR_RAX], 500500);
-	/* 2 before the loop, 3 a round, HLT. */
+	/* 2 before the loop, 3 a round, HLT; translated code counts none. */
 	assert_int_equal(g->type->vcpu_stat(g->vcpu, STAT_INSTRUCTIONS),
-	                 2 + 3 * 1000 + 1);
+	                 strcmp(g->type->name, "bt") ? 2 + 3 * 1000 + 1 : 0);
 }
 
 static void test_call(void **state)
