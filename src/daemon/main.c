@@ -27,6 +27,7 @@
 #include "daemon/api.h"
 #include "daemon/limits/limits.h"
 #include "daemon/network.h"
+#include "daemon/privileges.h"
 #include "daemon/store.h"
 #include "daemon/watch/watch.h"
 
@@ -34,7 +35,7 @@ enum { END_FAILED = 1, END_BAD_USE = 2, BACKLOG = 128, FDS_MOST = 16384 };
 enum { LISTEN_FDS_START = 3, LISTEN_FDS_MOST = 6 };
 
 struct options {
-	const char *listen, *certificate, *key;
+	const char *listen, *certificate, *key, *user;
 	int ready_fd;
 	bool verbose;
 };
@@ -42,7 +43,7 @@ struct options {
 struct program {
 	struct daemon d;
 	struct options options;
-	int lock, signals;
+	int lock, signals, helper;
 	struct loop_fd *signal_watch;
 	bool own_socket;
 };
@@ -53,6 +54,8 @@ static const char usage_text[] =
     "  --listen ADDRESS:PORT  serve the API there too, with TLS and tokens\n"
     "  --certificate FILE     of that (PEM)\n"
     "  --key FILE             its private key (PEM)\n"
+    "  --user NAME            as root: be that user, with atoll-helper's "
+    "help\n"
     "  --ready-fd N           write a byte there once requests are taken\n"
     "  --verbose              say more on standard error\n"
     "  --version, --help\n\n"
@@ -68,6 +71,7 @@ static int parse(struct options *o, int argc, char **argv)
 	} values[] = { { "--listen", &o->listen },
 		       { "--certificate", &o->certificate },
 		       { "--key", &o->key },
+		       { "--user", &o->user },
 		       { "--ready-fd", &ready } };
 	size_t n;
 
@@ -409,6 +413,8 @@ static void program_fini(struct program *p)
 	if (p->signals >= 0)
 		close(p->signals);
 	loop_destroy(p->d.loop);
+	if (p->helper >= 0)
+		close(p->helper);
 	if (p->lock >= 0)
 		close(p->lock);
 	place_fini(&p->d.place);
@@ -419,11 +425,14 @@ static int run(struct program *p)
 	struct error err = { 0 };
 	int rc = place_find(&p->d.place, &err);
 
-	p->lock = p->signals = -1;
+	p->lock = p->signals = p->helper = -1;
 	limit_files();
 	umask(077);
 	if (rc == 0)
 		rc = take_state(p, &err);
+	if (rc == 0 && p->options.user)
+		rc = privileges_give_up(&p->d.place, p->options.user,
+		                        &p->helper, &err);
 	if (rc == 0)
 		rc = open_registry(p, &err);
 	if (rc == 0)

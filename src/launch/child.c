@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/place.h"
+#include "launch/helper.h"
 #include "launch/isolate.h"
 #include "launch/launch.h"
 #include "launch/uid.h"
@@ -121,7 +122,9 @@ static pid_t start_isolated(struct isolate *how, bool *less)
 
 static pid_t start_machine(struct program *p, const char *machine)
 {
-	struct isolate how = { .become = become, .ctx = p };
+	struct isolate how = {
+		.become = become, .ctx = p, .helper = -1, .machine = machine
+	};
 	struct error err = { 0 };
 	int uid = -1;
 	bool less;
@@ -132,6 +135,9 @@ static pid_t start_machine(struct program *p, const char *machine)
 		how.own_uid = uid >= 0;
 		if (uid < 0)
 			log_info("launch", "%s", err.text);
+	} else {
+		uid = how.helper = helper_connect(&err);
+		how.own_uid = uid >= 0;
 	}
 	pid = start_isolated(&how, &less);
 	if (pid > 0 && less)
@@ -150,7 +156,9 @@ static pid_t start_machine(struct program *p, const char *machine)
 
 pid_t launch_start(const struct launch *l, struct error *err)
 {
-	struct isolate plain = { .kind = ISOLATE_NOTHING, .become = become };
+	struct isolate plain = { .kind = ISOLATE_NOTHING,
+		                 .become = become,
+		                 .helper = -1 };
 	struct program p;
 	pid_t pid;
 	int rc = program_init(&p, l, err);

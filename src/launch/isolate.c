@@ -29,6 +29,8 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "launch/helper.h"
 
 enum {
 	OWN = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC |
@@ -121,9 +123,16 @@ static int write_proc(pid_t pid, const char *file, const char *text)
 
 static int write_maps(pid_t pid, const struct isolate *how)
 {
+	struct error err = { 0 };
 	char text[32];
 	int rc = 0;
 
+	if (how->own_uid && how->helper >= 0) {
+		rc = helper_map(how->helper, pid, how->machine, &err);
+		if (rc < 0)
+			log_warn("launch", "%s", err.text);
+		return rc;
+	}
 	snprintf(text, sizeof(text), "0 %u 1\n",
 	         how->own_uid ? how->uid : geteuid());
 	rc = write_proc(pid, "uid_map", text);

@@ -20,8 +20,10 @@ enum isolate_kind {
 
 struct isolate {
 	enum isolate_kind kind;
-	bool own_uid; /* uid is another than ours: that takes root */
-	u32 uid;
+	bool own_uid; /* another than ours: that takes root, or a helper */
+	u32 uid;      /* for root */
+	int helper;   /* launch/helper.h: knows it by the machine; -1: none */
+	const char *machine;
 	/* In the child, once all is done; returns an errno. */
 	int (*become)(void *ctx, enum isolate_kind kind);
 	void *ctx;

@@ -72,7 +72,8 @@ int launch_read_ready(int fd, struct error *err) MUST_CHECK;
 /* A tap device by name, opened as net/link.h needs it. */
 int launch_tap(const char *name, struct error *err) MUST_CHECK;
 
-/* A tap device of our own on a bridge of the host: CAP_NET_ADMIN is needed. */
+/* A tap device of our own on a bridge of the host: CAP_NET_ADMIN is needed, or
+ * a helper. */
 int launch_bridge(const char *bridge, u64 mtu, struct error *err) MUST_CHECK;
 
 /* What is done with the further files of a disk: opened, and given on. */

@@ -16,12 +16,14 @@
 #include "daemon/api.h"
 #include "daemon/store.h"
 #include "daemon/watch/watch.h"
+#include "launch/helper.h"
 
 enum { OVERCOMMIT_MAX = 1000, IDLE_MILLIONTHS = 30000 };
 #define HEADROOM_MIN (256 * MIB)
 
 struct limits {
 	struct cgroups cgroups;
+	int helper; /* launch/helper.h; -1: none */
 	struct host_policy policy;
 	unsigned processors;
 	bool dirty; /* shares must be settled anew */
@@ -81,6 +83,7 @@ static int take_policy(void *ctx, struct row *row)
 int limits_start(struct daemon *d, struct error *err)
 {
 	struct limits *l = xalloc(sizeof(*l));
+	struct error none = { 0 }; /* no helper is no failure */
 	struct host_figures host;
 	u32 hash = 2166136261u;
 	char name[32];
@@ -90,7 +93,8 @@ int limits_start(struct daemon *d, struct error *err)
 	for (const char *c = d->place.state; *c; c++)
 		hash = (hash ^ (u8)*c) * 16777619u;
 	snprintf(name, sizeof(name), "atoll-%08x", hash);
-	cgroups_open(&l->cgroups, name);
+	l->helper = helper_connect(&none);
+	cgroups_open(&l->cgroups, name, l->helper);
 	if (l->cgroups.words[0])
 		log_warn("daemon", "%s", l->cgroups.words);
 	host_read(&host);
@@ -108,6 +112,8 @@ void limits_stop(struct daemon *d)
 	if (!d->limits)
 		return;
 	cgroups_close(&d->limits->cgroups);
+	if (d->limits->helper >= 0)
+		close(d->limits->helper);
 	free(d->limits);
 	d->limits = NULL;
 }

@@ -7,6 +7,8 @@
  * have controllers may hold no process.
  * v1: a folder beside us in the hierarchies of cpu and memory.
  */
+#include "launch/cgroup.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +19,8 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
-#include "daemon/limits/limits.h"
+#include "base/error.h"
+#include "launch/helper.h"
 
 enum { PERIOD_US = 100000, TEXT = 4096 };
 
@@ -276,11 +279,15 @@ static int open_v1(struct cgroups *g, const char *name)
 	return 0;
 }
 
-void cgroups_open(struct cgroups *g, const char *name)
+void cgroups_open(struct cgroups *g, const char *name, int helper)
 {
 	int v2, v1 = 0;
 
-	*g = (struct cgroups){ 0 };
+	*g = (struct cgroups){ .helper = helper };
+	if (helper >= 0) {
+		helper_cgroups_open(helper, name, g);
+		return;
+	}
 	v2 = open_v2(g, name);
 	if (v2 < 0)
 		v1 = open_v1(g, name);
@@ -300,20 +307,23 @@ void cgroups_open(struct cgroups *g, const char *name)
 
 void cgroups_close(struct cgroups *g)
 {
-	/* With machines that go on they are not empty, and stay. */
-	if (g->cpu)
+	/* With machines that go on they are not empty, and stay; a helper does
+	 * this when we are gone. */
+	if (g->cpu && g->helper < 0)
 		rmdir(g->cpu);
-	if (g->memory)
+	if (g->memory && g->helper < 0)
 		rmdir(g->memory);
 	free(g->cpu);
 	free(g->memory);
-	*g = (struct cgroups){ 0 };
+	*g = (struct cgroups){ .helper = -1 };
 }
 
 void cgroups_weigh(const struct cgroups *g, u64 weight)
 {
 	weight = MAX((u64)100, weight);
-	if (g->kind == CGROUP_V2)
+	if (g->helper >= 0)
+		helper_cgroups_weigh(g->helper, weight);
+	else if (g->kind == CGROUP_V2)
 		write_number(g->cpu, "cpu.weight", MIN(weight, (u64)10000));
 	else if (g->kind == CGROUP_V1)
 		write_number(g->cpu, "cpu.shares",
@@ -390,8 +400,11 @@ int cgroup_apply(const struct cgroups *g, const char *machine, pid_t pid,
                  const struct cgroup_limits *l, struct error *err)
 {
 	char *folder = NULL, *memory = NULL;
-	int rc = enter(g->cpu, machine, pid, &folder);
+	int rc;
 
+	if (g->helper >= 0)
+		return helper_cgroup_apply(g->helper, machine, pid, l, err);
+	rc = enter(g->cpu, machine, pid, &folder);
 	if (rc == 0)
 		rc = g->kind == CGROUP_V2 ? apply_v2(g, folder, l)
 		                          : apply_v1(folder, l);
@@ -412,6 +425,10 @@ void cgroup_remove(const struct cgroups *g, const char *machine)
 {
 	char *path;
 
+	if (g->helper >= 0) {
+		helper_cgroup_remove(g->helper, machine);
+		return;
+	}
 	for (int i = 0; i < 2; i++) {
 		const char *parent = i ? g->memory : g->cpu;
 
