@@ -68,6 +68,55 @@ static void simd(void)
 	                 : "m"(mxcsr), "m"(zero));
 }
 
+/*
+ * Transfers to no address: the instruction itself faults, RSP is as before
+ * it; also once a translator has seen them often.
+ */
+u64 nowhere = 0x8000000000000000, stack_before, stack_words[1024];
+extern u8 bad_ret[], bad_ret_more[], bad_jmp[], bad_jmp_mem[], bad_call[],
+    bad_call_mem[];
+
+#define TRANSFER(name, insn)                                                   \
+	static void do_##name(void)                                            \
+	{                                                                      \
+		__asm__ volatile("mov nowhere, %%rax\n"                        \
+		                 "mov %%rsp, %%rcx\n"                          \
+		                 "mov $stack_words + 8000, %%rsp\n"            \
+		                 "mov %%rsp, stack_before\n" #name ":\n" insn  \
+		                 "\n"                                          \
+		                 "mov %%rcx, %%rsp\n"                          \
+		                 :                                             \
+		                 :                                             \
+		                 : "rax", "rcx", "memory");                    \
+	}
+TRANSFER(bad_ret, "ret")
+TRANSFER(bad_ret_more, "ret $24")
+TRANSFER(bad_jmp, "jmp *%%rax")
+TRANSFER(bad_jmp_mem, "jmp *nowhere")
+TRANSFER(bad_call, "call *%%rax")
+TRANSFER(bad_call_mem, "call *nowhere")
+
+static void transfers(void)
+{
+	static const struct {
+		void (*fn)(void);
+		const u8 *at;
+	} each[] = {
+		{ do_bad_ret, bad_ret },   { do_bad_ret_more, bad_ret_more },
+		{ do_bad_jmp, bad_jmp },   { do_bad_jmp_mem, bad_jmp_mem },
+		{ do_bad_call, bad_call }, { do_bad_call_mem, bad_call_mem },
+	};
+
+	for (unsigned i = 0; i < 30; i++)
+		for (unsigned k = 0; k < sizeof(each) / sizeof(each[0]); k++) {
+			stack_words[1000] = nowhere;
+			check(raised(each[k].fn) == 13);
+			check(caught.error == 0);
+			check(caught.rip == (u64)each[k].at);
+			check(caught.rsp == stack_before);
+		}
+}
+
 int main(void)
 {
 	u32 mxcsr = 0x1f80;
@@ -97,5 +146,7 @@ int main(void)
 	if (!excused("simd"))
 		check(raised(simd) == 19);
 	__asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
+	if (!excused("transfers"))
+		transfers();
 	return failures();
 }

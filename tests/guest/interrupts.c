@@ -46,6 +46,23 @@ static void halts_and_loops(void)
 		;
 	__asm__ volatile("cli");
 	check(last == 0x41);
+	/* What goes back is a CALL. */
+	count = 0;
+	timer(0x43, 100000, false);
+	__asm__ volatile("sti\n"
+	                 "push %%rax\n"
+	                 "jmp 2f\n"
+	                 "1:	cmpl $0, %0\n"
+	                 "	jne 3f\n"
+	                 "	add $8, %%rsp\n"
+	                 "2:	call 1b\n"
+	                 "3:	pop %%rax\n"
+	                 "	pop %%rax\n"
+	                 "	cli"
+	                 :
+	                 : "m"(count)
+	                 : "rax", "memory");
+	check(last == 0x43);
 	/* Registers and flags survive a storm of interrupts. */
 	count = 0;
 	timer(0x42, 2000, true);

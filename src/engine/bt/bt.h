@@ -204,7 +204,6 @@ struct bt {
 	const u8 *fill_tlb[2];
 	const u8 *rep_movs, *rep_stos;
 	const u8 *load_vector, *save_vector;
-	const u8 *target_stale; /* R15: struct target of another context */
 	const u8 *dead_host, *dead_saved; /* R15: offset of rip in its page */
 
 	struct bt_link *pending; /* wants its target's code */

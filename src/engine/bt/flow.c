@@ -108,21 +108,18 @@ bool x_stack(struct xlate *x, unsigned k)
 
 /* ---- targets ---- */
 
-/*
- * To the address in R14, flags saved: the table's line for it, or out. This
- * is also where attention is paid: no loop gets by without it or a poll.
- */
-void x_go_to_target(struct xlate *x)
+static u8 *attention_jump(struct cursor *c)
 {
-	struct cursor *c = &x->c;
-
-	/* cmp dword gs:[attention], 0; jne exit */
+	/* cmp dword gs:[attention], 0 */
 	asm_bytes(c, "\x65\x83\x3c\x25", 4);
 	asm_32(c, CPU(attention));
 	asm_8(c, 0);
-	asm_bytes(c, "\x0f\x85", 2);
-	asm_32(c, (u32)(x->bt->exit_rip - (cursor_x(c) + 4)));
-	/* The line: target_line(). */
+	return asm_jcc(c, CC_NE);
+}
+
+/* R15 = the line of the table for R14, target_line(), if it is R14's. */
+static u8 *line_jump(struct cursor *c)
+{
 	asm_mov_rr(c, H_S1, H_S0);
 	asm_bytes(c, "\x49\xc1\xef\x0c", 4);         /* shr r15, 12 */
 	asm_rr(c, false, 0x33, H_S1, H_S0);          /* xor r15d, r14d */
@@ -132,16 +129,65 @@ void x_go_to_target(struct xlate *x)
 	asm_bytes(c, "\x41\xc1\xe7\x05", 4);        /* shl r15d, 5 */
 	asm_gs(c, true, 0x03, H_S1, AREA(targets)); /* add r15, */
 	asm_rm(c, true, 0x3b, H_S0, H_S1, offsetof(struct target, rip));
-	asm_bytes(c, "\x0f\x85", 2);
-	asm_32(c, (u32)(x->bt->exit_rip - (cursor_x(c) + 4)));
+	return asm_jcc(c, CC_NE);
+}
+
+/* R14 is lost. */
+static u8 *context_jump(struct cursor *c)
+{
 	asm_load_gs(c, H_S0, AREA(context));
 	asm_rm(c, true, 0x3b, H_S0, H_S1, offsetof(struct target, context));
-	asm_bytes(c, "\x0f\x85", 2);
-	asm_32(c, (u32)(x->bt->target_stale - (cursor_x(c) + 4)));
+	return asm_jcc(c, CC_NE);
+}
+
+static void enter_target(struct cursor *c)
+{
 	asm_rm(c, true, 0x8b, H_S0, H_S1, offsetof(struct target, pcbase));
 	asm_store_gs(c, H_S0, CPU(pcbase));
 	asm_bytes(c, "\x41\xff\x67", 3); /* jmp [r15 + host] */
 	asm_8(c, offsetof(struct target, host));
+}
+
+/* Equal if the address in a register is one. */
+static void compare_canonical(struct cursor *c, unsigned reg, unsigned scratch)
+{
+	asm_mov_rr(c, scratch, reg);
+	asm_shift(c, true, 4, scratch, 16);
+	asm_shift(c, true, 7, scratch, 16);
+	asm_rr(c, true, 0x3b, scratch, reg);
+}
+
+/*
+ * To the address in R14, flags saved, RSP moved: the table's line for it, or
+ * out. This is also where attention is paid: no loop gets by without it or a
+ * poll. The jump is instruction k's, which is at fault if there is no such
+ * address; -1: that is known to be one, or the target's business.
+ */
+static void go_to_target(struct xlate *x, int k, s32 by)
+{
+	struct cursor *c = &x->c;
+	u8 *attention = attention_jump(c), *other = line_jump(c);
+	u8 *stale = context_jump(c);
+
+	if (by)
+		move_rsp(x, by);
+	enter_target(c);
+	asm_patch(c, stale);
+	asm_rm(c, true, 0x8b, H_S0, H_S1, offsetof(struct target, rip));
+	asm_patch(c, attention);
+	asm_patch(c, other);
+	if (k >= 0) {
+		compare_canonical(c, H_S0, H_S1);
+		x_leave_if(x, (unsigned)k, CC_NE);
+	}
+	if (by)
+		move_rsp(x, by);
+	asm_jmp_to(c, x->bt->exit_rip);
+}
+
+void x_go_to_target(struct xlate *x)
+{
+	go_to_target(x, -1, 0);
 }
 
 /* ---- links ---- */
@@ -187,10 +233,7 @@ static void poll(struct xlate *x)
 		cold->jump = asm_jmp(c);
 		asm_mov_rr(c, H_RCX, H_S1);
 	} else {
-		asm_bytes(c, "\x65\x83\x3c\x25", 4);
-		asm_32(c, CPU(attention));
-		asm_8(c, 0);
-		cold->jump = asm_jcc(c, CC_NE);
+		cold->jump = attention_jump(c);
 	}
 }
 
@@ -205,8 +248,19 @@ static bool in_page(s64 off)
 
 void x_load_rip(struct xlate *x, unsigned reg, s64 off)
 {
-	asm_load_gs(&x->c, reg, CPU(pcbase));
-	asm_lea(&x->c, true, reg, reg, NO_REG, 0, (s32)off);
+	if (off == (s32)off) {
+		asm_load_gs(&x->c, reg, CPU(pcbase));
+		asm_lea(&x->c, true, reg, reg, NO_REG, 0, (s32)off);
+	} else { /* the farthest jumps; flags are saved */
+		asm_mov_imm64(&x->c, reg, (u64)off);
+		asm_gs(&x->c, true, 0x03, reg, CPU(pcbase));
+	}
+}
+
+/* What goes back, or to itself, may never end. */
+static bool is_backward(const struct xlate *x, unsigned k, s64 to)
+{
+	return to <= x->block->op[x->op[k]].off;
 }
 
 static void jump_to(struct xlate *x, s64 off, bool backward)
@@ -232,7 +286,7 @@ void x_go_on(struct xlate *x, u16 off)
 static void conditional(struct xlate *x, unsigned k, unsigned cc)
 {
 	s64 end = x_end_of(x, k), to = end + (s64)x->insn[k].op[0].value;
-	bool backward = to <= x->block->op[x->op[k]].off;
+	bool backward = is_backward(x, k, to);
 	enum flags_at at;
 	u8 *over;
 
@@ -254,26 +308,38 @@ static void conditional(struct xlate *x, unsigned k, unsigned cc)
 		jump_to(x, end, false);
 }
 
+/* area.value = where an indirect call goes, if that is an address at all. */
+static void load_target(struct xlate *x, unsigned k)
+{
+	const struct insn_operand *op = &x->insn[k].op[0];
+	struct cursor *c = &x->c;
+
+	if (op->kind == OPERAND_MEM)
+		load_value(x, k);
+	else
+		asm_mov_rr(c, H_S1, x_read_gpr(x, op->reg, H_S1));
+	x->span.valid = false;
+	compare_canonical(c, H_S1, H_S0);
+	x_leave_if(x, k, CC_NE);
+	asm_store_gs(c, H_S1, AREA(value));
+}
+
 static void call(struct xlate *x, unsigned k)
 {
 	const struct insn_operand *op = &x->insn[k].op[0];
-	s64 end = x_end_of(x, k);
-	unsigned reg;
+	s64 end = x_end_of(x, k), to = end + (s64)op->value;
+	bool direct = op->kind == OPERAND_REL;
 	s32 at;
 
 	x_flags_clobber(x, RFLAGS_STATUS);
-	if (op->kind == OPERAND_MEM) {
-		load_value(x, k);
-	} else if (op->kind == OPERAND_GPR) {
-		reg = x_read_gpr(x, op->reg, H_S1);
-		asm_store_gs(&x->c, reg, AREA(value));
-	}
+	if (!direct)
+		load_target(x, k);
 	at = stack_reach(x, k, -8, true);
 	x_load_rip(x, H_S1, end);
 	asm_rm(&x->c, true, 0x89, H_S1, H_S0, at);
 	move_rsp(x, -8);
-	if (op->kind == OPERAND_REL) {
-		jump_to(x, end + (s64)op->value, false);
+	if (direct) {
+		jump_to(x, to, is_backward(x, k, to));
 		return;
 	}
 	asm_load_gs(&x->c, H_S0, AREA(value));
@@ -287,7 +353,7 @@ static void jump(struct xlate *x, unsigned k)
 	s32 at;
 
 	if (op->kind == OPERAND_REL) {
-		jump_to(x, to, to <= x->block->op[x->op[k]].off);
+		jump_to(x, to, is_backward(x, k, to));
 		return;
 	}
 	x_flags_clobber(x, RFLAGS_STATUS);
@@ -297,7 +363,7 @@ static void jump(struct xlate *x, unsigned k)
 	} else {
 		asm_mov_rr(&x->c, H_S0, x_read_gpr(x, op->reg, H_S0));
 	}
-	x_go_to_target(x);
+	go_to_target(x, (int)k, 0);
 }
 
 static void ret(struct xlate *x, unsigned k)
@@ -308,8 +374,7 @@ static void ret(struct xlate *x, unsigned k)
 	x_flags_clobber(x, RFLAGS_STATUS);
 	at = stack_reach(x, k, 0, false);
 	asm_rm(&x->c, true, 0x8b, H_S0, H_S0, at);
-	move_rsp(x, 8 + extra);
-	x_go_to_target(x);
+	go_to_target(x, (int)k, 8 + extra);
 }
 
 bool x_flow(struct xlate *x, unsigned k)

@@ -306,8 +306,6 @@ static const u8 *emit_fill(struct bt *bt, struct cursor *c, bool write,
 
 static void emit_exit_rip(struct bt *bt, struct cursor *c, const u8 *leave)
 {
-	bt->target_stale = cursor_x(c);
-	asm_rm(c, true, 0x8b, H_S0, H_S1, offsetof(struct target, rip));
 	bt->exit_rip = cursor_x(c);
 	asm_store_gs(c, H_S0, CPU(rip));
 	asm_store_gs(c, H_RAX, GPR(GPR_RAX));
