@@ -111,8 +111,10 @@ static const char *colour(const char *state)
 {
 	if (!isatty(STDOUT_FILENO) || getenv("NO_COLOR"))
 		return "";
-	if (strcmp(state, "ok") == 0)
+	if (strcmp(state, "ok") == 0 || strcmp(state, "pass") == 0)
 		return "\033[32m";
+	if (strcmp(state, "n/a") == 0)
+		return "";
 	return strcmp(state, "warning") == 0 ? "\033[33m" : "\033[31m";
 }
 
@@ -146,15 +148,15 @@ static const char *string(const json_t *object, const char *key)
 	return s ? s : "";
 }
 
-static void print_check(const json_t *check)
+void host_line(const char *name, const char *state, const char *text,
+               const char *hint)
 {
-	const char *state = string(check, "state"), *on = colour(state);
-	const char *hint = string(check, "hint");
 	int indent = NAME_WIDTH + STATE_WIDTH + 2;
+	const char *on = colour(state);
 
-	printf("%-*s %s%-*s%s ", NAME_WIDTH, string(check, "name"), on,
-	       STATE_WIDTH, state, *on ? "\033[0m" : "");
-	wrap(string(check, "text"), (unsigned)indent);
+	printf("%-*s %s%-*s%s ", NAME_WIDTH, name, on, STATE_WIDTH, state,
+	       *on ? "\033[0m" : "");
+	wrap(text, (unsigned)indent);
 	if (*hint) {
 		printf("%*shint: ", indent, "");
 		wrap(hint, (unsigned)indent + 6);
@@ -171,7 +173,8 @@ static int print_table(const json_t *root)
 	{
 		const char *state = string(check, "state");
 
-		print_check(check);
+		host_line(string(check, "name"), state, string(check, "text"),
+		          string(check, "hint"));
 		if (strcmp(state, "ok") == 0)
 			ok++;
 		else if (strcmp(state, "warning") == 0)
@@ -252,6 +255,7 @@ static int host_check(int argc, char **argv)
 
 static const struct command verbs[] = {
 	{ "check", "what this host offers, and what it lacks", host_check },
+	{ "audit", "the hardening checklist: what of it is kept", host_audit },
 	{ "policy", "how much of it machines may have", host_policy },
 	{ 0 },
 };

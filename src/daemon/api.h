@@ -159,6 +159,7 @@ void api_report_sprawl(struct call *c);
 void api_alarm_list(struct call *c);
 void api_alarm_create(struct call *c);
 void api_alarm_delete(struct call *c);
+void api_host_audit(struct call *c);
 void api_policy_get(struct call *c);
 void api_agent_get(struct call *c);
 void api_agent_freeze(struct call *c);

@@ -42,6 +42,7 @@ struct wrong {
 struct daemon {
 	struct loop *loop;
 	struct place place;
+	const char *listen; /* ADDRESS:PORT of the network; NULL: none */
 	struct store *store;
 	struct http *http;
 	struct vm *vms;            /* in order of their names */

@@ -235,6 +235,7 @@ static int open_http(struct program *p, struct error *err)
 		                      .ctx = &p->d };
 	int fd, rc = http_create(&p->d.http, &config, err);
 
+	p->d.listen = p->options.listen;
 	if (rc == 0 && p->options.listen) {
 		rc = fd = open_tcp(p->options.listen, err);
 		if (fd >= 0)

@@ -12,6 +12,7 @@
 const struct route routes[] = {
 	{ "GET", "/v1", RIGHT_NONE, BODY_NONE, "", api_root },
 	{ "GET", "/v1/host", RIGHT_READ, BODY_NONE, "", api_host },
+	{ "GET", "/v1/host/audit", RIGHT_AUDIT, BODY_NONE, "", api_host_audit },
 	{ "GET", "/metrics", RIGHT_READ, BODY_NONE, "", api_metrics },
 
 	{ "GET", "/v1/vms", RIGHT_READ, BODY_NONE, "state tag", api_vm_list },

@@ -625,11 +625,13 @@ class Routes(unittest.TestCase):
                 headers=h),
             "audit": lambda h: get("/v1/audit", headers=h),
             "verify": lambda h: get("/v1/audit/verify", headers=h),
+            "harden": lambda h: get("/v1/host/audit", headers=h),
         }
         may = {"administrator": set(calls), "operator": {
             "read", "operate", "define", "networks", "network",
             "network-delete"}, "user": {"read", "operate", "networks"},
-            "auditor": {"read", "audit", "verify", "networks"},
+            "auditor": {
+                "read", "audit", "verify", "harden", "networks"},
             "viewer": {"read", "networks"}}
         post("/v1/vms", {"name": "imaged", "image": "none"})
         for role, headers in made.items():
@@ -657,6 +659,39 @@ class Routes(unittest.TestCase):
         found = get("/v1/audit/verify").json
         self.assertTrue(found["valid"])
         self.assertEqual(found["records"], len(records))
+
+    def test_84_hardening(self):
+        before = get("/v1/host/audit").json
+        by_name = {c["name"]: c for c in before["checks"]}
+        self.assertEqual(len(by_name), len(before["checks"]))
+        states = [c["state"] for c in before["checks"]]
+        for count, state in (("passed", "pass"), ("failed", "fail"),
+                             ("not_applicable", "not-applicable")):
+            self.assertEqual(before[count], states.count(state))
+        for c in before["checks"]:
+            self.assertTrue(c["reason"] and c["title"])
+            self.assertEqual(bool(c["hint"]), c["state"] == "fail", c)
+        self.assertEqual(by_name["daemon-user"]["state"],
+                         "fail" if os.geteuid() == 0 else "pass")
+        self.assertEqual(by_name["audit-log"]["state"], "pass")
+        self.assertEqual(by_name["overcommit"]["state"], "pass")
+        # What machines, tokens and the policy are makes the difference.
+        self.assertEqual(post("/v1/networks", {"name": "hard"}).status, 201)
+        self.assertEqual(D.define("loose", nics=[
+            {"type": "network", "network": "hard", "trusted": True}]).status,
+            201)
+        post("/v1/tokens", {"name": "t-endless", "role": "viewer"})
+        D.call("PATCH", "/v1/host/policy", {"overcommit_percent": 150})
+        after = {c["name"]: c for c in get("/v1/host/audit").json["checks"]}
+        for name, word in (("anti-spoofing", "loose"), ("owners", ""),
+                           ("network-limits", ""), ("devices", ""),
+                           ("token-expiry", ""), ("overcommit", "150")):
+            self.assertEqual(after[name]["state"], "fail", after[name])
+            self.assertIn(word, after[name]["reason"])
+        D.call("PATCH", "/v1/host/policy", {"overcommit_percent": 100})
+        D.call("DELETE", "/v1/tokens/t-endless")
+        D.do("DELETE", "/v1/vms/loose")
+        D.call("DELETE", "/v1/networks/hard")
 
     def test_85_watching(self):
         self.assertEqual(D.define("watched", owner="me", memory_max_bytes=64 << 20).status,
