@@ -213,18 +213,15 @@ static void ioapic_destroy(struct device *dev)
 	free(io);
 }
 
-static const struct field ioapic_state[] = {
-	FIELD_ARRAY(struct ioapic, entry),
-	FIELD_VALUE(struct ioapic, levels),
-	FIELD_VALUE(struct ioapic, id),
-	FIELD_VALUE(struct ioapic, index),
+static const struct field ioapic_fields[] = {
+	IOAPIC_FIELDS(struct ioapic),
 	FIELD_LAST,
 };
 
 static const struct device_type ioapic_type = {
 	.name = "ioapic",
-	.state_major = 1,
-	.state = ioapic_state,
+	.state_major = IRQCHIP_STATE_MAJOR,
+	.state = ioapic_fields,
 	.reset = ioapic_reset,
 	.loaded = ioapic_loaded,
 	.destroy = ioapic_destroy,

@@ -5,10 +5,10 @@
 #pragma once
 
 #include "devices/device.h"
+#include "guest/irqchip.h"
 
 struct ioapic;
 
-enum { IOAPIC_PINS = 24 };
 #define IOAPIC_BASE ((gpa_t)0xfec00000)
 
 enum ioapic_version {

@@ -227,7 +227,7 @@ static u32 x2apic_ldr(const struct lapic *l)
 	return (l->cpu / 16) << 16 | (u32)1 << l->cpu % 16;
 }
 
-/* false: no such register. off is a multiple of 16 below PAGE_BYTES. */
+/* false: no such register. off is a multiple of 16 below LAPIC_PAGE_BYTES. */
 static bool reg_read(struct lapic *l, u32 off, u32 *value)
 {
 	bool x2apic = lapic_is_x2apic(l);
@@ -356,7 +356,7 @@ u64 lapic_mmio_read(struct lapic *l, u32 off, unsigned size)
 {
 	u32 value = 0;
 
-	if (off >= PAGE_BYTES || off % 16 + MIN(size, 4) > 4)
+	if (off >= LAPIC_PAGE_BYTES || off % 16 + MIN(size, 4) > 4)
 		return 0;
 	if (!reg_read(l, off & ~(u32)15, &value)) {
 		lapic_error(l, ESR_ILLEGAL_REGISTER);
@@ -368,7 +368,7 @@ u64 lapic_mmio_read(struct lapic *l, u32 off, unsigned size)
 
 void lapic_mmio_write(struct lapic *l, u32 off, u64 value, unsigned size)
 {
-	if (off >= PAGE_BYTES || off % 16 != 0 || size < 4)
+	if (off >= LAPIC_PAGE_BYTES || off % 16 != 0 || size < 4)
 		return;
 	if (!reg_write(l, off, (u32)value))
 		lapic_error(l, ESR_ILLEGAL_REGISTER);
@@ -463,7 +463,7 @@ static bool is_x2apic_msr(u32 msr, u32 *off)
 {
 	*off = (msr - MSR_X2APIC_FIRST) * 16;
 	return msr >= MSR_X2APIC_FIRST && msr <= MSR_X2APIC_LAST &&
-	       *off < PAGE_BYTES;
+	       *off < LAPIC_PAGE_BYTES;
 }
 
 bool lapic_msr_read(struct lapic *l, u32 msr, u64 *value)
@@ -561,13 +561,6 @@ struct lapic *lapic_set_cpu(struct lapic_set *set, unsigned cpu)
 	return &set->cpu[cpu];
 }
 
-const struct field lapic_state_fields[] = {
-	FIELD_BLOB(struct lapic_state, page),
-	FIELD_VALUE(struct lapic_state, apic_base),
-	FIELD_VALUE(struct lapic_state, tsc_deadline),
-	FIELD_LAST,
-};
-
 static void page_put(struct lapic_state *state, u32 off, u32 value)
 {
 	memcpy(&state->page[off], &value, sizeof(value));
@@ -586,7 +579,7 @@ void lapic_save(struct lapic *l, struct lapic_state *state)
 	memset(state, 0, sizeof(*state));
 	state->tsc_deadline = lapic_timer_deadline(l);
 	state->apic_base = lapic_base(l);
-	for (u32 off = 0; off < PAGE_BYTES; off += 16)
+	for (u32 off = 0; off < LAPIC_PAGE_BYTES; off += 16)
 		page_put(state, off, lapic_reg(l, off));
 	page_put(state, REG_ID, l->cpu << 24);
 	page_put(state, REG_VERSION, version(l));

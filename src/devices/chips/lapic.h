@@ -9,7 +9,7 @@
 #pragma once
 
 #include "base/types.h"
-#include "guest/state.h"
+#include "guest/irqchip.h"
 
 struct clock;
 struct lapic;
@@ -93,18 +93,7 @@ void lapic_set_lint0(struct lapic_set *set, bool high);
 /* The chipset's NMI wire, on LINT1: one edge. */
 void lapic_pulse_lint1(struct lapic_set *set);
 
-/*
- * The canonical state, which moves between engines: the register page as
- * KVM_GET_LAPIC has it (ID in bits 31-24 in either mode, ICR in two halves,
- * the current count in TMCCT) and two MSRs. Same fields under every engine.
- */
-struct lapic_state {
-	u8 page[1024];
-	u64 apic_base;
-	u64 tsc_deadline;
-};
-extern const struct field lapic_state_fields[];
-
+/* The canonical state: guest/irqchip.h. */
 void lapic_save(struct lapic *l, struct lapic_state *state);
 /* Hostile values are bent into legal ones. Starts the timer. */
 void lapic_load(struct lapic *l, const struct lapic_state *state);

@@ -40,7 +40,6 @@ enum {
 	REG_CURRENT_COUNT = 0x390,
 	REG_DIVIDE = 0x3e0,
 	REG_SELF_IPI = 0x3f0, /* x2APIC alone */
-	PAGE_BYTES = 0x400,
 };
 
 enum {
@@ -89,7 +88,7 @@ struct lapic {
 
 	/* Its owner alone writes, IRR and TMR aside, which anyone sets;
 	 * others read ID, LDR, DFR, SVR and LVTs to find destinations. */
-	_Atomic u32 reg[PAGE_BYTES / 16];
+	_Atomic u32 reg[LAPIC_PAGE_BYTES / 16];
 	_Atomic u64 apic_base;
 
 	/* Bit n: word n of IRR may be non-zero. Set after the word. */

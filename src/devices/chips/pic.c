@@ -19,6 +19,7 @@
 #include <stdlib.h>
 
 #include "base/alloc.h"
+#include "guest/irqchip.h"
 
 enum { CASCADE = 2, SPURIOUS = 7, NONE = -1 };
 
@@ -41,23 +42,9 @@ enum {
 /* Which ICW the data port expects next. */
 enum { READY, EXPECT_ICW2, EXPECT_ICW3, EXPECT_ICW4 };
 
-struct chip {
-	_Atomic u8 imr; /* read without the lock by pic_irq_enabled() */
-	u8 irr, isr;
-	u8 lines; /* levels of the inputs */
-	u8 elcr;
-	u8 base;   /* vector of IR0 */
-	u8 lowest; /* the input with the lowest priority; 7 at first */
-	u8 icw1;
-	u8 expect;
-	u8 auto_eoi, auto_rotate;
-	u8 special_mask, special_nested;
-	u8 read_isr, poll;
-};
-
 struct pic {
 	struct device dev;
-	struct chip chip[2]; /* master, slave */
+	struct pic_chip chip[2]; /* master, slave */
 	struct pic_host to;
 	bool intr;
 	struct bus_region region[2];
@@ -66,13 +53,13 @@ struct pic {
 
 static const u8 elcr_mask[2] = { 0xf8, 0xde }; /* not timer, RTC, keyboard */
 
-static u8 level_inputs(const struct chip *c)
+static u8 level_inputs(const struct pic_chip *c)
 {
 	return c->icw1 & ICW1_LEVEL ? 0xff : c->elcr;
 }
 
 /* 0 is the highest priority, 8 is none of them. */
-static int priority(const struct chip *c, u8 inputs)
+static int priority(const struct pic_chip *c, u8 inputs)
 {
 	for (int p = 0; p < 8; p++)
 		if (inputs & 1 << ((c->lowest + 1 + p) & 7))
@@ -80,13 +67,13 @@ static int priority(const struct chip *c, u8 inputs)
 	return 8;
 }
 
-static int input_at(const struct chip *c, int p)
+static int input_at(const struct pic_chip *c, int p)
 {
 	return (c->lowest + 1 + p) & 7;
 }
 
 /* The input that may interrupt now, or NONE. */
-static int chip_pending(const struct chip *c)
+static int chip_pending(const struct pic_chip *c)
 {
 	int wants = priority(c, c->irr & (u8)~c->imr);
 	u8 service = c->isr;
@@ -100,7 +87,7 @@ static int chip_pending(const struct chip *c)
 	return input_at(c, wants);
 }
 
-static void chip_set(struct chip *c, unsigned input, bool high)
+static void chip_set(struct pic_chip *c, unsigned input, bool high)
 {
 	u8 bit = (u8)(1 << input);
 
@@ -114,7 +101,7 @@ static void chip_set(struct chip *c, unsigned input, bool high)
 /* Pass the slave's INT to the master, and the master's to the CPU. */
 static void update(struct pic *pic)
 {
-	struct chip *master = &pic->chip[0];
+	struct pic_chip *master = &pic->chip[0];
 	bool intr;
 
 	chip_set(master, CASCADE, chip_pending(&pic->chip[1]) != NONE);
@@ -127,7 +114,7 @@ static void update(struct pic *pic)
 	}
 }
 
-static void chip_acknowledge(struct chip *c, int input)
+static void chip_acknowledge(struct pic_chip *c, int input)
 {
 	u8 bit = (u8)(1 << input);
 
@@ -141,7 +128,7 @@ static void chip_acknowledge(struct chip *c, int input)
 		c->irr &= (u8)~bit;
 }
 
-static int chip_vector(struct chip *c, int *input)
+static int chip_vector(struct pic_chip *c, int *input)
 {
 	*input = chip_pending(c);
 	if (*input == NONE)
@@ -183,7 +170,7 @@ bool pic_irq_enabled(struct pic *pic, unsigned irq)
 
 static void set_mask(struct pic *pic, unsigned n, u8 imr)
 {
-	struct chip *c = &pic->chip[n];
+	struct pic_chip *c = &pic->chip[n];
 	u8 opened = (u8)(c->imr & ~imr);
 
 	c->imr = imr;
@@ -194,7 +181,7 @@ static void set_mask(struct pic *pic, unsigned n, u8 imr)
 
 static void write_icw1(struct pic *pic, unsigned n, u8 value)
 {
-	struct chip *c = &pic->chip[n];
+	struct pic_chip *c = &pic->chip[n];
 
 	c->icw1 = value;
 	c->expect = EXPECT_ICW2;
@@ -212,7 +199,7 @@ static void write_icw1(struct pic *pic, unsigned n, u8 value)
 	set_mask(pic, n, 0);
 }
 
-static void end_of_interrupt(struct chip *c, int input, bool rotate)
+static void end_of_interrupt(struct pic_chip *c, int input, bool rotate)
 {
 	if (input == NONE)
 		return;
@@ -223,7 +210,7 @@ static void end_of_interrupt(struct chip *c, int input, bool rotate)
 
 /* The one in service with the highest priority. In special mask mode, masked
  * ones do not count (datasheet: Special Mask Mode). */
-static int in_service(const struct chip *c)
+static int in_service(const struct pic_chip *c)
 {
 	u8 isr = c->special_mask ? c->isr & (u8)~c->imr : c->isr;
 	int p = priority(c, isr);
@@ -231,7 +218,7 @@ static int in_service(const struct chip *c)
 	return p == 8 ? NONE : input_at(c, p);
 }
 
-static void write_ocw2(struct chip *c, u8 value)
+static void write_ocw2(struct pic_chip *c, u8 value)
 {
 	int input = value & 7;
 
@@ -256,7 +243,7 @@ static void write_ocw2(struct chip *c, u8 value)
 	}
 }
 
-static void write_ocw3(struct chip *c, u8 value)
+static void write_ocw3(struct pic_chip *c, u8 value)
 {
 	if (value & OCW3_POLL)
 		c->poll = 1;
@@ -268,7 +255,7 @@ static void write_ocw3(struct chip *c, u8 value)
 
 static void write_data(struct pic *pic, unsigned n, u8 value)
 {
-	struct chip *c = &pic->chip[n];
+	struct pic_chip *c = &pic->chip[n];
 
 	switch (c->expect) {
 	case EXPECT_ICW2:
@@ -306,7 +293,7 @@ static void pic_write(struct pic *pic, unsigned n, u64 off, u8 value)
 }
 
 /* A poll is an acknowledge cycle (datasheet: Poll Command). */
-static u8 answer_poll(struct pic *pic, struct chip *c)
+static u8 answer_poll(struct pic *pic, struct pic_chip *c)
 {
 	int input = chip_pending(c);
 
@@ -320,7 +307,7 @@ static u8 answer_poll(struct pic *pic, struct chip *c)
 
 static u8 pic_read(struct pic *pic, unsigned n, u64 off)
 {
-	struct chip *c = &pic->chip[n];
+	struct pic_chip *c = &pic->chip[n];
 
 	if (c->poll)
 		return answer_poll(pic, c);
@@ -364,7 +351,7 @@ static u64 elcr_read(void *ctx, u64 off, unsigned size)
 static void elcr_write(void *ctx, u64 off, u64 value, unsigned size)
 {
 	struct pic *pic = ctx;
-	struct chip *c = &pic->chip[off & 1];
+	struct pic_chip *c = &pic->chip[off & 1];
 
 	(void)size;
 	c->elcr = (u8)value & elcr_mask[off & 1];
@@ -384,10 +371,12 @@ static void pic_reset(struct device *dev)
 	struct pic *pic = (struct pic *)dev;
 
 	for (unsigned n = 0; n < 2; n++) {
-		struct chip *c = &pic->chip[n];
+		struct pic_chip *c = &pic->chip[n];
 		u8 lines = c->lines;
 
-		*c = (struct chip){ .lines = lines, .imr = 0xff, .lowest = 7 };
+		*c = (struct pic_chip){ .lines = lines,
+			                .imr = 0xff,
+			                .lowest = 7 };
 	}
 	update(pic);
 }
@@ -419,33 +408,15 @@ static void pic_destroy(struct device *dev)
 	free(pic);
 }
 
-#define CHIP_FIELDS(n)                                                         \
-	FIELD_VALUE(struct pic, chip[n].imr),                                  \
-	    FIELD_VALUE(struct pic, chip[n].irr),                              \
-	    FIELD_VALUE(struct pic, chip[n].isr),                              \
-	    FIELD_VALUE(struct pic, chip[n].lines),                            \
-	    FIELD_VALUE(struct pic, chip[n].elcr),                             \
-	    FIELD_VALUE(struct pic, chip[n].base),                             \
-	    FIELD_VALUE(struct pic, chip[n].lowest),                           \
-	    FIELD_VALUE(struct pic, chip[n].icw1),                             \
-	    FIELD_VALUE(struct pic, chip[n].expect),                           \
-	    FIELD_VALUE(struct pic, chip[n].auto_eoi),                         \
-	    FIELD_VALUE(struct pic, chip[n].auto_rotate),                      \
-	    FIELD_VALUE(struct pic, chip[n].special_mask),                     \
-	    FIELD_VALUE(struct pic, chip[n].special_nested),                   \
-	    FIELD_VALUE(struct pic, chip[n].read_isr),                         \
-	    FIELD_VALUE(struct pic, chip[n].poll)
-
-static const struct field pic_state[] = {
-	CHIP_FIELDS(0),
-	CHIP_FIELDS(1),
+static const struct field pic_fields[] = {
+	PIC_FIELDS(struct pic),
 	FIELD_LAST,
 };
 
 static const struct device_type pic_type = {
 	.name = "pic",
-	.state_major = 1,
-	.state = pic_state,
+	.state_major = IRQCHIP_STATE_MAJOR,
+	.state = pic_fields,
 	.reset = pic_reset,
 	.loaded = pic_loaded,
 	.destroy = pic_destroy,

@@ -33,27 +33,9 @@ enum {
  */
 enum { INTERVAL_MIN_NS = 100000 };
 
-struct channel {
-	u8 mode, bcd, access;
-	u8 gate;
-	u8 loaded;    /* a count has been written since the control word */
-	u8 triggered; /* modes 1 and 5: the gate has risen */
-	u8 paused;    /* modes 0 and 4: the gate is low */
-	u8 high_next; /* of BOTH, the second byte is due: read, write */
-	u8 write_high_next, write_low;
-	u8 status_latched, status;
-	u8 count_latched;
-	u16 latch;
-	u32 count;      /* 1 to 65536, or 10000 in BCD */
-	u32 next_count; /* modes 2, 3: from next_start on; 0: none */
-	u64 start;      /* tick at which the count was loaded */
-	u64 next_start;
-	u64 elapsed; /* while paused: ticks counted */
-};
-
 struct pit {
 	struct device dev;
-	struct channel channel[CHANNELS];
+	struct pit_channel channel[CHANNELS];
 	u8 port61;
 	u64 irq_tick; /* edges of output 0 up to here have been told */
 
@@ -69,12 +51,12 @@ static u64 tick_now(const struct pit *pit)
 	return scale(clock_now_ns(pit->dev.host->clock), PIT_HZ, NSEC_PER_SEC);
 }
 
-static u32 modulus(const struct channel *c)
+static u32 modulus(const struct pit_channel *c)
 {
 	return c->bcd ? 10000 : 65536;
 }
 
-static u16 to_register(const struct channel *c, u32 value)
+static u16 to_register(const struct pit_channel *c, u32 value)
 {
 	value %= modulus(c);
 	if (!c->bcd)
@@ -84,7 +66,7 @@ static u16 to_register(const struct channel *c, u32 value)
 }
 
 /* Digits above 9 count for what they are worth, as in the chip's adder. */
-static u32 from_register(const struct channel *c, u16 raw)
+static u32 from_register(const struct pit_channel *c, u16 raw)
 {
 	u32 value = raw;
 
@@ -100,7 +82,7 @@ static u32 from_register(const struct channel *c, u16 raw)
  */
 
 /* A count written in mode 2 or 3 takes over when a period ends. */
-static void settle(struct channel *c, u64 tick)
+static void settle(struct pit_channel *c, u64 tick)
 {
 	if (c->next_count == 0 || tick < c->next_start)
 		return;
@@ -110,21 +92,21 @@ static void settle(struct channel *c, u64 tick)
 }
 
 /* CLK pulses since the count was loaded. */
-static u64 ticks_counted(const struct channel *c, u64 tick)
+static u64 ticks_counted(const struct pit_channel *c, u64 tick)
 {
 	if (c->paused)
 		return c->elapsed;
 	return tick > c->start ? tick - c->start : 0;
 }
 
-static bool counting(const struct channel *c)
+static bool counting(const struct pit_channel *c)
 {
 	if (!c->loaded)
 		return false;
 	return (c->mode != 1 && c->mode != 5) || c->triggered;
 }
 
-static u32 count_now(struct channel *c, u64 tick)
+static u32 count_now(struct pit_channel *c, u64 tick)
 {
 	u32 n = c->count;
 	u64 d;
@@ -147,7 +129,7 @@ static u32 count_now(struct channel *c, u64 tick)
 	}
 }
 
-static bool output(struct channel *c, u64 tick)
+static bool output(struct pit_channel *c, u64 tick)
 {
 	u64 d;
 
@@ -169,7 +151,7 @@ static bool output(struct channel *c, u64 tick)
 }
 
 /* The first tick after `after` at which the output rises; 0: never. */
-static u64 next_rise(const struct channel *c, u64 after)
+static u64 next_rise(const struct pit_channel *c, u64 after)
 {
 	u64 once = c->start + c->count + (c->mode >= 4);
 	u64 base = c->start;
@@ -210,7 +192,7 @@ static void arm_irq(struct pit *pit, u64 when_ns, u64 now_ns)
 /* Tell the edges that have passed, and be called for the next. */
 static void update_irq(struct pit *pit)
 {
-	struct channel *c = &pit->channel[0];
+	struct pit_channel *c = &pit->channel[0];
 	u64 now_ns = clock_now_ns(pit->dev.host->clock);
 	u64 tick = scale(now_ns, PIT_HZ, NSEC_PER_SEC);
 	u64 rise;
@@ -258,7 +240,7 @@ void pit_irq0_route(struct pit *pit, bool on)
  * Registers.
  */
 
-static void load_count(struct channel *c, u64 tick, u16 raw)
+static void load_count(struct pit_channel *c, u64 tick, u16 raw)
 {
 	u32 count = from_register(c, raw);
 	u64 d = ticks_counted(c, tick);
@@ -280,7 +262,7 @@ static void load_count(struct channel *c, u64 tick, u16 raw)
 	c->paused = !c->gate && (c->mode == 0 || c->mode == 4);
 }
 
-static void write_count(struct pit *pit, struct channel *c, u8 value)
+static void write_count(struct pit *pit, struct pit_channel *c, u8 value)
 {
 	u64 tick = tick_now(pit);
 
@@ -304,7 +286,7 @@ static void write_count(struct pit *pit, struct channel *c, u8 value)
 	}
 }
 
-static void latch_count(struct pit *pit, struct channel *c)
+static void latch_count(struct pit *pit, struct pit_channel *c)
 {
 	if (c->count_latched)
 		return; /* until it has been read */
@@ -312,7 +294,7 @@ static void latch_count(struct pit *pit, struct channel *c)
 	c->count_latched = 1;
 }
 
-static void latch_status(struct pit *pit, struct channel *c)
+static void latch_status(struct pit *pit, struct pit_channel *c)
 {
 	u64 tick = tick_now(pit);
 	bool null_count;
@@ -329,7 +311,7 @@ static void latch_status(struct pit *pit, struct channel *c)
 static void read_back(struct pit *pit, u8 command)
 {
 	for (unsigned i = 0; i < CHANNELS; i++) {
-		struct channel *c = &pit->channel[i];
+		struct pit_channel *c = &pit->channel[i];
 
 		if (!(command & 2 << i))
 			continue;
@@ -342,7 +324,7 @@ static void read_back(struct pit *pit, u8 command)
 
 static void write_control(struct pit *pit, u8 value)
 {
-	struct channel *c = &pit->channel[value >> 6 & 3];
+	struct pit_channel *c = &pit->channel[value >> 6 & 3];
 	u8 mode = value >> 1 & 7;
 
 	if (value >> 6 == READ_BACK) {
@@ -354,7 +336,7 @@ static void write_control(struct pit *pit, u8 value)
 		latch_count(pit, c);
 		return;
 	}
-	*c = (struct channel){
+	*c = (struct pit_channel){
 		.access = value >> 4 & 3,
 		.mode = mode > 5 ? mode & 3 : mode,
 		.bcd = value & 1,
@@ -363,7 +345,7 @@ static void write_control(struct pit *pit, u8 value)
 	};
 }
 
-static u8 read_count(struct pit *pit, struct channel *c)
+static u8 read_count(struct pit *pit, struct pit_channel *c)
 {
 	u16 value;
 
@@ -404,7 +386,7 @@ static void pit_write(void *ctx, u64 off, u64 value, unsigned size)
 	update_irq(pit);
 }
 
-static void set_gate(struct pit *pit, struct channel *c, u8 gate)
+static void set_gate(struct pit *pit, struct pit_channel *c, u8 gate)
 {
 	u64 tick = tick_now(pit);
 
@@ -462,7 +444,7 @@ static void pit_reset(struct device *dev)
 	struct pit *pit = (struct pit *)dev;
 
 	for (unsigned i = 0; i < CHANNELS; i++)
-		pit->channel[i] = (struct channel){
+		pit->channel[i] = (struct pit_channel){
 			.access = BOTH,
 			.mode = 3,
 			.count = 65536,
@@ -481,7 +463,7 @@ static int pit_loaded(struct device *dev, struct error *err)
 
 	(void)err;
 	for (unsigned i = 0; i < CHANNELS; i++) {
-		struct channel *c = &pit->channel[i];
+		struct pit_channel *c = &pit->channel[i];
 
 		c->mode &= 7;
 		c->mode = c->mode > 5 ? c->mode & 3 : c->mode;
@@ -514,41 +496,15 @@ static void pit_destroy(struct device *dev)
 	free(pit);
 }
 
-#define CHANNEL_FIELDS(n)                                                      \
-	FIELD_VALUE(struct pit, channel[n].mode),                              \
-	    FIELD_VALUE(struct pit, channel[n].bcd),                           \
-	    FIELD_VALUE(struct pit, channel[n].access),                        \
-	    FIELD_VALUE(struct pit, channel[n].gate),                          \
-	    FIELD_VALUE(struct pit, channel[n].loaded),                        \
-	    FIELD_VALUE(struct pit, channel[n].triggered),                     \
-	    FIELD_VALUE(struct pit, channel[n].paused),                        \
-	    FIELD_VALUE(struct pit, channel[n].high_next),                     \
-	    FIELD_VALUE(struct pit, channel[n].write_high_next),               \
-	    FIELD_VALUE(struct pit, channel[n].write_low),                     \
-	    FIELD_VALUE(struct pit, channel[n].status_latched),                \
-	    FIELD_VALUE(struct pit, channel[n].status),                        \
-	    FIELD_VALUE(struct pit, channel[n].count_latched),                 \
-	    FIELD_VALUE(struct pit, channel[n].latch),                         \
-	    FIELD_VALUE(struct pit, channel[n].count),                         \
-	    FIELD_VALUE(struct pit, channel[n].next_count),                    \
-	    FIELD_VALUE(struct pit, channel[n].start),                         \
-	    FIELD_VALUE(struct pit, channel[n].next_start),                    \
-	    FIELD_VALUE(struct pit, channel[n].elapsed)
-
-static const struct field pit_state[] = {
-	CHANNEL_FIELDS(0),
-	CHANNEL_FIELDS(1),
-	CHANNEL_FIELDS(2),
-	FIELD_VALUE(struct pit, port61),
-	FIELD_VALUE(struct pit, irq_tick),
-	FIELD_VALUE(struct pit, routed),
+static const struct field pit_fields[] = {
+	PIT_FIELDS(struct pit),
 	FIELD_LAST,
 };
 
 static const struct device_type pit_type = {
 	.name = "pit",
-	.state_major = 1,
-	.state = pit_state,
+	.state_major = IRQCHIP_STATE_MAJOR,
+	.state = pit_fields,
 	.reset = pit_reset,
 	.loaded = pit_loaded,
 	.destroy = pit_destroy,

@@ -5,10 +5,9 @@
 #pragma once
 
 #include "devices/device.h"
+#include "guest/irqchip.h"
 
 struct pit;
-
-enum { PIT_HZ = 1193182 };
 
 struct pit_host {
 	void *ctx;
