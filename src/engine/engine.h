@@ -20,6 +20,8 @@
 struct cpuid_model;
 struct engine;
 struct error;
+struct irqchip_local;
+struct irqchip_state;
 struct memory;
 struct vcpu;
 
@@ -96,8 +98,11 @@ enum vcpu_stat {
 extern const char *const vcpu_stat_names[STAT_COUNT];
 
 struct engine_config {
-	struct memory *memory;           /* borrowed; laid out already */
-	const struct cpuid_model *cpuid; /* borrowed */
+	struct memory *memory; /* borrowed; laid out already */
+	/* Borrowed. An engine that cannot show all of it takes the rest away
+	 * as it is created, or fails if it is whole: a guest knows it. */
+	struct cpuid_model *cpuid;
+	bool cpuid_whole;
 	unsigned cpus;
 	const char *options;  /* what stood after "bt,"; may be NULL */
 	u64 code_cache_bytes; /* 0: the engine's default */
@@ -113,6 +118,17 @@ struct engine_irqchip {
 	/* Around a pause: the paravirtual clock stands still in between. */
 	void (*clock_stop)(struct engine *e);
 	void (*clock_start)(struct engine *e);
+	/*
+	 * For snapshots, while no vCPU runs: 0 or -errno. now_ns is the
+	 * machine's time, to which counts relate. A vCPU's after its vcpu_set;
+	 * the machine's after those of all vCPUs, and after every device has
+	 * put its line where it is.
+	 */
+	int (*get)(struct engine *e, u64 now_ns, struct irqchip_state *state);
+	int (*set)(struct engine *e, u64 now_ns,
+	           const struct irqchip_state *state);
+	int (*local_get)(struct vcpu *v, struct irqchip_local *state);
+	int (*local_set)(struct vcpu *v, const struct irqchip_local *state);
 };
 
 struct engine_type {
@@ -150,8 +166,8 @@ struct engine_type {
 	/*
 	 * The guest's TSC less the host's, modulo 2^64; optional. Setting it
 	 * gives vCPUs one time base to the cycle, which vcpu_set of each with
-	 * its own reading of the clock cannot. get: any thread; set: as
-	 * vcpu_set.
+	 * its own reading of the clock cannot. set: as vcpu_set; get: any
+	 * thread, but with an irqchip as vcpu_get.
 	 */
 	u64 (*vcpu_tsc_offset_get)(struct vcpu *v);
 	void (*vcpu_tsc_offset_set)(struct vcpu *v, u64 offset);

@@ -118,6 +118,7 @@ enum {
 	VEC_UD = 6, VEC_NM = 7, VEC_DF = 8, VEC_TS = 10, VEC_NP = 11,
 	VEC_SS = 12, VEC_GP = 13, VEC_PF = 14, VEC_MF = 16, VEC_AC = 17,
 	VEC_MC = 18, VEC_XM = 19,
+	VEC_FIRST_FREE = 32, /* the processor's own end here */
 };
 /* clang-format on */
 

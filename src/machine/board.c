@@ -239,6 +239,7 @@ static int create_engine(struct machine *m, struct error *err)
 	};
 	struct engine_config config = {
 		.memory = m->memory,
+		.cpuid_whole = m->restore != NULL,
 		.cpus = m->config.cpus,
 		.options = m->config.engine_options,
 	};

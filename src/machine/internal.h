@@ -95,7 +95,8 @@ struct machine {
 	u64 tsc_offset;  /* guest TSC less the host's, when all are in step */
 	u64 stopped_tsc; /* the host's when vCPUs were stopped */
 	_Atomic bool tsc_stands;   /* and guests read that one */
-	u64 pv_ref_tsc, pv_ref_ns; /* one moment: host TSC, machine clock */
+	u64 pv_ref_tsc, pv_ref_ns; /* one moment: host TSC, guest's clock */
+	u64 pv_ahead_ns; /* what that is ahead of host.clock; modulo 2^64 */
 	struct lapic_set *lapics;
 	struct pic *pic;
 	struct ioapic *ioapic;

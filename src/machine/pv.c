@@ -70,6 +70,12 @@ static bool usable(struct memory *memory, gpa_t gpa, u64 size)
 	return IS_ALIGNED(gpa, (u64)4) && memory_ptr_rw(memory, gpa, size);
 }
 
+/* A kernel that ran the machine before had a clock of its own. */
+static u64 pv_clock_ns(const struct machine *m)
+{
+	return clock_now_ns(m->host.clock) + m->pv_ahead_ns;
+}
+
 static void write_clock(struct machine_cpu *cpu)
 {
 	struct machine *m = cpu->machine;
@@ -106,8 +112,7 @@ static void write_wall(struct machine_cpu *cpu)
 	if (!usable(m->memory, gpa, WALL_SIZE))
 		return;
 	clock_gettime(CLOCK_REALTIME, &ts);
-	ns = (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec -
-	     clock_now_ns(m->host.clock);
+	ns = (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec - pv_clock_ns(m);
 	put32(wall + 4, (u32)(ns / NSEC_PER_SEC));
 	put32(wall + 8, (u32)(ns % NSEC_PER_SEC));
 	write_version(m->memory, gpa, 1);
@@ -194,7 +199,7 @@ s64 pv_hypercall(struct machine_cpu *cpu, u64 number,
 void pv_refresh(struct machine *m)
 {
 	m->pv_ref_tsc = host_tsc();
-	m->pv_ref_ns = clock_now_ns(m->host.clock);
+	m->pv_ref_ns = pv_clock_ns(m);
 	for (unsigned i = 0; i < m->config.cpus; i++)
 		write_clock(&m->cpus[i]);
 }

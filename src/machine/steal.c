@@ -5,6 +5,7 @@
  * vCPU that runs.
  *
  *	0 steal, nanoseconds  8 version, odd while the rest changes  12 flags
+ *	16 preempted
  */
 #include "machine/steal.h"
 
@@ -13,7 +14,7 @@
 #include "guest/memory.h"
 #include "machine/internal.h"
 
-enum { PERIOD_MS = 200, RECORD_SIZE = 64 };
+enum { PERIOD_MS = 200, RECORD_SIZE = 64, PREEMPTED = 16 };
 #define ENABLED BIT(0)
 #define ADDRESS_MASK (~(u64)(RECORD_SIZE - 1))
 
@@ -127,7 +128,20 @@ void steal_msr_write(struct machine_cpu *cpu, u64 value)
 		loop_post(cpu->machine->loop, due, cpu->machine);
 }
 
+/* A kernel marks what it has put to sleep; here nobody takes that back. */
+static void clear_preempted(struct machine_cpu *cpu)
+{
+	u64 msr = atomic_load(&cpu->pv.steal_time);
+	const u8 no = 0;
+
+	if (msr & ENABLED)
+		memory_write(cpu->machine->memory,
+		             (msr & ADDRESS_MASK) + PREEMPTED, &no, sizeof(no));
+}
+
 void steal_restored(struct machine *m)
 {
+	for (unsigned i = 0; i < m->config.cpus; i++)
+		clear_preempted(&m->cpus[i]);
 	due(m);
 }

@@ -33,7 +33,7 @@ def guest_files(work, tree, args):
     initrd, disk = os.path.join(work, "initrd"), os.path.join(work, "disk")
     initramfs.build(initrd, tag="guest", tree=tree, init=args.init,
                     modules=GUEST_MODULES, programs=args.guest_program,
-                    files=[], tests=args.guest_test)
+                    files=args.guest_file, tests=args.guest_test)
     data = random.randbytes(DISK_BYTES)
     with open(disk, "wb") as f:
         f.write(data)
@@ -120,6 +120,7 @@ def parse_arguments():
         metavar="'NAME SECONDS PROGRAM ARGUMENT...'")
     add("--guest-program", action="append", default=[], metavar="FILE[=NAME]",
         help="the same for the guest inside the machine")
+    add("--guest-file", action="append", default=[], metavar="FILE[=NAME]")
     add("--guest-test", action="append", default=[])
     add("--expect", action="append", default=[], metavar="TEXT",
         help="a text that the console must show; SHA256 stands for the hash "

@@ -177,6 +177,9 @@ static void take_restored(struct icpu *cpu)
 	if (e.soft_interrupt)
 		event_deliver(cpu, e.exception_vector, EVENT_INTN, false, 0,
 		              cpu->rip + e.insn_length);
+	else if (e.exception_vector >= VEC_FIRST_FREE)
+		event_deliver(cpu, e.exception_vector, EVENT_INTERRUPT, false,
+		              0, cpu->rip);
 	else
 		deliver_exception(cpu, (struct icpu_fault){
 					   .vector = e.exception_vector,

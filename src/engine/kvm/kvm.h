@@ -110,8 +110,15 @@ int kvm_msrs_set(struct vcpu *v, const struct cpu_state *state,
 int kvm_msr_read(struct vcpu *v, u32 msr, u64 *value);
 int kvm_msr_write(struct vcpu *v, u32 msr, u64 value);
 
+/* kvm_tsc.c */
+u64 kvm_tsc_offset_get(struct vcpu *v);
+void kvm_tsc_offset_set(struct vcpu *v, u64 offset);
+
 /* kvm_cpuid.c */
 int kvm_cpuid_host(struct engine *e, struct error *err);
+/* The model, no more of it than that. */
+int kvm_cpuid_limit(struct engine *e, struct cpuid_model *model, bool whole,
+                    struct error *err);
 int kvm_cpuid_set(struct vcpu *v, struct error *err);
 
 /* kvm_memory.c */
@@ -124,6 +131,16 @@ void kvm_dirty_stop(struct engine *e);
 int kvm_irqchip_create(struct engine *e, struct error *err);
 int kvm_routes_create(struct engine *e, struct error *err);
 extern const struct engine_irqchip kvm_irqchip_ops;
+
+/* kvm_chips.c: the chips' state in the form of guest/irqchip.h */
+int kvm_canonical_get(struct engine *e, u64 now_ns,
+                      struct irqchip_state *state) MUST_CHECK;
+int kvm_canonical_set(struct engine *e, u64 now_ns,
+                      const struct irqchip_state *state) MUST_CHECK;
+int kvm_canonical_local_get(struct vcpu *v,
+                            struct irqchip_local *state) MUST_CHECK;
+int kvm_canonical_local_set(struct vcpu *v,
+                            const struct irqchip_local *state) MUST_CHECK;
 
 /* kvm_debug.c */
 int kvm_vcpu_debug(struct vcpu *v, const struct vcpu_breakpoint *points,

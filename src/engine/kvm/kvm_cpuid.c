@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "engine/x86/cpuid.h"
+#include "engine/x86/cpuid_state.h"
 
 enum {
 	LEAF_XSAVE = 0xd,
@@ -20,9 +21,8 @@ enum {
 	HYPERVISOR_ECX = 1u << 31,
 	X2APIC_ECX = 1u << 21,
 	TSC_DEADLINE_ECX = 1u << 24,
-	/* Documentation/virt/kvm/x86/cpuid.rst: ASYNC_PF, its exits in a
-	 * nested guest, its interrupt. */
-	ASYNC_PF_EAX = 1u << 4 | 1u << 10 | 1u << 14,
+	HTT_EDX = 1u << 28,
+	CMP_LEGACY_ECX = 1u << 1,
 };
 
 /* Leaves whose registers are sets of features: which of them are masked. */
@@ -42,8 +42,22 @@ static const struct {
 	{ 0x80000021, 0, true, false, false, false },
 };
 
+/* What the machine has, whatever its host: the kernel's APIC, whose timer is
+ * not among the supported (api.rst 4.46), and its own number of processors. */
+static void add_machine(struct kvm_cpuid_entry2 *c, bool deadline)
+{
+	if (c->function == 1) {
+		c->ecx |= HYPERVISOR_ECX | X2APIC_ECX;
+		c->ecx |= deadline ? TSC_DEADLINE_ECX : 0;
+		c->edx |= HTT_EDX;
+	} else if (c->function == 0x80000001) {
+		c->ecx |= CMP_LEGACY_ECX;
+	}
+}
+
 int kvm_cpuid_host(struct engine *e, struct error *err)
 {
+	bool deadline;
 	int r;
 
 	e->host = xalloc(sizeof(*e->host) +
@@ -53,14 +67,10 @@ int kvm_cpuid_host(struct engine *e, struct error *err)
 	if (r < 0)
 		return error_set(err, r, "kvm: cannot read CPUID: %s",
 		                 strerror(-r));
-	if (kvm_call_value(e->kvm, KVM_CHECK_EXTENSION,
-	                   KVM_CAP_TSC_DEADLINE_TIMER) <= 0)
-		return 0;
-	/* Not among the supported because it needs the kernel's APIC, which
-	 * this engine always has (api.rst 4.46). */
+	deadline = kvm_call_value(e->kvm, KVM_CHECK_EXTENSION,
+	                          KVM_CAP_TSC_DEADLINE_TIMER) > 0;
 	for (u32 i = 0; i < e->host->nent; i++)
-		if (e->host->entries[i].function == 1)
-			e->host->entries[i].ecx |= TSC_DEADLINE_ECX;
+		add_machine(&e->host->entries[i], deadline);
 	return 0;
 }
 
@@ -93,27 +103,37 @@ static void mask_features(const struct engine *e, struct kvm_cpuid_entry2 *c)
 		if (feature_leaves[i].ebx)
 			c->ebx &= h->ebx;
 		if (feature_leaves[i].ecx)
-			c->ecx &=
-			    h->ecx | (c->function == 1 ? HYPERVISOR_ECX : 0);
+			c->ecx &= h->ecx;
 		if (feature_leaves[i].edx)
 			c->edx &= h->edx;
 	}
-	/* The kernel's APIC has it whatever the host's has. */
-	if (c->function == 1)
-		c->ecx |= X2APIC_ECX;
+}
+
+static bool has_leaf(void *ctx, u32 leaf, u32 subleaf, struct cpuid_regs *out)
+{
+	const struct kvm_cpuid_entry2 *h = host_leaf(ctx, leaf, subleaf);
+
+	if (h)
+		*out = (struct cpuid_regs){ h->eax, h->ebx, h->ecx, h->edx };
+	return h != NULL;
+}
+
+int kvm_cpuid_limit(struct engine *e, struct cpuid_model *model, bool whole,
+                    struct error *err)
+{
+	return cpuid_model_limit(model, has_leaf, e, whole, err);
 }
 
 /*
- * The kernel answers these hypercalls and MSRs, so it says which it has. Not
- * asynchronous page faults: a process of the guest that waits for one hangs
- * if the event does not come, and no saved state tells who waits.
+ * The kernel answers these hypercalls and MSRs, so it says which it has; and
+ * no more than every engine has, since a machine may go on under another one.
  */
 static void paravirtual(const struct engine *e, struct kvm_cpuid_entry2 *c)
 {
 	const struct kvm_cpuid_entry2 *h = host_leaf(e, c->function, 0);
 
 	if (c->function == LEAF_KVM_FEATURES && h) {
-		c->eax = h->eax & ~(u32)ASYNC_PF_EAX;
+		c->eax &= h->eax;
 		c->edx = h->edx;
 	} else if (c->function == LEAF_KVM && h) {
 		c->ebx = h->ebx;

@@ -172,6 +172,8 @@ static int kvm_engine_create(struct engine **out,
 		              config->options);
 	else
 		r = engine_open(e, err);
+	if (r == 0)
+		r = kvm_cpuid_limit(e, config->cpuid, config->cpuid_whole, err);
 	if (r < 0) {
 		kvm_engine_destroy(e);
 		return r;
@@ -220,6 +222,8 @@ const struct engine_type kvm_engine = {
 	.vcpu_get = kvm_vcpu_get,
 	.vcpu_set = kvm_vcpu_set,
 	.vcpu_stat = kvm_vcpu_stat,
+	.vcpu_tsc_offset_get = kvm_tsc_offset_get,
+	.vcpu_tsc_offset_set = kvm_tsc_offset_set,
 	.vcpu_debug = kvm_vcpu_debug,
 	.vcpu_translate = kvm_vcpu_translate,
 	.dirty_start = kvm_dirty_start,

@@ -142,6 +142,10 @@ const struct engine_irqchip kvm_irqchip_ops = {
 	.reset = reset_chips,
 	.clock_stop = clock_stop,
 	.clock_start = clock_start,
+	.get = kvm_canonical_get,
+	.set = kvm_canonical_set,
+	.local_get = kvm_canonical_local_get,
+	.local_set = kvm_canonical_local_set,
 };
 
 int kvm_chips_get(struct engine *e, struct kvm_chips_state *state)

@@ -16,6 +16,13 @@ struct engine;
 struct vcpu;
 
 enum { KVM_PARAVIRT_MSRS = 11 };
+/* Which of them is what: struct kvm_local_state. */
+enum {
+	KVM_PARAVIRT_WALL_CLOCK = 2,
+	KVM_PARAVIRT_SYSTEM_TIME = 3,
+	KVM_PARAVIRT_STEAL_TIME = 5,
+	KVM_PARAVIRT_POLL_CONTROL = 7,
+};
 
 struct kvm_chips_state {
 	struct kvm_pic_state pic[2];

@@ -13,11 +13,9 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "engine/x86/cpuid.h"
 
-enum {
-	FIRST_INTERRUPT_VECTOR = 32,
-	XSAVE_SOFTWARE = 464, /* Intel SDM vol. 1 table 13-1 */
-};
+enum { XSAVE_SOFTWARE = 464 /* Intel SDM vol. 1 table 13-1 */ };
 
 static void get_segment(struct cpu_segment *to, const struct kvm_segment *from)
 {
@@ -119,7 +117,7 @@ static int write_sregs(struct vcpu *v, const struct kvm_sregs2 *from,
 	if (v->engine->has_sregs2)
 		return kvm_call(v->fd, KVM_SET_SREGS2, &copy);
 	memcpy(&old, from, offsetof(struct kvm_sregs2, flags));
-	if (events->exception_pending && vector >= FIRST_INTERRUPT_VECTOR)
+	if (events->exception_pending && vector >= VEC_FIRST_FREE)
 		old.interrupt_bitmap[vector / 64] = BIT(vector % 64);
 	return kvm_call(v->fd, KVM_SET_SREGS, &old);
 }
@@ -195,7 +193,7 @@ static void set_events(struct kvm_vcpu_events *to,
 	to->flags =
 	    KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
 	if (from->exception_pending && !from->soft_interrupt &&
-	    from->exception_vector < FIRST_INTERRUPT_VECTOR) {
+	    from->exception_vector < VEC_FIRST_FREE) {
 		to->exception.injected = 1;
 		to->exception.nr = from->exception_vector;
 		to->exception.has_error_code = from->exception_has_error;
@@ -294,6 +292,19 @@ void kvm_vcpu_get(struct vcpu *v, struct cpu_state *state)
 	kvm_msrs_get(v, state);
 }
 
+/* A component that this processor lacks is refused, even if all is zero. */
+static void set_xsave(struct vcpu *v, struct kvm_xsave *to,
+                      const struct cpu_state *from)
+{
+	u64 bv;
+
+	memcpy(to->region, from->xsave, CPU_XSAVE_SIZE);
+	memcpy(&bv, from->xsave + CPU_XSAVE_HEADER, sizeof(bv));
+	if (!cpuid_has(v->engine->cpuid, FEATURE_AVX))
+		bv &= ~XCR0_AVX;
+	memcpy((u8 *)to->region + CPU_XSAVE_HEADER, &bv, sizeof(bv));
+}
+
 static int set_extended(struct vcpu *v, const struct cpu_state *state)
 {
 	struct kvm_xcrs xcrs = {
@@ -303,7 +314,7 @@ static int set_extended(struct vcpu *v, const struct cpu_state *state)
 	struct kvm_xsave xsave = { 0 };
 	int r;
 
-	memcpy(xsave.region, state->xsave, CPU_XSAVE_SIZE);
+	set_xsave(v, &xsave, state);
 	r = kvm_call(v->fd, KVM_SET_XCRS, &xcrs);
 	if (r == -EINVAL && state->xcr0 == XCR0_X87)
 		r = 0; /* a host without XSAVE */

@@ -17,8 +17,6 @@
 #include "engine/x86/cpuid_leaves.h"
 #include "guest/cpu.h"
 
-enum reg { EAX, EBX, ECX, EDX };
-
 /* What else it takes to be shown. */
 enum {
 	BASELINE = 1 << 0,  /* x86-64-v2 and what any system needs */
@@ -27,68 +25,63 @@ enum {
 	NOT_MODELLED = 1 << 3,
 };
 
-struct feature {
-	u32 leaf;
-	u8 subleaf, reg, bit, flags;
-};
-
-static const struct feature features[FEATURE_COUNT] = {
-	[FEATURE_SSE3] = { 1, 0, ECX, 0, BASELINE },
-	[FEATURE_PCLMUL] = { 1, 0, ECX, 1, 0 },
-	[FEATURE_SSSE3] = { 1, 0, ECX, 9, BASELINE },
-	[FEATURE_FMA] = { 1, 0, ECX, 12, NEEDS_AVX },
-	[FEATURE_CX16] = { 1, 0, ECX, 13, BASELINE },
-	[FEATURE_PCID] = { 1, 0, ECX, 17, 0 },
-	[FEATURE_SSE41] = { 1, 0, ECX, 19, BASELINE },
-	[FEATURE_SSE42] = { 1, 0, ECX, 20, BASELINE },
-	[FEATURE_X2APIC] = { 1, 0, ECX, 21, BASELINE | MACHINE },
-	[FEATURE_MOVBE] = { 1, 0, ECX, 22, 0 },
-	[FEATURE_POPCNT] = { 1, 0, ECX, 23, BASELINE },
-	[FEATURE_TSC_DEADLINE] = { 1, 0, ECX, 24, BASELINE | MACHINE },
-	[FEATURE_AES] = { 1, 0, ECX, 25, 0 },
-	[FEATURE_XSAVE] = { 1, 0, ECX, 26, 0 },
-	[FEATURE_AVX] = { 1, 0, ECX, 28, NEEDS_AVX },
-	[FEATURE_F16C] = { 1, 0, ECX, 29, NEEDS_AVX },
-	[FEATURE_RDRAND] = { 1, 0, ECX, 30, 0 },
-	[FEATURE_FSGSBASE] = { 7, 0, EBX, 0, 0 },
-	[FEATURE_BMI1] = { 7, 0, EBX, 3, NEEDS_AVX },
-	[FEATURE_AVX2] = { 7, 0, EBX, 5, NEEDS_AVX },
-	[FEATURE_SMEP] = { 7, 0, EBX, 7, 0 },
-	[FEATURE_BMI2] = { 7, 0, EBX, 8, NEEDS_AVX },
-	[FEATURE_ERMS] = { 7, 0, EBX, 9, 0 },
-	[FEATURE_INVPCID] = { 7, 0, EBX, 10, 0 },
-	[FEATURE_RDSEED] = { 7, 0, EBX, 18, 0 },
-	[FEATURE_ADX] = { 7, 0, EBX, 19, 0 },
-	[FEATURE_SMAP] = { 7, 0, EBX, 20, 0 },
-	[FEATURE_CLFLUSHOPT] = { 7, 0, EBX, 23, 0 },
-	[FEATURE_CLWB] = { 7, 0, EBX, 24, 0 },
-	[FEATURE_SHA] = { 7, 0, EBX, 29, 0 },
-	[FEATURE_UMIP] = { 7, 0, ECX, 2, 0 },
-	[FEATURE_VAES] = { 7, 0, ECX, 9, NEEDS_AVX },
-	[FEATURE_VPCLMUL] = { 7, 0, ECX, 10, NEEDS_AVX },
-	[FEATURE_RDPID] = { 7, 0, ECX, 22, 0 },
-	[FEATURE_FSRM] = { 7, 0, EDX, 4, 0 },
-	[FEATURE_XSAVEOPT] = { 0xd, 1, EAX, 0, 0 },
-	[FEATURE_XSAVEC] = { 0xd, 1, EAX, 1, 0 },
-	[FEATURE_XGETBV1] = { 0xd, 1, EAX, 2, 0 },
-	[FEATURE_XSAVES] = { 0xd, 1, EAX, 3, 0 },
-	[FEATURE_LAHF64] = { 0x80000001, 0, ECX, 0, BASELINE },
-	[FEATURE_LZCNT] = { 0x80000001, 0, ECX, 5, 0 },
-	[FEATURE_SSE4A] = { 0x80000001, 0, ECX, 6, 0 },
+const struct cpuid_bit cpuid_bits[FEATURE_COUNT] = {
+	[FEATURE_SSE3] = { 1, 0, REG_ECX, 0, BASELINE },
+	[FEATURE_PCLMUL] = { 1, 0, REG_ECX, 1, 0 },
+	[FEATURE_SSSE3] = { 1, 0, REG_ECX, 9, BASELINE },
+	[FEATURE_FMA] = { 1, 0, REG_ECX, 12, NEEDS_AVX },
+	[FEATURE_CX16] = { 1, 0, REG_ECX, 13, BASELINE },
+	[FEATURE_PCID] = { 1, 0, REG_ECX, 17, 0 },
+	[FEATURE_SSE41] = { 1, 0, REG_ECX, 19, BASELINE },
+	[FEATURE_SSE42] = { 1, 0, REG_ECX, 20, BASELINE },
+	[FEATURE_X2APIC] = { 1, 0, REG_ECX, 21, BASELINE | MACHINE },
+	[FEATURE_MOVBE] = { 1, 0, REG_ECX, 22, 0 },
+	[FEATURE_POPCNT] = { 1, 0, REG_ECX, 23, BASELINE },
+	[FEATURE_TSC_DEADLINE] = { 1, 0, REG_ECX, 24, BASELINE | MACHINE },
+	[FEATURE_AES] = { 1, 0, REG_ECX, 25, 0 },
+	[FEATURE_XSAVE] = { 1, 0, REG_ECX, 26, 0 },
+	[FEATURE_AVX] = { 1, 0, REG_ECX, 28, NEEDS_AVX },
+	[FEATURE_F16C] = { 1, 0, REG_ECX, 29, NEEDS_AVX },
+	[FEATURE_RDRAND] = { 1, 0, REG_ECX, 30, 0 },
+	[FEATURE_FSGSBASE] = { 7, 0, REG_EBX, 0, 0 },
+	[FEATURE_BMI1] = { 7, 0, REG_EBX, 3, NEEDS_AVX },
+	[FEATURE_AVX2] = { 7, 0, REG_EBX, 5, NEEDS_AVX },
+	[FEATURE_SMEP] = { 7, 0, REG_EBX, 7, 0 },
+	[FEATURE_BMI2] = { 7, 0, REG_EBX, 8, NEEDS_AVX },
+	[FEATURE_ERMS] = { 7, 0, REG_EBX, 9, 0 },
+	[FEATURE_INVPCID] = { 7, 0, REG_EBX, 10, 0 },
+	[FEATURE_RDSEED] = { 7, 0, REG_EBX, 18, 0 },
+	[FEATURE_ADX] = { 7, 0, REG_EBX, 19, 0 },
+	[FEATURE_SMAP] = { 7, 0, REG_EBX, 20, 0 },
+	[FEATURE_CLFLUSHOPT] = { 7, 0, REG_EBX, 23, 0 },
+	[FEATURE_CLWB] = { 7, 0, REG_EBX, 24, 0 },
+	[FEATURE_SHA] = { 7, 0, REG_EBX, 29, 0 },
+	[FEATURE_UMIP] = { 7, 0, REG_ECX, 2, 0 },
+	[FEATURE_VAES] = { 7, 0, REG_ECX, 9, NEEDS_AVX },
+	[FEATURE_VPCLMUL] = { 7, 0, REG_ECX, 10, NEEDS_AVX },
+	[FEATURE_RDPID] = { 7, 0, REG_ECX, 22, 0 },
+	[FEATURE_FSRM] = { 7, 0, REG_EDX, 4, 0 },
+	[FEATURE_XSAVEOPT] = { 0xd, 1, REG_EAX, 0, 0 },
+	[FEATURE_XSAVEC] = { 0xd, 1, REG_EAX, 1, 0 },
+	[FEATURE_XGETBV1] = { 0xd, 1, REG_EAX, 2, 0 },
+	[FEATURE_XSAVES] = { 0xd, 1, REG_EAX, 3, 0 },
+	[FEATURE_LAHF64] = { 0x80000001, 0, REG_ECX, 0, BASELINE },
+	[FEATURE_LZCNT] = { 0x80000001, 0, REG_ECX, 5, 0 },
+	[FEATURE_SSE4A] = { 0x80000001, 0, REG_ECX, 6, 0 },
 	/* MXCSR.MM does not exist here: fpu.h, FPU_MXCSR_MASK. */
-	[FEATURE_MISALIGNSSE] = { 0x80000001, 0, ECX, 7, NOT_MODELLED },
-	[FEATURE_PREFETCHW] = { 0x80000001, 0, ECX, 8, 0 },
-	[FEATURE_SYSCALL] = { 0x80000001, 0, EDX, 11, BASELINE },
-	[FEATURE_NX] = { 0x80000001, 0, EDX, 20, BASELINE },
-	[FEATURE_MMXEXT] = { 0x80000001, 0, EDX, 22, 0 },
-	[FEATURE_PAGE1G] = { 0x80000001, 0, EDX, 26, 0 },
-	[FEATURE_RDTSCP] = { 0x80000001, 0, EDX, 27, BASELINE },
-	[FEATURE_LM] = { 0x80000001, 0, EDX, 29, BASELINE },
-	[FEATURE_INVARIANT_TSC] = { 0x80000007, 0, EDX, 8, BASELINE },
-	[FEATURE_CLZERO] = { 0x80000008, 0, EBX, 0, 0 },
+	[FEATURE_MISALIGNSSE] = { 0x80000001, 0, REG_ECX, 7, NOT_MODELLED },
+	[FEATURE_PREFETCHW] = { 0x80000001, 0, REG_ECX, 8, 0 },
+	[FEATURE_SYSCALL] = { 0x80000001, 0, REG_EDX, 11, BASELINE },
+	[FEATURE_NX] = { 0x80000001, 0, REG_EDX, 20, BASELINE },
+	[FEATURE_MMXEXT] = { 0x80000001, 0, REG_EDX, 22, 0 },
+	[FEATURE_PAGE1G] = { 0x80000001, 0, REG_EDX, 26, 0 },
+	[FEATURE_RDTSCP] = { 0x80000001, 0, REG_EDX, 27, BASELINE },
+	[FEATURE_LM] = { 0x80000001, 0, REG_EDX, 29, BASELINE },
+	[FEATURE_INVARIANT_TSC] = { 0x80000007, 0, REG_EDX, 8, BASELINE },
+	[FEATURE_CLZERO] = { 0x80000008, 0, REG_EBX, 0, 0 },
 };
 
-static u32 host_reg(const struct feature *f)
+static u32 host_reg(const struct cpuid_bit *f)
 {
 	u32 r[4] = { 0 };
 
@@ -108,7 +101,7 @@ static bool host_avx_on(void)
 	return (low & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX);
 }
 
-static bool shown(const struct feature *f, bool baseline, bool avx)
+static bool shown(const struct cpuid_bit *f, bool baseline, bool avx)
 {
 	if (f->flags & NOT_MODELLED)
 		return false;
@@ -131,7 +124,7 @@ static void drop(struct cpuid_model *m, enum cpuid_feature needed,
 		m->has[list[i]] = false;
 }
 
-static void drop_orphans(struct cpuid_model *m)
+void cpuid_drop_orphans(struct cpuid_model *m)
 {
 	static const enum cpuid_feature of_xsave[] = {
 		FEATURE_AVX,     FEATURE_XSAVEOPT, FEATURE_XSAVEC,
@@ -191,8 +184,8 @@ struct cpuid_model *cpuid_model_create(const struct cpuid_config *config)
 	m->config = *config;
 	read_host(m, config->baseline);
 	for (i = 0; i < FEATURE_COUNT; i++)
-		m->has[i] = shown(&features[i], config->baseline, avx);
-	drop_orphans(m);
+		m->has[i] = shown(&cpuid_bits[i], config->baseline, avx);
+	cpuid_drop_orphans(m);
 	for (m->apic_bits = 0; (1u << m->apic_bits) < config->cpus;)
 		m->apic_bits++;
 	return m;
@@ -215,7 +208,7 @@ void cpuid_add_features(const struct cpuid_model *m, u32 leaf, u32 subleaf,
 	size_t i;
 
 	for (i = 0; i < FEATURE_COUNT; i++) {
-		const struct feature *f = &features[i];
+		const struct cpuid_bit *f = &cpuid_bits[i];
 
 		if (m->has[i] && f->leaf == leaf && f->subleaf == subleaf)
 			*reg[f->reg] |= (u32)BIT(f->bit);

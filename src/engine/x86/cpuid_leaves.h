@@ -18,6 +18,18 @@ struct cpuid_model {
 	bool xsave_error_pointers, ffxsr, tsc_adjust, lfence_serializes;
 };
 
+enum cpuid_reg { REG_EAX, REG_EBX, REG_ECX, REG_EDX };
+
+/* Where a feature is shown; flags are cpuid.c's own. */
+struct cpuid_bit {
+	u32 leaf;
+	u8 subleaf, reg, bit, flags;
+};
+extern const struct cpuid_bit cpuid_bits[FEATURE_COUNT];
+
+/* A feature says nothing without those that it builds on. */
+void cpuid_drop_orphans(struct cpuid_model *m);
+
 /* The feature bits of one leaf, ORed in. */
 void cpuid_add_features(const struct cpuid_model *m, u32 leaf, u32 subleaf,
                         struct cpuid_regs *out);

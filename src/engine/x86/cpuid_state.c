@@ -145,30 +145,55 @@ static int feature_of(const char *name)
 	return -1;
 }
 
-/* The features that the machine was saved with and that are not to be had
- * here, with a comma between them. */
-static void take_features(struct cpuid_model *m, char *text, char *missing,
-                          size_t size)
+/* Names with a comma between them; what finds no room is left out. */
+struct missing {
+	char text[256];
+	size_t used;
+};
+
+static void add_missing(struct missing *missing, const char *name)
+{
+	size_t room = sizeof(missing->text) - missing->used;
+	int n = snprintf(missing->text + missing->used, room, "%s%.24s",
+	                 missing->used ? ", " : "", name);
+
+	if ((size_t)n < room)
+		missing->used += (size_t)n;
+	else
+		missing->text[missing->used] = '\0';
+}
+
+static int refuse_missing(const struct missing *missing, struct error *err)
+{
+	if (!missing->used)
+		return 0;
+	error_set(err, -ENOTSUP,
+	          "the machine was saved on a processor with "
+	          "features that this host or engine lacks: %s",
+	          missing->text);
+	return error_hint(err, "resume it on a host like the first one; a "
+	                       "machine started with --cpu baseline runs "
+	                       "anywhere");
+}
+
+/* Those that the machine was saved with. */
+static void take_features(struct cpuid_model *m, char *text,
+                          struct missing *missing)
 {
 	bool here[FEATURE_COUNT];
 	char *rest = text, *name;
-	size_t used = 0;
 
 	memcpy(here, m->has, sizeof(here));
 	memset(m->has, 0, sizeof(m->has));
-	missing[0] = '\0';
 	while ((name = strsep(&rest, " "))) {
 		int f = *name ? feature_of(name) : -1;
 
 		if (!*name)
 			continue;
-		if (f >= 0 && here[f]) {
+		if (f >= 0 && here[f])
 			m->has[f] = true;
-			continue;
-		}
-		used += (size_t)snprintf(missing + used, size - used, "%s%.24s",
-		                         used ? ", " : "", name);
-		used = MIN(used, size - 1);
+		else
+			add_missing(missing, name);
 	}
 }
 
@@ -204,7 +229,7 @@ int cpuid_model_load(struct cpuid_model **out, const struct state_reader *r,
 	struct saved_model s = { 0 };
 	struct cpuid_config c = *config;
 	struct cpuid_model *m;
-	char missing[256];
+	struct missing missing = { 0 };
 	int rc =
 	    state_load(r, "cpuid", "model", MODEL_MAJOR, saved_fields, &s, err);
 
@@ -217,22 +242,59 @@ int cpuid_model_load(struct cpuid_model **out, const struct state_reader *r,
 	s.features[sizeof(s.features) - 1] = '\0';
 	c.tsc_hz = s.tsc_hz;
 	m = cpuid_model_create(&c);
-	take_features(m, s.features, missing, sizeof(missing));
+	take_features(m, s.features, &missing);
 	rc = take_rest(m, &s, err);
 	m->config.baseline = s.baseline;
-	if (rc == 0 && missing[0]) {
-		rc = error_set(err, -ENOTSUP,
-		               "the machine was saved on a processor with "
-		               "features that this host or engine lacks: %s",
-		               missing);
-		error_hint(err, "resume it on a host like the first one; a "
-		                "machine started with --cpu baseline runs "
-		                "anywhere");
-	}
+	if (rc == 0)
+		rc = refuse_missing(&missing, err);
 	if (rc < 0) {
 		cpuid_model_destroy(m);
 		return rc;
 	}
 	*out = m;
 	return 0;
+}
+
+static bool shows(cpuid_leaf_fn *leaf, void *ctx, const struct cpuid_bit *bit)
+{
+	struct cpuid_regs r = { 0 };
+	const u32 *reg[4] = { &r.eax, &r.ebx, &r.ecx, &r.edx };
+
+	return leaf(ctx, bit->leaf, bit->subleaf, &r) &&
+	       *reg[bit->reg] & BIT(bit->bit);
+}
+
+int cpuid_model_limit(struct cpuid_model *m, cpuid_leaf_fn *leaf, void *ctx,
+                      bool whole, struct error *err)
+{
+	const struct {
+		bool *has;
+		const char *name;
+		struct cpuid_bit bit;
+	} habits[] = {
+		{ &m->ffxsr, "fxsr_opt", { 0x80000001, 0, REG_EDX, 25, 0 } },
+		{ &m->tsc_adjust, "tsc_adjust", { 7, 0, REG_EBX, 1, 0 } },
+		{ &m->xsave_error_pointers,
+		  "xsaveerptr",
+		  { 0x80000008, 0, REG_EBX, 2, 0 } },
+		{ &m->lfence_serializes,
+		  "lfence_rdtsc",
+		  { 0x80000021, 0, REG_EAX, 2, 0 } },
+	};
+	struct missing missing = { 0 };
+
+	for (int i = 0; i < FEATURE_COUNT; i++) {
+		if (!m->has[i] || shows(leaf, ctx, &cpuid_bits[i]))
+			continue;
+		m->has[i] = false;
+		add_missing(&missing, names[i]);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(habits); i++) {
+		if (!*habits[i].has || shows(leaf, ctx, &habits[i].bit))
+			continue;
+		*habits[i].has = false;
+		add_missing(&missing, habits[i].name);
+	}
+	cpuid_drop_orphans(m);
+	return whole ? refuse_missing(&missing, err) : 0;
 }

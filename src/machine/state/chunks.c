@@ -16,6 +16,7 @@ const struct field saved_machine_fields[] = {
 	FIELD_VALUE(struct saved_machine, memory_bytes),
 	FIELD_VALUE(struct saved_machine, cpus),
 	FIELD_BLOB(struct saved_machine, console_last),
+	FIELD_VALUE(struct saved_machine, pv_ahead_ns),
 	FIELD_LAST,
 };
 

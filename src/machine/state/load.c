@@ -115,7 +115,7 @@ static bool has_device(const struct machine *m, const char *type,
 		if (!strcmp(d->type->name, type) &&
 		    !strcmp(d->instance, instance))
 			return true;
-	return false;
+	return kernel_has_chip(m, type);
 }
 
 /* A device that was saved and is not here would be missed by the guest. */
@@ -188,10 +188,44 @@ static int load_clocks(struct machine *m, struct error *err)
 		return rc;
 	clock_set_ns(m->host.clock, MIN(saved.clock_ns, (u64)INT64_MAX / 2));
 	m->tsc_offset = saved.tsc - m->stopped_tsc;
+	m->pv_ahead_ns = saved.pv_ahead_ns;
 	for (unsigned i = 0; i < m->config.serial_count; i++)
 		if (m->consoles[i])
 			console_set_last(m->consoles[i], saved.console_last[i]);
 	return 0;
+}
+
+/* What waits for the vCPU's thread waits in the kernel instead, for an engine
+ * that has its processors there. */
+static void take_events(struct machine_cpu *cpu, struct cpu_state *state,
+                        const struct saved_cpu *saved)
+{
+	if (saved->events & CPU_EVENT_INIT) {
+		cpu_state_init(state, cpu->machine->cpuid_1_eax);
+		state->mp_state = cpu->index ? CPU_WAIT_SIPI : CPU_RUNNING;
+	}
+	if (saved->events & CPU_EVENT_SIPI && cpu->index &&
+	    (state->mp_state == CPU_WAIT_SIPI ||
+	     state->mp_state == CPU_WAIT_INIT)) {
+		cpu_state_sipi(state, saved->sipi_vector);
+		state->mp_state = CPU_RUNNING;
+	}
+	if (saved->events & CPU_EVENT_NMI)
+		state->events.nmi_pending = true;
+}
+
+static void load_paravirtual(struct machine_cpu *cpu,
+                             const struct saved_cpu *saved)
+{
+	cpu->pv.system_time = saved->pv_system_time;
+	cpu->pv.wall_clock = saved->pv_wall_clock;
+	cpu->pv.version = saved->pv_version;
+	cpu->pv.steal_time = saved->pv_steal_time;
+	cpu->pv.steal_version = saved->pv_steal_version;
+	atomic_store(&cpu->sipi_vector, saved->sipi_vector);
+	atomic_fetch_or(&cpu->events,
+	                saved->events &
+	                    (CPU_EVENT_NMI | CPU_EVENT_INIT | CPU_EVENT_SIPI));
 }
 
 static int load_cpu(struct machine_cpu *cpu, struct error *err)
@@ -213,42 +247,46 @@ static int load_cpu(struct machine_cpu *cpu, struct error *err)
 		                err);
 	if (rc == 0)
 		rc = cpu_state_check(&state, err);
-	if (rc == 0)
-		rc = type->vcpu_set(cpu->vcpu, &state, err);
+	if (rc < 0)
+		return rc;
+	if (!cpu->lapic)
+		take_events(cpu, &state, &saved);
+	rc = type->vcpu_set(cpu->vcpu, &state, err);
 	if (rc < 0)
 		return rc;
 	if (type->vcpu_tsc_offset_set)
 		type->vcpu_tsc_offset_set(cpu->vcpu,
 		                          state.tsc - m->stopped_tsc);
-	cpu->pv.system_time = saved.pv_system_time;
-	cpu->pv.wall_clock = saved.pv_wall_clock;
-	cpu->pv.version = saved.pv_version;
-	cpu->pv.steal_time = saved.pv_steal_time;
-	cpu->pv.steal_version = saved.pv_steal_version;
-	atomic_store(&cpu->sipi_vector, saved.sipi_vector);
-	atomic_fetch_or(&cpu->events,
-	                saved.events &
-	                    (CPU_EVENT_NMI | CPU_EVENT_INIT | CPU_EVENT_SIPI));
+	cpu->activity = CPU_ACTIVE;
+	if (!cpu->lapic)
+		return 0;
+	load_paravirtual(cpu, &saved);
 	/* A halted one runs, finds nothing to do, and halts again. */
-	cpu->activity =
-	    state.mp_state == CPU_WAIT_INIT || state.mp_state == CPU_WAIT_SIPI
-		? CPU_WAITS_SIPI
-		: CPU_ACTIVE;
+	if (state.mp_state == CPU_WAIT_INIT || state.mp_state == CPU_WAIT_SIPI)
+		cpu->activity = CPU_WAITS_SIPI;
 	return 0;
 }
 
 static int load_lapic(struct machine_cpu *cpu, struct error *err)
 {
+	const struct state_reader *r = &cpu->machine->restore->reader;
 	struct lapic_state state = { 0 };
+	struct saved_cpu saved = { 0 };
 	char name[16];
 	int rc;
 
 	cpu_instance(name, cpu->index);
-	rc = state_load(&cpu->machine->restore->reader, "lapic", name,
-	                MACHINE_STATE_MAJOR, lapic_state_fields, &state, err);
-	if (rc == 0)
+	rc = state_load(r, "lapic", name, MACHINE_STATE_MAJOR,
+	                lapic_state_fields, &state, err);
+	if (rc < 0)
+		return rc;
+	if (cpu->lapic) {
 		lapic_load(cpu->lapic, &state);
-	return rc;
+		return 0;
+	}
+	rc = state_load(r, "machine-cpu", name, MACHINE_STATE_MAJOR,
+	                saved_cpu_fields, &saved, err);
+	return rc < 0 ? rc : kernel_local_load(cpu, &state, &saved, err);
 }
 
 /* Switches learn where the machine is now (virtio 1.2 section 5.1.6.5.4). */
@@ -268,12 +306,8 @@ int restore_machine(struct machine *m, struct error *err)
 {
 	int rc;
 
-	if (m->engine_type->irqchip) {
-		error_set(err, -ENOTSUP,
-		          "a saved machine cannot run under engine %s",
-		          m->engine_type->name);
-		return error_hint(err, "run it with --engine bt");
-	}
+	if (m->engine_type->irqchip)
+		m->engine_type->irqchip->clock_stop(m->engine);
 	m->stopped_tsc = host_tsc();
 	rc = check_devices(m, err);
 	if (rc == 0)
@@ -290,6 +324,10 @@ int restore_machine(struct machine *m, struct error *err)
 		rc = load_lapic(&m->cpus[i], err);
 	if (rc == 0)
 		rc = load_devices(m, m->devices, err);
+	/* Lines are where they belong: none is an edge to what comes now. */
+	if (rc == 0 && m->engine_type->irqchip)
+		rc = kernel_chips_load(
+		    m, clock_now_ns(m->host.clock) + m->pv_ahead_ns, err);
 	if (rc == 0) {
 		generation_restored(m);
 		steal_restored(m);

@@ -205,9 +205,11 @@ static int take(struct machine_moment *mo)
 		rc = mo->config.disks_now(mo->config.ctx, &mo->err);
 	if (rc < 0)
 		return rc;
-	state_collect(m, &mo->chunks);
-	rc = memory_freeze(m->memory, &mo->view, &mo->err);
-	mo->frozen = rc == 0;
+	rc = state_collect(m, &mo->chunks, &mo->err);
+	if (rc == 0) {
+		rc = memory_freeze(m->memory, &mo->view, &mo->err);
+		mo->frozen = rc == 0;
+	}
 	return rc;
 }
 

@@ -16,7 +16,8 @@
 #include "machine/state/state.h"
 #include "storage/block.h"
 
-static void save_clocks(struct machine *m, struct state_writer *w)
+static int save_clocks(struct machine *m, struct state_writer *w,
+                       struct error *err)
 {
 	struct saved_machine saved = {
 		.clock_ns = clock_now_ns(m->host.clock),
@@ -24,17 +25,27 @@ static void save_clocks(struct machine *m, struct state_writer *w)
 		.tsc_hz = m->tsc_hz,
 		.memory_bytes = m->config.memory_bytes,
 		.cpus = m->config.cpus,
+		.pv_ahead_ns = m->pv_ahead_ns,
 	};
+	u64 pv_clock_ns = 0;
+	int rc = 0;
 
+	if (m->engine_type->irqchip) {
+		rc = kernel_chips_save(m, w, &pv_clock_ns, err);
+		saved.pv_ahead_ns = pv_clock_ns - saved.clock_ns;
+		saved.tsc = m->stopped_tsc + machine_tsc_offset(m, 0);
+	}
 	for (unsigned i = 0; i < m->config.serial_count; i++)
 		if (m->consoles[i])
 			saved.console_last[i] =
 			    (u8)console_last(m->consoles[i]);
-	state_save(w, "machine", "clocks", MACHINE_STATE_MAJOR, 1,
+	state_save(w, "machine", "clocks", MACHINE_STATE_MAJOR, 2,
 	           saved_machine_fields, &saved);
+	return rc;
 }
 
-static void save_cpu(struct machine_cpu *cpu, struct state_writer *w)
+static int save_cpu(struct machine_cpu *cpu, struct state_writer *w,
+                    struct error *err)
 {
 	struct machine *m = cpu->machine;
 	struct saved_cpu saved = {
@@ -50,6 +61,7 @@ static void save_cpu(struct machine_cpu *cpu, struct state_writer *w)
 	struct lapic_state lapic;
 	struct cpu_state state;
 	char name[16];
+	int rc = 0;
 
 	cpu_instance(name, cpu->index);
 	m->engine_type->vcpu_get(cpu->vcpu, &state);
@@ -59,13 +71,17 @@ static void save_cpu(struct machine_cpu *cpu, struct state_writer *w)
 		state.mp_state = CPU_WAIT_SIPI;
 	else if (cpu->activity == CPU_HALT)
 		state.mp_state = CPU_HALTED;
+	if (cpu->lapic)
+		lapic_save(cpu->lapic, &lapic);
+	else
+		rc = kernel_local_save(cpu, &lapic, &saved, err);
 	state_save(w, "cpu", name, CPU_STATE_MAJOR, 0, cpu_state_fields,
 	           &state);
 	state_save(w, "machine-cpu", name, MACHINE_STATE_MAJOR, 0,
 	           saved_cpu_fields, &saved);
-	lapic_save(cpu->lapic, &lapic);
 	state_save(w, "lapic", name, MACHINE_STATE_MAJOR, 0, lapic_state_fields,
 	           &lapic);
+	return rc;
 }
 
 static void save_device(struct device *dev, struct state_writer *w)
@@ -78,17 +94,30 @@ static void save_device(struct device *dev, struct state_writer *w)
 	device_unlock(dev);
 }
 
-static json_t *about(const struct machine *m)
+/* Oldest first; chips in the kernel count as devices. */
+static json_t *device_list(const struct machine *m)
 {
-	json_t *devices = json_array(), *origin = NULL;
-	struct timespec now;
+	json_t *devices = json_array();
 
-	clock_gettime(CLOCK_REALTIME, &now);
 	for (const struct device *d = m->devices; d; d = d->next)
 		json_array_insert_new(devices, 0,
 		                      json_pack("{s:s,s:s}", "type",
 		                                d->type->name, "instance",
 		                                d->instance));
+	for (const char *const *c = kernel_chip_names; *c; c++)
+		if (kernel_has_chip(m, *c))
+			json_array_append_new(
+			    devices,
+			    json_pack("{s:s,s:s}", "type", *c, "instance", *c));
+	return devices;
+}
+
+static json_t *about(const struct machine *m)
+{
+	json_t *origin = NULL;
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
 	if (m->config.origin)
 		origin = json_loads(m->config.origin, 0, NULL);
 	return json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:o,s:o*}", "name",
@@ -96,8 +125,8 @@ static json_t *about(const struct machine *m)
 	                 m->engine_type->name, "program", ATOLL_VERSION,
 	                 "saved_at", (json_int_t)now.tv_sec, "cpus",
 	                 (json_int_t)m->config.cpus, "memory_bytes",
-	                 (json_int_t)m->config.memory_bytes, "devices", devices,
-	                 "origin", origin);
+	                 (json_int_t)m->config.memory_bytes, "devices",
+	                 device_list(m), "origin", origin);
 }
 
 static int save_about(const struct machine *m, struct state_file *f,
@@ -133,14 +162,16 @@ static int flush_disks(struct machine *m, struct error *err)
 	return 0;
 }
 
-void state_collect(struct machine *m, struct state_writer *w)
+int state_collect(struct machine *m, struct state_writer *w, struct error *err)
 {
-	save_clocks(m, w);
+	int rc = save_clocks(m, w, err);
+
 	cpuid_model_save(m->cpuid, w);
-	for (unsigned i = 0; i < m->config.cpus; i++)
-		save_cpu(&m->cpus[i], w);
+	for (unsigned i = 0; rc == 0 && i < m->config.cpus; i++)
+		rc = save_cpu(&m->cpus[i], w, err);
 	for (struct device *d = m->devices; d; d = d->next)
 		save_device(d, w);
+	return rc;
 }
 
 /* Work under way comes back, into memory that is saved after it, and may
@@ -176,7 +207,8 @@ static int save(struct machine *m, int fd, enum machine_memory_form form,
 
 	state_quiesce(m);
 	rc = flush_disks(m, err);
-	state_collect(m, &w);
+	if (rc == 0)
+		rc = state_collect(m, &w, err);
 	if (rc == 0)
 		rc = state_begin(m, &f, fd, &w, err);
 	if (rc == 0)
@@ -206,12 +238,6 @@ int state_may_save(const struct machine *m, struct error *err)
 {
 	if (m->ended)
 		return error_set(err, -ESHUTDOWN, "the machine has ended");
-	if (m->engine_type->irqchip) {
-		error_set(err, -ENOTSUP,
-		          "a machine under engine %s cannot be saved",
-		          m->engine_type->name);
-		return error_hint(err, "run it with --engine bt");
-	}
 	return 0;
 }
 

@@ -37,10 +37,32 @@ void restore_fini(struct machine *m);
 
 int state_may_save(const struct machine *m, struct error *err) MUST_CHECK;
 void state_quiesce(struct machine *m);
-void state_collect(struct machine *m, struct state_writer *w);
+int state_collect(struct machine *m, struct state_writer *w,
+                  struct error *err) MUST_CHECK;
 /* All but memory. */
 int state_begin(const struct machine *m, struct state_file *f, int fd,
                 const struct state_writer *w, struct error *err) MUST_CHECK;
+
+/* ---- kernel.c: controllers in the host's kernel ---- */
+
+struct irqchip_local;
+
+/* Their chunks, as those of our own; and what the guest's clock says. */
+int kernel_chips_save(struct machine *m, struct state_writer *w,
+                      u64 *pv_clock_ns, struct error *err) MUST_CHECK;
+int kernel_chips_load(struct machine *m, u64 pv_clock_ns,
+                      struct error *err) MUST_CHECK;
+/* Of one vCPU; *saved gets or has what is in no chunk of their own. */
+struct saved_cpu;
+int kernel_local_save(struct machine_cpu *cpu, struct lapic_state *lapic,
+                      struct saved_cpu *saved, struct error *err) MUST_CHECK;
+int kernel_local_load(struct machine_cpu *cpu, const struct lapic_state *lapic,
+                      const struct saved_cpu *saved,
+                      struct error *err) MUST_CHECK;
+/* Does the kernel have it, and no device? */
+bool kernel_has_chip(const struct machine *m, const char *type);
+/* Their names, ended by NULL. */
+extern const char *const kernel_chip_names[];
 
 /* ---- settle.c: after memory was frozen (guest/freeze.h) ---- */
 
@@ -60,6 +82,7 @@ struct saved_machine {
 	u64 clock_ns, tsc, tsc_hz, memory_bytes;
 	u32 cpus;
 	u8 console_last[MACHINE_SERIALS_MAX];
+	u64 pv_ahead_ns; /* the paravirtual clock, of clock_ns; modulo 2^64 */
 };
 struct saved_cpu {
 	u64 pv_system_time, pv_wall_clock;

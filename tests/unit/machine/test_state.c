@@ -4,6 +4,7 @@
  * in either form of memory, under another engine, as a copy; the processor
  * model and memory on their own; and any bytes instead of a state.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -328,6 +329,40 @@ static void missing_features_are_named(void **state)
 	state_writer_fini(&w);
 }
 
+/* A host that has all but SSE4.2 and what AVX brings. */
+static bool all_but_two(void *ctx, u32 leaf, u32 subleaf,
+                        struct cpuid_regs *out)
+{
+	(void)ctx;
+	(void)subleaf;
+	memset(out, 0xff, sizeof(*out));
+	if (leaf == 1)
+		out->ecx = ~(u32)(BIT(20) | BIT(28));
+	return true;
+}
+
+static void an_engine_shows_less(void **state)
+{
+	const struct cpuid_config config = { .cpus = 1, .tsc_hz = 1000000000 };
+	struct cpuid_model *m = cpuid_model_create(&config);
+	struct error err = { 0 };
+
+	(void)state;
+	m->has[FEATURE_SSE42] = m->has[FEATURE_AVX] = true;
+	m->has[FEATURE_XSAVE] = m->has[FEATURE_AVX2] = true;
+	assert_int_equal(cpuid_model_limit(m, all_but_two, NULL, true, &err),
+	                 -ENOTSUP);
+	assert_non_null(strstr(err.text, "sse4_2, avx"));
+	/* A guest that has not seen it yet is shown what there is. */
+	m->has[FEATURE_SSE42] = true;
+	assert_int_equal(cpuid_model_limit(m, all_but_two, NULL, false, &err),
+	                 0);
+	assert_false(m->has[FEATURE_SSE42]);
+	assert_false(m->has[FEATURE_AVX2]); /* built on AVX */
+	assert_true(m->has[FEATURE_LM]);
+	cpuid_model_destroy(m);
+}
+
 static void fill(struct memory *mem)
 {
 	u8 page[PAGE_SIZE];
@@ -400,6 +435,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_comes_back),
 		cmocka_unit_test(missing_features_are_named),
+		cmocka_unit_test(an_engine_shows_less),
 		cmocka_unit_test(goes_on_under_each_engine),
 		cmocka_unit_test(a_copy_is_told_so),
 		cmocka_unit_test(altered_states_are_refused),
