@@ -90,6 +90,12 @@ static int send_header(int sock, u8 *header, const int *fds, size_t count,
 	return send_all(sock, header + 1, HEADER - 1, err);
 }
 
+static void put_header(u8 *header, size_t size, size_t count)
+{
+	put32(header, (u32)size);
+	put32(header + 4, (u32)count);
+}
+
 int control_send(int sock, json_t *message, const int *fds, size_t count,
                  struct error *err)
 {
@@ -116,13 +122,27 @@ int control_send(int sock, json_t *message, const int *fds, size_t count,
 		                 "bytes is too long",
 		                 size);
 	}
-	put32(header, (u32)size);
-	put32(header + 4, (u32)count);
+	put_header(header, size, count);
 	rc = send_header(sock, header, fds, count, err);
 	if (rc == 0)
 		rc = send_all(sock, text, size, err);
 	free(text);
 	return rc;
+}
+
+u8 *control_bytes(const json_t *message, size_t *size)
+{
+	char *text = json_dumps(message, JSON_COMPACT);
+	size_t length = text ? strlen(text) : 0;
+	u8 *bytes = text ? malloc(HEADER + length) : NULL;
+
+	if (bytes) {
+		put_header(bytes, length, 0);
+		memcpy(bytes + HEADER, text, length);
+		*size = HEADER + length;
+	}
+	free(text);
+	return bytes;
 }
 
 /* ---- receiving ---- */

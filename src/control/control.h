@@ -69,6 +69,9 @@ enum { CONTROL_MESSAGE_MAX = 1 << 20, CONTROL_FDS_MAX = 128 };
 /* Blocking. 0 or -errno. fds stay the caller's. */
 int control_send(int sock, json_t *message, const int *fds, size_t count,
                  struct error *err) MUST_CHECK;
+/* A message as it is sent, for where nothing can be made any more; freed by
+ * the caller. NULL: no memory. */
+u8 *control_bytes(const json_t *message, size_t *size);
 /*
  * Blocking, one message; *message and the descriptors (close-on-exec) are the
  * caller's. -EPIPE: the peer closed. -EPROTO: it sent something else.

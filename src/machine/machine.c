@@ -513,6 +513,17 @@ void machine_run(struct machine *m, struct machine_outcome *outcome)
 	*outcome = m->outcome;
 }
 
+bool machine_owns(const struct machine *m, const void *p)
+{
+	for (size_t i = 0; i < memory_slot_count(m->memory); i++) {
+		const struct memory_slot *slot = memory_slot_at(m->memory, i);
+
+		if ((uintptr_t)p - (uintptr_t)slot->host < slot->size)
+			return true;
+	}
+	return false;
+}
+
 void machine_power_button(struct machine *m)
 {
 	acpi_pm_power_button(m->pm);

@@ -21,6 +21,7 @@
 #include "machine/machine.h"
 #include "vm/config.h"
 #include "vm/disks.h"
+#include "vm/lost.h"
 #include "vm/moments.h"
 #include "vm/sandbox.h"
 #include "vm/works.h"
@@ -530,6 +531,9 @@ static int build(struct session *s, int kvm, struct error *err)
 		                       .config = &s->config,
 		                       .answer = answer };
 	peer_open(s, &s->peers[0], s->peers[0].sock);
+	rc = lost_watch(s->machine, s->loop, s->peers[0].sock, err);
+	if (rc < 0)
+		return rc;
 	if (s->config.listen_fd >= 0)
 		s->listen_watch = loop_fd_add(s->loop, s->config.listen_fd,
 		                              LOOP_READ, listen_ready, s);
@@ -580,6 +584,7 @@ static void session_fini(struct session *s)
 	loop_fd_remove(s->listen_watch);
 	loop_fd_remove(s->signal_watch);
 	works_end(s->works, -1);
+	lost_unwatch();
 	moments_fini(&s->moments);
 	machine_destroy(s->machine);
 	loop_destroy(s->loop);

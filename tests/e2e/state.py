@@ -176,6 +176,35 @@ def damage():
     finish(vm, "mapped")
 
 
+def lost():
+    """The file that memory is mapped from: another one in its place does
+    nothing; cut short, the machine ends in words."""
+    for engine in "bt", "interp":
+        file = f"{work}/lost-{engine}.state"
+        vm = boot(engine, "lost")
+        put_away(vm, "lost", "--fast", "--to", file)
+        vm = start("run", "--restore", file, "--engine", engine, "--name",
+                   "lost")
+        command("pause", "lost")
+        with open(file + ".new", "wb") as f:
+            f.write(bytes(1 << 20))
+        os.link(file, file + ".old")
+        os.rename(file + ".new", file)
+        command("resume", "lost")
+        finish(vm, "another file in its place")
+        vm = start("run", "--restore", file + ".old", "--engine", engine,
+                   "--name", "lost")
+        suspend("lost", "--to", work + "/nowhere/x")
+        os.truncate(file + ".old", 20 << 20)
+        try:
+            out, err = vm.communicate(b"g", LIMIT)
+        except subprocess.TimeoutExpired:
+            vm.kill()
+            out, err = vm.communicate()
+        check(f"cut short under {engine}", vm.returncode == 22 and
+              b"cut short while this one ran" in err, (vm.returncode, err))
+
+
 def killed():
     """Whoever asks is killed at any moment: no half file, and the machine
     goes on, or is there to be resumed."""
@@ -267,6 +296,7 @@ round_trip()
 hold()
 snapshots()
 damage()
+lost()
 killed()
 full()
 subprocess.run(["rm", "-rf", work], check=False)

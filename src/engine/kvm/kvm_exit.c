@@ -155,7 +155,13 @@ void kvm_exit_explain(struct vcpu *v, int error)
 
 	if (kvm_call(v->fd, KVM_GET_REGS, &regs) == 0)
 		snprintf(where, sizeof(where), "%#llx", regs.rip);
-	if (error) {
+	if (error == EFAULT) {
+		snprintf(v->words, sizeof(v->words),
+		         "memory is not to be had at RIP %s: a file that it "
+		         "was mapped from was cut short, or the host has none "
+		         "left",
+		         where);
+	} else if (error) {
 		snprintf(v->words, sizeof(v->words),
 		         "KVM_RUN failed at RIP %s: %s", where,
 		         strerror(error));

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vm/lost.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/end.h"
+#include "base/error.h"
+#include "base/loop.h"
+#include "control/control.h"
+#include "machine/machine.h"
+
+/* A vCPU that holds what the loop waits for does it by itself after that. */
+enum { LOOP_WAIT_S = 2 };
+
+/* A handler of signals has no context of its own. */
+static struct {
+	const struct machine *machine;
+	int sock, wake;
+	struct loop_fd *watch;
+	u8 *message; /* made before there is need of it */
+	size_t size;
+	struct sigaction old;
+} lost = { .sock = -1, .wake = -1 };
+
+static _Noreturn void say_and_end(void)
+{
+	size_t done = 0;
+
+	while (done < lost.size) {
+		ssize_t n = send(lost.sock, lost.message + done,
+		                 lost.size - done, MSG_NOSIGNAL);
+
+		if (n <= 0)
+			break;
+		done += (size_t)n;
+	}
+	_exit(END_MEMORY_LOST);
+}
+
+static void told(void *ctx, unsigned events)
+{
+	(void)ctx;
+	(void)events;
+	say_and_end();
+}
+
+/* The loop's thread alone sends on the socket, and may be in the middle of a
+ * message: others ask it, and touch the guest's memory no more. */
+static void on_bus_error(int sig, siginfo_t *info, void *context)
+{
+	const struct timespec wait = { .tv_sec = LOOP_WAIT_S };
+	const u64 one = 1;
+
+	if (info->si_code == BUS_ADRERR &&
+	    machine_owns(lost.machine, info->si_addr)) {
+		if (syscall(SYS_gettid) != getpid() &&
+		    write(lost.wake, &one, sizeof(one)) == sizeof(one))
+			clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, NULL);
+		say_and_end();
+	}
+	if (lost.old.sa_flags & SA_SIGINFO && lost.old.sa_sigaction)
+		lost.old.sa_sigaction(sig, info, context);
+	else
+		sigaction(sig, &lost.old, NULL); /* and it comes again */
+}
+
+int lost_watch(struct machine *m, struct loop *loop, int sock,
+               struct error *err)
+{
+	struct sigaction sa = {
+		.sa_sigaction = on_bus_error,
+		.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER,
+	};
+	json_t *stopped = json_pack(
+	    "{s:s,s:s,s:i,s:s,s:s}", "event", "stopped", "cause", "memory-lost",
+	    "code", END_MEMORY_LOST, "words",
+	    "memory of the machine is gone: the file of a saved machine was "
+	    "cut short while this one ran from it",
+	    "hint",
+	    "start it again from a whole copy of that file; the disks are as "
+	    "after a power cut");
+
+	lost.machine = m;
+	lost.sock = sock;
+	lost.message = control_bytes(stopped, &lost.size);
+	json_decref(stopped);
+	lost.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (lost.wake < 0 || !lost.message)
+		return error_set(err, -errno, "cannot watch the memory: %s",
+		                 strerror(errno));
+	lost.watch = loop_fd_add(loop, lost.wake, LOOP_READ, told, NULL);
+	sigemptyset(&sa.sa_mask);
+	if (sigaction(SIGBUS, &sa, &lost.old))
+		return error_set(err, -errno, "cannot catch SIGBUS: %s",
+		                 strerror(errno));
+	return 0;
+}
+
+void lost_unwatch(void)
+{
+	if (!lost.machine)
+		return;
+	sigaction(SIGBUS, &lost.old, NULL);
+	loop_fd_remove(lost.watch);
+	if (lost.wake >= 0)
+		close(lost.wake);
+	free(lost.message);
+	lost.machine = NULL;
+}
