@@ -335,12 +335,14 @@ static int open_saved(struct run_machine *m, const struct run_options *o,
 }
 
 /* An option of argv at i that says how a saved machine is used, and not what
- * the machine is: how many words it is long. */
+ * the machine is, or that is said anew: how many words it is long. */
 static int not_origin(char *const *argv, int i)
 {
-	if (strcmp(argv[i], "--restore") == 0)
+	if (strcmp(argv[i], "--restore") == 0 ||
+	    strcmp(argv[i], "--console") == 0)
 		return 2;
 	return strncmp(argv[i], "--restore=", 10) == 0 ||
+	       strncmp(argv[i], "--console=", 10) == 0 ||
 	       strcmp(argv[i], "--verify") == 0 ||
 	       strcmp(argv[i], "--move") == 0;
 }

@@ -627,6 +627,7 @@ int cmd_snapshot(int argc, char **argv)
 		{ "revert", "put a machine back to a snapshot",
 		  command_revert },
 		{ "delete", "delete a snapshot", command_delete },
+		{ "diff", "tell what differs in two snapshots", snapshot_diff },
 		{ 0 },
 	};
 	const struct command *c;

@@ -21,6 +21,7 @@
 struct error;
 
 int cmd_snapshot(int argc, char **argv);
+int snapshot_diff(int argc, char **argv); /* snapshot_diff.c */
 
 /* ---- snapshot_store.c ---- */
 

@@ -30,6 +30,8 @@ struct walk {
 	struct block *from, *to;
 	u64 from_size, to_size;
 	bool blank, compress;
+	u8 *units; /* compare: which differ; NULL: the first place is enough */
+	u64 unit;
 
 	pthread_mutex_t lock;
 	/* Under lock. */
@@ -258,6 +260,16 @@ int image_copy(struct block *from, struct block *to, bool blank, bool compress,
 	return rc;
 }
 
+/* Pieces are whole units: no two threads write one byte. */
+static int note_units(struct walk *w, u64 offset, u64 length, const u8 *a,
+                      const u8 *b)
+{
+	for (u64 at = 0; at < length; at += w->unit)
+		if (memcmp(a + at, b + at, MIN(w->unit, length - at)) != 0)
+			w->units[(offset + at) / w->unit] = 1;
+	return 0;
+}
+
 static int visit_compare(struct walk *w, u64 offset, u64 length, u8 *buf,
                          struct error *err)
 {
@@ -277,6 +289,8 @@ static int visit_compare(struct walk *w, u64 offset, u64 length, u8 *buf,
 		rc = read_piece(w->to, w->to_size, offset, length, other, err);
 	if (rc < 0 || memcmp(buf, other, length) == 0)
 		return rc;
+	if (w->units)
+		return note_units(w, offset, length, buf, other);
 	pthread_mutex_lock(&w->lock);
 	for (u64 i = 0; i < length; i++) {
 		if (buf[i] == other[i])
@@ -290,28 +304,43 @@ static int visit_compare(struct walk *w, u64 offset, u64 length, u8 *buf,
 	return 0;
 }
 
-int image_compare(struct block *a, struct block *b, bool *same, u64 *where,
-                  const struct image_progress *progress, struct error *err)
+static int compare(struct walk *w, struct block *a, struct block *b,
+                   struct error *err)
 {
 	struct block_info ia, ib;
-	struct walk w = { .visit = visit_compare,
-		          .progress = progress,
-		          .from = a,
-		          .to = b,
-		          .piece = PIECE };
-	int rc;
 
 	block_info(a, &ia);
 	block_info(b, &ib);
-	w.from_size = ia.size;
-	w.to_size = ib.size;
-	w.size = MAX(ia.size, ib.size);
-	rc = walk_run(&w, err);
+	w->visit = visit_compare;
+	w->from = a;
+	w->to = b;
+	w->piece = PIECE;
+	w->from_size = ia.size;
+	w->to_size = ib.size;
+	w->size = MAX(ia.size, ib.size);
+	return walk_run(w, err);
+}
+
+int image_compare(struct block *a, struct block *b, bool *same, u64 *where,
+                  const struct image_progress *progress, struct error *err)
+{
+	struct walk w = { .progress = progress };
+	int rc = compare(&w, a, b, err);
+
 	if (rc < 0)
 		return rc;
 	*same = !w.differs;
 	*where = w.where;
 	return 0;
+}
+
+int image_differences(struct block *a, struct block *b, u64 unit, u8 *differs,
+                      struct error *err)
+{
+	struct walk w = { .units = differs, .unit = unit };
+
+	ASSERT(unit && PIECE % unit == 0);
+	return compare(&w, a, b, err);
 }
 
 /* from: the image as it is, and where it is written; to: the backing file to

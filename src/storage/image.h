@@ -154,6 +154,11 @@ int image_compare(struct block *a, struct block *b, bool *same, u64 *where,
                   const struct image_progress *progress,
                   struct error *err) MUST_CHECK;
 
+/* Which of their units differ: a byte for each, up to the end of the longer
+ * one; unit is a power of 2 and at most 1 MiB. */
+int image_differences(struct block *a, struct block *b, u64 unit, u8 *differs,
+                      struct error *err) MUST_CHECK;
+
 /*
  * Before image (with its chain open) gets `backing` (NULL: none) under it:
  * whatever would look different is written into it.

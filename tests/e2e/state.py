@@ -283,6 +283,23 @@ def snapshots():
     listed = json.loads(snapshot("list", "--json", "tree").stdout)
     check("its children stay", sorted(listed["snapshots"]) == ["s2", "s3"] and
           listed["snapshots"]["s3"]["parent"] is None, listed)
+    diff = json.loads(snapshot("diff", "--json", "tree", "s2", "s3").stdout)
+    disk0 = diff["disks"][0]
+    check("diff of disks", disk0["differing_bytes"] == 65536 and
+          disk0["ranges"] == [{"offset": 0, "length": 65536}] and
+          disk0["bytes_a"] == 4 << 20, diff)
+    memory = diff["memory"]
+    check("diff of memory", memory["bytes"] >= 64 << 20 and
+          0 < memory["differing_bytes"] < 4 << 20 and memory["ranges"], diff)
+    check("diff of the machine", [x["what"] for x in diff["configuration"]]
+          in ([], ["engine"]), diff)
+    same = json.loads(snapshot("diff", "--json", "tree", "s2", "s2").stdout)
+    check("no diff", same["memory"]["ranges"] == [] and
+          same["disks"][0]["ranges"] == [] and same["configuration"] == [],
+          same)
+    table = snapshot("diff", "tree", "s2", "s3").stdout
+    check("diff as a table", "memory" in table and "disk 0" in table and
+          "64 KiB of 4.0 MiB" in table, table)
     check("unknown", "no snapshot" in
           snapshot("revert", "tree", "s1").stderr)
     done = snapshot("revert", "tree", "s3")
