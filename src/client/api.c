@@ -171,7 +171,12 @@ static void prepare(struct client *c, const char *method, const char *path,
                     struct curl_slist *list)
 {
 	char *url = xasprintf("%s%s", c->base, path);
-	const char *ca = getenv("ATOLL_CA");
+	const struct {
+		CURLoption option;
+		const char *file;
+	} files[] = { { CURLOPT_CAINFO, getenv("ATOLL_CA") },
+		      { CURLOPT_SSLCERT, getenv("ATOLL_CERTIFICATE") },
+		      { CURLOPT_SSLKEY, getenv("ATOLL_KEY") } };
 
 	curl_easy_reset(c->curl);
 	curl_easy_setopt(c->curl, CURLOPT_URL, url);
@@ -184,8 +189,10 @@ static void prepare(struct client *c, const char *method, const char *path,
 	curl_easy_setopt(c->curl, CURLOPT_PROTOCOLS_STR, "http,https");
 	if (c->socket)
 		curl_easy_setopt(c->curl, CURLOPT_UNIX_SOCKET_PATH, c->socket);
-	if (ca && ca[0])
-		curl_easy_setopt(c->curl, CURLOPT_CAINFO, ca);
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+		if (files[i].file && files[i].file[0])
+			curl_easy_setopt(c->curl, files[i].option,
+			                 files[i].file);
 	free(url);
 }
 

@@ -19,8 +19,9 @@ struct api_error {
 
 /*
  * remote: NULL for the user's own daemon, which is started when it does not
- * run; "unix:PATH"; or "https://HOST:PORT", with ATOLL_TOKEN for access and
- * ATOLL_CA for the certificate of who signed the daemon's.
+ * run; "unix:PATH"; or "https://HOST:PORT", with ATOLL_CA for the certificate
+ * of who signed the daemon's, and for access ATOLL_TOKEN, or ATOLL_CERTIFICATE
+ * and ATOLL_KEY for a certificate of one's own.
  */
 int client_open(struct client **out, const char *remote,
                 struct error *err) MUST_CHECK;

@@ -72,6 +72,8 @@ struct http {
 	size_t listener_count;
 	pthread_t thread;
 	bool started;
+	const char *client_ca; /* borrowed; NULL: peers need no certificate */
+	bool clients_checked;
 	_Atomic bool quit;
 	_Atomic unsigned connections;
 	pthread_mutex_t lock;
@@ -236,6 +238,42 @@ static void read_query(struct exchange *x, struct lws *wsi)
 	x->request.query[used] = '\0';
 }
 
+/* The one common name in a certificate; false: none, several, or one that is
+ * too long or has a NUL in it. */
+static bool common_name(X509 *certificate, char *to, size_t size)
+{
+	const X509_NAME *name = X509_get_subject_name(certificate);
+	int at = X509_NAME_get_index_by_NID(name, NID_commonName, -1), n;
+	unsigned char *text = NULL;
+	bool good;
+
+	if (at < 0 || X509_NAME_get_index_by_NID(name, NID_commonName, at) >= 0)
+		return false;
+	n = ASN1_STRING_to_UTF8(
+	    &text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, at)));
+	good = n > 0 && (size_t)n < size && !memchr(text, 0, (size_t)n);
+	if (good) {
+		memcpy(to, text, (size_t)n);
+		to[n] = '\0';
+	}
+	OPENSSL_free(text);
+	return good;
+}
+
+/* Of one that OpenSSL has found good in the handshake. */
+static void read_certificate(struct exchange *x, struct lws *wsi)
+{
+	SSL *ssl =
+	    x->http->client_ca && lws_is_ssl(wsi) ? lws_get_ssl(wsi) : NULL;
+	X509 *certificate = ssl ? SSL_get1_peer_certificate(ssl) : NULL;
+
+	if (certificate && SSL_get_verify_result(ssl) == X509_V_OK &&
+	    !common_name(certificate, x->request.certificate,
+	                 sizeof(x->request.certificate)))
+		x->request.certificate[0] = '\0';
+	X509_free(certificate);
+}
+
 static void read_peer(struct exchange *x, struct lws *wsi)
 {
 	struct sockaddr_storage name;
@@ -254,6 +292,7 @@ static void read_peer(struct exchange *x, struct lws *wsi)
 	} else {
 		lws_get_peer_simple(wsi, x->request.address,
 		                    sizeof(x->request.address));
+		read_certificate(x, wsi);
 	}
 }
 
@@ -481,6 +520,25 @@ static void woken(struct http *h)
 	}
 }
 
+/*
+ * Whose certificates are taken. Not by libwebsockets' own option: it has its
+ * caller decide over each certificate, whatever OpenSSL said. No session is
+ * taken up again, so that every connection shows its certificate.
+ */
+static void require_certificates(struct http *h, SSL_CTX *ctx)
+{
+	static const u8 id[] = "atolld";
+
+	h->clients_checked =
+	    SSL_CTX_load_verify_locations(ctx, h->client_ca, NULL) == 1 &&
+	    SSL_CTX_set_session_id_context(ctx, id, sizeof(id) - 1) == 1 &&
+	    SSL_CTX_set_num_tickets(ctx, 0) == 1;
+	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+	SSL_CTX_set_client_CA_list(ctx, SSL_load_client_CA_file(h->client_ca));
+	SSL_CTX_set_verify(
+	    ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+}
+
 static int on_event(struct lws *wsi, enum lws_callback_reasons reason,
                     void *user, void *in, size_t len)
 {
@@ -507,6 +565,10 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason,
 		return 0;
 	case LWS_CALLBACK_WSI_DESTROY:
 		h->connections--;
+		return 0;
+	case LWS_CALLBACK_OPENSSL_LOAD_EXTRA_SERVER_VERIFY_CERTS:
+		if (h && h->client_ca)
+			require_certificates(h, user);
 		return 0;
 	case LWS_CALLBACK_EVENT_WAIT_CANCELLED:
 		if (h)
@@ -588,23 +650,29 @@ static void vhost_info(struct lws_context_creation_info *info, const char *name)
 	info->alpn = "http/1.1";
 }
 
-int http_listen_tls(struct http *h, int fd, const char *certificate,
-                    const char *key, struct error *err)
+int http_listen_tls(struct http *h, int fd, const struct http_tls *tls,
+                    struct error *err)
 {
 	struct lws_context_creation_info info;
 
 	vhost_info(&info, "tls");
 	info.options = LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT;
-	info.ssl_cert_filepath = certificate;
-	info.ssl_private_key_filepath = key;
+	info.ssl_cert_filepath = tls->certificate;
+	info.ssl_private_key_filepath = tls->key;
 	info.ssl_options_set = SSL_OP_NO_TLSv1 | SSL_OP_NO_TLSv1_1 |
 	                       SSL_OP_NO_TLSv1_2 | SSL_OP_NO_COMPRESSION;
+	h->client_ca = tls->client_ca;
 	h->secure = lws_create_vhost(h->context, &info);
 	if (!h->secure)
 		return error_set(err, -EINVAL,
 		                 "cannot use the certificate %s with the key "
 		                 "%s",
-		                 certificate, key);
+		                 tls->certificate, tls->key);
+	if (tls->client_ca && !h->clients_checked)
+		return error_set(err, -EINVAL,
+		                 "%s holds no certificates to check callers' "
+		                 "by",
+		                 tls->client_ca);
 	add_listener(h, fd, true);
 	return 0;
 }

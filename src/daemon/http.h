@@ -40,8 +40,9 @@ struct http_request {
 	bool local; /* a Unix socket: uid and pid are the peer's */
 	uid_t uid;
 	pid_t pid;
-	char address[64]; /* of a peer that is not local */
-	void *user;       /* the core's */
+	char address[64];     /* of a peer that is not local */
+	char certificate[65]; /* the common name of one that was verified */
+	void *user;           /* the core's */
 };
 
 struct http_config {
@@ -59,9 +60,15 @@ void http_destroy(struct http *http); /* requests not ended are dropped */
 
 /* Accept connections there; fd is taken over. */
 void http_listen(struct http *http, int fd);
-/* As http_listen, one at most, with TLS 1.3; files in PEM. */
-int http_listen_tls(struct http *http, int fd, const char *certificate,
-                    const char *key, struct error *err) MUST_CHECK;
+/* Files in PEM. */
+struct http_tls {
+	const char *certificate, *key;
+	/* Peers need a certificate that one of these signed; NULL: none. */
+	const char *client_ca;
+};
+/* As http_listen, one at most, with TLS 1.3. */
+int http_listen_tls(struct http *http, int fd, const struct http_tls *tls,
+                    struct error *err) MUST_CHECK;
 int http_start(struct http *http, struct error *err) MUST_CHECK;
 
 /* A whole answer. headers: lines "Name: value\n", or NULL. */

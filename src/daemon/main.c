@@ -35,7 +35,7 @@ enum { END_FAILED = 1, END_BAD_USE = 2, BACKLOG = 128, FDS_MOST = 16384 };
 enum { LISTEN_FDS_START = 3, LISTEN_FDS_MOST = 6 };
 
 struct options {
-	const char *listen, *certificate, *key, *user;
+	const char *listen, *certificate, *key, *client_ca, *user;
 	int ready_fd;
 	bool verbose;
 };
@@ -54,6 +54,9 @@ static const char usage_text[] =
     "  --listen ADDRESS:PORT  serve the API there too, with TLS and tokens\n"
     "  --certificate FILE     of that (PEM)\n"
     "  --key FILE             its private key (PEM)\n"
+    "  --client-ca FILE       who signs certificates of callers there, which "
+    "they\n"
+    "                         then need (PEM)\n"
     "  --user NAME            as root: be that user, with atoll-helper's "
     "help\n"
     "  --ready-fd N           write a byte there once requests are taken\n"
@@ -71,6 +74,7 @@ static int parse(struct options *o, int argc, char **argv)
 	} values[] = { { "--listen", &o->listen },
 		       { "--certificate", &o->certificate },
 		       { "--key", &o->key },
+		       { "--client-ca", &o->client_ca },
 		       { "--user", &o->user },
 		       { "--ready-fd", &ready } };
 	size_t n;
@@ -239,9 +243,12 @@ static int open_http(struct program *p, struct error *err)
 	if (rc == 0 && p->options.listen) {
 		rc = fd = open_tcp(p->options.listen, err);
 		if (fd >= 0)
-			rc = http_listen_tls(p->d.http, fd,
-			                     p->options.certificate,
-			                     p->options.key, err);
+			rc = http_listen_tls(
+			    p->d.http, fd,
+			    &(struct http_tls){ p->options.certificate,
+			                        p->options.key,
+			                        p->options.client_ca },
+			    err);
 	}
 	if (rc == 0 && passed_sockets(p) == 0)
 		rc = open_socket(p, err);
