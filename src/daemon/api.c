@@ -29,13 +29,21 @@ static const struct {
 	const char *code;
 	int status;
 } codes[] = {
-	{ "bad-request", 400 },      { "unauthorized", 401 },
-	{ "denied", 403 },           { "not-found", 404 },
-	{ "not-allowed", 405 },      { "conflict", 409 },
-	{ "precondition", 412 },     { "too-large", 413 },
-	{ "unsupported-type", 415 }, { "key-reuse", 422 },
-	{ "locked-out", 429 },       { "internal", 500 },
-	{ "unavailable", 503 },      { "storage", 507 },
+	{ "bad-request", 400 },
+	{ "unauthorized", 401 },
+	{ "denied", 403 },
+	{ "not-found", 404 },
+	{ "not-allowed", 405 },
+	{ "conflict", 409 },
+	{ "precondition", 412 },
+	{ "too-large", 413 },
+	{ "unsupported-type", 415 },
+	{ "key-reuse", 422 },
+	{ "locked-out", 429 },
+	{ "internal", 500 },
+	{ "quota", 409 },
+	{ "unavailable", 503 },
+	{ "storage", 507 },
 };
 
 static int status_of(const char *code)
@@ -180,7 +188,8 @@ struct vm *call_vm(struct call *c)
 
 bool call_sees(const struct call *c, const struct vm *vm)
 {
-	return !vm->deleted && (c->caller.rights & RIGHT_READ);
+	return !vm->deleted &&
+	       (caller_rights(&c->caller, vm_project(vm)) & RIGHT_READ);
 }
 
 bool call_match(struct call *c, s64 revision)
@@ -502,13 +511,31 @@ static int remember_key(struct call *c)
 
 static int audit(struct call *c)
 {
-	char action[96], outcome[16];
+	char action[96], outcome[16], target[2 * PARAM_MAX + 2];
+	const char *name = json_string_value(json_object_get(c->body, "name"));
 
 	snprintf(action, sizeof(action), "%s %s", c->http->method,
 	         c->route ? c->route->pattern : "?");
 	snprintf(outcome, sizeof(outcome), "%d", c->status);
-	return audit_write(c->daemon, c->caller.name, action, c->params[0],
-	                   outcome, &c->err);
+	/* What is made has its name in the body. */
+	snprintf(target, sizeof(target), "%.127s%s%s",
+	         c->params[0][0] || !name ? c->params[0] : name,
+	         c->params[1][0] ? "/" : "", c->params[1]);
+	return audit_write(
+	    c->daemon,
+	    &(struct record){ .caller = c->caller.name,
+	                      .action = action,
+	                      .target = target,
+	                      .outcome = outcome,
+	                      .project = c->project[0] ? c->project : NULL },
+	    &c->err);
+}
+
+/* A denial, by whom ever. */
+static void note_denial(struct call *c)
+{
+	if (audit(c) < 0)
+		log_error("daemon", "audit: %s", c->err.text);
 }
 
 static void change(struct call *c)
@@ -545,26 +572,48 @@ static void refuse(struct call *c, const char *code, const char *words,
                    const char *hint)
 {
 	call_fail(c, code, words, hint);
-	/* A caller at the door has done nothing yet; who came in, has. */
-	if (audit(c) < 0)
-		log_error("daemon", "audit: %s", c->err.text);
+	note_denial(c);
 }
 
 static bool admit(struct call *c)
 {
 	struct error err = { 0 };
+	int rc = auth_caller(c->daemon, c->http, &c->caller, &err);
 
-	if (auth_locked_out(c->daemon, c->http)) {
-		call_fail(c, "locked-out", "too many wrong tokens from there",
-		          "wait a minute");
-		return false;
-	}
-	if (auth_caller(c->daemon, c->http, &c->caller, &err) < 0) {
+	if (rc == -EAGAIN) {
+		call_fail(c, "locked-out", err.text, "wait a minute");
+	} else if (rc < 0) {
 		refuse(c, "unauthorized", err.text, err.hint);
 		call_header(c, "www-authenticate", "Bearer");
+	}
+	return rc == 0;
+}
+
+/* policy.h decides; this says it. */
+static bool may(struct call *c)
+{
+	bool thing = policy_scope(c->route) == SCOPE_THING;
+	enum belonging belonging =
+	    thing ? policy_find(c->daemon, c->route, c->params[0], c->project)
+		  : BELONGS_HOST;
+	char words[200];
+
+	switch (policy_decide(&c->caller, c->route, belonging, c->project)) {
+	case POLICY_ALLOWED:
+		return true;
+	case POLICY_DENIED:
+		refuse(c, "denied", "your role does not allow that", "");
+		return false;
+	case POLICY_HIDDEN:
+		snprintf(words, sizeof(words), "there is no %s %s",
+		         policy_noun(c->route), c->params[0]);
+		call_fail(c, "not-found", words, "");
+		/* A foreign thing was reached for. */
+		if (belonging != BELONGS_NOWHERE)
+			note_denial(c);
 		return false;
 	}
-	return true;
+	return false;
 }
 
 static void run(struct call *c)
@@ -575,10 +624,8 @@ static void run(struct call *c)
 	found = find_route(c);
 	if (!admit(c) || !found)
 		return;
-	if ((c->caller.rights & c->route->right) != c->route->right) {
-		refuse(c, "denied", "your role does not allow that", "");
+	if (!may(c))
 		return;
-	}
 	for (int i = 0; i < HTTP_HEADERS; i++)
 		if (c->http->header_long[i]) {
 			call_fail(c, "bad-request", "a header is too long", "");
@@ -592,6 +639,9 @@ static void run(struct call *c)
 		c->route->fn(c);
 	else
 		change(c);
+	/* By a handler, which knew more than the route does. */
+	if (c->status == 403)
+		note_denial(c);
 }
 
 static void answer(struct call *c)

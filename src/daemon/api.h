@@ -10,26 +10,11 @@
  */
 #pragma once
 
+#include "daemon/access/access.h"
 #include "daemon/daemon.h"
 #include "daemon/http.h"
 
 struct row;
-
-enum right {
-	RIGHT_NONE = 0,    /* whoever got in */
-	RIGHT_READ = 1,    /* see machines, tasks and events */
-	RIGHT_OPERATE = 2, /* start, stop and the like; the console */
-	RIGHT_DEFINE = 4,  /* define, change and delete */
-	RIGHT_HOST = 8,    /* name files and interfaces of the host */
-	RIGHT_TOKENS = 16, /* give access to others */
-	RIGHT_AUDIT = 32,  /* read the audit log */
-};
-
-struct caller {
-	char name[CALLER_MAX]; /* "uid 1000", "token ci" */
-	const char *role;
-	unsigned rights;
-};
 
 enum { PARAMS_MAX = 2, PARAM_MAX = 128 };
 
@@ -39,7 +24,8 @@ struct call {
 	const struct route *route;
 	struct caller caller;
 	char params[PARAMS_MAX][PARAM_MAX]; /* the {parts} of the path */
-	json_t *body;                       /* NULL: none */
+	char project[PROJECT_SIZE]; /* of what it is about; "": the host's */
+	json_t *body;               /* NULL: none */
 
 	/* The answer. */
 	int status;
@@ -64,6 +50,9 @@ struct route {
 	const char *query; /* names that may be asked for, with spaces */
 	void (*fn)(struct call *c);
 	bool quiet; /* not worth an audit record */
+	/* Where the right is needed, if the path does not say: policy.h. */
+	bool some;
+	bool host; /* though the path names a thing */
 };
 
 extern const struct route routes[]; /* ends with a NULL method */
@@ -118,21 +107,28 @@ void stream_console(struct call *c, struct vm *vm, u64 offset,
                     bool until_stopped);
 void stream_task(struct call *c, s64 id, u64 wait_ns);
 void streams_end(struct daemon *d);
+/* Somebody may do less than before: what he looks on at, and may not, ends. */
+void streams_check(struct daemon *d);
 
 /* ---- who calls: auth.c ---- */
 
 /* 0; -EACCES: nobody we know. */
 int auth_caller(struct daemon *d, struct http_request *request,
                 struct caller *caller, struct error *err) MUST_CHECK;
-/* 0: no role of that name. */
-unsigned auth_rights(const char *role);
+/* For answers that go on: what a caller may now. False: he does not come in
+ * any more. */
+bool auth_again(struct daemon *d, struct caller *caller);
+/* What he came in with was for a time, and it is over. */
+bool auth_expired(const struct caller *caller);
 int auth_hash(const char *secret, char *hex, size_t size) MUST_CHECK;
-bool auth_locked_out(struct daemon *d, struct http_request *request);
 
 /* ---- what was done: audit.c ---- */
 
-int audit_write(struct daemon *d, const char *caller, const char *action,
-                const char *target, const char *outcome,
+struct record {
+	const char *caller, *action, *target, *outcome;
+	const char *project; /* NULL: the host's */
+};
+int audit_write(struct daemon *d, const struct record *record,
                 struct error *err) MUST_CHECK;
 json_t *audit_row_json(struct row *row);
 /* 0: the chain holds; else the first record that does not fit. */
@@ -142,9 +138,16 @@ s64 audit_verify(struct daemon *d, s64 *records, char *last_hash, size_t size);
 
 #define TASK_COLUMNS                                                           \
 	"id, vm_id, vm_name, kind, state, params, progress, words, result,"    \
-	" error, caller, created, started, ended"
+	" error, caller, created, started, ended, project"
 json_t *task_row_json(struct row *row);
 json_t *event_row_json(struct row *row);
+#define EVENT_COLUMNS "id, at, type, vm_id, vm_name, task, data, project"
+/* Of rows with a project, those that a caller may see: a condition with a list
+ * of names, or NULL for all, of caller_projects(). */
+#define PROJECT_AMONG(n)                                                       \
+	"(" n " IS NULL OR project IN (SELECT value FROM json_each(" n ")))"
+bool image_exists(const struct daemon *d, const char *name);
+bool call_sees_image(struct call *c, const char *name);
 void vm_discard_folder(struct daemon *d, const char *id);
 
 /* ---- the handlers ---- */
@@ -193,6 +196,23 @@ void api_disk_work(struct call *c);
 void api_job_cancel(struct call *c);
 void api_image_list(struct call *c);
 void api_image_get(struct call *c);
+void api_image_patch(struct call *c);
+void api_project_list(struct call *c);
+void api_project_create(struct call *c);
+void api_project_get(struct call *c);
+void api_project_patch(struct call *c);
+void api_project_delete(struct call *c);
+void api_user_list(struct call *c);
+void api_user_create(struct call *c);
+void api_user_get(struct call *c);
+void api_user_patch(struct call *c);
+void api_user_delete(struct call *c);
+void api_grant_create(struct call *c);
+void api_grant_delete(struct call *c);
+void api_role_list(struct call *c);
+void api_role_create(struct call *c);
+void api_role_patch(struct call *c);
+void api_role_delete(struct call *c);
 void api_task_list(struct call *c);
 void api_task_get(struct call *c);
 void api_task_cancel(struct call *c);

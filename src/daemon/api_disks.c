@@ -10,7 +10,10 @@
 
 #include "base/alloc.h"
 #include "base/units.h"
+#include "daemon/access/fields.h"
+#include "daemon/access/quota.h"
 #include "daemon/api.h"
+#include "daemon/store.h"
 
 /* ---- asking the machine ---- */
 
@@ -137,11 +140,49 @@ void api_disk_throttle(struct call *c)
 	tell_disk(c, "disk-throttle", keys);
 }
 
+/* A machine's own disk counts as large as it was asked to be until it is
+ * known what became of that. */
+struct resize {
+	struct vm *vm; /* borrowed: it answers before it goes */
+	struct http_request *http;
+};
+
+static void resized(void *ctx, bool ok, const char *words, json_t *answer)
+{
+	struct resize *r = ctx;
+
+	if (--r->vm->resizes == 0)
+		r->vm->disk_asked = 0;
+	done(r->http, ok, words, answer);
+	free(r);
+}
+
 void api_disk_resize(struct call *c)
 {
 	static const char *const keys[] = { "bytes", NULL };
+	struct vm *vm = running(c);
+	int disk = vm ? disk_of(c) : -1;
+	struct resize *r;
+	json_t *message;
+	u64 bytes;
 
-	tell_disk(c, "disk-resize", keys);
+	if (disk < 0 || !call_known_keys(c, keys) || !all_numbers(c))
+		return;
+	bytes = (u64)json_integer_value(json_object_get(c->body, "bytes"));
+	if (disk == 0 && json_object_get(vm->spec, "image")) {
+		if (!quota_allows_disk(c, vm, bytes))
+			return;
+		vm->disk_asked = MAX(vm->disk_asked, bytes);
+	}
+	r = xalloc(sizeof(*r));
+	r->vm = vm;
+	r->http = c->http;
+	vm->resizes++;
+	message = json_deep_copy(c->body);
+	json_object_set_new(message, "op", json_string("disk-resize"));
+	json_object_set_new(message, "disk", json_integer(disk));
+	c->deferred = true;
+	holder_request(vm, message, resized, r);
 }
 
 /* A task; its kind is the last part of the path. */
@@ -160,6 +201,8 @@ void api_disk_work(struct call *c)
 		call_fail_error(c, rc);
 		return;
 	}
+	if (strcmp(kind, "disk-snapshot") == 0 && !quota_allows_snapshot(c, vm))
+		return;
 	call_task(c, vm, kind,
 	          json_pack("{s:i, s:o}", "disk", disk, "work",
 	                    c->body ? json_incref(c->body) : json_object()));
@@ -203,6 +246,50 @@ static json_t *image_json(const struct daemon *d, const char *name)
 	return json;
 }
 
+bool image_exists(const struct daemon *d, const char *name)
+{
+	json_t *image = name[0] && name[0] != '.' && !strchr(name, '/')
+	                    ? image_json(d, name)
+	                    : NULL;
+
+	json_decref(image);
+	return image != NULL;
+}
+
+/* With its project, if it is not everybody's. */
+static json_t *image_of_project(const struct daemon *d, const char *name,
+                                const char *project)
+{
+	json_t *one = image_json(d, name);
+
+	if (one)
+		json_object_set_new(one, "project",
+		                    project ? json_string(project)
+		                            : json_null());
+	return one;
+}
+
+static json_t *image_seen(struct call *c, const char *name)
+{
+	char project[PROJECT_SIZE];
+	enum belonging b = image_belongs(c->daemon, name, project);
+
+	if (b == BELONGS_NOWHERE ||
+	    (b == BELONGS_PROJECT &&
+	     !(caller_rights(&c->caller, project) & RIGHT_READ)))
+		return NULL;
+	return image_of_project(c->daemon, name,
+	                        b == BELONGS_PROJECT ? project : NULL);
+}
+
+bool call_sees_image(struct call *c, const char *name)
+{
+	json_t *image = image_seen(c, name);
+
+	json_decref(image);
+	return image != NULL;
+}
+
 void api_image_list(struct call *c)
 {
 	char *path = xasprintf("%s/names", c->daemon->place.images);
@@ -213,7 +300,7 @@ void api_image_list(struct call *c)
 	for (int i = 0; i < n; i++) {
 		one = entries[i]->d_name[0] == '.'
 		          ? NULL
-		          : image_json(c->daemon, entries[i]->d_name);
+		          : image_seen(c, entries[i]->d_name);
 		if (one)
 			json_array_append_new(list, one);
 		free(entries[i]);
@@ -226,15 +313,46 @@ void api_image_list(struct call *c)
 
 void api_image_get(struct call *c)
 {
-	const char *name = c->params[0];
-	char words[200];
+	c->reply = image_seen(c, c->params[0]);
+	c->status = 200;
+}
 
-	if (name[0] != '.' && !strchr(name, '/'))
-		c->reply = image_json(c->daemon, name);
-	if (c->reply) {
-		c->status = 200;
+/* Into a project, or to everybody: null. Machines that were made from it stay
+ * as they are. */
+void api_image_patch(struct call *c)
+{
+	static const char *const keys[] = { "project", NULL };
+	json_t *project = json_object_get(c->body, "project");
+	const char *name = c->params[0], *to = NULL;
+	int rc;
+
+	if (!image_exists(c->daemon, name)) {
+		field_none(c, "image", name);
 		return;
 	}
-	snprintf(words, sizeof(words), "there is no image %s", name);
-	call_fail(c, "not-found", words, "atoll image import brings one");
+	if (!call_known_keys(c, keys))
+		return;
+	if (!project) {
+		call_fail(c, "bad-request", "project is missing",
+		          "null: everybody's");
+		return;
+	}
+	if (!json_is_null(project)) {
+		to = call_project(c, NULL, RIGHT_DEFINE);
+		if (!to)
+			return;
+	}
+	rc = store_run(c->daemon->store, &c->err,
+	               "DELETE FROM image_projects WHERE name = ?", "t", name);
+	if (rc == 0 && to)
+		rc = store_run(c->daemon->store, &c->err,
+		               "INSERT INTO image_projects(name, project)"
+		               " VALUES(?, ?)",
+		               "tt", name, to);
+	if (rc < 0) {
+		call_fail_error(c, rc);
+		return;
+	}
+	c->status = 200;
+	c->reply = image_of_project(c->daemon, name, to);
 }

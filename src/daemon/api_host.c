@@ -11,10 +11,21 @@
 
 void api_root(struct call *c)
 {
+	json_t *grants = json_array();
+
+	for (unsigned i = 0; i < c->caller.grant_count; i++) {
+		const struct grant *g = &c->caller.grants[i];
+
+		json_array_append_new(
+		    grants, json_pack("{s:s?, s:o}", "project",
+		                      g->project[0] ? g->project : NULL,
+		                      "rights", rights_json(g->rights)));
+	}
 	c->status = 200;
-	c->reply = json_pack("{s:s, s:s, s:s, s:s}", "product", "atoll",
+	c->reply = json_pack("{s:s, s:s, s:s, s:s?, s:o}", "product", "atoll",
 	                     "version", ATOLL_VERSION, "caller", c->caller.name,
-	                     "role", c->caller.role);
+	                     "role", c->caller.role[0] ? c->caller.role : NULL,
+	                     "grants", grants);
 }
 
 static s64 committed(struct daemon *d, unsigned *running)

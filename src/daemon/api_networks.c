@@ -32,7 +32,8 @@ void api_network_list(struct call *c)
 	json_t *list = json_array();
 
 	for (struct network *n = c->daemon->networks; n; n = n->next)
-		json_array_append_new(list, network_json(n));
+		if (caller_rights(&c->caller, network_project(n)) & RIGHT_READ)
+			json_array_append_new(list, network_json(n));
 	c->status = 200;
 	c->reply = json_pack("{s:o}", "networks", list);
 }
@@ -52,8 +53,8 @@ static void insert_network(struct call *c, void *ctx)
 	struct network *n = ctx;
 
 	network_insert(n);
-	event_emit(c->daemon, "network.created", NULL, 0,
-	           json_pack("{s:s}", "network", n->name));
+	event_emit_in(c->daemon, network_project(n), "network.created",
+	              json_pack("{s:s}", "network", n->name));
 }
 
 static void drop_network(void *ctx)
@@ -76,8 +77,10 @@ void api_network_create(struct call *c)
 	c->apply = insert_network;
 	c->drop = drop_network;
 	c->ctx = n;
+	if (!call_may(c, network_project(n), RIGHT_DEFINE))
+		return;
 	if (json_object_get(spec, "bridge") &&
-	    !(c->caller.rights & RIGHT_HOST)) {
+	    !(caller_rights(&c->caller, NULL) & RIGHT_HOST)) {
 		call_fail(c, "denied",
 		          "your role may not name interfaces of the host", "");
 		return;

@@ -21,14 +21,18 @@ void api_task_list(struct call *c)
 	s64 limit = call_number(c, "limit", 1, LIST_MAX, LIST_USUAL);
 	s64 before = call_number(c, "before", 0, INT64_MAX, INT64_MAX);
 
+	json_t *projects;
+
 	if (c->status >= 400)
 		return;
+	projects = caller_projects(&c->caller, RIGHT_READ);
 	call_list(c, "tasks", task_row_json,
 	          "SELECT " TASK_COLUMNS " FROM tasks"
 	          " WHERE id < ?1 AND (?2 IS NULL OR state = ?2)"
 	          " AND (?3 IS NULL OR vm_name = ?3 OR vm_id = ?3)"
-	          " ORDER BY id DESC LIMIT ?4",
-	          "itti", before, state, name, limit);
+	          " AND " PROJECT_AMONG("?5") " ORDER BY id DESC LIMIT ?4",
+	          "ittij", before, state, name, limit, projects);
+	json_decref(projects);
 }
 
 static s64 task_id(struct call *c)
@@ -111,6 +115,7 @@ void api_event_list(struct call *c)
 	s64 after = call_number(c, "after", 0, INT64_MAX,
 	                        stream ? c->daemon->last_event : 0);
 	s64 limit = call_number(c, "limit", 1, LIST_MAX, LIST_USUAL);
+	json_t *projects;
 	u64 number;
 
 	if (c->status >= 400)
@@ -122,10 +127,12 @@ void api_event_list(struct call *c)
 		stream_events(c, after);
 		return;
 	}
+	projects = caller_projects(&c->caller, RIGHT_READ);
 	call_list(c, "events", event_row_json,
-	          "SELECT id, at, type, vm_id, vm_name, task, data"
-	          " FROM events WHERE id > ? ORDER BY id LIMIT ?",
-	          "ii", after, limit);
+	          "SELECT " EVENT_COLUMNS " FROM events WHERE id > ?1"
+	          " AND " PROJECT_AMONG("?3") " ORDER BY id LIMIT ?2",
+	          "iij", after, limit, projects);
+	json_decref(projects);
 	if (c->status == 200)
 		json_object_set_new(
 		    c->reply, "last",

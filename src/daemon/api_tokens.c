@@ -8,7 +8,7 @@
 #include <sys/random.h>
 #include <time.h>
 
-#include "base/units.h"
+#include "daemon/access/fields.h"
 #include "daemon/api.h"
 #include "daemon/store.h"
 
@@ -29,26 +29,30 @@ static json_t *time_json(s64 seconds)
 	return json_string(text);
 }
 
-static json_t *token_json(s64 id, const char *name, const char *role,
-                          const char *created, s64 expires)
-{
-	return json_pack("{s:I, s:s, s:s, s:s, s:o}", "id", (json_int_t)id,
-	                 "name", name, "role", role, "created", created,
-	                 "expires", time_json(expires));
-}
+#define COLUMNS "id, name, role, created, expires, project, user"
 
 static json_t *token_row_json(struct row *row)
 {
-	return token_json(row_int(row, 0), row_text(row, 1), row_text(row, 2),
-	                  row_text(row, 3), row_int(row, 4));
+	const char *role = row_text(row, 2);
+
+	return json_pack("{s:I, s:s, s:s?, s:s, s:o, s:s?, s:s?}", "id",
+	                 (json_int_t)row_int(row, 0), "name", row_text(row, 1),
+	                 "role", role[0] ? role : NULL, "created",
+	                 row_text(row, 3), "expires",
+	                 time_json(row_int(row, 4)), "project",
+	                 row_text(row, 5), "user", row_text(row, 6));
 }
 
+/* Of the projects in which the caller gives access. */
 void api_token_list(struct call *c)
 {
+	json_t *projects = caller_projects(&c->caller, RIGHT_ACCESS);
+
 	call_list(c, "tokens", token_row_json,
-	          "SELECT id, name, role, created, expires"
-	          " FROM tokens ORDER BY name",
-	          "");
+	          "SELECT " COLUMNS
+	          " FROM tokens WHERE " PROJECT_AMONG("?1") " ORDER BY name",
+	          "j", projects);
+	json_decref(projects);
 }
 
 static int new_secret(char *secret, size_t size)
@@ -64,46 +68,90 @@ static int new_secret(char *secret, size_t size)
 	return 0;
 }
 
-/* False: the call has failed. */
-static bool read_token(struct call *c, const char **name, const char **role,
-                       s64 *expires)
-{
-	static const char *const keys[] = { "name", "role", "expires_s", NULL };
-	json_t *life = json_object_get(c->body, "expires_s");
-	s64 s = json_integer_value(life);
+/* Has a role, in one project or in all of them; or is a user's, and has what is
+ * granted to him. */
+struct token {
+	const char *name, *role, *project, *user;
+	s64 expires;
+};
 
-	if (!call_known_keys(c, keys))
-		return false;
-	*name = json_string_value(json_object_get(c->body, "name"));
-	*role = json_string_value(json_object_get(c->body, "role"));
-	if (!*name || !spec_name_valid(*name)) {
-		call_fail(c, "bad-request", "name is not a name", "");
-		return false;
-	}
-	if (!*role || !auth_rights(*role)) {
+static bool read_user(struct call *c, struct token *t)
+{
+	struct caller him = { 0 };
+
+	if (t->role || t->project) {
 		call_fail(c, "bad-request",
-		          "role is none of administrator, operator, user, "
-		          "auditor, viewer",
+		          "a user's token has what is granted to the user: no "
+		          "role, no project",
 		          "");
 		return false;
 	}
+	if (!user_exists(c->daemon, t->user)) {
+		call_fail(c, "bad-request", "there is no such user",
+		          "atoll user list shows them");
+		return false;
+	}
+	user_grants_any(c->daemon, t->user, &him);
+	if (caller_covers(&c->caller, &him))
+		return true;
+	call_fail(c, "denied",
+	          "that user has rights that you do not have yourself", "");
+	return false;
+}
+
+static bool read_role(struct call *c, struct token *t)
+{
+	if (!t->role) {
+		call_fail(c, "bad-request", "there is no role, and no user",
+		          "");
+		return false;
+	}
+	if (t->project && !call_project(c, NULL, RIGHT_ACCESS))
+		return false;
+	if (!t->project && !(caller_rights(&c->caller, NULL) & RIGHT_ACCESS)) {
+		call_fail(c, "denied",
+		          "you give access in some projects only: name one",
+		          "");
+		return false;
+	}
+	return call_may_give(c, t->role, t->project);
+}
+
+/* False: the call has failed. */
+static bool read_token(struct call *c, struct token *t)
+{
+	static const char *const keys[] = { "name",    "role", "expires_s",
+		                            "project", "user", NULL };
+	json_t *life = json_object_get(c->body, "expires_s");
+	s64 s = json_integer_value(life);
+
+	if (!call_known_keys(c, keys) || !(t->name = field_name(c, "name")) ||
+	    !field_text(c, "role", ROLE_SIZE - 1, &t->role) ||
+	    !field_text(c, "project", PROJECT_SIZE - 1, &t->project) ||
+	    !field_text(c, "user", USER_SIZE - 1, &t->user))
+		return false;
 	if (life && (!json_is_integer(life) || s < 1 || s > LIFE_MAX_S)) {
 		call_fail(c, "bad-request",
 		          "expires_s is not a number of seconds", "");
 		return false;
 	}
-	*expires = life ? (s64)time(NULL) + s : 0;
-	return true;
+	t->expires = life ? (s64)time(NULL) + s : 0;
+	return t->user ? read_user(c, t) : read_role(c, t);
+}
+
+static int take_token(void *ctx, struct row *row)
+{
+	*(json_t **)ctx = token_row_json(row);
+	return 0;
 }
 
 void api_token_create(struct call *c)
 {
 	char secret[80], hex[65], now[TIME_SIZE];
-	const char *name, *role;
-	s64 expires;
+	struct token t = { 0 };
 	int rc;
 
-	if (!read_token(c, &name, &role, &expires))
+	if (!read_token(c, &t))
 		return;
 	if (c->http->headers[HTTP_IDEMPOTENCY_KEY][0]) {
 		/* The answer would have to be kept, and with it the secret. */
@@ -118,32 +166,33 @@ void api_token_create(struct call *c)
 	if (rc == 0)
 		rc = store_run(c->daemon->store, &c->err,
 		               "INSERT INTO tokens(name, hash, role, created,"
-		               " expires) VALUES(?, ?, ?, ?, ?)",
-		               "tttti", name, hex, role, now, expires);
-	if (rc == -EEXIST) {
-		call_fail(c, "conflict", "there is a token of that name", "");
+		               " expires, project, user)"
+		               " VALUES(?, ?, ?, ?, ?, ?, ?)",
+		               "ttttitt", t.name, hex, t.role ? t.role : "",
+		               now, t.expires, t.project, t.user);
+	if (!field_written(c, rc, "there is a token of that name"))
 		return;
-	}
+	rc = store_query(c->daemon->store, take_token, &c->reply, &c->err,
+	                 "SELECT " COLUMNS " FROM tokens WHERE name = ?", "t",
+	                 t.name);
 	if (rc < 0) {
 		call_fail_error(c, rc);
 		return;
 	}
 	c->status = 201;
-	c->reply = token_json(store_last_id(c->daemon->store), name, role, now,
-	                      expires);
 	json_object_set_new(c->reply, "token", json_string(secret));
 }
 
 void api_token_delete(struct call *c)
 {
 	int rc = store_run(c->daemon->store, &c->err,
-	                   "DELETE FROM tokens WHERE name = ?1 OR id = ?1", "t",
-	                   c->params[0]);
+	                   "DELETE FROM tokens WHERE id = ?", "i",
+	                   token_find(c->daemon, c->params[0]));
 
 	if (rc < 0)
 		call_fail_error(c, rc);
-	else if (store_changes(c->daemon->store) == 0)
-		call_fail(c, "not-found", "there is no such token", "");
+	else
+		call_access_changed(c);
 }
 
 /* ---- audit ---- */
@@ -153,12 +202,17 @@ void api_audit_list(struct call *c)
 	s64 after = call_number(c, "after", 0, INT64_MAX, 0);
 	s64 limit = call_number(c, "limit", 1, LIST_MAX, LIST_USUAL);
 
+	json_t *projects;
+
 	if (c->status >= 400)
 		return;
+	projects = caller_projects(&c->caller, RIGHT_AUDIT);
 	call_list(c, "records", audit_row_json,
-	          "SELECT id, at, caller, action, target, outcome, hash"
-	          " FROM audit WHERE id > ? ORDER BY id LIMIT ?",
-	          "ii", after, limit);
+	          "SELECT id, at, caller, action, target, outcome, hash,"
+	          " project FROM audit WHERE id > ?1"
+	          " AND " PROJECT_AMONG("?3") " ORDER BY id LIMIT ?2",
+	          "iij", after, limit, projects);
+	json_decref(projects);
 }
 
 void api_audit_verify(struct call *c)

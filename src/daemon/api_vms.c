@@ -11,10 +11,12 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "daemon/access/quota.h"
 #include "daemon/api.h"
 #include "daemon/console_log.h"
 #include "daemon/network.h"
 #include "daemon/store.h"
+#include "daemon/watch/watch.h"
 
 enum { INPUT_MAX = 32 * 1024, LOG_MAX = 64 * 1024, READ_MAX = 1 << 20 };
 
@@ -51,7 +53,7 @@ void api_vm_list(struct call *c)
 	json_t *list = json_array();
 
 	for (struct vm *vm = c->daemon->vms; vm; vm = vm->next)
-		if (!vm->deleted &&
+		if (call_sees(c, vm) &&
 		    (!state || strcmp(state, vm_state_name(vm->state)) == 0) &&
 		    (!tag || has_tag(vm, tag)))
 			json_array_append_new(list, vm_json(vm));
@@ -89,12 +91,83 @@ static bool may_define(struct call *c, json_t *spec, json_t *old)
 	for (size_t i = 0; same && i < ARRAY_SIZE(parts); i++)
 		same = json_equal(json_object_get(spec, parts[i]),
 		                  json_object_get(old, parts[i]));
-	if (same || !spec_touches_host(spec) || (c->caller.rights & RIGHT_HOST))
+	if (same || !spec_touches_host(spec) ||
+	    (caller_rights(&c->caller, NULL) & RIGHT_HOST))
 		return true;
 	call_fail(c, "denied",
 	          "your role may not name files or interfaces of the host",
 	          "use an image");
 	return false;
+}
+
+static bool names_network(json_t *spec, const char *name)
+{
+	json_t *nic;
+	size_t i;
+
+	json_array_foreach(json_object_get(spec, "nics"), i, nic)
+	{
+		const char *one =
+		    json_string_value(json_object_get(nic, "network"));
+
+		if (one && strcmp(one, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* In the words for one that is really not there. */
+static bool no_network(struct call *c, const char *name)
+{
+	error_set(&c->err, -EINVAL, "there is no network %s", name);
+	error_hint(&c->err, "atoll net create %s makes it", name);
+	call_fail_error(c, -EINVAL);
+	return false;
+}
+
+static bool no_image(struct call *c, const char *name)
+{
+	error_set(&c->err, -EINVAL, "there is no image %s", name);
+	call_fail_error(c, -EINVAL);
+	return false;
+}
+
+/* Images and networks that a definition names anew are such as the caller can
+ * see; others are not there for him. Who sees all may name an image before it
+ * is made. */
+static bool names_own(struct call *c, json_t *spec, json_t *old)
+{
+	const char *image = json_string_value(json_object_get(spec, "image"));
+	json_t *nic;
+	size_t i;
+
+	if (image && !old && !(caller_rights(&c->caller, NULL) & RIGHT_READ) &&
+	    !call_sees_image(c, image))
+		return no_image(c, image);
+	json_array_foreach(json_object_get(spec, "nics"), i, nic)
+	{
+		const char *name =
+		    json_string_value(json_object_get(nic, "network"));
+		const struct network *n =
+		    name ? network_find(c->daemon, name) : NULL;
+
+		if (n && !names_network(old, name) &&
+		    !(caller_rights(&c->caller, network_project(n)) &
+		      RIGHT_OPERATE))
+			return no_network(c, name);
+	}
+	return true;
+}
+
+/* In a project in which the caller defines machines, within its quotas. */
+static bool may_have(struct call *c, json_t *spec, const struct vm *vm)
+{
+	const char *project =
+	    json_string_value(json_object_get(spec, "project"));
+
+	return call_may(c, project, RIGHT_DEFINE) &&
+	       names_own(c, spec, vm ? vm->spec : NULL) &&
+	       quota_allows(c, vm, spec, 1);
 }
 
 static bool name_free(struct call *c, const char *name, const struct vm *self)
@@ -155,6 +228,10 @@ void api_vm_create(struct call *c)
 		call_fail_error(c, -EINVAL);
 		return;
 	}
+	if (!may_have(c, spec, NULL)) {
+		json_decref(spec);
+		return;
+	}
 	if (network_check(c->daemon, spec, &c->err) < 0) {
 		call_fail_error(c, -EINVAL);
 		json_decref(spec);
@@ -207,7 +284,10 @@ static void apply_change(struct call *c, void *ctx)
 {
 	struct changed *ch = ctx;
 	struct vm *vm = ch->vm;
+	bool moved;
 
+	moved = strcmp(vm_project(vm), json_string_value(json_object_get(
+					   ch->spec, "project"))) != 0;
 	json_decref(vm->spec);
 	vm->spec = ch->spec;
 	vm->revision++;
@@ -218,6 +298,11 @@ static void apply_change(struct call *c, void *ctx)
 	/* Its place in the order of names may be another. */
 	vm_reorder(vm);
 	free(ch);
+	if (moved) {
+		/* Others look at it now, and other rules. */
+		alarms_forget(c->daemon, vm->id);
+		streams_check(c->daemon);
+	}
 	event_emit(c->daemon, "vm.changed", vm, 0,
 	           json_pack("{s:I}", "revision", (json_int_t)vm->revision));
 	c->reply = vm_json(vm);
@@ -266,7 +351,7 @@ void api_vm_patch(struct call *c)
 		          "make another machine");
 		return;
 	}
-	if (!may_define(c, spec, vm->spec) ||
+	if (!may_have(c, spec, vm) || !may_define(c, spec, vm->spec) ||
 	    !name_free(c, json_string_value(json_object_get(spec, "name")), vm))
 		return;
 	rc = network_check(c->daemon, spec, &c->err) < 0 ? -EINVAL : 0;

@@ -15,17 +15,16 @@
 
 enum { HASH_HEX = 65 };
 
-struct record {
-	const char *at, *caller, *action, *target, *outcome;
-};
-
 static void add(EVP_MD_CTX *ctx, const char *text)
 {
 	/* With its NUL, so that no two records look alike. */
 	EVP_DigestUpdate(ctx, text ? text : "", text ? strlen(text) + 1 : 1);
 }
 
-static void hash(const char *before, s64 id, const struct record *r, char *hex)
+/* A record of the host, and one of before there were projects, has one text
+ * less: none looks like another's all the same. */
+static void hash(const char *before, s64 id, const char *at,
+                 const struct record *r, char *hex)
 {
 	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
 	u8 sum[EVP_MAX_MD_SIZE];
@@ -36,11 +35,13 @@ static void hash(const char *before, s64 id, const struct record *r, char *hex)
 	EVP_DigestInit_ex(ctx, EVP_sha256(), NULL);
 	add(ctx, before);
 	add(ctx, number);
-	add(ctx, r->at);
+	add(ctx, at);
 	add(ctx, r->caller);
 	add(ctx, r->action);
 	add(ctx, r->target);
 	add(ctx, r->outcome);
+	if (r->project)
+		add(ctx, r->project);
 	EVP_DigestFinal_ex(ctx, sum, &size);
 	EVP_MD_CTX_free(ctx);
 	for (unsigned i = 0; i < 32; i++)
@@ -61,13 +62,8 @@ static int take_last(void *ctx, struct row *row)
 	return 0;
 }
 
-int audit_write(struct daemon *d, const char *caller, const char *action,
-                const char *target, const char *outcome, struct error *err)
+int audit_write(struct daemon *d, const struct record *r, struct error *err)
 {
-	struct record r = { .caller = caller,
-		            .action = action,
-		            .target = target,
-		            .outcome = outcome };
 	char at[TIME_SIZE], hex[HASH_HEX];
 	struct last last = { 0 };
 	int rc = store_query(d->store, take_last, &last, err,
@@ -78,22 +74,23 @@ int audit_write(struct daemon *d, const char *caller, const char *action,
 	if (rc < 0)
 		return rc;
 	time_now(at);
-	r.at = at;
-	hash(last.hash, last.id + 1, &r, hex);
+	hash(last.hash, last.id + 1, at, r, hex);
 	return store_run(d->store, err,
 	                 "INSERT INTO audit(id, at, caller, action, target,"
-	                 " outcome, hash) VALUES(?, ?, ?, ?, ?, ?, ?)",
-	                 "itttttt", last.id + 1, at, caller, action, target,
-	                 outcome, hex);
+	                 " outcome, hash, project)"
+	                 " VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+	                 "ittttttt", last.id + 1, at, r->caller, r->action,
+	                 r->target, r->outcome, hex, r->project);
 }
 
 json_t *audit_row_json(struct row *row)
 {
-	return json_pack("{s:I, s:s, s:s, s:s, s:s, s:s, s:s}", "id",
+	return json_pack("{s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:s?}", "id",
 	                 (json_int_t)row_int(row, 0), "at", row_text(row, 1),
 	                 "caller", row_text(row, 2), "action", row_text(row, 3),
 	                 "target", row_text(row, 4), "outcome",
-	                 row_text(row, 5), "hash", row_text(row, 6));
+	                 row_text(row, 5), "hash", row_text(row, 6), "project",
+	                 row_text(row, 7));
 }
 
 struct check {
@@ -104,13 +101,13 @@ struct check {
 static int check_one(void *ctx, struct row *row)
 {
 	struct check *c = ctx;
-	struct record r = { row_text(row, 1), row_text(row, 2),
-		            row_text(row, 3), row_text(row, 4),
-		            row_text(row, 5) };
+	struct record r = { row_text(row, 2), row_text(row, 3),
+		            row_text(row, 4), row_text(row, 5),
+		            row_text(row, 7) };
 	char hex[HASH_HEX];
 
 	c->records++;
-	hash(c->last.hash, c->last.id + 1, &r, hex);
+	hash(c->last.hash, c->last.id + 1, row_text(row, 1), &r, hex);
 	if (row_int(row, 0) != c->last.id + 1 || !row_text(row, 6) ||
 	    strcmp(hex, row_text(row, 6))) {
 		c->broken = row_int(row, 0);
@@ -126,8 +123,8 @@ s64 audit_verify(struct daemon *d, s64 *records, char *last_hash, size_t size)
 	struct check c = { 0 };
 
 	store_query(d->store, check_one, &c, NULL,
-	            "SELECT id, at, caller, action, target, outcome, hash"
-	            " FROM audit ORDER BY id",
+	            "SELECT id, at, caller, action, target, outcome, hash,"
+	            " project FROM audit ORDER BY id",
 	            "");
 	*records = c.records;
 	snprintf(last_hash, size, "%s", c.last.hash);

@@ -14,6 +14,7 @@
 #include "base/loop.h"
 #include "base/place.h"
 #include "base/types.h"
+#include "daemon/access/rights.h"
 
 struct alarm;
 struct guest;
@@ -30,11 +31,11 @@ struct vm;
 struct vm_watch;
 struct watch;
 
-enum { ID_SIZE = 37, TIME_SIZE = 32, CALLER_MAX = 128 };
+enum { ID_SIZE = 37, TIME_SIZE = 32 };
 
-/* Wrong tokens from one address: auth.c. */
+/* Unknown callers from one address, or user of this host: auth.c. */
 struct wrong {
-	char address[64];
+	char from[64];
 	unsigned count;
 	u64 last_ns;
 };
@@ -94,6 +95,10 @@ struct vm {
 
 	struct guest *guest;    /* guest/; NULL: no agent was seen */
 	struct vm_watch *watch; /* watch/sample.c; NULL: never ran */
+	/* Its own disk is being made that large; 0: it is not. access/quota.c
+	 */
+	u64 disk_asked;
+	unsigned resizes;
 	/* limits/limits.c: what was applied, and whether it must be again. */
 	u64 limits_weight, limits_given;
 	bool limits_changed, limits_pinned;
@@ -160,6 +165,7 @@ struct task {
 	char *words;  /* what it is doing */
 	json_t *result, *error;
 	char caller[CALLER_MAX];
+	char project[PROJECT_SIZE]; /* the machine's when it was asked for */
 	char created[TIME_SIZE], started[TIME_SIZE], ended[TIME_SIZE];
 
 	/* operate.c's while it runs. */
@@ -253,9 +259,13 @@ void job_remove_folder(const char *path);
 
 /* ---- events: event.c ---- */
 
-/* Written and sent to who listens; data is taken over, may be NULL. */
+/* Written and sent to who listens; data is taken over, may be NULL. It belongs
+ * to the machine's project. */
 void event_emit(struct daemon *d, const char *type, const struct vm *vm,
                 s64 task, json_t *data);
+/* Of no machine; project NULL: the host's. */
+void event_emit_in(struct daemon *d, const char *project, const char *type,
+                   json_t *data);
 
 /* ---- times and names: clock.c ---- */
 

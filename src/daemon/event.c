@@ -26,11 +26,14 @@ json_t *event_row_json(struct row *row)
 	                    row_int(row, 5) ? json_integer(row_int(row, 5))
 	                                    : json_null());
 	json_object_set_new(o, "data", row_json(row, 6));
+	json_object_set_new(o, "project",
+	                    row_text(row, 7) ? json_string(row_text(row, 7))
+	                                     : json_null());
 	return o;
 }
 
-void event_emit(struct daemon *d, const char *type, const struct vm *vm,
-                s64 task, json_t *data)
+static void emit(struct daemon *d, const char *type, const struct vm *vm,
+                 const char *project, s64 task, json_t *data)
 {
 	struct error err = { 0 };
 	char at[TIME_SIZE];
@@ -39,10 +42,10 @@ void event_emit(struct daemon *d, const char *type, const struct vm *vm,
 	if (!data)
 		data = json_object();
 	if (store_run(d->store, &err,
-	              "INSERT INTO events(at, type, vm_id, vm_name, task, data)"
-	              " VALUES(?, ?, ?, ?, ?, ?)",
-	              "ttttij", at, type, vm ? vm->id : NULL,
-	              vm ? vm->name : NULL, task, data) < 0) {
+	              "INSERT INTO events(at, type, vm_id, vm_name, task, data,"
+	              " project) VALUES(?, ?, ?, ?, ?, ?, ?)",
+	              "ttttijt", at, type, vm ? vm->id : NULL,
+	              vm ? vm->name : NULL, task, data, project) < 0) {
 		/* The stream has it all the same, under the next number. */
 		log_error("daemon", "event %s: %s", type, err.text);
 	} else {
@@ -54,4 +57,16 @@ void event_emit(struct daemon *d, const char *type, const struct vm *vm,
 		streams_event(d);
 	}
 	json_decref(data);
+}
+
+void event_emit(struct daemon *d, const char *type, const struct vm *vm,
+                s64 task, json_t *data)
+{
+	emit(d, type, vm, vm ? vm_project(vm) : NULL, task, data);
+}
+
+void event_emit_in(struct daemon *d, const char *project, const char *type,
+                   json_t *data)
+{
+	emit(d, type, NULL, project, 0, data);
 }

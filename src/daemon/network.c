@@ -62,15 +62,23 @@ static const char *state_name(enum network_state state)
 	return names[state];
 }
 
+const char *network_project(const struct network *n)
+{
+	const char *name =
+	    json_string_value(json_object_get(n->spec, "project"));
+
+	return name ? name : "default"; /* of a registry from before */
+}
+
 static void set_state(struct network *n, enum network_state state)
 {
 	if (n->state == state)
 		return;
 	n->state = state;
 	time_now(n->since);
-	event_emit(n->daemon, "network.state", NULL, 0,
-	           json_pack("{s:s, s:s}", "network", n->name, "state",
-	                     state_name(state)));
+	event_emit_in(n->daemon, network_project(n), "network.state",
+	              json_pack("{s:s, s:s}", "network", n->name, "state",
+	                        state_name(state)));
 }
 
 static void again(struct network *n)
@@ -299,8 +307,8 @@ void network_remove(struct network *n)
 	while (*at != n)
 		at = &(*at)->next;
 	*at = n->next;
-	event_emit(n->daemon, "network.deleted", NULL, 0,
-	           json_pack("{s:s}", "network", n->name));
+	event_emit_in(n->daemon, network_project(n), "network.deleted",
+	              json_pack("{s:s}", "network", n->name));
 	discard(n->daemon, n->id);
 	network_free(n);
 }

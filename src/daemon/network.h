@@ -41,6 +41,7 @@ void network_free(struct network *n); /* NULL is legal */
 void network_insert(struct network *n);
 /* Ends it; it is out of the registry already, and invalid afterwards. */
 void network_remove(struct network *n);
+const char *network_project(const struct network *n);
 json_t *network_json(const struct network *n);
 /* Names of the machines that have a card in it. */
 json_t *network_users(const struct network *n);
@@ -71,4 +72,6 @@ void network_capture(struct call *c, struct network *n, const char *machine,
                      s64 frames);
 /* That was one's: it has ended. */
 bool network_capture_gone(struct daemon *d, const struct http_request *http);
+/* Of those who may look on no more they end. */
+void network_captures_check(struct daemon *d);
 void network_captures_end(struct daemon *d);

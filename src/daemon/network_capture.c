@@ -19,6 +19,7 @@ struct captured {
 	struct captured *next;
 	struct daemon *daemon;
 	struct http_request *http;
+	struct caller caller;
 	int fd;
 	bool begun; /* the answer's head is out */
 	bool gone;  /* nobody waits for it; it goes with the switch's answer */
@@ -51,10 +52,16 @@ static void finish(struct captured *c)
 static void readable(void *ctx, unsigned events)
 {
 	struct captured *c = ctx;
-	u8 *data = xalloc(PIECE);
-	ssize_t n = read(c->fd, data, PIECE);
+	u8 *data;
+	ssize_t n;
 
 	(void)events;
+	if (auth_expired(&c->caller)) {
+		finish(c);
+		return;
+	}
+	data = xalloc(PIECE);
+	n = read(c->fd, data, PIECE);
 	if (n > 0 && http_write(c->http, data, (size_t)n) > PENDING_MAX) {
 		loop_fd_set(c->watch, 0);
 		loop_timer_arm(&c->timer,
@@ -76,6 +83,12 @@ static void look_again(void *ctx)
 		loop_fd_set(c->watch, LOOP_READ);
 }
 
+static bool may_look(struct captured *c)
+{
+	return auth_again(c->daemon, &c->caller) &&
+	       (caller_rights(&c->caller, NULL) & RIGHT_HOST);
+}
+
 static void answered(void *ctx, json_t *reply)
 {
 	const char *words = json_string_value(json_object_get(reply, "words"));
@@ -84,6 +97,12 @@ static void answered(void *ctx, json_t *reply)
 
 	if (c->gone) {
 		finish(c);
+		return;
+	}
+	if (!may_look(c)) {
+		captured_free(c);
+		api_reply_error(http, "unauthorized",
+		                "access was taken back meanwhile");
 		return;
 	}
 	if (json_is_true(json_object_get(reply, "ok"))) {
@@ -112,6 +131,7 @@ void network_capture(struct call *call, struct network *n, const char *machine,
 	c = xalloc(sizeof(*c));
 	c->daemon = call->daemon;
 	c->http = call->http;
+	c->caller = call->caller;
 	c->fd = pair[0];
 	loop_timer_init(&c->timer, c->daemon->loop, look_again, c);
 	c->next = c->daemon->captures;
@@ -136,6 +156,17 @@ bool network_capture_gone(struct daemon *d, const struct http_request *http)
 			return true;
 		}
 	return false;
+}
+
+void network_captures_check(struct daemon *d)
+{
+	struct captured *c, *next;
+
+	for (c = d->captures; c; c = next) {
+		next = c->next;
+		if (c->begun && !may_look(c))
+			finish(c);
+	}
 }
 
 void network_captures_end(struct daemon *d)

@@ -23,7 +23,7 @@ static int check_keys(json_t *sent, struct error *err)
 {
 	static const char *const keys[] = { "name", "description", "tags",
 		                            "cidr", "isolated",    "bridge",
-		                            "mtu" };
+		                            "mtu",  "project" };
 	const char *key;
 	json_t *value;
 	size_t i;
@@ -207,11 +207,12 @@ static int read_all(struct daemon *d, json_t *sent, json_t *to,
                     struct error *err)
 {
 	json_t *mtu;
-	const char *name, *words;
+	const char *name, *words, *project;
 	json_int_t n;
 
 	if (check_keys(sent, err) < 0 ||
 	    text_of(sent, "name", 63, &name, err) < 0 ||
+	    text_of(sent, "project", 63, &project, err) < 0 ||
 	    text_of(sent, "description", WORDS_BYTES, &words, err) < 0)
 		return -EINVAL;
 	if (!name || !spec_name_valid(name) || strchr(name, '.'))
@@ -221,7 +222,11 @@ static int read_all(struct daemon *d, json_t *sent, json_t *to,
 	if (strcmp(name, "user") == 0 || strcmp(name, "none") == 0 ||
 	    strcmp(name, "tap") == 0)
 		return bad(err, "name", "has a meaning of its own");
+	if (project && !spec_name_valid(project))
+		return bad(err, "project", "is not a name");
 	json_object_set_new(to, "name", json_string(name));
+	json_object_set_new(to, "project",
+	                    json_string(project ? project : "default"));
 	json_object_set_new(to, "description", json_string(words ? words : ""));
 	mtu = json_object_get(sent, "mtu");
 	n = mtu && !json_is_null(mtu) ? json_integer_value(mtu) : 1500;

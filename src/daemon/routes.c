@@ -2,21 +2,31 @@
 /*
  * routes - all that can be asked. api/openapi.yaml says the same in its own
  * words, and a test holds one against the other.
+ *
+ * The right that a route needs is needed in the project of the thing that its
+ * path names; in some project, of a list and what makes things; else on the
+ * host (access/policy.h).
  */
 #include "daemon/api.h"
 
 #define VM "/v1/vms/{vm}"
 #define NETWORK "/v1/networks/{network}"
+#define PROJECT "/v1/projects/{project}"
+#define USER "/v1/users/{user}"
+#define ROLE "/v1/roles/{role}"
 #define DISK VM "/disks/{disk}"
 
 const struct route routes[] = {
-	{ "GET", "/v1", RIGHT_NONE, BODY_NONE, "", api_root },
+	{ "GET", "/v1", RIGHT_NONE, BODY_NONE, "", api_root, .some = true },
 	{ "GET", "/v1/host", RIGHT_READ, BODY_NONE, "", api_host },
 	{ "GET", "/v1/host/audit", RIGHT_AUDIT, BODY_NONE, "", api_host_audit },
-	{ "GET", "/metrics", RIGHT_READ, BODY_NONE, "", api_metrics },
+	{ "GET", "/metrics", RIGHT_READ, BODY_NONE, "", api_metrics,
+	  .some = true },
 
-	{ "GET", "/v1/vms", RIGHT_READ, BODY_NONE, "state tag", api_vm_list },
-	{ "POST", "/v1/vms", RIGHT_DEFINE, BODY_JSON, "", api_vm_create },
+	{ "GET", "/v1/vms", RIGHT_READ, BODY_NONE, "state tag", api_vm_list,
+	  .some = true },
+	{ "POST", "/v1/vms", RIGHT_DEFINE, BODY_JSON, "", api_vm_create,
+	  .some = true },
 	{ "GET", VM, RIGHT_READ, BODY_NONE, "", api_vm_get },
 	{ "PATCH", VM, RIGHT_DEFINE, BODY_JSON, "", api_vm_patch },
 	{ "DELETE", VM, RIGHT_DEFINE, BODY_NONE, "force", api_vm_delete },
@@ -38,9 +48,10 @@ const struct route routes[] = {
 	{ "POST", VM "/console/size", RIGHT_OPERATE, BODY_JSON, "",
 	  api_console_size, .quiet = true },
 
-	{ "GET", "/v1/networks", RIGHT_READ, BODY_NONE, "", api_network_list },
+	{ "GET", "/v1/networks", RIGHT_READ, BODY_NONE, "", api_network_list,
+	  .some = true },
 	{ "POST", "/v1/networks", RIGHT_DEFINE, BODY_JSON, "",
-	  api_network_create },
+	  api_network_create, .some = true },
 	{ "GET", NETWORK, RIGHT_READ, BODY_NONE, "", api_network_get },
 	{ "DELETE", NETWORK, RIGHT_DEFINE, BODY_NONE, "", api_network_delete },
 	{ "GET", NETWORK "/status", RIGHT_READ, BODY_NONE, "",
@@ -63,14 +74,17 @@ const struct route routes[] = {
 	  api_agent_read, .quiet = true },
 	{ "POST", VM "/agent/write", RIGHT_OPERATE, BODY_JSON, "",
 	  api_agent_write },
-	{ "GET", "/v1/figures", RIGHT_READ, BODY_NONE, "", api_figures },
+	{ "GET", "/v1/figures", RIGHT_READ, BODY_NONE, "", api_figures,
+	  .some = true },
 	{ "GET", "/v1/reports/sizing", RIGHT_READ, BODY_NONE, "",
-	  api_report_sizing },
+	  api_report_sizing, .some = true },
 	{ "GET", "/v1/reports/sprawl", RIGHT_READ, BODY_NONE, "",
-	  api_report_sprawl },
-	{ "GET", "/v1/alarms", RIGHT_READ, BODY_NONE, "", api_alarm_list },
-	{ "POST", "/v1/alarms", RIGHT_HOST, BODY_JSON, "", api_alarm_create },
-	{ "DELETE", "/v1/alarms/{alarm}", RIGHT_HOST, BODY_NONE, "",
+	  api_report_sprawl, .some = true },
+	{ "GET", "/v1/alarms", RIGHT_READ, BODY_NONE, "", api_alarm_list,
+	  .some = true },
+	{ "POST", "/v1/alarms", RIGHT_DEFINE, BODY_JSON, "", api_alarm_create,
+	  .some = true },
+	{ "DELETE", "/v1/alarms/{alarm}", RIGHT_DEFINE, BODY_NONE, "",
 	  api_alarm_delete },
 	{ "GET", "/v1/host/policy", RIGHT_READ, BODY_NONE, "", api_policy_get },
 	{ "PATCH", "/v1/host/policy", RIGHT_HOST, BODY_JSON, "",
@@ -89,25 +103,54 @@ const struct route routes[] = {
 	{ "POST", VM "/jobs/{job}/cancel", RIGHT_OPERATE, BODY_NONE, "",
 	  api_job_cancel },
 
-	{ "GET", "/v1/images", RIGHT_READ, BODY_NONE, "", api_image_list },
+	{ "GET", "/v1/images", RIGHT_READ, BODY_NONE, "", api_image_list,
+	  .some = true },
 	{ "GET", "/v1/images/{image}", RIGHT_READ, BODY_NONE, "",
 	  api_image_get },
+	{ "PATCH", "/v1/images/{image}", RIGHT_DEFINE, BODY_JSON, "",
+	  api_image_patch, .host = true },
 
 	{ "GET", "/v1/tasks", RIGHT_READ, BODY_NONE, "state vm limit before",
-	  api_task_list },
+	  api_task_list, .some = true },
 	{ "GET", "/v1/tasks/{task}", RIGHT_READ, BODY_NONE, "wait",
 	  api_task_get },
 	{ "POST", "/v1/tasks/{task}/cancel", RIGHT_OPERATE, BODY_NONE, "",
 	  api_task_cancel },
 	{ "GET", "/v1/events", RIGHT_READ, BODY_NONE, "after limit",
-	  api_event_list },
+	  api_event_list, .some = true },
 
-	{ "GET", "/v1/tokens", RIGHT_TOKENS, BODY_NONE, "", api_token_list },
-	{ "POST", "/v1/tokens", RIGHT_TOKENS, BODY_JSON, "", api_token_create },
-	{ "DELETE", "/v1/tokens/{token}", RIGHT_TOKENS, BODY_NONE, "",
+	{ "GET", "/v1/projects", RIGHT_READ, BODY_NONE, "", api_project_list,
+	  .some = true },
+	{ "POST", "/v1/projects", RIGHT_ACCESS, BODY_JSON, "",
+	  api_project_create },
+	{ "GET", PROJECT, RIGHT_READ, BODY_NONE, "", api_project_get },
+	{ "PATCH", PROJECT, RIGHT_ACCESS, BODY_JSON, "", api_project_patch },
+	{ "DELETE", PROJECT, RIGHT_ACCESS, BODY_NONE, "", api_project_delete,
+	  .host = true },
+	{ "GET", "/v1/users", RIGHT_ACCESS, BODY_NONE, "", api_user_list,
+	  .some = true },
+	{ "POST", "/v1/users", RIGHT_ACCESS, BODY_JSON, "", api_user_create },
+	{ "GET", USER, RIGHT_ACCESS, BODY_NONE, "", api_user_get,
+	  .some = true },
+	{ "PATCH", USER, RIGHT_ACCESS, BODY_JSON, "", api_user_patch },
+	{ "DELETE", USER, RIGHT_ACCESS, BODY_NONE, "", api_user_delete },
+	{ "POST", USER "/grants", RIGHT_ACCESS, BODY_JSON, "", api_grant_create,
+	  .some = true },
+	{ "DELETE", USER "/grants", RIGHT_ACCESS, BODY_NONE, "role project",
+	  api_grant_delete, .some = true },
+	{ "GET", "/v1/roles", RIGHT_READ, BODY_NONE, "", api_role_list,
+	  .some = true },
+	{ "POST", "/v1/roles", RIGHT_ACCESS, BODY_JSON, "", api_role_create },
+	{ "PATCH", ROLE, RIGHT_ACCESS, BODY_JSON, "", api_role_patch },
+	{ "DELETE", ROLE, RIGHT_ACCESS, BODY_NONE, "", api_role_delete },
+	{ "GET", "/v1/tokens", RIGHT_ACCESS, BODY_NONE, "", api_token_list,
+	  .some = true },
+	{ "POST", "/v1/tokens", RIGHT_ACCESS, BODY_JSON, "", api_token_create,
+	  .some = true },
+	{ "DELETE", "/v1/tokens/{token}", RIGHT_ACCESS, BODY_NONE, "",
 	  api_token_delete },
 	{ "GET", "/v1/audit", RIGHT_AUDIT, BODY_NONE, "after limit",
-	  api_audit_list },
+	  api_audit_list, .some = true },
 	{ "GET", "/v1/audit/verify", RIGHT_AUDIT, BODY_NONE, "",
 	  api_audit_verify },
 	{ 0 },

@@ -4,13 +4,14 @@
 #include <errno.h>
 #include <sqlite3.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
 
-enum { SCHEMA = 1, STATEMENTS_MAX = 256, BUSY_MS = 2000 };
+enum { STATEMENTS_MAX = 256, BUSY_MS = 2000 };
 
 /* Statements are kept prepared, found again by the address of their text. */
 struct store {
@@ -26,7 +27,7 @@ struct row {
 	sqlite3_stmt *stmt;
 };
 
-static const char schema[] =
+static const char first[] =
     "CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT);"
     "CREATE TABLE vms(id TEXT PRIMARY KEY, name TEXT UNIQUE NOT NULL,"
     " spec TEXT NOT NULL, revision INTEGER NOT NULL, created TEXT NOT NULL,"
@@ -55,6 +56,47 @@ static const char schema[] =
     " at TEXT NOT NULL, caller TEXT NOT NULL, action TEXT NOT NULL,"
     " target TEXT NOT NULL, outcome TEXT NOT NULL, hash TEXT NOT NULL);";
 
+#define PROJECT_OF_SPEC                                                        \
+	"(SELECT CASE WHEN json_valid(spec)"                                   \
+	" THEN json_extract(spec, '$.project') END"                            \
+	" FROM vms WHERE vms.id = vm_id)"
+
+/* Projects, users, roles: what was there is where its machine is. */
+static const char second[] =
+    "CREATE TABLE IF NOT EXISTS alarms(name TEXT PRIMARY KEY,"
+    " vm TEXT NOT NULL, metric TEXT NOT NULL, below INTEGER NOT NULL,"
+    " threshold INTEGER NOT NULL, duration_s INTEGER NOT NULL,"
+    " action TEXT NOT NULL);"
+    "ALTER TABLE alarms ADD COLUMN project TEXT;"
+    "ALTER TABLE audit ADD COLUMN project TEXT;"
+    "ALTER TABLE events ADD COLUMN project TEXT;"
+    "ALTER TABLE tasks ADD COLUMN project TEXT NOT NULL DEFAULT 'default';"
+    "ALTER TABLE tokens ADD COLUMN project TEXT;"
+    "ALTER TABLE tokens ADD COLUMN user TEXT;"
+    "UPDATE tasks SET project = coalesce(" PROJECT_OF_SPEC ", 'default');"
+    "UPDATE events SET project = coalesce(" PROJECT_OF_SPEC ", 'default')"
+    " WHERE vm_id IS NOT NULL;"
+    "CREATE TABLE projects(name TEXT PRIMARY KEY,"
+    " description TEXT NOT NULL, quotas TEXT NOT NULL,"
+    " created TEXT NOT NULL);"
+    "INSERT OR IGNORE INTO projects"
+    " SELECT DISTINCT p, '', '{}', strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+    " FROM (SELECT CASE WHEN json_valid(spec)"
+    " THEN json_extract(spec, '$.project') END AS p FROM vms"
+    " UNION SELECT 'default') WHERE p IS NOT NULL;"
+    "CREATE TABLE users(name TEXT PRIMARY KEY, uid INTEGER UNIQUE,"
+    " certificate TEXT UNIQUE, disabled INTEGER NOT NULL DEFAULT 0,"
+    " created TEXT NOT NULL);"
+    "CREATE TABLE grants(user TEXT NOT NULL, project TEXT NOT NULL,"
+    " role TEXT NOT NULL, PRIMARY KEY(user, project, role));"
+    "CREATE TABLE roles(name TEXT PRIMARY KEY, rights INTEGER NOT NULL,"
+    " created TEXT NOT NULL);"
+    "CREATE TABLE image_projects(name TEXT PRIMARY KEY,"
+    " project TEXT NOT NULL);";
+
+/* From each version of the registry to the next. */
+static const char *const steps[] = { first, second };
+
 static int failed(struct store *s, struct error *err)
 {
 	int code = sqlite3_extended_errcode(s->db), rc = -EIO;
@@ -80,24 +122,28 @@ static int run_text(struct store *s, const char *sql, struct error *err)
 
 static int make_tables(struct store *s, struct error *err)
 {
+	const s64 known = (s64)ARRAY_SIZE(steps);
 	s64 version = store_number(s, -1, "PRAGMA user_version", "");
+	char pragma[48];
 	int rc;
 
-	if (version == SCHEMA)
+	if (version == known)
 		return 0;
-	if (version != 0) {
-		if (version < 0)
-			return failed(s, err);
+	if (version < 0)
+		return failed(s, err);
+	if (version > known)
 		return error_set(err, -EBADMSG,
 		                 "the registry was made by a newer atolld "
-		                 "(schema %" PRId64 ", this one knows %d)",
-		                 version, SCHEMA);
-	}
+		                 "(schema %" PRId64 ", this one knows %" PRId64
+		                 ")",
+		                 version, known);
 	rc = store_begin(s, err);
+	for (; rc == 0 && version < known; version++)
+		rc = run_text(s, steps[version], err);
+	snprintf(pragma, sizeof(pragma), "PRAGMA user_version = %" PRId64,
+	         known);
 	if (rc == 0)
-		rc = run_text(s, schema, err);
-	if (rc == 0)
-		rc = run_text(s, "PRAGMA user_version = 1", err);
+		rc = run_text(s, pragma, err);
 	if (rc == 0)
 		rc = store_commit(s, err);
 	if (rc < 0)

@@ -29,6 +29,9 @@ struct stream {
 	u64 offset;
 	bool until_stopped;
 	s64 id; /* of the last event, or the task */
+	struct caller caller;
+	char project[PROJECT_SIZE]; /* of a task */
+	json_t *projects;           /* of events: caller_projects() */
 	struct loop_timer timer;
 };
 
@@ -40,6 +43,7 @@ static void stream_free(struct stream *s)
 		at = &(*at)->next;
 	*at = s->next;
 	loop_timer_fini(&s->timer);
+	json_decref(s->projects);
 	free(s);
 }
 
@@ -91,19 +95,26 @@ static int send_event(void *ctx, struct row *row)
 
 static void push_events(struct stream *s)
 {
-	if (http_pending(s->http) > PENDING_MAX ||
-	    store_query(s->daemon->store, send_event, s, NULL,
-	                "SELECT id, at, type, vm_id, vm_name, task, data"
-	                " FROM events WHERE id > ? ORDER BY id",
-	                "i", s->id) > 0)
+	if (auth_expired(&s->caller))
+		stream_end(s);
+	else if (http_pending(s->http) > PENDING_MAX ||
+	         store_query(s->daemon->store, send_event, s, NULL,
+	                     "SELECT " EVENT_COLUMNS
+	                     " FROM events WHERE id > ?1"
+	                     " AND " PROJECT_AMONG("?2") " ORDER BY id",
+	                     "ij", s->id, s->projects) > 0)
 		again_soon(s);
 }
 
 void streams_event(struct daemon *d)
 {
-	for (struct stream *s = d->streams; s; s = s->next)
+	struct stream *s, *next;
+
+	for (s = d->streams; s; s = next) {
+		next = s->next;
 		if (s->kind == EVENTS)
 			push_events(s);
+	}
 }
 
 /* ---- consoles ---- */
@@ -112,11 +123,17 @@ void streams_event(struct daemon *d)
 static bool push_console(struct stream *s)
 {
 	struct vm *vm = s->vm;
-	int folder = vm_folder(vm, NULL);
-	u8 *data = try_alloc(1, PIECE);
 	ssize_t n = 0;
+	int folder;
 	bool more;
+	u8 *data;
 
+	if (auth_expired(&s->caller)) {
+		stream_end(s);
+		return false;
+	}
+	folder = vm_folder(vm, NULL);
+	data = try_alloc(1, PIECE);
 	while (folder >= 0 && data && http_pending(s->http) < PENDING_MAX &&
 	       (n = console_log_read(folder, s->offset, data, PIECE)) > 0) {
 		http_write(s->http, data, (size_t)n);
@@ -185,6 +202,52 @@ void streams_task(struct daemon *d, s64 id)
 	}
 }
 
+/* ---- who may look on no more ---- */
+
+static bool still(struct stream *s)
+{
+	struct caller *c = &s->caller;
+
+	if (!auth_again(s->daemon, c))
+		return false;
+	switch (s->kind) {
+	case EVENTS:
+		json_decref(s->projects);
+		s->projects = caller_projects(c, RIGHT_READ);
+		return caller_any(c) & RIGHT_READ;
+	case CONSOLE:
+		return caller_rights(c, vm_project(s->vm)) & RIGHT_OPERATE;
+	case TASK:
+		return caller_rights(c, s->project) & RIGHT_READ;
+	}
+	return false;
+}
+
+static void turn_away(struct stream *s)
+{
+	struct http_request *http = s->http;
+
+	if (s->kind == TASK) {
+		stream_free(s);
+		api_reply_error(http, "unauthorized",
+		                "access was taken back meanwhile");
+	} else {
+		stream_end(s);
+	}
+}
+
+void streams_check(struct daemon *d)
+{
+	struct stream *s, *next;
+
+	for (s = d->streams; s; s = next) {
+		next = s->next;
+		if (!still(s))
+			turn_away(s);
+	}
+	network_captures_check(d);
+}
+
 /* ---- all ---- */
 
 static void timer_fired(void *ctx)
@@ -206,6 +269,8 @@ static struct stream *stream_new(struct call *c, enum kind kind)
 	s->daemon = c->daemon;
 	s->http = c->http;
 	s->kind = kind;
+	s->caller = c->caller;
+	memcpy(s->project, c->project, sizeof(s->project));
 	loop_timer_init(&s->timer, c->daemon->loop, timer_fired, s);
 	s->next = c->daemon->streams;
 	c->daemon->streams = s;
@@ -218,6 +283,7 @@ void stream_events(struct call *c, s64 after)
 	struct stream *s = stream_new(c, EVENTS);
 
 	s->id = after;
+	s->projects = caller_projects(&s->caller, RIGHT_READ);
 	http_begin(s->http, 200, "text/event-stream", NULL);
 	/* Something at once, so that the peer knows that it listens. */
 	http_write(s->http, ": hello\n\n", 9);

@@ -50,12 +50,14 @@ struct task *task_new(struct vm *vm, const char *kind, json_t *params,
 	struct task *t = make(vm, kind, params);
 
 	snprintf(t->caller, sizeof(t->caller), "%s", caller);
+	snprintf(t->project, sizeof(t->project), "%s", vm_project(vm));
 	time_now(t->created);
 	if (store_run(vm->daemon->store, err,
 	              "INSERT INTO tasks(vm_id, vm_name, kind, state, params,"
-	              " caller, created) VALUES(?, ?, ?, 'queued', ?, ?, ?)",
-	              "tttjtt", vm->id, vm->name, kind, params, t->caller,
-	              t->created) < 0) {
+	              " caller, created, project)"
+	              " VALUES(?, ?, ?, 'queued', ?, ?, ?, ?)",
+	              "tttjttt", vm->id, vm->name, kind, params, t->caller,
+	              t->created, t->project) < 0) {
 		task_free(t);
 		return NULL;
 	}
@@ -111,6 +113,7 @@ json_t *task_json(const struct task *t)
 	set_text(o, "created", t->created);
 	set_text(o, "started", t->started);
 	set_text(o, "ended", t->ended);
+	set_text(o, "project", t->project);
 	return o;
 }
 
@@ -131,6 +134,7 @@ json_t *task_row_json(struct row *row)
 	set_text(o, "created", row_text(row, 11));
 	set_text(o, "started", row_text(row, 12));
 	set_text(o, "ended", row_text(row, 13));
+	set_text(o, "project", row_text(row, 14));
 	json_object_set_new(o, "result",
 	                    row_text(row, 8) ? row_json(row, 8) : json_null());
 	json_object_set_new(o, "error",
@@ -359,6 +363,7 @@ static int load_one(void *ctx, struct row *row)
 	t->id = row_int(row, 0);
 	snprintf(t->caller, sizeof(t->caller), "%s", row_text(row, 10));
 	snprintf(t->created, TIME_SIZE, "%s", row_text(row, 11));
+	snprintf(t->project, sizeof(t->project), "%s", row_text(row, 14));
 	append(t);
 	if (strcmp(state, "running") == 0 && !t->operation->repeatable) {
 		t->state = TASK_RUNNING;

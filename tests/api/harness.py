@@ -180,7 +180,7 @@ class Daemon:
         if isinstance(body, (dict, list)):
             body = json.dumps(body)
             headers.setdefault("Content-Type", "application/json")
-        if body is None and method in ("POST", "PATCH"):
+        if body is None and method != "GET":
             headers.setdefault("Content-Length", "0")
         c = connection or UnixConnection(self.socket)
         try:

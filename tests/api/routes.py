@@ -660,7 +660,7 @@ class Routes(unittest.TestCase):
         self.assertTrue(found["valid"])
         self.assertEqual(found["records"], len(records))
 
-    def test_84_hardening(self):
+    def test_845_hardening(self):
         before = get("/v1/host/audit").json
         by_name = {c["name"]: c for c in before["checks"]}
         self.assertEqual(len(by_name), len(before["checks"]))
@@ -692,6 +692,335 @@ class Routes(unittest.TestCase):
         D.call("DELETE", "/v1/tokens/t-endless")
         D.do("DELETE", "/v1/vms/loose")
         D.call("DELETE", "/v1/networks/hard")
+
+    def test_81_projects(self):
+        made = post("/v1/projects", {"name": "shop", "description": "web",
+                                     "quotas": {"machines": 2, "vcpus": 3}})
+        self.assertEqual(made.status, 201, made.body)
+        self.assertEqual(made.headers["location"], "/v1/projects/shop")
+        self.assertEqual(get("/v1/projects/shop").json, made.json)
+        self.assertEqual([p["name"] for p in
+                          get("/v1/projects").json["projects"]],
+                         ["default", "shop"])
+        self.refused(post("/v1/projects", {"name": "shop"}), 409, "conflict")
+        for wrong in ({"name": "a/b"}, {"name": "x", "y": 1},
+                      {"name": "x", "quotas": []},
+                      {"name": "x", "quotas": {"luck": 1}},
+                      {"name": "x", "quotas": {"vcpus": -1}},
+                      {"name": "x", "quotas": {"vcpus": 1.5}},
+                      {"name": "x", "description": "a\nb"}):
+            self.refused(post("/v1/projects", wrong), 400, "bad-request")
+        for method in ("GET", "PATCH", "DELETE"):
+            self.refused(D.call(method, "/v1/projects/none",
+                                {} if method == "PATCH" else None),
+                         404, "not-found")
+        got = D.call("PATCH", "/v1/projects/shop", {
+            "quotas": {"vcpus": None, "memory_bytes": 96 << 20}})
+        self.assertEqual(got.json["quotas"],
+                         {"machines": 2, "memory_bytes": 96 << 20})
+        self.assertEqual(got.json["description"], "web")
+        self.refused(D.call("PATCH", "/v1/projects/shop", {"x": 1}), 400,
+                     "bad-request")
+        self.refused(D.define("lost", project="none"), 400, "bad-request",
+                     "there is no project none")
+        self.assertEqual(D.define("shop-1", project="shop").status, 201)
+        self.refused(D.call("DELETE", "/v1/projects/shop"), 409, "conflict",
+                     "machines")
+        self.refused(D.call("DELETE", "/v1/projects/default"), 409,
+                     "conflict")
+        D.do("DELETE", "/v1/vms/shop-1")
+        event = get("/v1/events?limit=1000").json["events"][-1]
+        self.assertEqual((event["project"], event["type"]),
+                         ("shop", "task.state"))
+
+    def test_82_users_and_roles(self):
+        roles = {r["name"]: r for r in get("/v1/roles").json["roles"]}
+        self.assertEqual(roles["viewer"]["rights"], ["read"])
+        made = post("/v1/roles", {"name": "starter", "rights": ["operate"]})
+        self.assertEqual((made.status, made.json["rights"]),
+                         (201, ["read", "operate"]))
+        self.refused(post("/v1/roles", {"name": "starter",
+                                        "rights": ["read"]}), 409, "conflict")
+        self.refused(post("/v1/roles", {"name": "viewer",
+                                        "rights": ["read"]}), 409, "conflict")
+        for wrong in ({"name": "x"}, {"name": "x", "rights": ["rule"]},
+                      {"name": "x", "rights": []}, {"rights": ["read"]},
+                      {"name": "x", "rights": ["read"], "y": 1}):
+            self.refused(post("/v1/roles", wrong), 400, "bad-request")
+        for name, status, code in (("viewer", 409, "conflict"),
+                                   ("none", 404, "not-found")):
+            self.refused(D.call("PATCH", f"/v1/roles/{name}",
+                                {"rights": ["read"]}), status, code)
+            self.refused(D.call("DELETE", f"/v1/roles/{name}"), status, code)
+        self.refused(D.call("PATCH", "/v1/roles/starter", {"rights": 5}),
+                     400, "bad-request")
+
+        made = post("/v1/users", {"name": "anna", "uid": 4294967294,
+                                  "certificate": "anna.example"})
+        self.assertEqual((made.status, made.json["grants"]), (201, []))
+        self.refused(post("/v1/users", {"name": "anna"}), 409, "conflict")
+        self.refused(post("/v1/users", {"name": "b", "uid": 4294967294}),
+                     409, "conflict")
+        for wrong in ({"name": "a b"}, {"name": "x", "uid": -1},
+                      {"name": "x", "uid": "5"}, {"name": "x", "y": 1},
+                      {"name": "x", "certificate": "a\u0000b"},
+                      {"name": "x", "certificate": "c" * 65}):
+            self.refused(post("/v1/users", wrong), 400, "bad-request")
+        grants = "/v1/users/anna/grants"
+        for body in ({"role": "starter", "project": "shop"},
+                     {"role": "starter", "project": "shop"},
+                     {"role": "viewer"}):
+            self.assertEqual(post(grants, body).status, 204)
+        self.refused(post(grants, {"role": "king"}), 400, "bad-request")
+        self.refused(post(grants, {"role": "viewer", "project": "none"}),
+                     400, "bad-request", "no project none")
+        self.refused(post("/v1/users/none/grants", {"role": "viewer"}), 404,
+                     "not-found")
+        self.assertEqual(get("/v1/users/anna").json["grants"],
+                         [{"role": "viewer", "project": None},
+                          {"role": "starter", "project": "shop"}])
+        self.assertEqual(get("/v1/users").json["users"],
+                         [get("/v1/users/anna").json])
+        self.refused(D.call("DELETE", "/v1/roles/starter"), 409, "conflict")
+
+        # A user's token has what the user has, from one call to the next.
+        token = post("/v1/tokens", {"name": "annas", "user": "anna"})
+        self.assertEqual(token.status, 201, token.body)
+        anna = {"Authorization": "Bearer " + token.json["token"]}
+        D.define("shop-2", project="shop")
+        root = get("/v1", headers=anna).json
+        self.assertEqual((root["caller"], root["role"]),
+                         ("user anna, token annas", "viewer"))
+        self.assertEqual(root["grants"],
+                         [{"project": None, "rights": ["read"]},
+                          {"project": "shop", "rights": ["read", "operate"]}])
+        kill = "/v1/vms/shop-2/kill"
+        self.assertEqual(post(kill, headers=anna).status, 202)
+        self.assertEqual(D.call("PATCH", "/v1/roles/starter",
+                                {"rights": ["audit"]}).status, 200)
+        self.refused(post(kill, headers=anna), 403, "denied")
+        self.refused(post("/v1/roles", {"name": "x", "rights": ["read"]},
+                          headers=anna), 403, "denied")
+        self.assertEqual(D.call(
+            "DELETE", grants + "?role=starter&project=shop").status, 204)
+        self.refused(D.call("DELETE", grants + "?role=starter&project=shop"),
+                     404, "not-found")
+        self.refused(D.call("DELETE", grants), 400, "bad-request")
+        for wrong in ({"user": "none"}, {"user": "anna", "role": "viewer"}):
+            self.refused(post("/v1/tokens", {"name": "x", **wrong}), 400,
+                         "bad-request")
+
+        # Somebody looks on, and is shut out.
+        c = harness.UnixConnection(D.socket)
+        c.request("GET", "/v1/events", headers={
+            **anna, "Accept": "text/event-stream"})
+        stream = c.getresponse()
+        self.assertEqual(stream.status, 200)
+        changed = D.call("PATCH", "/v1/users/anna", {"disabled": True,
+                                                     "uid": None})
+        self.assertEqual((changed.status, changed.json["uid"]), (200, None))
+        self.assertIn(b": hello", stream.read())  # it has ended
+        c.close()
+        self.refused(get("/v1", headers=anna), 401, "unauthorized")
+        self.refused(D.call("PATCH", "/v1/users/anna", {"disabled": 1}), 400,
+                     "bad-request")
+        post("/v1/users", {"name": "bert", "certificate": "bert.example"})
+        self.refused(D.call("PATCH", "/v1/users/anna",
+                            {"certificate": "bert.example"}), 409, "conflict")
+        for method in ("GET", "PATCH", "DELETE"):
+            self.refused(D.call(method, "/v1/users/none",
+                                {} if method == "PATCH" else None), 404,
+                         "not-found")
+        for name in ("anna", "bert"):
+            self.assertEqual(D.call("DELETE", f"/v1/users/{name}").status,
+                             204)
+        self.assertNotIn("annas", [t["name"] for t in
+                                   get("/v1/tokens").json["tokens"]])
+        self.assertEqual(D.call("DELETE", "/v1/roles/starter").status, 204)
+        D.do("DELETE", "/v1/vms/shop-2")
+
+    def test_83_access_taken_back(self):
+        """What is for a role in a project alone; and what goes on, ends."""
+        D.define("shop-3", project="shop")
+        token = post("/v1/tokens", {"name": "shopper", "role": "operator",
+                                    "project": "shop"}).json
+        self.assertEqual(token["project"], "shop")
+        shopper = {"Authorization": "Bearer " + token["token"]}
+        self.assertEqual([v["name"] for v in
+                          get("/v1/vms", headers=shopper).json["vms"]],
+                         ["shop-3"])
+        self.assertIsNone(get("/v1/figures", headers=shopper).json["host"])
+        self.assertNotIn(b"atoll_host", get("/metrics",
+                                            headers=shopper).body)
+        # It can't leave the project, nor name the host's files there.
+        self.refused(D.call("PATCH", "/v1/vms/shop-3",
+                            {"project": "default"}, headers=shopper), 400,
+                     "bad-request", "no project default")
+        self.refused(D.call("PATCH", "/v1/vms/shop-3", {"disks": [
+            {"path": "/etc/shadow"}]}, headers=shopper), 403, "denied")
+        c = harness.UnixConnection(D.socket)
+        c.request("GET", "/v1/vms/shop-3/console?follow=always",
+                  headers=shopper)
+        stream = c.getresponse()
+        # The machine goes to where the caller has nothing to look for.
+        self.assertEqual(D.call("PATCH", "/v1/vms/shop-3",
+                                {"project": "default"}).status, 200)
+        self.assertEqual(stream.read(), b"")
+        c.close()
+        self.refused(get("/v1/vms/shop-3", headers=shopper), 404,
+                     "not-found", "there is no machine shop-3")
+        D.do("DELETE", "/v1/vms/shop-3")
+        brief = post("/v1/tokens", {"name": "brief", "role": "viewer",
+                                    "expires_s": 1}).json
+        wait_for(lambda: get("/v1", headers={
+            "Authorization": "Bearer " + brief["token"]}).status == 401)
+        # The project goes, and with it what was given in it.
+        self.assertEqual(D.call("DELETE", "/v1/projects/shop").status, 204)
+        self.refused(get("/v1", headers=shopper), 401, "unauthorized")
+
+    def test_84_quotas(self):
+        post("/v1/projects", {"name": "small", "quotas": {
+            "machines": 5, "vcpus": 12, "memory_bytes": 512 << 20}})
+        # Forty at once: five places.
+        answers = []
+
+        def create(i):
+            answers.append(D.define(f"s{i}", project="small"))
+        threads = [threading.Thread(target=create, args=(i,))
+                   for i in range(40)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        made = [a.json["name"] for a in answers if a.status == 201]
+        self.assertEqual(len(made), 5)
+        for a in answers:
+            if a.status != 201:
+                self.refused(a, 409, "quota", "project small: the quota of "
+                             "machines is 5; it has 5, and 1 more was asked "
+                             "for")
+        self.assertEqual(get("/v1/projects/small").json["used"],
+                         {"machines": 5, "vcpus": 5, "snapshots": 0,
+                          "memory_bytes": 160 << 20, "disk_bytes": 0})
+        # Grown at once, each by three: 5 of 12 are used.
+        at = [f"/v1/vms/{name}" for name in made]
+        answers.clear()
+        threads = [threading.Thread(target=lambda p=p: answers.append(
+            D.call("PATCH", p, {"cpus": 4}))) for p in at]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(sorted(a.status for a in answers),
+                         [200, 200, 409, 409, 409])
+        # What is beyond a quota that came later may get smaller, not larger.
+        self.assertEqual(D.call("PATCH", "/v1/projects/small", {
+            "quotas": {"vcpus": 2}}).status, 200)
+        big = [p for p in at if get(p).json["spec"]["cpus"] == 4]
+        self.refused(D.call("PATCH", big[0], {"cpus": 5}), 409, "quota",
+                     "vCPUs is 2; it has 11, and 1 more")
+        self.assertEqual(D.call("PATCH", big[0], {"cpus": 3}).status, 200)
+        self.refused(D.call("PATCH", at[0], {"memory_max_bytes": 1 << 30}),
+                     409, "quota", "memory is 512 MiB; it has 160 MiB")
+        # From another project it counts as new.
+        D.define("outside")
+        self.refused(D.call("PATCH", "/v1/vms/outside",
+                            {"project": "small"}), 409, "quota", "machines")
+        D.do("DELETE", "/v1/vms/outside")
+        for path in at:
+            D.do("DELETE", path)
+        self.disk_and_snapshot_quotas()
+        self.assertEqual(D.call("DELETE", "/v1/projects/small").status, 204)
+
+    def disk_and_snapshot_quotas(self):
+        self.assertEqual(D.call("PATCH", "/v1/projects/small", {"quotas": {
+            "vcpus": None, "disk_bytes": 100 << 20,
+            "snapshots": 1}}).status, 200)
+        made = D.define("imaged-1", project="small", image="tiny:1", boot={})
+        self.assertEqual(made.status, 201, made.body)
+        # It counts before it is copied.
+        self.refused(D.define("imaged-2", project="small", image="tiny:1",
+                              boot={}), 409, "quota",
+                     "disk is 100 MiB; it has 64 MiB, and 64 MiB more")
+        D.do("POST", "/v1/vms/imaged-1/start")
+        grow = "/v1/vms/imaged-1/disks/vda/resize"
+        self.refused(post(grow, {"bytes": 101 << 20}), 409, "quota")
+        self.assertEqual(post(grow, {"bytes": 96 << 20}).status, 204)
+        self.assertEqual(get("/v1/projects/small").json["used"]["disk_bytes"],
+                         96 << 20)
+        D.do("DELETE", "/v1/vms/imaged-1?force=true")
+        disk = D.work / "counted.qcow2"
+        subprocess.run([PROGRAMS["atoll"], "disk", "create", disk, "8M"],
+                       check=True)
+        D.define("layered", project="small",
+                 disks=[{"path": str(disk), "format": "qcow2"}])
+        D.do("POST", "/v1/vms/layered/start")
+        take = "/v1/vms/layered/disks/vda/snapshot"
+        answers = []
+        threads = [threading.Thread(target=lambda n=n: answers.append(
+            post(take, {"name": f"n{n}"}))) for n in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(sorted(a.status for a in answers),
+                         [202, 409, 409, 409])
+        for a in answers:
+            if a.status == 202:
+                D.task(a)
+        self.refused(post(take, {"name": "late"}), 409, "quota",
+                     "snapshots is 1; it has 1")
+        D.do("POST", "/v1/vms/layered/disks/vda/commit", {"all": True})
+        D.do("POST", take, {"name": "again"})
+        D.do("DELETE", "/v1/vms/layered?force=true")
+
+    def test_841_images_of_projects(self):
+        post("/v1/projects", {"name": "art"})
+        self.assertIsNone(get("/v1/images/tiny:1").json["project"])
+        for wrong in ({}, {"project": "none"}, {"project": 5}):
+            self.refused(D.call("PATCH", "/v1/images/tiny:1", wrong), 400,
+                         "bad-request")
+        self.refused(D.call("PATCH", "/v1/images/none:1",
+                            {"project": None}), 404, "not-found")
+        for project in ("art", None):
+            got = D.call("PATCH", "/v1/images/tiny:1", {"project": project})
+            self.assertEqual((got.status, got.json["project"]),
+                             (200, project))
+            self.assertEqual(get("/v1/images/tiny:1").json, got.json)
+        D.call("PATCH", "/v1/images/tiny:1", {"project": "art"})
+        self.refused(D.call("DELETE", "/v1/projects/art"), 409, "conflict",
+                     "images")
+        D.call("PATCH", "/v1/images/tiny:1", {"project": None})
+        token = post("/v1/tokens", {"name": "t-art", "role": "administrator",
+                                    "project": "art"}).json
+        art = {"Authorization": "Bearer " + token["token"]}
+        for method, path in (
+                ("PATCH", "/v1/images/tiny:1"), ("POST", "/v1/projects"),
+                ("DELETE", "/v1/projects/art"), ("POST", "/v1/users"),
+                ("PATCH", "/v1/users/x"), ("DELETE", "/v1/users/x"),
+                ("DELETE", "/v1/roles/x"), ("PATCH", "/v1/roles/x")):
+            self.refused(D.call(method, path, {} if method != "DELETE"
+                                else None, headers=art), 403, "denied")
+        self.refused(D.call("PATCH", "/v1/projects/art", {"quotas": {}},
+                            headers=art), 403, "denied")
+        self.refused(post("/v1/users/x/grants", {"role": "viewer"},
+                          headers=art), 403, "denied")
+        self.refused(D.call("DELETE", "/v1/users/x/grants?role=viewer",
+                            headers=art), 403, "denied")
+        token = post("/v1/tokens", {"name": "t-watch", "role": "viewer"}).json
+        watch = {"Authorization": "Bearer " + token["token"]}
+        for path in ("/v1/users", "/v1/users/x"):
+            self.refused(get(path, headers=watch), 403, "denied")
+        self.refused(post("/v1/projects", {"name": "y"}, headers=watch), 403,
+                     "denied")
+        many = "/v1/users/many/grants"
+        post("/v1/users", {"name": "many"})
+        for n in range(64):
+            post("/v1/projects", {"name": f"p{n}"})
+            self.assertEqual(post(many, {"role": "viewer",
+                                         "project": f"p{n}"}).status, 204)
+        self.refused(post(many, {"role": "viewer", "project": "art"}), 409,
+                     "conflict", "64")
 
     def test_85_watching(self):
         self.assertEqual(D.define("watched", owner="me", memory_max_bytes=64 << 20).status,

@@ -28,6 +28,7 @@ struct watched {
 struct alarm {
 	struct alarm *next;
 	char *name, *vm; /* a glob */
+	char *project;   /* of those in it; NULL: of all */
 	enum metric metric;
 	bool below;
 	u64 threshold, duration_s;
@@ -68,6 +69,7 @@ static void alarm_free(struct alarm *a)
 	forget_watched(a);
 	free(a->name);
 	free(a->vm);
+	free(a->project);
 	free(a->action);
 	free(a);
 }
@@ -103,7 +105,13 @@ static void act(struct daemon *d, struct alarm *a, struct vm *vm)
 		task_enqueue(t);
 	else
 		log_error("daemon", "alarm %s: %s", a->name, err.text);
-	if (audit_write(d, caller, a->action, vm->name, "alarm", &err) < 0)
+	if (audit_write(d,
+	                &(struct record){ .caller = caller,
+	                                  .action = a->action,
+	                                  .target = vm->name,
+	                                  .outcome = "alarm",
+	                                  .project = vm_project(vm) },
+	                &err) < 0)
 		log_error("daemon", "audit: %s", err.text);
 }
 
@@ -133,12 +141,18 @@ static void look(struct daemon *d, struct alarm *a, struct vm *vm)
 		act(d, a, vm);
 }
 
+static bool is_over(const struct alarm *a, const struct vm *vm)
+{
+	return !vm->deleted &&
+	       (!a->project || strcmp(a->project, vm_project(vm)) == 0) &&
+	       fnmatch(a->vm, vm->name, 0) == 0;
+}
+
 void alarms_look(struct daemon *d)
 {
 	for (struct alarm *a = d->alarms; a; a = a->next)
 		for (struct vm *vm = d->vms; vm; vm = vm->next)
-			if (!vm->deleted && fnmatch(a->vm, vm->name, 0) == 0 &&
-			    (watch_rates(vm) || a->watched))
+			if (is_over(a, vm) && (watch_rates(vm) || a->watched))
 				look(d, a, vm);
 }
 
@@ -157,13 +171,15 @@ void alarms_forget(struct daemon *d, const char *vm_id)
 /* ---- the registry ---- */
 
 static struct alarm *alarm_new(const char *name, const char *vm,
-                               enum metric metric, bool below, u64 threshold,
-                               u64 duration_s, const char *action)
+                               const char *project, enum metric metric,
+                               bool below, u64 threshold, u64 duration_s,
+                               const char *action)
 {
 	struct alarm *a = xalloc(sizeof(*a));
 
 	a->name = xstrdup(name);
 	a->vm = xstrdup(vm);
+	a->project = project ? xstrdup(project) : NULL;
 	a->metric = metric;
 	a->below = below;
 	a->threshold = threshold;
@@ -188,28 +204,19 @@ static int load_one(void *ctx, struct row *row)
 
 	if (metric != METRIC_COUNT)
 		insert(ctx,
-		       alarm_new(row_text(row, 0), row_text(row, 1), metric,
-		                 row_int(row, 3) != 0, (u64)row_int(row, 4),
-		                 (u64)row_int(row, 5), row_text(row, 6)));
+		       alarm_new(row_text(row, 0), row_text(row, 1),
+		                 row_text(row, 7), metric, row_int(row, 3) != 0,
+		                 (u64)row_int(row, 4), (u64)row_int(row, 5),
+		                 row_text(row, 6)));
 	return 0;
 }
 
 int alarms_load(struct daemon *d, struct error *err)
 {
-	int rc = store_tables(
-	    d->store,
-	    "CREATE TABLE IF NOT EXISTS alarms(name TEXT PRIMARY KEY,"
-	    " vm TEXT NOT NULL, metric TEXT NOT NULL, below INTEGER NOT NULL,"
-	    " threshold INTEGER NOT NULL, duration_s INTEGER NOT NULL,"
-	    " action TEXT NOT NULL)",
-	    err);
-
-	if (rc == 0)
-		rc = store_query(d->store, load_one, d, err,
-		                 "SELECT name, vm, metric, below, threshold,"
-		                 " duration_s, action FROM alarms",
-		                 "");
-	return rc;
+	return store_query(d->store, load_one, d, err,
+	                   "SELECT name, vm, metric, below, threshold,"
+	                   " duration_s, action, project FROM alarms",
+	                   "");
 }
 
 void alarms_free(struct daemon *d)
@@ -232,11 +239,11 @@ static json_t *alarm_json(const struct alarm *a)
 		if (w->state.raised)
 			json_array_append_new(raised, json_string(w->vm_id));
 	return json_pack(
-	    "{s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:o}", "name", a->name, "vm",
-	    a->vm, "metric", metric_names[a->metric], "when",
-	    a->below ? "below" : "above", "threshold", (json_int_t)a->threshold,
-	    "duration_s", (json_int_t)a->duration_s, "action", a->action,
-	    "raised", raised);
+	    "{s:s, s:s, s:s?, s:s, s:s, s:I, s:I, s:s, s:o}", "name", a->name,
+	    "vm", a->vm, "project", a->project, "metric",
+	    metric_names[a->metric], "when", a->below ? "below" : "above",
+	    "threshold", (json_int_t)a->threshold, "duration_s",
+	    (json_int_t)a->duration_s, "action", a->action, "raised", raised);
 }
 
 void api_alarm_list(struct call *c)
@@ -244,7 +251,8 @@ void api_alarm_list(struct call *c)
 	json_t *list = json_array();
 
 	for (const struct alarm *a = c->daemon->alarms; a; a = a->next)
-		json_array_append_new(list, alarm_json(a));
+		if (caller_rights(&c->caller, a->project) & RIGHT_READ)
+			json_array_append_new(list, alarm_json(a));
 	c->status = 200;
 	c->reply = json_pack("{s:o}", "alarms", list);
 }
@@ -267,12 +275,30 @@ static bool one_of(const char *text, const char *const *names)
 	return *names != NULL;
 }
 
+/* Over machines of one project, or, for who may define things in all, over all
+ * of them. False: the call has failed. */
+static bool read_project(struct call *c, const char **project)
+{
+	json_t *value = json_object_get(c->body, "project");
+
+	if (value && !json_is_null(value)) {
+		*project = call_project(c, NULL, RIGHT_DEFINE | RIGHT_OPERATE);
+		return *project != NULL;
+	}
+	if (caller_rights(&c->caller, NULL) & RIGHT_DEFINE)
+		return true;
+	call_fail(c, "denied",
+	          "you define things in some projects only: name one", "");
+	return false;
+}
+
 /* NULL: the call has failed. */
 static struct alarm *read_alarm(struct call *c)
 {
-	static const char *const keys[] = { "name",       "vm",     "metric",
-		                            "when",       "action", "threshold",
-		                            "duration_s", NULL };
+	static const char *const keys[] = {
+		"name",      "vm",      "metric",     "when", "action",
+		"threshold", "project", "duration_s", NULL
+	};
 	static const char *const actions[] = { "none",  "stop",  "restart",
 		                               "pause", "reset", "kill",
 		                               NULL };
@@ -283,9 +309,9 @@ static struct alarm *read_alarm(struct call *c)
 	const char *metric = text_in(c, "metric", NULL);
 	const char *when = text_in(c, "when", "above");
 	const char *action = text_in(c, "action", "none");
-	const char *wrong = NULL;
+	const char *wrong = NULL, *project = NULL;
 
-	if (!call_known_keys(c, keys))
+	if (!call_known_keys(c, keys) || !read_project(c, &project))
 		return NULL;
 	if (!name || !spec_name_valid(name))
 		wrong = "name is not a name";
@@ -306,7 +332,7 @@ static struct alarm *read_alarm(struct call *c)
 	                      json_integer_value(duration) > 86400))
 		wrong = "duration_s is not from 0 to 86400";
 	if (!wrong)
-		return alarm_new(name, vm, metric_find(metric),
+		return alarm_new(name, vm, project, metric_find(metric),
 		                 strcmp(when, "below") == 0,
 		                 (u64)json_integer_value(threshold),
 		                 (u64)json_integer_value(duration), action);
@@ -342,10 +368,12 @@ void api_alarm_create(struct call *c)
 		return;
 	}
 	rc = store_run(c->daemon->store, &c->err,
-	               "INSERT INTO alarms VALUES(?, ?, ?, ?, ?, ?, ?)",
-	               "tttiiit", a->name, a->vm, metric_names[a->metric],
+	               "INSERT INTO alarms(name, vm, metric, below, threshold,"
+	               " duration_s, action, project)"
+	               " VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+	               "tttiiitt", a->name, a->vm, metric_names[a->metric],
 	               (s64)a->below, (s64)a->threshold, (s64)a->duration_s,
-	               a->action);
+	               a->action, a->project);
 	if (rc == -EEXIST) {
 		call_fail(c, "conflict", "there is an alarm of that name", "");
 	} else if (rc < 0) {
@@ -367,17 +395,33 @@ static void remove_alarm(struct call *c, void *ctx)
 	alarm_free(a);
 }
 
+static struct alarm *find(struct daemon *d, const char *name)
+{
+	struct alarm *a = d->alarms;
+
+	while (a && strcmp(a->name, name))
+		a = a->next;
+	return a;
+}
+
+enum belonging alarm_belongs(struct daemon *d, const char *name,
+                             char project[PROJECT_SIZE])
+{
+	const struct alarm *a = find(d, name);
+
+	if (!a)
+		return BELONGS_NOWHERE;
+	if (!a->project)
+		return BELONGS_HOST;
+	snprintf(project, PROJECT_SIZE, "%s", a->project);
+	return BELONGS_PROJECT;
+}
+
 void api_alarm_delete(struct call *c)
 {
-	struct alarm *a = c->daemon->alarms;
+	struct alarm *a = find(c->daemon, c->params[0]);
 	int rc;
 
-	while (a && strcmp(a->name, c->params[0]))
-		a = a->next;
-	if (!a) {
-		call_fail(c, "not-found", "there is no such alarm", "");
-		return;
-	}
 	rc = store_run(c->daemon->store, &c->err,
 	               "DELETE FROM alarms WHERE name = ?", "t", a->name);
 	if (rc < 0) {

@@ -125,7 +125,10 @@ void api_figures(struct call *c)
 		if (!vm->deleted && vm->state != VM_STOPPED && call_sees(c, vm))
 			json_array_append_new(list, watch_vm_json(vm));
 	c->status = 200;
-	c->reply = json_pack("{s:o, s:o}", "host", watch_host_json(c->daemon),
+	c->reply = json_pack("{s:o, s:o}", "host",
+	                     caller_rights(&c->caller, NULL) & RIGHT_READ
+	                         ? watch_host_json(c->daemon)
+	                         : json_null(),
 	                     "vms", list);
 }
 

@@ -153,6 +153,20 @@ static void host(struct daemon *d, FILE *to)
 			    pressures[i].of, (double)pressures[i].value / 100);
 }
 
+static void daemon_itself(struct daemon *d, FILE *to)
+{
+	figure(to, "atoll_requests_total", "counter", "API requests.",
+	       d->requests);
+	figure(to, "atoll_requests_failed_total", "counter",
+	       "API requests refused or failed.", d->requests_failed);
+	figure(to, "atoll_tasks_total", "counter", "Tasks ended.",
+	       d->tasks_done);
+	figure(to, "atoll_tasks_failed_total", "counter", "Tasks failed.",
+	       d->tasks_failed);
+	figure(to, "atoll_uptime_seconds", "gauge", "Since the daemon started.",
+	       (loop_now_ns() - d->started_ns) / NSEC_PER_SEC);
+}
+
 void api_metrics(struct call *c)
 {
 	struct daemon *d = c->daemon;
@@ -171,17 +185,10 @@ void api_metrics(struct call *c)
 		}
 	figure(to, "atoll_vms", "gauge", "Machines defined.", defined);
 	figure(to, "atoll_vms_running", "gauge", "Machines running.", running);
-	figure(to, "atoll_requests_total", "counter", "API requests.",
-	       d->requests);
-	figure(to, "atoll_requests_failed_total", "counter",
-	       "API requests refused or failed.", d->requests_failed);
-	figure(to, "atoll_tasks_total", "counter", "Tasks ended.",
-	       d->tasks_done);
-	figure(to, "atoll_tasks_failed_total", "counter", "Tasks failed.",
-	       d->tasks_failed);
-	figure(to, "atoll_uptime_seconds", "gauge", "Since the daemon started.",
-	       (loop_now_ns() - d->started_ns) / NSEC_PER_SEC);
-	host(d, to);
+	if (caller_rights(&c->caller, NULL) & RIGHT_READ) {
+		daemon_itself(d, to);
+		host(d, to);
+	}
 	machines(c, to);
 	fclose(to);
 	c->status = 200;

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * quota.h - how much the machines of a project may have together.
+ *
+ * Defined machines count, whether they run or not: what was promised can be
+ * started. What is on its way counts too (a copy of an image that is not made
+ * yet, a disk that is being made larger, a snapshot that waits for its turn),
+ * and all of it is looked at and written down on the daemon's one thread,
+ * within one call: two callers can't both take the last place.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "base/types.h"
+
+struct call;
+struct daemon;
+struct vm;
+
+enum quota {
+	QUOTA_MACHINES,
+	QUOTA_VCPUS,
+	QUOTA_MEMORY,
+	QUOTA_DISK,
+	QUOTA_SNAPSHOTS,
+	QUOTA_COUNT
+};
+
+/* As the API spells it; NULL: there are no more. */
+const char *quota_name(enum quota quota);
+/* What the machines of a project have, one of them (or NULL) left out. */
+void quota_used(struct daemon *d, const char *project, const struct vm *but,
+                u64 used[QUOTA_COUNT]);
+/* A project's limits: an object, without what has none. New. */
+json_t *quota_limits(struct daemon *d, const char *project);
+
+/* For handlers: may its project have that, too? The call has failed if not. */
+/* count machines of that definition; or vm, which exists, by it from now on. */
+bool quota_allows(struct call *c, const struct vm *vm, json_t *next,
+                  unsigned count);
+bool quota_allows_snapshot(struct call *c, const struct vm *vm);
+/* The machine's own disk, that much larger or smaller than it is. */
+bool quota_allows_disk(struct call *c, const struct vm *vm, u64 bytes);
