@@ -20,9 +20,9 @@ _atoll_names()
 	ATOLL_NO_START=1 "${COMP_WORDS[0]}" vm list --format name 2>/dev/null
 }
 
-_atoll_networks()
+_atoll_of()
 {
-	ATOLL_NO_START=1 "${COMP_WORDS[0]}" net list --format name 2>/dev/null
+	ATOLL_NO_START=1 "${COMP_WORDS[0]}" "$1" list --format name 2>/dev/null
 }
 
 _atoll()
@@ -34,12 +34,15 @@ _atoll()
 	if [ "$COMP_CWORD" = 1 ]; then
 		words=$(_atoll_verbs)
 	elif [ "$before" = --net ]; then
-		words="user none $(_atoll_networks)"
+		words="user none $(_atoll_of net)"
 	elif [ "$before" = --machine ]; then
 		words=$(_atoll_names)
+	elif [ "$before" = --project ] || [ "$before" = --role ] ||
+		[ "$before" = --user ]; then
+		words=$(_atoll_of "${before#--}")
 	elif [[ $word == -* ]]; then
 		case $noun in
-		vm | net | task | event | token | audit | stack | disk | image | host | alarm | report)
+		vm | net | task | event | token | audit | stack | disk | image | host | alarm | report | project | quota | user | role)
 			words=$(_atoll_options "$noun" "$verb") ;;
 		*) words=$(_atoll_options "$noun") ;;
 		esac
@@ -53,13 +56,19 @@ _atoll()
 			elif [ "$verb" != create ]; then
 				words=$(_atoll_names)
 			fi ;;
-		net)
+		net | project | user | role | token | alarm)
 			if [ "$COMP_CWORD" = 2 ]; then
-				words=$(_atoll_verbs net)
+				words=$(_atoll_verbs "$noun")
 			elif [ "$verb" != create ]; then
-				words=$(_atoll_networks)
+				words=$(_atoll_of "$noun")
 			fi ;;
-		task | event | token | audit | stack | alarm | report)
+		quota)
+			if [ "$COMP_CWORD" = 2 ]; then
+				words=$(_atoll_verbs quota)
+			else
+				words=$(_atoll_of project)
+			fi ;;
+		task | event | audit | stack | report)
 			[ "$COMP_CWORD" != 2 ] || words=$(_atoll_verbs "$noun") ;;
 		esac
 	fi

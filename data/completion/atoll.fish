@@ -21,7 +21,7 @@ function __atoll_complete
 	set -l words (commandline -opc)
 	set -l now (commandline -ct)
 	set -l count (count $words)
-	set -l nouns vm net task event token audit stack disk image host
+	set -l nouns vm net task event token audit stack disk image host alarm report project quota user role
 
 	if test $count -eq 1
 		__atoll_verbs
@@ -30,6 +30,8 @@ function __atoll_complete
 		__atoll_names net
 	else if test "$words[-1]" = --machine
 		__atoll_names vm
+	else if contains -- "$words[-1]" --project --role --user
+		__atoll_names (string replace -- -- '' $words[-1])
 	else if string match -q -- '-*' "$now"
 		if contains -- $words[2] $nouns
 			__atoll_options $words[2..3]
@@ -40,13 +42,19 @@ function __atoll_complete
 		switch $words[2]
 			case start stop restart kill console shell
 				__atoll_names vm
-			case vm net
+			case vm net project user role token alarm
 				if test $count -eq 2
 					__atoll_verbs $words[2]
 				else if test "$words[3]" != create
 					__atoll_names $words[2]
 				end
-			case task event token audit stack
+			case quota
+				if test $count -eq 2
+					__atoll_verbs quota
+				else
+					__atoll_names project
+				end
+			case task event audit stack report
 				if test $count -eq 2
 					__atoll_verbs $words[2]
 				end

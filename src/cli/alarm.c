@@ -23,6 +23,7 @@ enum {
 	OPT_ACTION,
 	OPT_OVERCOMMIT,
 	OPT_HEADROOM,
+	OPT_PROJECT,
 };
 
 /* A body under way: options put their keys into it. */
@@ -65,6 +66,9 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 	case OPT_ACTION:
 		json_object_set_new(w->body, "action", json_string(value));
 		return 0;
+	case OPT_PROJECT:
+		json_object_set_new(w->body, "project", json_string(value));
+		return 0;
 	case OPT_ABOVE:
 		return put_threshold(w, "above", value, err);
 	case OPT_BELOW:
@@ -89,6 +93,7 @@ static int alarm_list(int argc, char **argv)
 	static const struct column columns[] = {
 		{ "NAME", .path = "name" },
 		{ "MACHINES", .path = "vm" },
+		{ "PROJECT", .path = "project" },
 		{ "METRIC", .path = "metric" },
 		{ "WHEN", .path = "when" },
 		{ "THRESHOLD", .path = "threshold", .kind = CELL_NUMBER },
@@ -107,6 +112,7 @@ static int alarm_create(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
 		{ "vm", "GLOB", "which machines [*]", OPT_VM },
+		{ "project", "PROJECT", "of which project (all)", OPT_PROJECT },
 		{ "metric", "NAME",
 		  "cpu, ready, steal (thousandths of a processor), "
 		  "memory_used ...: as atoll metrics lists them",

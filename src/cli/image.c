@@ -23,6 +23,7 @@
 #include "cli/command.h"
 #include "cli/disk.h"
 #include "cli/options.h"
+#include "cli/project.h"
 #include "cli/say.h"
 #include "control/control.h"
 
@@ -379,6 +380,7 @@ static const struct command verbs[] = {
 	{ "seed", "write what cloud-init reads at a first start", image_seed },
 	{ "list", "list the images", image_list },
 	{ "inspect", "print what is known of one", image_inspect },
+	{ "set", "say to the daemon whose one is", image_set },
 	{ "delete", "delete one", image_delete },
 	{ 0 },
 };

@@ -14,6 +14,7 @@
 #include "cli/fork.h"
 #include "cli/host.h"
 #include "cli/net.h"
+#include "cli/project.h"
 #include "cli/say.h"
 #include "cli/snapshot.h"
 #include "cli/suspend.h"
@@ -51,6 +52,10 @@ static const struct command commands[] = {
 	{ "net", "networks of machines", command_net },
 	{ "task", "what the daemon was asked to do", command_task },
 	{ "event", "what happened", command_event },
+	{ "project", "whose machines are", command_project },
+	{ "quota", "how much a project may have", command_quota },
+	{ "user", "who may do what", command_user },
+	{ "role", "what can be granted", command_role },
 	{ "token", "access for others", command_token },
 	{ "audit", "who did what", command_audit },
 	{ "disk", "make, check, convert and change disk images", cmd_disk },

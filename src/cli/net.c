@@ -19,7 +19,14 @@
 #include "cli/say.h"
 #include "cli/vm.h"
 
-enum { OPT_CIDR = OPT_OWN, OPT_ISOLATED, OPT_BRIDGE, OPT_MTU, OPT_WORDS };
+enum {
+	OPT_CIDR = OPT_OWN,
+	OPT_ISOLATED,
+	OPT_BRIDGE,
+	OPT_MTU,
+	OPT_WORDS,
+	OPT_PROJECT
+};
 enum { OPT_MACHINE = OPT_OWN, OPT_COUNT, OPT_DURATION, OPT_OUTPUT };
 enum { START_MS = 15000, STEP_MS = 20 };
 
@@ -86,9 +93,10 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 		return 0;
 	default:
 		json_object_set_new(body,
-		                    id == OPT_CIDR     ? "cidr"
-		                    : id == OPT_BRIDGE ? "bridge"
-		                                       : "description",
+		                    id == OPT_CIDR      ? "cidr"
+		                    : id == OPT_BRIDGE  ? "bridge"
+		                    : id == OPT_PROJECT ? "project"
+		                                        : "description",
 		                    json_string(value));
 		return 0;
 	}
@@ -158,6 +166,7 @@ static int net_create(int argc, char **argv)
 		  OPT_BRIDGE },
 		{ "mtu", "BYTES", "of its frames (1500)", OPT_MTU },
 		{ "description", "WORDS", "for people", OPT_WORDS },
+		{ "project", "PROJECT", "whose it is (default)", OPT_PROJECT },
 		REMOTE_OPTIONS,
 		{ 0 },
 	};

@@ -133,6 +133,7 @@ int remote_code(const char *code)
 		{ "denied", CODE_DENIED },
 		{ "unauthorized", CODE_DENIED },
 		{ "locked-out", CODE_DENIED },
+		{ "quota", CODE_NO_CAPACITY },
 		{ "storage", CODE_NO_CAPACITY },
 		{ "no-capacity", CODE_NO_CAPACITY },
 		{ "timeout", CODE_TIMEOUT },

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/alloc.h"
+#include "cli/body.h"
 #include "cli/say.h"
 
 int resource_list(const char *usage, const char *summary, const char *path,
@@ -30,6 +31,61 @@ char *resource_path(const char *path, const char *name)
 
 	free(part);
 	return whole;
+}
+
+int resource_show(const char *usage, const char *summary, const char *path,
+                  const struct column *columns, int argc, char **argv)
+{
+	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+	struct remote r = { 0 };
+	int code = remote_open(&r, usage, summary, specs, argc, argv);
+	json_t *one, *list;
+	char *where;
+
+	if (code < 0 && r.name_count != 1)
+		code = say_usage("%s takes one name", usage);
+	if (code < 0) {
+		where = resource_path(path, r.names[0]);
+		one = remote_get(&r, where, &code);
+		if (one) {
+			list = json_pack("[O]", one);
+			remote_print(&r, one, list, columns);
+			json_decref(list);
+			code = CODE_OK;
+		}
+		json_decref(one);
+		free(where);
+	}
+	remote_close(&r);
+	return code;
+}
+
+int resource_write(const char *usage, const char *summary, const char *path,
+                   bool create, const struct option_spec *specs,
+                   const struct body_key *keys, int argc, char **argv)
+{
+	struct body b = { json_object(), keys };
+	struct remote r = { .own = body_option, .own_ctx = &b };
+	int code = remote_open(&r, usage, summary, specs, argc, argv);
+	char *where;
+
+	if (code < 0 && r.name_count != 1)
+		code = say_usage("%s takes one name", usage);
+	if (code < 0 && !create && json_object_size(b.json) == 0)
+		code = say_usage("%s: what is to be changed?", usage);
+	if (code < 0 && create) {
+		json_object_set_new(b.json, "name", json_string(r.names[0]));
+		code =
+		    resource_call(&r, "POST", path, json_incref(b.json), NULL);
+	} else if (code < 0) {
+		where = resource_path(path, r.names[0]);
+		code = resource_call(&r, "PATCH", where, json_incref(b.json),
+		                     NULL);
+		free(where);
+	}
+	json_decref(b.json);
+	remote_close(&r);
+	return code;
 }
 
 int resource_delete(const char *usage, const char *summary, const char *path,

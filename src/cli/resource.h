@@ -11,6 +11,18 @@
 int resource_list(const char *usage, const char *summary, const char *path,
                   const char *key, const struct column *columns, int argc,
                   char **argv);
+/* atoll NOUN show NAME: GET path/NAME, as the one line of such a table. */
+int resource_show(const char *usage, const char *summary, const char *path,
+                  const struct column *columns, int argc, char **argv);
+/*
+ * atoll NOUN create NAME or set NAME: one call with what the options put into
+ * a body (body.h; keys as body_option() takes them). create: POST path, the
+ * name in the body; else PATCH path/NAME, and the body must hold something.
+ */
+struct body_key;
+int resource_write(const char *usage, const char *summary, const char *path,
+                   bool create, const struct option_spec *specs,
+                   const struct body_key *keys, int argc, char **argv);
 /* atoll NOUN delete NAME...: DELETE path/NAME. */
 int resource_delete(const char *usage, const char *summary, const char *path,
                     int argc, char **argv);

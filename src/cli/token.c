@@ -13,10 +13,17 @@
 #include "cli/say.h"
 #include "cli/vm.h"
 
-enum { OPT_ROLE = OPT_OWN, OPT_EXPIRES, OPT_LIMIT, OPT_AFTER };
+enum {
+	OPT_ROLE = OPT_OWN,
+	OPT_EXPIRES,
+	OPT_LIMIT,
+	OPT_AFTER,
+	OPT_PROJECT,
+	OPT_USER
+};
 
 struct wishes {
-	const char *role, *expires, *limit, *after;
+	const char *role, *expires, *limit, *after, *project, *user;
 };
 
 static int take_option(void *ctx, int id, const char *value, struct error *err)
@@ -30,6 +37,10 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 		w->expires = value;
 	else if (id == OPT_LIMIT)
 		w->limit = value;
+	else if (id == OPT_PROJECT)
+		w->project = value;
+	else if (id == OPT_USER)
+		w->user = value;
 	else
 		w->after = value;
 	return 0;
@@ -43,9 +54,23 @@ static const char *expires_of(json_t *e, char *room, size_t size)
 	return room;
 }
 
+/* What it may: a role somewhere, or what a user may. */
+static const char *may_of(json_t *e, char *room, size_t size)
+{
+	const char *user = remote_text(e, "user");
+	const char *project = remote_text(e, "project");
+
+	if (user[0])
+		snprintf(room, size, "as %s", user);
+	else
+		snprintf(room, size, "%s%s%s", remote_text(e, "role"),
+		         project[0] ? " in " : "", project);
+	return room;
+}
+
 static const struct column token_columns[] = {
 	{ "NAME", .path = "name" },
-	{ "ROLE", .path = "role" },
+	{ "MAY", may_of },
 	{ "CREATED", .path = "created", .kind = CELL_TIME },
 	{ "EXPIRES", expires_of },
 	{ NULL },
@@ -54,14 +79,16 @@ static const struct column token_columns[] = {
 static int token_list(int argc, char **argv)
 {
 	return resource_list("atoll token list [OPTION]...",
-	                     "Who else has access.", "/v1/tokens", "tokens",
-	                     token_columns, argc, argv);
+	                     "Tokens, and what they are for.", "/v1/tokens",
+	                     "tokens", token_columns, argc, argv);
 }
 
 static int create(struct remote *r, const struct wishes *w)
 {
-	json_t *body = json_pack("{s:s, s:s}", "name", r->names[0], "role",
-	                         w->role ? w->role : "user");
+	const char *role = w->role || w->user ? w->role : "user";
+	json_t *body =
+	    json_pack("{s:s, s:s*, s:s*, s:s*}", "name", r->names[0], "role",
+	              role, "project", w->project, "user", w->user);
 	struct error err = { 0 };
 	json_t *reply = NULL;
 	u64 ns;
@@ -88,9 +115,10 @@ static int create(struct remote *r, const struct wishes *w)
 static int token_create(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
-		{ "role", "ROLE",
-		  "administrator, operator, user, auditor or viewer (user)",
+		{ "role", "ROLE", "as atoll role list shows them (user)",
 		  OPT_ROLE },
+		{ "project", "PROJECT", "in that one only", OPT_PROJECT },
+		{ "user", "NAME", "instead: what that user may", OPT_USER },
 		{ "expires", "TIME", "as 1h or 720h (never)", OPT_EXPIRES },
 		REMOTE_OPTIONS,
 		{ 0 },

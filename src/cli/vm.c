@@ -16,7 +16,9 @@
 #include "cli/remote.h"
 #include "cli/say.h"
 
-enum { OPT_FORCE = OPT_OWN, OPT_STATE, OPT_TAG };
+enum { OPT_FORCE = OPT_OWN };
+/* Of list: what the query of the API calls them. */
+enum { OPT_STATE = OPT_OWN, OPT_TAG, OPT_PROJECT, OPT_OWNER, OPT_EXPIRED };
 
 /* ---- columns ---- */
 
@@ -62,33 +64,32 @@ static const struct column columns[] = {
 	{ NULL },
 };
 
-/* ---- list, show ---- */
-
-struct list_options {
-	const char *state, *tag;
+/* Of those whose time is over: whom to ask. */
+static const struct column expired_columns[] = {
+	{ "NAME", .path = "name" },
+	{ "STATE", state_of },
+	{ "EXPIRES", .path = "spec.expires" },
+	{ "OWNER", .path = "spec.owner" },
+	{ "PROJECT", .path = "spec.project" },
+	{ NULL },
 };
 
+/* ---- list, show ---- */
+
+/* A path with a query under way. */
 static int list_option(void *ctx, int id, const char *value, struct error *err)
 {
-	struct list_options *o = ctx;
+	static const char *const names[] = { "state", "tag", "project", "owner",
+		                             "expired" };
+	char **path = ctx, *old = *path;
+	char *text = client_escape(id == OPT_EXPIRED ? "true" : value);
 
 	(void)err;
-	*(id == OPT_STATE ? &o->state : &o->tag) = value;
+	*path = xasprintf("%s%c%s=%s", old, strchr(old, '?') ? '&' : '?',
+	                  names[id - OPT_OWN], text);
+	free(old);
+	free(text);
 	return 0;
-}
-
-static char *list_path(const struct list_options *o)
-{
-	char *state = client_escape(o->state ? o->state : "");
-	char *tag = client_escape(o->tag ? o->tag : "");
-	char *path =
-	    xasprintf("/v1/vms%s%s%s%s%s", o->state || o->tag ? "?" : "",
-	              o->state ? "state=" : "", state,
-	              o->tag ? (o->state ? "&tag=" : "tag=") : "", tag);
-
-	free(state);
-	free(tag);
-	return path;
 }
 
 static int vm_list(int argc, char **argv)
@@ -97,21 +98,24 @@ static int vm_list(int argc, char **argv)
 		{ "state", "STATE", "only those: stopped, running, paused",
 		  OPT_STATE },
 		{ "tag", "KEY[=GLOB]", "only those with that tag", OPT_TAG },
+		{ "project", "PROJECT", "only those in that one", OPT_PROJECT },
+		{ "owner", "WHO", "only those of that one", OPT_OWNER },
+		{ "expired", NULL, "only those whose time is over",
+		  OPT_EXPIRED },
 		REMOTE_OPTIONS,
 		{ 0 },
 	};
-	struct list_options o = { 0 };
-	struct remote r = { .own = list_option, .own_ctx = &o };
+	char *path = xstrdup("/v1/vms");
+	struct remote r = { .own = list_option, .own_ctx = &path };
 	int code = remote_open(&r, "atoll vm list [OPTION]...",
 	                       "The machines that the daemon keeps.", specs,
 	                       argc, argv);
-	char *path;
 
-	if (code < 0) {
-		path = list_path(&o);
-		code = remote_list(&r, path, "vms", columns);
-		free(path);
-	}
+	if (code < 0)
+		code = remote_list(&r, path, "vms",
+		                   strstr(path, "expired=") ? expired_columns
+		                                            : columns);
+	free(path);
 	remote_close(&r);
 	return code;
 }
@@ -146,6 +150,9 @@ static void show_text(json_t *vm)
 		"state",
 		"since",
 		"wanted",
+		"spec.project",
+		"spec.owner",
+		"spec.expires",
 		"spec.description",
 		"spec.engine",
 		"spec.image",

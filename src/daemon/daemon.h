@@ -106,6 +106,8 @@ struct vm {
 
 const char *vm_state_name(enum vm_state state);
 const char *vm_project(const struct vm *vm);
+/* It was to be there until a time that is over; now: seconds since 1970. */
+bool vm_expired(const struct vm *vm, s64 now);
 int vm_load_all(struct daemon *d, struct error *err) MUST_CHECK;
 void vm_free_all(struct daemon *d);
 /* By name or id; NULL. */

@@ -23,8 +23,8 @@ const struct route routes[] = {
 	{ "GET", "/metrics", RIGHT_READ, BODY_NONE, "", api_metrics,
 	  .some = true },
 
-	{ "GET", "/v1/vms", RIGHT_READ, BODY_NONE, "state tag", api_vm_list,
-	  .some = true },
+	{ "GET", "/v1/vms", RIGHT_READ, BODY_NONE,
+	  "state tag project owner expired", api_vm_list, .some = true },
 	{ "POST", "/v1/vms", RIGHT_DEFINE, BODY_JSON, "", api_vm_create,
 	  .some = true },
 	{ "GET", VM, RIGHT_READ, BODY_NONE, "", api_vm_get },

@@ -38,6 +38,14 @@ const char *vm_project(const struct vm *vm)
 	return name ? name : "default"; /* of a registry from before */
 }
 
+bool vm_expired(const struct vm *vm, s64 now)
+{
+	s64 end =
+	    time_parse(json_string_value(json_object_get(vm->spec, "expires")));
+
+	return end >= 0 && end <= now;
+}
+
 static void restart_due(void *ctx);
 
 struct vm *vm_new(struct daemon *d, json_t *spec)

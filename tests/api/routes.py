@@ -1052,6 +1052,12 @@ class Routes(unittest.TestCase):
         sprawl = {v["name"]: v["reasons"] for v in
                   get("/v1/reports/sprawl").json["vms"]}
         self.assertNotIn("watched", sprawl)
+        for query, names in (("expired=true", ["old"]),
+                             ("owner=me", ["watched"]),
+                             ("expired=true&owner=me", []),
+                             ("project=none", [])):
+            found = get("/v1/vms?" + query).json["vms"]
+            self.assertEqual([v["name"] for v in found], names, query)
         self.assertEqual(sprawl["old"],
                          ["expired on 2020-01-01", "has no owner"])
         D.do("POST", "/v1/vms/watched/kill")

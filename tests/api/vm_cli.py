@@ -177,6 +177,76 @@ class Cli(unittest.TestCase):
         self.good("token", "delete", "ci")
         self.bad(5, "not known", "vm", "list", env=as_ci)
 
+    def test_32_projects_users_roles(self):
+        self.good("project", "create", "shop", "--description", "the shop",
+                  "--machines", "1", "--memory", "64M")
+        self.assertRegex(self.good("project", "list"),
+                         r"(?m)^shop +0 +0 +0 B +0 B +the shop")
+        self.good("vm", "create", "till", *TINY, "--memory", "32M",
+                  "--project", "shop", "--owner", "anna", "--expires",
+                  "2020-02-03")
+        self.bad(6, "quota of machines is 1; it has 1, and 1 more", "vm",
+                 "create", "till2", *TINY, "--project", "shop")
+        self.good("quota", "set", "shop", "--machines", "none", "--vcpus",
+                  "2")
+        self.assertRegex(
+            self.good("quota", "show", "shop"),
+            r"(?m)^shop +1 / any +1 / 2 +32 MiB / 64 MiB +0 B / any +0 / any")
+        self.assertRegex(self.good("vm", "list", "--expired"),
+                         r"till +stopped +2020-02-03 +anna +shop\n$")
+        self.assertEqual(self.good("vm", "list", "--project", "shop",
+                                   "--format", "name"), "till\n")
+        self.assertEqual(self.good("vm", "list", "--owner", "bert",
+                                   "--format", "name"), "")
+        self.good("user", "create", "anna", "--uid", "54321", "--certificate",
+                  "anna.example")
+        self.bad(2, "--project, or --everywhere", "user", "grant", "anna",
+                 "--role", "viewer")
+        self.good("role", "create", "starter", "--right", "operate")
+        self.assertRegex(self.good("role", "list"),
+                         r"starter +read, ?operate")
+        self.good("user", "grant", "anna", "--role", "starter", "--project",
+                  "shop")
+        self.good("user", "grant", "anna", "--role", "auditor",
+                  "--everywhere")
+        self.assertRegex(
+            self.good("user", "show", "anna"),
+            r"anna +54321 +anna.example +enabled +auditor everywhere, "
+            r"starter in shop")
+        secret = self.good("token", "create", "annas", "--user",
+                           "anna").strip()
+        as_anna = dict(D.env, ATOLL_TOKEN=secret)
+        self.good("audit", "list", env=as_anna)
+        self.good("kill", "till", env=as_anna)
+        self.bad(5, "role", "kill", "db", env=as_anna)
+        self.good("role", "set", "starter", "--right", "read")
+        self.bad(5, "role", "kill", "till", env=as_anna)
+        self.good("user", "revoke", "anna", "--role", "auditor",
+                  "--everywhere")
+        self.bad(3, "no machine db", "vm", "show", "db", env=as_anna)
+        self.good("user", "set", "anna", "--disable", "--uid", "none")
+        self.bad(5, "not known", "vm", "list", env=as_anna)
+        secret = self.good("token", "create", "shops", "--role", "operator",
+                           "--project", "shop").strip()
+        self.assertRegex(self.good("token", "list"),
+                         r"(?s)annas +as anna .*shops +operator in shop")
+        as_shop = dict(D.env, ATOLL_TOKEN=secret)
+        self.good("net", "create", "shopnet", "--project", "shop",
+                  "--isolated", env=as_shop)
+        self.good("alarm", "create", "warm", "--project", "shop", "--metric",
+                  "cpu", "--above", "900", env=as_shop)
+        self.bad(5, "name one", "alarm", "create", "hot", "--metric", "cpu",
+                 "--above", "1", env=as_shop)
+        self.bad(4, "has machines", "project", "delete", "shop")
+        self.good("alarm", "delete", "warm", env=as_shop)
+        self.good("net", "delete", "shopnet", env=as_shop)
+        self.good("vm", "delete", "till", "--yes", env=as_shop)
+        self.good("project", "set", "shop", "--description", "closed")
+        self.good("project", "delete", "shop")
+        self.good("user", "delete", "anna")
+        self.good("role", "delete", "starter")
+        self.bad(2, "what is to be changed", "user", "set", "anna")
+
     def test_40_console_on_a_terminal(self):
         self.good("start", "db")
         pid, tty = pty.fork()
@@ -234,6 +304,11 @@ class Cli(unittest.TestCase):
         self.assertEqual(complete("net", "insp"), ["inspect"])
         self.assertEqual(complete("net", "delete", "wi"), ["wired"])
         self.assertEqual(complete("launch", "--net", "wi"), ["wired"])
+        self.assertEqual(complete("quota", "set", "def"), ["default"])
+        self.assertEqual(complete("vm", "list", "--project", "def"),
+                         ["default"])
+        self.assertEqual(complete("user", "grant", "x", "--role", "view"),
+                         ["viewer"])
         self.check_zsh()
         self.check_fish()
         self.good("net", "delete", "wired")

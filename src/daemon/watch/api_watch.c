@@ -198,11 +198,11 @@ static json_t *sprawl_reasons(struct vm *vm, s64 now)
 	    json_string_value(json_object_get(vm->spec, "expires"));
 	const char *owner =
 	    json_string_value(json_object_get(vm->spec, "owner"));
-	s64 end = time_parse(expires), since = time_parse(vm->since);
+	s64 since = time_parse(vm->since);
 	json_t *reasons = json_array();
 	char text[64];
 
-	if (end >= 0 && end <= now) {
+	if (vm_expired(vm, now)) {
 		snprintf(text, sizeof(text), "expired on %.10s", expires);
 		json_array_append_new(reasons, json_string(text));
 	}
