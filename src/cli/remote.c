@@ -441,7 +441,7 @@ json_t *remote_machines(struct remote *r, int *code)
 	for (size_t i = 0; i < r->name_count; i++)
 		ask = ask || has_glob(r->names[i]);
 	if (ask) {
-		whole = remote_get(r, "/v1/vms", code);
+		whole = remote_get(r, "/v1/vms?view=brief", code);
 		if (!whole) {
 			json_decref(names);
 			return NULL;

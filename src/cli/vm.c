@@ -18,7 +18,14 @@
 
 enum { OPT_FORCE = OPT_OWN };
 /* Of list: what the query of the API calls them. */
-enum { OPT_STATE = OPT_OWN, OPT_TAG, OPT_PROJECT, OPT_OWNER, OPT_EXPIRED };
+enum {
+	OPT_STATE = OPT_OWN,
+	OPT_TAG,
+	OPT_PROJECT,
+	OPT_OWNER,
+	OPT_EXPIRED,
+	OPT_VIEW
+};
 
 /* ---- columns ---- */
 
@@ -79,8 +86,8 @@ static const struct column expired_columns[] = {
 /* A path with a query under way. */
 static int list_option(void *ctx, int id, const char *value, struct error *err)
 {
-	static const char *const names[] = { "state", "tag", "project", "owner",
-		                             "expired" };
+	static const char *const names[] = { "state", "tag",     "project",
+		                             "owner", "expired", "view" };
 	char **path = ctx, *old = *path;
 	char *text = client_escape(id == OPT_EXPIRED ? "true" : value);
 
@@ -111,6 +118,8 @@ static int vm_list(int argc, char **argv)
 	                       "The machines that the daemon keeps.", specs,
 	                       argc, argv);
 
+	if (code < 0 && (r.format == FORMAT_TABLE || r.format == FORMAT_NAME))
+		list_option(&path, OPT_VIEW, "brief", NULL);
 	if (code < 0)
 		code = remote_list(&r, path, "vms",
 		                   strstr(path, "expired=") ? expired_columns

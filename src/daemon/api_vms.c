@@ -4,11 +4,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -29,72 +27,7 @@ static void set_etag(struct call *c, s64 revision)
 	call_header(c, "etag", tag);
 }
 
-/* ---- list and get ---- */
-
-/* "key" or "key=glob" */
-static bool has_tag(const struct vm *vm, const char *wanted)
-{
-	json_t *tags = json_object_get(vm->spec, "tags"), *value;
-	size_t n = strcspn(wanted, "=");
-	char key[128];
-
-	snprintf(key, sizeof(key), "%.*s", (int)n, wanted);
-	value = json_object_get(tags, key);
-	return value &&
-	       (!wanted[n] ||
-	        fnmatch(wanted + n + 1, json_string_value(value), 0) == 0);
-}
-
-/* What a list is asked to be narrowed to; "" or false: not by that. */
-struct wanted {
-	char state[16], tag[300], project[PROJECT_SIZE], owner[130];
-	bool expired;
-};
-
-static void read_wanted(struct call *c, struct wanted *w)
-{
-	char expired[8];
-
-	memset(w, 0, sizeof(*w));
-	call_query(c, "state", w->state, sizeof(w->state));
-	call_query(c, "tag", w->tag, sizeof(w->tag));
-	call_query(c, "project", w->project, sizeof(w->project));
-	call_query(c, "owner", w->owner, sizeof(w->owner));
-	w->expired = call_query(c, "expired", expired, sizeof(expired)) &&
-	             strcmp(expired, "true") == 0;
-}
-
-static bool owned_by(const struct vm *vm, const char *who)
-{
-	const char *owner =
-	    json_string_value(json_object_get(vm->spec, "owner"));
-
-	return owner && strcmp(owner, who) == 0;
-}
-
-static bool is_wanted(const struct vm *vm, const struct wanted *w, s64 now)
-{
-	return (!w->state[0] ||
-	        strcmp(w->state, vm_state_name(vm->state)) == 0) &&
-	       (!w->tag[0] || has_tag(vm, w->tag)) &&
-	       (!w->project[0] || strcmp(w->project, vm_project(vm)) == 0) &&
-	       (!w->owner[0] || owned_by(vm, w->owner)) &&
-	       (!w->expired || vm_expired(vm, now));
-}
-
-void api_vm_list(struct call *c)
-{
-	json_t *list = json_array();
-	s64 now = (s64)time(NULL);
-	struct wanted w;
-
-	read_wanted(c, &w);
-	for (struct vm *vm = c->daemon->vms; vm; vm = vm->next)
-		if (call_sees(c, vm) && is_wanted(vm, &w, now))
-			json_array_append_new(list, vm_json(vm));
-	c->status = 200;
-	c->reply = json_pack("{s:o}", "vms", list);
-}
+/* ---- get ---- */
 
 void api_vm_get(struct call *c)
 {
@@ -323,8 +256,7 @@ static void apply_change(struct call *c, void *ctx)
 
 	moved = strcmp(vm_project(vm), json_string_value(json_object_get(
 					   ch->spec, "project"))) != 0;
-	json_decref(vm->spec);
-	vm->spec = ch->spec;
+	vm_set_spec(vm, ch->spec);
 	vm->revision++;
 	memcpy(vm->updated, ch->updated, TIME_SIZE);
 	free(vm->name);

@@ -74,6 +74,7 @@ struct vm {
 	char *name;
 	json_t
 	    *spec; /* whole, with defaults (spec.c); never changed in place */
+	char *spec_text[2]; /* the same as text, whole and brief: vm_list.c */
 	s64 revision;
 	char created[TIME_SIZE], updated[TIME_SIZE];
 	bool wanted;   /* should run: what restarts and autostart go by */
@@ -118,8 +119,11 @@ void vm_free(struct vm *vm);
 void vm_insert(struct vm *vm);
 void vm_remove(struct vm *vm);  /* its consoles end */
 void vm_reorder(struct vm *vm); /* its name is another */
-/* As the API shows it. */
+/* As the API shows it; without its definition. */
 json_t *vm_json(const struct vm *vm);
+json_t *vm_head_json(const struct vm *vm);
+/* Another definition, taken over. */
+void vm_set_spec(struct vm *vm, json_t *spec);
 /* The machine's own folder, made if it is not there. Descriptor, or -errno. */
 int vm_folder(const struct vm *vm, struct error *err) MUST_CHECK;
 char *vm_folder_path(const struct vm *vm);

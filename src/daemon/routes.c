@@ -24,7 +24,7 @@ const struct route routes[] = {
 	  .some = true },
 
 	{ "GET", "/v1/vms", RIGHT_READ, BODY_NONE,
-	  "state tag project owner expired", api_vm_list, .some = true },
+	  "state tag project owner expired view", api_vm_list, .some = true },
 	{ "POST", "/v1/vms", RIGHT_DEFINE, BODY_JSON, "", api_vm_create,
 	  .some = true },
 	{ "GET", VM, RIGHT_READ, BODY_NONE, "", api_vm_get },

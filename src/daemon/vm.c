@@ -77,7 +77,7 @@ void vm_free(struct vm *vm)
 		vm->queue = t->next;
 		task_free(t);
 	}
-	json_decref(vm->spec);
+	vm_set_spec(vm, NULL);
 	json_decref(vm->last_end);
 	free(vm->name);
 	free(vm);
@@ -196,7 +196,17 @@ int vm_folder(const struct vm *vm, struct error *err)
 	return rc < 0 ? rc : fd;
 }
 
-json_t *vm_json(const struct vm *vm)
+void vm_set_spec(struct vm *vm, json_t *spec)
+{
+	json_decref(vm->spec);
+	vm->spec = spec;
+	for (size_t i = 0; i < ARRAY_SIZE(vm->spec_text); i++) {
+		free(vm->spec_text[i]);
+		vm->spec_text[i] = NULL;
+	}
+}
+
+json_t *vm_head_json(const struct vm *vm)
 {
 	json_t *o = json_object();
 
@@ -222,6 +232,13 @@ json_t *vm_json(const struct vm *vm)
 	json_object_set_new(o, "updated", json_string(vm->updated));
 	json_object_set_new(o, "agent",
 	                    vm->guest ? guest_json(vm) : json_null());
+	return o;
+}
+
+json_t *vm_json(const struct vm *vm)
+{
+	json_t *o = vm_head_json(vm);
+
 	json_object_set(o, "spec", vm->spec);
 	return o;
 }

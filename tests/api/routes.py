@@ -60,6 +60,11 @@ class Routes(unittest.TestCase):
                              ("?state=stopped&tag=tier", 1)):
             found = get("/v1/vms" + query).json["vms"]
             self.assertEqual(len(found), count, query)
+        self.assertEqual(get("/v1/vms").json["vms"], [D.vm("one")])
+        brief = get("/v1/vms?view=brief").json["vms"][0]
+        self.assertEqual((brief["name"], brief["spec"]["tags"],
+                          "boot" in brief["spec"]),
+                         ("one", {"tier": "web"}, False))
         self.refused(get("/v1/vms?colour=red"), 400, "bad-request", "colour")
         self.refused(D.define("one"), 409, "conflict", "already")
         same = get("/v1/vms/one", headers={"If-None-Match": '"1"'})
@@ -161,7 +166,10 @@ class Routes(unittest.TestCase):
         got = D.call("PATCH", "/v1/vms/other", json.dumps({"name": "aaa"}),
                      headers={"Content-Type": "application/merge-patch+json"})
         self.assertEqual(got.status, 200)
-        names = [v["name"] for v in get("/v1/vms").json["vms"]]
+        # What a list showed before is not what it shows now.
+        self.assertEqual(get("/v1/vms").json["vms"],
+                         [D.vm("aaa"), D.vm("one")])
+        names = [v["name"] for v in get("/v1/vms?view=brief").json["vms"]]
         self.assertEqual(names, ["aaa", "one"])
         self.refused(D.call("PATCH", "/v1/vms/none", {}), 404, "not-found")
 
