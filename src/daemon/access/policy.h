@@ -10,7 +10,7 @@
  * that one that is forgotten is closed.
  *
  * A thing in a project that the caller can't read is not there for him: 404,
- * in the words for what is not there (decision 0024).
+ * in the words for what is not there (decision 0027).
  */
 #pragma once
 
