@@ -64,7 +64,7 @@ def big_file(mib):
             "echo BIG-FI''LE")
 
 
-def build(cache, folder):
+def build(cache, folder, modules=None):
     """Kernel and initial file system: their paths."""
     tree = debian.kernel_tree(str(cache))
     path = os.path.join(folder, "small.cpio")
@@ -76,7 +76,8 @@ def build(cache, folder):
     cpio.add("udhcpc", UDHCPC.encode())
     cpio.add_file(BUSYBOX, "bin/busybox")
     names = []
-    for name, data in debian.modules_in_order(tree, MODULES).items():
+    for name, data in debian.modules_in_order(
+            tree, modules or MODULES).items():
         cpio.add(f"lib/{name}.ko", data)
         names.append(f"/lib/{name}.ko")
     cpio.add("modules", "\n".join(names).encode() + b"\n")

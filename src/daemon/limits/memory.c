@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * memory - under pressure idle guests give first, then the others, nobody more
- * than an eighth of its size at a time, nor below its reservation or what it
- * says it uses. When the pressure is well over they get it back in the same
- * steps, the busy ones first. In between nothing moves, so that it does not
- * swing.
+ * memory - under pressure idle guests give, and when they have nothing more to
+ * give the others, nobody more than an eighth of its size at a time, nor below
+ * its reservation or what it says it uses. When the pressure is well over they
+ * get it back in the same steps, the busy ones first. In between nothing moves,
+ * so that it does not swing.
  */
 #include "daemon/limits/limits.h"
 
@@ -38,6 +38,18 @@ static u64 take_from(struct memory_guest *g, u64 wanted)
 	return give;
 }
 
+/* What they gave together. */
+static u64 take_from_all(struct memory_guest *guests, size_t count, bool idle,
+                         u64 wanted)
+{
+	u64 given = 0;
+
+	for (size_t i = 0; i < count && given < wanted; i++)
+		if (guests[i].balloon && guests[i].idle == idle)
+			given += take_from(&guests[i], wanted - given);
+	return given;
+}
+
 static u64 give_to(struct memory_guest *g, u64 spare)
 {
 	u64 most = most_of(g), step = g->size / STEPS, more;
@@ -64,11 +76,8 @@ void memory_plan(const struct memory_host *h, struct memory_guest *guests,
 		wanted = h->headroom * 2 > h->available
 		             ? h->headroom * 2 - h->available
 		             : h->total / 32;
-		for (int idle = 1; idle >= 0; idle--)
-			for (size_t i = 0; i < count && wanted; i++)
-				if (guests[i].balloon &&
-				    guests[i].idle == (idle == 1))
-					wanted -= take_from(&guests[i], wanted);
+		if (!take_from_all(guests, count, true, wanted))
+			take_from_all(guests, count, false, wanted);
 		return;
 	}
 	if (!calm)

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host that runs short of memory, with machines of real guests: who gives
+what, in which order, and that all go on. pressure.py ATOLLD ATOLL CACHE
+
+The host is made short by what it keeps for itself: more than is available.
+"""
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "api"))
+import harness  # noqa: E402
+import small_guest  # noqa: E402
+
+SLOW = 180  # seconds
+SIZE = 192 << 20
+IDLE = 0.02  # processors
+NAMES = ("idle", "kept", "busy")
+passed = failed = 0
+
+
+def check(what, good, more=""):
+    global passed, failed
+    passed, failed = passed + bool(good), failed + (not good)
+    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
+
+
+def available():
+    text = pathlib.Path("/proc/meminfo").read_text()
+    return int(re.search(r"MemAvailable:\s+(\d+)", text)[1]) << 10
+
+
+class Host:
+    def __init__(self, daemon, kernel, initrd):
+        self.daemon = daemon
+        self.boot = {"kernel": kernel, "initrd": initrd,
+                     "cmdline": "console=ttyS0 quiet"}
+
+    def start(self, name, **resources):
+        answer = self.daemon.call("POST", "/v1/vms", {
+            "name": name, "memory_bytes": SIZE, "engine": "bt",
+            "boot": self.boot, "nics": [], "resources": resources})
+        assert answer.status == 201, answer.body
+        self.daemon.do("POST", f"/v1/vms/{name}/start")
+
+    def run_in(self, name, command):
+        path = f"/v1/vms/{name}/console"
+        before = len(self.daemon.call("GET", path).body)
+        self.daemon.call("POST", path, command.encode() + b"\n")
+        return harness.wait_for(lambda: re.search(
+            rb"(?s)(.*)=(\d+)=",
+            self.daemon.call("GET", path).body[before:]), SLOW)
+
+    def figures(self):
+        """By name, once all say what they have."""
+        def all_of_them():
+            vms = self.daemon.call("GET", "/v1/figures").json["vms"]
+            found = {v["name"]: v["memory"] for v in vms if "memory" in v}
+            if set(found) == set(NAMES) and all(
+                    m["balloon"]["driver"] and m["guest_total_bytes"]
+                    for m in found.values()):
+                return found
+            return None
+        return harness.wait_for(all_of_them, SLOW)
+
+    def run(self):
+        """Processors that each one uses, by name."""
+        return {v["name"]: v["cpu"]["run"] for v in self.daemon.call(
+            "GET", "/v1/figures").json["vms"] if "cpu" in v}
+
+    def given(self):
+        return {n: m["balloon"]["actual_bytes"]
+                for n, m in self.figures().items()}
+
+    def keep(self, size):
+        answer = self.daemon.call("PATCH", "/v1/host/policy",
+                                  {"headroom_bytes": size})
+        assert answer.status == 200, answer.body
+
+    def events(self):
+        return [e for e in self.daemon.call(
+            "GET", "/v1/events?limit=1000").json["events"]
+            if e["type"] == "vm.memory"]
+
+
+def short_of_memory(host):
+    usual = host.daemon.call("GET", "/v1/host/policy").json["headroom_bytes"]
+    before = host.given()
+    check("nobody has given anything", not any(before.values()), before)
+    harness.wait_for(lambda: (r := host.run())["busy"] > 0.2 and
+                     r["idle"] < IDLE and r["kept"] < IDLE, SLOW)
+    host.keep(available() + (2 << 30))
+    harness.wait_for(lambda: host.given()["idle"] > 0, SLOW)
+    given = harness.wait_for(lambda: (g := host.given())["busy"] and g, SLOW)
+    check("idle ones gave before the busy one", given["idle"] > given["busy"],
+          given)
+    order = [e["vm"]["name"] for e in host.events()]
+    check("the busy one was asked when the others had no more",
+          order.index("busy") > 2 and order[:2] == ["idle", "kept"], order)
+    time.sleep(10)  # all that will be taken is taken
+    memory = host.figures()
+    check("nobody is below what it was promised",
+          SIZE - memory["kept"]["balloon"]["actual_bytes"] >= 160 << 20,
+          memory["kept"])
+    for name, m in memory.items():
+        left = SIZE - m["balloon"]["actual_bytes"]
+        print(f"     {name}: {m['balloon']['actual_bytes'] >> 20} MiB given, "
+              f"{left >> 20} MiB left, {m['swap_bytes'] >> 20} MiB in swap")
+        check(f"{name} keeps what its guest uses",
+              left >= m["guest_total_bytes"] - m["guest_available_bytes"]
+              or left >= 64 << 20, m)
+    check("the figures say who gave what",
+          all(e["data"]["target_bytes"] != e["data"]["before_bytes"]
+              for e in host.events()))
+    for name in NAMES:
+        said = host.run_in(name, "echo ALI''VE")
+        check(f"{name} goes on", b"ALIVE" in said[1] and
+              host.daemon.vm(name)["state"] == "running")
+    host.keep(usual)
+    harness.wait_for(lambda: not any(host.given().values()), SLOW)
+    check("all have it back", True)
+
+
+def main():
+    work = tempfile.mkdtemp(prefix="atoll-pressure-")
+    kernel, initrd = small_guest.build(os.path.abspath(sys.argv[3]), work,
+                                       ["virtio_pci", "virtio_balloon"])
+    daemon = harness.Daemon(harness.programs(sys.argv[1:3]))
+    try:
+        daemon.start()
+        host = Host(daemon, kernel, initrd)
+        host.start("idle")
+        host.start("kept", memory_reservation_bytes=160 << 20)
+        host.start("busy", cpu_weight=1000)
+        for name in NAMES:
+            daemon.console(name, b"GUEST-READY")
+        host.run_in("busy", "while :; do :; done &")
+        short_of_memory(host)
+    finally:
+        daemon.close()
+        shutil.rmtree(work, ignore_errors=True)
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+main()
