@@ -359,8 +359,9 @@ static void pass_on(const struct sigaction *old, int sig, siginfo_t *info,
 
 /*
  * The interpreter does the instruction again, and finds the guest's fault:
- * a division, an unmasked SIMD exception, a misaligned operand. Registers are
- * the guest's still; only scratch was changed.
+ * a division, an unmasked SIMD exception, a misaligned operand. Or it is a poll
+ * (flow.c), and attention is paid after the instruction. Registers are the
+ * guest's still; only scratch was changed.
  */
 static void on_fault(int sig, siginfo_t *info, void *context)
 {
@@ -372,6 +373,7 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 
 	if (bt && bt_find_fault(bt, (const u8 *)(uintptr_t)regs[REG_RIP], &out,
 	                        &flags)) {
+		regs[REG_R14] = 0; /* nothing that missed */
 		regs[REG_R15] = (greg_t)((u8 *)out - bt->meta);
 		regs[REG_RIP] = (greg_t)(uintptr_t)(flags == FLAGS_HOST
 		                                        ? bt->exit_op_host

@@ -217,24 +217,22 @@ static void link_jump(struct xlate *x, s64 off)
 	x->code->link[cold->link].jump = cold->jump;
 }
 
-/* Attention, without touching flags: JRCXZ. */
-static void poll(struct xlate *x)
+/*
+ * Attention before instruction k, which no loop gets by without: two loads and
+ * no branch. While there is none the second loads from the vCPU; else from an
+ * address that is not canonical, and the fault leaves to the interpreter's k.
+ */
+static void poll(struct xlate *x, unsigned k)
 {
-	struct cold *cold = &x->cold[x->colds++];
 	struct cursor *c = &x->c;
 
-	cold->kind = COLD_POLL;
-	cold->flags = (u8)x->at;
-	cold->link = (u16)x->links; /* the one made next */
-	if (x->at == FLAGS_HOST) {
-		asm_mov_rr(c, H_S1, H_RCX);
-		asm_load_gs32(c, H_RCX, CPU(attention));
-		asm_bytes(c, "\xe3\x05", 2); /* jrcxz over the jump */
-		cold->jump = asm_jmp(c);
-		asm_mov_rr(c, H_RCX, H_S1);
-	} else {
-		cold->jump = attention_jump(c);
-	}
+	_Static_assert(offsetof(struct icpu, attention) -
+	                       offsetof(struct icpu, below_attention) ==
+	                   8,
+	               "six bytes of zeros below it");
+	x_point(x, k);
+	asm_load_gs(c, H_S1, CPU(attention) - 6);
+	asm_bytes(c, "\x65\x4d\x8b\x3f", 4); /* mov r15, gs:[r15] */
 }
 
 /*
@@ -258,16 +256,15 @@ void x_load_rip(struct xlate *x, unsigned reg, s64 off)
 }
 
 /* What goes back, or to itself, may never end. */
-static bool is_backward(const struct xlate *x, unsigned k, s64 to)
+static void poll_if_backward(struct xlate *x, unsigned k, s64 to)
 {
-	return to <= x->block->op[x->op[k]].off;
+	if (in_page(to) && to <= x->block->op[x->op[k]].off)
+		poll(x, k);
 }
 
-static void jump_to(struct xlate *x, s64 off, bool backward)
+static void jump_to(struct xlate *x, s64 off)
 {
 	if (in_page(off)) {
-		if (backward)
-			poll(x);
 		link_jump(x, off);
 		return;
 	}
@@ -278,7 +275,7 @@ static void jump_to(struct xlate *x, s64 off, bool backward)
 
 void x_go_on(struct xlate *x, u16 off)
 {
-	jump_to(x, off, false);
+	jump_to(x, off);
 }
 
 /* ---- instructions ---- */
@@ -286,26 +283,27 @@ void x_go_on(struct xlate *x, u16 off)
 static void conditional(struct xlate *x, unsigned k, unsigned cc)
 {
 	s64 end = x_end_of(x, k), to = end + (s64)x->insn[k].op[0].value;
-	bool backward = is_backward(x, k, to);
 	enum flags_at at;
 	u8 *over;
 
 	x_flags_need(x);
-	if (in_page(to) && !backward) {
-		struct cold *cold = new_link(x, to);
+	if (in_page(to)) {
+		struct cold *cold;
 
+		poll_if_backward(x, k, to);
+		cold = new_link(x, to);
 		cold->jump = asm_jcc(&x->c, cc);
 		x->code->link[cold->link].jump = cold->jump;
 	} else {
 		over = asm_jcc(&x->c, cc ^ 1);
 		at = x->at;
-		jump_to(x, to, backward);
+		jump_to(x, to);
 		x->at = at;
 		asm_patch(&x->c, over);
 	}
 	/* The block may go on behind it. */
 	if (k + 1 == x->total)
-		jump_to(x, end, false);
+		jump_to(x, end);
 }
 
 /* area.value = where an indirect call goes, if that is an address at all. */
@@ -331,6 +329,8 @@ static void call(struct xlate *x, unsigned k)
 	bool direct = op->kind == OPERAND_REL;
 	s32 at;
 
+	if (direct)
+		poll_if_backward(x, k, to);
 	x_flags_clobber(x, RFLAGS_STATUS);
 	if (!direct)
 		load_target(x, k);
@@ -339,7 +339,7 @@ static void call(struct xlate *x, unsigned k)
 	asm_rm(&x->c, true, 0x89, H_S1, H_S0, at);
 	move_rsp(x, -8);
 	if (direct) {
-		jump_to(x, to, is_backward(x, k, to));
+		jump_to(x, to);
 		return;
 	}
 	asm_load_gs(&x->c, H_S0, AREA(value));
@@ -353,7 +353,8 @@ static void jump(struct xlate *x, unsigned k)
 	s32 at;
 
 	if (op->kind == OPERAND_REL) {
-		jump_to(x, to, is_backward(x, k, to));
+		poll_if_backward(x, k, to);
+		jump_to(x, to);
 		return;
 	}
 	x_flags_clobber(x, RFLAGS_STATUS);

@@ -240,8 +240,6 @@ static void cold_exit(struct xlate *x, const struct cold *cold)
 {
 	struct bt_link *link = &x->code->link[cold->link];
 
-	if (cold->kind == COLD_POLL && cold->flags == FLAGS_HOST)
-		asm_mov_rr(&x->c, H_RCX, H_S1); /* poll() put it aside */
 	leave_to(x, link,
 	         cold->flags == FLAGS_HOST ? x->bt->exit_link_host
 	                                   : x->bt->exit_link_saved);

@@ -21,7 +21,6 @@ struct cold {
 		COLD_WALK, /* a direct probe missed */
 		COLD_MISS, /* the interpreter's */
 		COLD_LINK, /* a link that is not linked yet */
-		COLD_POLL, /* attention at a backward jump */
 	} kind;
 	u8 *jump;         /* displacement that leads here */
 	const u8 *resume; /* COLD_FILL: run address after a hit; COLD_WALK:

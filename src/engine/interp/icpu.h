@@ -204,6 +204,9 @@ struct icpu {
 	u8 priv;               /* enum icpu_priv of explicit accesses */
 	u32 sysflags;          /* the rest of RFLAGS, bit 1 set */
 	struct tlb_entry *tlb; /* space->data[priv] */
+	/* Zero: with some of these bytes attention reads as a number that
+	 * added to an address makes it none (bt's polls). */
+	u8 below_attention[8];
 	_Atomic u32 attention;
 	u32 key;
 	u32 fpu_deny; /* FPU_DENY_* */
