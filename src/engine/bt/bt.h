@@ -122,10 +122,11 @@ struct bt_exit {
 /* One way out of a block, to a place in the same page. */
 struct bt_link {
 	struct bt_code *from;
-	u8 *jump;    /* write address of the displacement */
-	u16 off;     /* of the target in the page */
-	bool saved;  /* flags are saved there, else in the host */
-	bool vector; /* the vector state is in */
+	struct bt_link *next; /* of those that lead to the same code */
+	u8 *jump;             /* write address of the displacement */
+	u16 off;              /* of the target in the page */
+	bool saved;           /* flags are saved there, else in the host */
+	bool vector;          /* the vector state is in */
 };
 
 enum {
@@ -159,6 +160,7 @@ struct bt_code {
 	bool flags;    /* it needs the flags it is entered with */
 	u64 direct;    /* instructions whose probes ask the TLB at once */
 	struct bt_link *link;
+	struct bt_link *incoming;
 	struct bt_out *out; /* of each instruction, and of the one after */
 	/* Instructions' first host bytes, ascending, for faults. */
 	u32 count;
@@ -207,6 +209,7 @@ struct bt {
 	const u8 *dead_host, *dead_saved; /* R15: offset of rip in its page */
 
 	struct bt_link *pending; /* wants its target's code */
+	u64 last_sample;         /* host TSC, of a miss looked at */
 	/* What the slots of a ring hold is good for this. */
 	struct bt_slots_of {
 		u64 epoch, flushes;

@@ -65,6 +65,26 @@ static void patch_jump(struct bt *bt, u8 *at, const u8 *to)
 	asm_jmp_to(&c, to);
 }
 
+static void point_link(struct bt *bt, struct bt_link *link, struct bt_code *to)
+{
+	const u8 *entry = link->saved && to->flags ? to->entry_saved
+	                  : link->vector           ? to->entry_vector
+	                                           : to->entry;
+	struct cursor c = { .w = link->jump,
+		            .end = link->jump + 4,
+		            .to_x = bt->exec - bt->write };
+
+	asm_32(&c, (u32)(entry - (cursor_x(&c) + 4)));
+	link->next = to->incoming;
+	to->incoming = link;
+}
+
+void bt_link(struct bt *bt, struct bt_link *link, struct bt_code *to)
+{
+	point_link(bt, link, to);
+	bt->stats.links++;
+}
+
 void bt_replace_code(struct bt *bt, struct bt_code *old, struct bt_code *new)
 {
 	if (bt->pending && bt->pending->from == old)
@@ -73,6 +93,11 @@ void bt_replace_code(struct bt *bt, struct bt_code *old, struct bt_code *new)
 	patch_jump(bt, old->entry_w, new->entry);
 	if (old->vector)
 		patch_jump(bt, old->entry_vector_w, new->entry_vector);
+	for (struct bt_link *link = old->incoming, *next; link; link = next) {
+		next = link->next;
+		point_link(bt, link, new);
+	}
+	old->incoming = NULL;
 }
 
 /*
@@ -128,19 +153,6 @@ const struct icpu_code_ops bt_code_ops = {
 	.forgot = forgot,
 	.page_gone = bt_page_gone,
 };
-
-void bt_link(struct bt *bt, struct bt_link *link, struct bt_code *to)
-{
-	const u8 *entry = link->saved && to->flags ? to->entry_saved
-	                  : link->vector           ? to->entry_vector
-	                                           : to->entry;
-	struct cursor c = { .w = link->jump,
-		            .end = link->jump + 4,
-		            .to_x = bt->exec - bt->write };
-
-	asm_32(&c, (u32)(entry - (cursor_x(&c) + 4)));
-	bt->stats.links++;
-}
 
 void bt_add_code(struct bt *bt, struct bt_code *code)
 {

@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 #include "base/error.h"
 #include "engine/bt/lockstep.h"
@@ -23,7 +24,10 @@
 #include "engine/interp/code.h"
 #include "engine/interp/tlb.h"
 
-enum { CROSSINGS_MAX = 32 };
+enum {
+	CROSSINGS_MAX = 32,
+	MISS_CYCLES = 250, /* a tenth of that is what one costs */
+};
 
 /* The one thing that a signal handler can't be told otherwise. */
 static _Thread_local struct bt *thread_bt;
@@ -171,6 +175,18 @@ static void note_target(struct bt *bt, const struct bt_code *code, u64 rip)
 /* ---- entering ---- */
 
 /*
+ * Do slots miss so often that it costs more than asking the TLB each time? What
+ * goes through memory in order misses again and again, too, but seldom.
+ */
+static bool misses_are_dense(struct bt *bt)
+{
+	u64 now = __rdtsc(), since = now - bt->last_sample;
+
+	bt->last_sample = now;
+	return since < (u64)MISS_SAMPLE * MISS_CYCLES;
+}
+
+/*
  * A span that lies across two pages fails every time, and a site that goes
  * from page to page has no use of a slot. A block in which either is common
  * is made again, better.
@@ -182,6 +198,8 @@ static void improve(struct bt *bt, struct bt_out *out)
 	bool full, sampled = bt->area->miss_sampled;
 
 	bt->area->miss_sampled = 0;
+	if (sampled && !misses_are_dense(bt))
+		return;
 
 	if (!code || out != &code->out[out->insn])
 		return;
