@@ -149,15 +149,16 @@ struct bt_code {
 	const u8 *entry; /* flags in the host */
 	const u8 *entry_saved;
 	/* Past the check that the vector state is in; flags as for entry.
-	 * Without such a check it is entry. */
+	 * Without such a check, or flags in the host, it is entry. */
 	const u8 *entry_vector;
 	u8 *entry_w, *entry_saved_w, *entry_vector_w;
-	u8 *start_w;
+	u8 *start_w, *body_w;
 	u32 size;
 	u32 crossings; /* of spans over the end of a page */
 	bool merge;    /* accesses share probes */
 	bool vector;   /* it needs the vector state */
 	bool flags;    /* it needs the flags it is entered with */
+	bool tried;    /* made knowing that a link's target needs none */
 	u64 direct;    /* instructions whose probes ask the TLB at once */
 	struct bt_link *link;
 	struct bt_link *incoming;
@@ -174,6 +175,7 @@ struct bt_code {
 struct bt_stats {
 	u64 tries, translated, translated_bytes, host_bytes, flushes, entries;
 	u64 links, target_misses, deaths, switches, slot_clears;
+	u64 again; /* blocks that were made better */
 	u64 translate_ns;
 	u64 probes; /* places of access, in what was translated */
 	/* With count_fallbacks: blocks that end because of the instruction;

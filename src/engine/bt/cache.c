@@ -91,7 +91,7 @@ void bt_replace_code(struct bt *bt, struct bt_code *old, struct bt_code *new)
 		bt->pending = NULL;
 	patch_jump(bt, old->entry_saved_w, new->entry_saved);
 	patch_jump(bt, old->entry_w, new->entry);
-	if (old->vector)
+	if (old->entry_vector_w != old->entry_w)
 		patch_jump(bt, old->entry_vector_w, new->entry_vector);
 	for (struct bt_link *link = old->incoming, *next; link; link = next) {
 		next = link->next;

@@ -186,6 +186,20 @@ static bool misses_are_dense(struct bt *bt)
 	return since < (u64)MISS_SAMPLE * MISS_CYCLES;
 }
 
+static bool make_again(struct bt *bt, struct bt_code *code)
+{
+	bool full;
+	struct bt_code *again = bt_translate(bt, code->block, code, &full);
+
+	if (!again)
+		return false;
+	bt_replace_code(bt, code, again);
+	bt_add_code(bt, again);
+	again->block->made = again;
+	bt->stats.again++;
+	return true;
+}
+
 /*
  * A span that lies across two pages fails every time, and a site that goes
  * from page to page has no use of a slot. A block in which either is common
@@ -193,9 +207,8 @@ static bool misses_are_dense(struct bt *bt)
  */
 static void improve(struct bt *bt, struct bt_out *out)
 {
-	struct block *b = out->block;
-	struct bt_code *code = b->made, *again;
-	bool full, sampled = bt->area->miss_sampled;
+	struct bt_code *code = out->block->made;
+	bool sampled = bt->area->miss_sampled;
 
 	bt->area->miss_sampled = 0;
 	if (sampled && !misses_are_dense(bt))
@@ -213,12 +226,7 @@ static void improve(struct bt *bt, struct bt_out *out)
 	} else {
 		return;
 	}
-	again = bt_translate(bt, b, code, &full);
-	if (!again)
-		return;
-	bt_replace_code(bt, code, again);
-	bt_add_code(bt, again);
-	b->made = again;
+	make_again(bt, code);
 }
 
 /* What the interpreter needs of the block is there, or is decoded again. */
@@ -290,6 +298,20 @@ static struct block *enter_compared(struct bt *bt, const struct bt_code *code)
 	return leave(bt, &out);
 }
 
+/* Where flags were saved that nobody reads there, the way there is remade. */
+static void make_link(struct bt *bt, struct bt_link *link, struct bt_code *to)
+{
+	struct bt_code *from = link->from;
+
+	if (link->saved && !to->flags && !from->tried && !bt->exact &&
+	    from != to) {
+		from->tried = true;
+		if (make_again(bt, from))
+			return;
+	}
+	bt_link(bt, link, to);
+}
+
 static struct block *enter(struct bt *bt, struct bt_code *code)
 {
 	struct icpu *cpu = bt->cpu;
@@ -307,7 +329,7 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 	if (link && link->off == code->block->off && !code->block->crossing &&
 	    link->from->block->page == code->block->page &&
 	    link->from->block->key == code->block->key)
-		bt_link(bt, link, code);
+		make_link(bt, link, code);
 	note_target(bt, code, rip);
 	bt->stats.entries++;
 	cpu->link = NULL;

@@ -201,7 +201,7 @@ static struct cold *new_link(struct xlate *x, s64 off)
 	ASSERT(n < x->total + 2);
 	link->from = x->code;
 	link->off = (u16)off;
-	link->saved = x->at != FLAGS_HOST;
+	link->saved = x->at == FLAGS_SAVED;
 	link->vector = x->code->vector;
 	cold->kind = COLD_LINK;
 	cold->link = (u16)n;
@@ -239,7 +239,7 @@ static void poll(struct xlate *x, unsigned k)
  * Surely in the same page? What begins near its end may go on in the next,
  * and what that is depends on the mappings: the table of targets knows.
  */
-static bool in_page(s64 off)
+bool x_in_page(s64 off)
 {
 	return off >= 0 && off < PAGE_SIZE - 14;
 }
@@ -258,13 +258,13 @@ void x_load_rip(struct xlate *x, unsigned reg, s64 off)
 /* What goes back, or to itself, may never end. */
 static void poll_if_backward(struct xlate *x, unsigned k, s64 to)
 {
-	if (in_page(to) && to <= x->block->op[x->op[k]].off)
+	if (x_in_page(to) && to <= x->block->op[x->op[k]].off)
 		poll(x, k);
 }
 
 static void jump_to(struct xlate *x, s64 off)
 {
-	if (in_page(off)) {
+	if (x_in_page(off)) {
 		link_jump(x, off);
 		return;
 	}
@@ -287,7 +287,7 @@ static void conditional(struct xlate *x, unsigned k, unsigned cc)
 	u8 *over;
 
 	x_flags_need(x);
-	if (in_page(to)) {
+	if (x_in_page(to)) {
 		struct cold *cold;
 
 		poll_if_backward(x, k, to);
@@ -331,7 +331,7 @@ static void call(struct xlate *x, unsigned k)
 
 	if (direct)
 		poll_if_backward(x, k, to);
-	x_flags_clobber(x, RFLAGS_STATUS);
+	x_flags_clobber(x, x->live[k]);
 	if (!direct)
 		load_target(x, k);
 	at = stack_reach(x, k, -8, true);

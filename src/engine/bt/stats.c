@@ -102,6 +102,7 @@ json_t *bt_figures(const struct bt *bt)
 	set(o, "host_bytes", s->host_bytes);
 	set(o, "probes", s->probes);
 	set(o, "entries", s->entries);
+	set(o, "again", s->again);
 	set(o, "links", s->links);
 	set(o, "target_misses", s->target_misses);
 	set(o, "deaths", s->deaths);

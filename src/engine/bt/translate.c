@@ -4,9 +4,10 @@
  *
  * Flags stay in the host's own register as long as nothing destroys them.
  * Probes do; so before the first probe after an instruction that sets flags
- * they are saved, unless they are overwritten in this block before anything
- * reads them (98 % of accesses). Saved flags are restored where they are
- * needed next. docs/decisions/0010 says what that means for faults.
+ * they are saved, unless they are overwritten in this block, or the one it
+ * leads to, before anything reads them (98 % of accesses). Saved flags are
+ * restored where they are needed next. docs/decisions/0010 and 0013 say what
+ * that means for faults.
  *
  * A block has entries for flags in the host, or saved, and one behind the check
  * that brings in the vector state, for who has it: a loop checks once. They are
@@ -154,21 +155,46 @@ static bool decode(struct xlate *x, const struct insn_decoder *d)
 	return off == end;
 }
 
+/*
+ * Status flags that whoever comes after the block may read. Where it goes on in
+ * the page, with what has host code, that is known; it dies when that dies.
+ */
+static u32 live_behind(const struct xlate *x)
+{
+	const struct insn *in = &x->insn[x->total - 1];
+	s64 off = x_end_of(x, x->total - 1);
+	const struct block *b;
+	const struct bt_code *code;
+
+	if (x->bt->exact || x->bt->lockstep)
+		return RFLAGS_STATUS;
+	if (ends_block(in)) {
+		if (in->op[0].kind != OPERAND_REL || bt_condition(in) >= 0)
+			return RFLAGS_STATUS;
+		off += (s64)in->op[0].value;
+	}
+	if (!x_in_page(off))
+		return RFLAGS_STATUS;
+	b = x->block->page->bucket[off % CODEPAGE_BUCKETS];
+	while (b && (b->off != off || b->key != x->block->key || b->crossing))
+		b = b->next;
+	code = b ? b->made : NULL;
+	return code && !code->flags ? 0 : RFLAGS_STATUS;
+}
+
 static void analyse(struct xlate *x)
 {
 	while (x->count < x->total && (bt_can(x->cpu, &x->insn[x->count]) ||
 	                               x_can_system(x, x->count)))
 		x->count++;
+	x->live[x->total] = live_behind(x);
 	for (unsigned k = x->total; k-- > 0;) {
 		const struct insn *in = &x->insn[k];
 
-		/* At a block's end, and before what the interpreter does, all
-		 * flags must be right. */
+		/* Before what the interpreter does all flags must be right, and
+		 * where a branch goes they may be read. */
 		if (k >= x->count || x->bt->exact || bt_condition(in) >= 0)
 			x->live[k] = RFLAGS_STATUS;
-		else if (k + 1 == x->total)
-			x->live[k] = (RFLAGS_STATUS & ~x_flags_written(in)) |
-			             x_flags_read(in);
 		else
 			x->live[k] = (x->live[k + 1] & ~x_flags_written(in)) |
 			             x_flags_read(in);
@@ -296,26 +322,66 @@ static void pad(struct xlate *x, const u8 *from)
 	}
 }
 
+/* Does the block save the flags it is entered with before it reads them? */
+static bool saves_at_once(const struct xlate *x)
+{
+	for (unsigned k = 0; k < x->count && x->live[k]; k++) {
+		const struct insn *in = &x->insn[k];
+		u32 written = x_flags_written(in);
+
+		if (x_flags_read(in) || bt_condition(in) >= 0)
+			return false;
+		if (ends_block(in))
+			return in->op[0].kind != OPERAND_REL ||
+			       in->z.mnemonic != ZYDIS_MNEMONIC_JMP;
+		if (bt_can_system(x->block->key, in) ||
+		    (in->has_mem && x_touches_memory(in)) ||
+		    in->z.meta.category == ZYDIS_CATEGORY_PUSH ||
+		    in->z.meta.category == ZYDIS_CATEGORY_POP ||
+		    in->z.mnemonic == ZYDIS_MNEMONIC_LEAVE)
+			return true;
+		if (written)
+			return false;
+	}
+	return false;
+}
+
+/*
+ * Where the vector state is known to be in, flags are in the host: a block that
+ * wants them saved has no entry of that kind.
+ */
 static void emit_entries(struct xlate *x)
 {
 	struct bt_code *code = x->code;
+	bool save = saves_at_once(x);
 
-	code->start_w = code->entry_saved_w = x->c.w;
-	code->entry_saved = cursor_x(&x->c);
-	if (x->live[0])
-		restore_flags(x);
-	pad(x, code->entry_saved_w);
-	code->entry_w = x->c.w;
-	code->entry = cursor_x(&x->c);
-	x->at = x->live[0] ? FLAGS_HOST : FLAGS_DEAD;
 	code->flags = x->live[0] != 0;
 	code->vector = needs_vector(x);
+	code->start_w = x->c.w;
+	if (save) {
+		code->entry_w = x->c.w;
+		code->entry = cursor_x(&x->c);
+		save_flags(x);
+	}
+	code->entry_saved_w = x->c.w;
+	code->entry_saved = cursor_x(&x->c);
+	x->at = FLAGS_SAVED;
+	if (!save) {
+		if (x->live[0])
+			restore_flags(x);
+		pad(x, code->entry_saved_w);
+		code->entry_w = x->c.w;
+		code->entry = cursor_x(&x->c);
+		x->at = x->live[0] ? FLAGS_HOST : FLAGS_DEAD;
+	}
+	code->body_w = x->c.w;
 	if (code->vector) {
 		ensure_vector(x);
-		pad(x, code->entry_w);
+		pad(x, code->body_w);
 	}
-	code->entry_vector_w = x->c.w;
-	code->entry_vector = cursor_x(&x->c);
+	code->entry_vector_w = save ? code->entry_w : x->c.w;
+	code->entry_vector = save ? code->entry : cursor_x(&x->c);
+	code->body_w = x->c.w;
 }
 
 static void emit_body(struct xlate *x)
@@ -329,7 +395,7 @@ static void emit_body(struct xlate *x)
 		leave_to_op(x, x->count, x->at);
 	else if (!ends_block(&x->insn[x->total - 1]))
 		x_go_on(x, (u16)(x->block->off + x->block->len));
-	pad(x, x->code->entry_vector_w);
+	pad(x, x->code->body_w);
 }
 
 /* A system call: not for each block. */
@@ -353,6 +419,7 @@ static bool take_meta(struct xlate *x)
 	code->block = x->block;
 	code->merge = x->merge;
 	code->direct = x->direct;
+	code->tried = x->tried;
 	code->out = bt_meta_take(bt, x->total * sizeof(code->out[0]));
 	code->link = bt_meta_take(bt, (x->total + 2) * sizeof(code->link[0]));
 	if (!code->out || !code->link)
@@ -423,9 +490,11 @@ struct bt_code *bt_translate(struct bt *bt, struct block *block,
 	x->block = block;
 	x->merge = !old || old->merge;
 	x->direct = old ? old->direct : 0;
+	x->tried = old && old->tried;
 	if (decode(x, bt->decoder)) {
 		analyse(x);
-		if (x->count)
+		/* Others rely on it that old needs no flags. */
+		if (x->count && !(old && !old->flags && x->live[0]))
 			code = place(x, full);
 		if (x->count < x->total && bt->count_fallbacks)
 			bt->stats.fallback[x->insn[x->count].z.mnemonic]++;

@@ -57,6 +57,7 @@ struct xlate {
 	unsigned total;
 	unsigned colds, links;
 	bool merge; /* accesses may share a probe */
+	bool tried; /* see struct bt_code */
 	u64 direct; /* instructions whose probe has no slot */
 	s64 rsp;    /* RSP less RSP at the block's beginning */
 	struct {
@@ -129,6 +130,7 @@ void x_save_image(struct xlate *x);
 /* ---- stack and control flow (flow.c) ---- */
 bool x_stack(struct xlate *x, unsigned k); /* false: not one of these */
 bool x_flow(struct xlate *x, unsigned k);
+bool x_in_page(s64 off);
 void x_go_on(struct xlate *x, u16 off); /* the block ends; next is at off */
 /* reg = pcbase + off. */
 void x_load_rip(struct xlate *x, unsigned reg, s64 off);
