@@ -39,7 +39,7 @@ static const struct {
 	{ 0x80000001, 0, false, false, true, true },
 	{ 0x80000007, 0, false, false, false, true },
 	{ 0x80000008, 0, false, true, false, false },
-	{ 0x80000021, 0, true, false, false, false },
+	{ 0x80000021, 0, true, false, true, false },
 };
 
 /* What the machine has, whatever its host: the kernel's APIC, whose timer is

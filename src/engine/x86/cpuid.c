@@ -162,8 +162,11 @@ static void read_host(struct cpuid_model *m, bool baseline)
 		m->ffxsr = m->amd && !baseline && (d & BIT(25));
 	if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
 		m->tsc_adjust = (b & BIT(1)) != 0;
-	if (__get_cpuid(0x80000021, &a, &b, &c, &d))
+	if (__get_cpuid(0x80000021, &a, &b, &c, &d)) {
 		m->lfence_serializes = m->amd && (a & BIT(2));
+		m->tsa_no = m->amd && !baseline && (c & BIT(1)) && (c & BIT(2));
+	}
+	m->srso_no = m->amd && !baseline;
 	for (i = 0; i < 3; i++) {
 		u32 *words = &m->brand[4 * i];
 

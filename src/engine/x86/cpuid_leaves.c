@@ -292,6 +292,10 @@ static void query_extended(const struct cpuid_model *m, u32 apic_id, u32 leaf,
 	case 0x80000021:
 		if (m->lfence_serializes)
 			out->eax = 1 << 2;
+		if (m->srso_no)
+			out->eax |= 1 << 29;
+		if (m->tsa_no)
+			out->ecx = 1 << 1 | 1 << 2;
 		break;
 	default:
 		break;

@@ -16,6 +16,14 @@ struct cpuid_model {
 	u8 phys_bits;
 	u8 apic_bits; /* of an APIC ID, to tell the cores apart */
 	bool xsave_error_pointers, ffxsr, tsc_adjust, lfence_serializes;
+	/*
+	 * What AMD's later processors say they do not suffer from. srso_no is
+	 * the soft engines' own: what a kernel does about its returns hangs
+	 * on where they lie and what the processor makes of them, and here
+	 * neither is the guest's. It protects nothing and costs much
+	 * (docs/decisions/0014). kvm shows what the hardware says.
+	 */
+	bool srso_no, tsa_no;
 };
 
 enum cpuid_reg { REG_EAX, REG_EBX, REG_ECX, REG_EDX };

@@ -82,6 +82,7 @@ struct saved_model {
 	u8 phys_bits;
 	u8 amd, baseline, kvm_leaves;
 	u8 xsave_error_pointers, ffxsr, tsc_adjust, lfence_serializes;
+	u8 srso_no, tsa_no;
 	u32 kvm_features;
 	u32 cpus;
 	u64 tsc_hz;
@@ -100,6 +101,8 @@ static const struct field saved_fields[] = {
 	FIELD_VALUE(struct saved_model, ffxsr),
 	FIELD_VALUE(struct saved_model, tsc_adjust),
 	FIELD_VALUE(struct saved_model, lfence_serializes),
+	FIELD_VALUE(struct saved_model, srso_no),
+	FIELD_VALUE(struct saved_model, tsa_no),
 	FIELD_VALUE(struct saved_model, kvm_features),
 	FIELD_VALUE(struct saved_model, cpus),
 	FIELD_VALUE(struct saved_model, tsc_hz),
@@ -120,6 +123,8 @@ void cpuid_model_save(const struct cpuid_model *m, struct state_writer *w)
 		.ffxsr = m->ffxsr,
 		.tsc_adjust = m->tsc_adjust,
 		.lfence_serializes = m->lfence_serializes,
+		.srso_no = m->srso_no,
+		.tsa_no = m->tsa_no,
 		.kvm_features = m->config.kvm_features,
 		.cpus = m->config.cpus,
 		.tsc_hz = m->config.tsc_hz,
@@ -220,6 +225,8 @@ static int take_rest(struct cpuid_model *m, const struct saved_model *s,
 	m->ffxsr = s->ffxsr;
 	m->tsc_adjust = s->tsc_adjust;
 	m->lfence_serializes = s->lfence_serializes;
+	m->srso_no = s->srso_no;
+	m->tsa_no = s->tsa_no;
 	return 0;
 }
 
