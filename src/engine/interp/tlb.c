@@ -391,12 +391,25 @@ void icpu_tlb_flush(struct icpu *cpu, bool global)
 
 /* ---- one page ---- */
 
+/* Which of n pieces of 1 << shift bytes: the halves of memory share none, as
+ * large pages are the system's, and INVLPG is for the user's as a rule. */
+static unsigned piece_of(gva_t lin, unsigned shift, unsigned n)
+{
+	return (unsigned)(lin >> shift & (n / 2 - 1)) |
+	       (unsigned)(lin >> 63) * (n / 2);
+}
+
 static u64 *large_word(struct tlb_space *s, gva_t lin, bool global, u64 *bit)
 {
-	unsigned n = lin >> LARGE_SHIFT & (TLB_LARGE - 1);
+	unsigned n = piece_of(lin, LARGE_SHIFT, TLB_LARGE);
 
 	*bit = BIT(n % 64);
 	return &s->large[global][n / 64];
+}
+
+static u64 giant_bit(gva_t lin)
+{
+	return BIT(piece_of(lin, GIANT_SHIFT, 64));
 }
 
 void tlb_note_large(struct tlb_space *s, gva_t lin, unsigned shift, bool global)
@@ -405,7 +418,7 @@ void tlb_note_large(struct tlb_space *s, gva_t lin, unsigned shift, bool global)
 
 	*word |= bit;
 	if (shift >= GIANT_SHIFT)
-		s->giant[global] |= BIT(lin >> GIANT_SHIFT & 63);
+		s->giant[global] |= giant_bit(lin);
 }
 
 /* How far around lin a page may reach that entries of s stem from. */
@@ -413,7 +426,7 @@ static unsigned reach(struct tlb_space *s, gva_t lin)
 {
 	u64 bit, other;
 
-	if ((s->giant[0] | s->giant[1]) & BIT(lin >> GIANT_SHIFT & 63))
+	if ((s->giant[0] | s->giant[1]) & giant_bit(lin))
 		return GIANT_SHIFT;
 	other = *large_word(s, lin, true, &bit);
 	return (*large_word(s, lin, false, &bit) | other) & bit ? LARGE_SHIFT
@@ -479,7 +492,8 @@ static void page_gone(struct icpu *cpu, gva_t lin)
 void icpu_tlb_flush_page(struct icpu *cpu, gva_t lin)
 {
 	for (unsigned i = 0; i < TLB_SPACES; i++)
-		space_flush_page(cpu, &cpu->spaces[i], lin, true);
+		if (cpu->spaces[i].pcid != ~(u64)0)
+			space_flush_page(cpu, &cpu->spaces[i], lin, true);
 	if (half_has(&cpu->global_code, lin))
 		global_forget(cpu);
 	page_gone(cpu, lin);
