@@ -30,10 +30,18 @@ void x_leave_if(struct xlate *x, unsigned k, unsigned cc)
 	cold->insn = (u16)k;
 }
 
-/* The guest's register = host's, 4 bytes (zero-extended) or 8. */
+/* The guest's register = host's, 4 bytes (zero-extended), 8, or 2. */
 static void write_gpr(struct xlate *x, unsigned gpr, unsigned host,
                       unsigned size)
 {
+	if (size == 2) {
+		asm_8(&x->c, 0x66);
+		if (x_in_memory(gpr))
+			asm_store_gs32(&x->c, host, GPR(gpr));
+		else
+			asm_rr(&x->c, false, 0x8b, x_home(gpr), host);
+		return;
+	}
 	if (size == 4)
 		asm_rr(&x->c, false, 0x8b, host, host);
 	if (x_in_memory(gpr))
@@ -272,7 +280,7 @@ static void move_from(struct xlate *x, unsigned k)
 		asm_8(c, 0x66);
 		asm_rm(c, false, 0x89, H_S1, H_S0, at);
 	} else {
-		write_gpr(x, to->reg, H_S1, 8);
+		write_gpr(x, to->reg, H_S1, to->size == 2 ? 2 : 8);
 	}
 }
 
@@ -369,10 +377,11 @@ static bool can_move_from(const struct insn *in, bool kernel)
 
 	if (from->kind == OPERAND_SEG && in->op[0].kind == OPERAND_MEM)
 		return in->asize == 8;
-	if (in->op[0].kind != OPERAND_GPR || in->op[0].size < 4)
+	if (in->op[0].kind != OPERAND_GPR || in->op[0].size < 2)
 		return false;
 	if (from->kind == OPERAND_CR)
-		return kernel && from->reg <= 4 && from->reg != 1;
+		return kernel && in->op[0].size == 8 && from->reg <= 4 &&
+		       from->reg != 1;
 	return from->kind == OPERAND_SEG;
 }
 
