@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of a running machine: fork.py ATOLL GUEST_ELF.
+"""Copies of a running machine: fork.py ATOLL GUEST_ELF [COUNT], with COUNT so
+many at once of one with 512 MiB, and no more than that.
 
 Each has memory, an address and a generation of its own (tests/guest/fork.c);
 neither what one writes nor its sudden death is noticed by another.
@@ -14,6 +15,7 @@ import tempfile
 import time
 
 atoll, elf = sys.argv[1:3]
+many = int(sys.argv[3]) if len(sys.argv) > 3 else 0
 work = tempfile.mkdtemp(prefix="fk-")
 env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r")
 LIMIT = 100
@@ -35,10 +37,10 @@ def command(*words):
 class First:
     """The machine in the foreground that is copied."""
 
-    def __init__(self, name, *more):
+    def __init__(self, name, *more, memory="128M"):
         self.name = name
         self.vm = subprocess.Popen(
-            [atoll, "run", "--name", name, "--memory", "128M", "--kernel",
+            [atoll, "run", "--name", name, "--memory", memory, "--kernel",
              elf, "--device", "debug-exit", "--timeout", "200", *more], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
         assert self.vm.stdout.readline() == b"ready\n", self.vm.stderr.read()
@@ -189,11 +191,44 @@ def has_path():
     first.end()
 
 
-apart("bt")
-apart("interp")
-disposable()
-put_away()
-has_path()
+def private(pid):
+    """MiB that it has for itself."""
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as f:
+        for row in f:
+            if row.startswith("Private_Dirty:"):
+                return int(row.split()[1]) / 1024
+    return 0
+
+
+def at_once(count):
+    """They are there, each its own; and what they cost."""
+    first = First("one", "--net", "none", memory="512M")
+    begin = time.monotonic()
+    copies, pause = fork("one", "--rm", "--count", str(count))
+    took = (time.monotonic() - begin) * 1000
+    check("as many as were wanted", len(copies) == count)
+    own = sorted(private(c.pid) for c in copies)
+    print(f"{count} copies of 512 MiB: {took:.0f} ms, {took / count:.1f} ms "
+          f"each; stood still for {pause / 1000:.1f} ms; private MiB each: "
+          f"median {own[count // 2]:.1f}, most {own[-1]:.1f}")
+    check("they share its memory", own[count // 2] < 6, own)
+    said = [f"{ord('0') + i % 64:02x}" for i in range(count)]
+    check("all write", {c.ask("w" + chr(ord("0") + i % 64))
+                        for i, c in enumerate(copies)} == {"written"})
+    check("each its own", [c.ask("r") for c in copies] == said)
+    check("the first its own", first.ask("r") == "30")
+    check("all end", all([c.end() for c in copies]))
+    first.end()
+
+
+if many:
+    at_once(many)
+else:
+    apart("bt")
+    apart("interp")
+    disposable()
+    put_away()
+    has_path()
 subprocess.run(["rm", "-rf", work], check=False)
 print(f"{passed} passed, {failed} failed")
 sys.exit(failed != 0)
