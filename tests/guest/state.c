@@ -1,20 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Says "ready", goes on until it gets a byte, and then looks whether it is
  * still the same machine: memory, registers, time, interrupts. Whoever runs it
- * saves it in between (tests/e2e/state.py). */
+ * saves it in between (tests/e2e/state.py). Other processors halt, but for
+ * their own timers and an interrupt that the first one sends them at each of
+ * its ticks, and waits for. */
 #include "guest.h"
 
 #define HPET ((volatile u64 *)0xfed00000)
 #define FILL ((u64 *)0x1000000)
 
-enum { FILL_WORDS = 12 << 17 /* 12 MiB */, VECTOR = 0x40 };
+enum {
+	FILL_WORDS = 12 << 17, /* 12 MiB */
+	VECTOR = 0x40,
+	OTHERS_VECTOR = 0x41, /* of their timers */
+	CALL_VECTOR = 0x42,
+	AP_PAGE = 0x8000,
+};
 
-static volatile u64 ticks;
+extern u8 ap_start[], ap_end[];
+static volatile u64 ticks, others_ticks;
+static volatile u32 calls, calls_due, others;
 
 static void tick(unsigned vector)
 {
 	if (vector == VECTOR)
 		ticks++;
+	else if (vector == OTHERS_VECTOR)
+		__asm__ volatile("lock incq %0" : "+m"(others_ticks));
+	else if (vector == CALL_VECTOR)
+		__asm__ volatile("lock incl %0" : "+m"(calls));
 	LAPIC[0xb0 / 4] = 0;
 }
 
@@ -72,16 +86,58 @@ static bool told_to_end(void)
 	return false;
 }
 
+static void start_timer(unsigned vector)
+{
+	LAPIC[0xf0 / 4] = 0x1ff;
+	LAPIC[0x80 / 4] = 0;
+	LAPIC[0x3e0 / 4] = 3; /* divide by 16 */
+	LAPIC[0x320 / 4] = vector | 1u << 17;
+	LAPIC[0x380 / 4] = 200000; /* 3.2 ms */
+}
+
 static void start_ticks(void)
 {
 	outb(0x21, 0xff);
 	outb(0xa1, 0xff);
-	LAPIC[0xf0 / 4] = 0x1ff;
-	LAPIC[0x80 / 4] = 0;
-	LAPIC[0x3e0 / 4] = 3; /* divide by 16 */
-	LAPIC[0x320 / 4] = VECTOR | 1u << 17;
-	LAPIC[0x380 / 4] = 200000; /* 3.2 ms */
+	start_timer(VECTOR);
 	HPET[0x10 / 8] |= 1;
+}
+
+void ap_main(void)
+{
+	start_timer(OTHERS_VECTOR);
+	__asm__ volatile("lock incl %0" : "+m"(others));
+	for (;;)
+		__asm__ volatile("sti; hlt; cli");
+}
+
+static void start_others(void)
+{
+	u32 r[4], count;
+
+	cpuid(1, 0, r);
+	count = r[3] & 1u << 28 ? r[1] >> 16 & 0xff : 1;
+	if (count < 2)
+		return;
+	for (u8 *p = ap_start; p < ap_end; p++)
+		((u8 *)AP_PAGE)[p - ap_start] = *p;
+	LAPIC[0x300 / 4] = 0xc4500; /* INIT, all but self */
+	for (u64 end = ticks + 4; ticks < end;)
+		__asm__ volatile("sti; hlt; cli");
+	LAPIC[0x300 / 4] = 0xc4600 | AP_PAGE >> 12;
+	while (others < count - 1)
+		__asm__ volatile("sti; hlt; cli");
+}
+
+/* One that is lost hangs us. */
+static void call_others(void)
+{
+	if (!others)
+		return;
+	LAPIC[0x300 / 4] = 0xc0000 | CALL_VECTOR; /* fixed, all but self */
+	calls_due += others;
+	while (calls < calls_due)
+		__asm__ volatile("sti; pause");
 }
 
 /* Both clocks at one moment: the tightest of a few readings, since the host
@@ -132,6 +188,7 @@ int main(void)
 	on_interrupt = tick;
 	fill(false);
 	start_ticks();
+	start_others();
 	begin = look();
 	wait_ticks(60);
 	before = ratio(begin);
@@ -141,8 +198,10 @@ int main(void)
 	__asm__ volatile("movdqu %0, %%xmm6; movdqu %1, %%xmm7"
 	                 :
 	                 : "m"(words[0]), "m"(words[2]));
-	while (!told_to_end())
+	while (!told_to_end()) {
 		__asm__ volatile("sti; hlt; cli");
+		call_others();
+	}
 	__asm__ volatile("movdqu %%xmm6, %0; movdqu %%xmm7, %1"
 	                 : "=m"(out[0]), "=m"(out[2])
 	                 :
@@ -152,7 +211,13 @@ int main(void)
 	check(fill(true) == 0);
 	/* Both stood still, and both go on as before. */
 	check(after > before - before / 10 && after < before + before / 10);
+	u64 others_before = others_ticks;
+
 	wait_ticks(5);
+	call_others();
+	while (others && others_ticks == others_before)
+		__asm__ volatile("sti; pause");
+	check(calls == calls_due);
 	u32 now[4];
 	cpuid(1, 0, now);
 	check(now[0] == r[0] && now[2] == r[2] && now[3] == r[3]);
