@@ -49,10 +49,14 @@ def boot(engine, name, *more):
 
 
 def suspend(name, *more):
+    return when_there("suspend", *more, name)
+
+
+def when_there(*words):
     """It may not have its socket yet."""
     end = time.monotonic() + LIMIT
     while True:
-        done = command("suspend", *more, name)
+        done = command(*words)
         if done.returncode == 0 or "no machine named" not in done.stderr or \
                 time.monotonic() > end:
             return done
@@ -185,7 +189,7 @@ def lost():
         put_away(vm, "lost", "--fast", "--to", file)
         vm = start("run", "--restore", file, "--engine", engine, "--name",
                    "lost")
-        command("pause", "lost")
+        when_there("pause", "lost")
         with open(file + ".new", "wb") as f:
             f.write(bytes(1 << 20))
         os.link(file, file + ".old")
@@ -194,7 +198,8 @@ def lost():
         finish(vm, "another file in its place")
         vm = start("run", "--restore", file + ".old", "--engine", engine,
                    "--name", "lost")
-        suspend("lost", "--to", work + "/nowhere/x")
+        when_there("pause", "lost")
+        command("resume", "lost")
         os.truncate(file + ".old", 20 << 20)
         try:
             out, err = vm.communicate(b"g", LIMIT)
