@@ -456,3 +456,54 @@ s64 cgroup_throttled_ns(const struct cgroups *g, const char *machine)
 	free(folder);
 	return ns;
 }
+
+/* ---- above the machines ---- */
+
+/* "max" and what v1 says for it are more than any host has. */
+static u64 read_size(const char *folder, const char *file)
+{
+	char text[32];
+
+	if (!read_file(folder, file, text, sizeof(text)) || !isdigit((u8)*text))
+		return UINT64_MAX;
+	return strtoull(text, NULL, 10);
+}
+
+/* What the kernel takes back from files before it takes from anybody. */
+static u64 read_cached(const char *folder, const char *key)
+{
+	char text[2 * TEXT];
+	const char *at;
+
+	if (!read_file(folder, "memory.stat", text, sizeof(text)))
+		return 0;
+	at = strstr(text, key);
+	return at ? strtoull(at + strlen(key), NULL, 10) : 0;
+}
+
+static void clip_to(const char *folder, bool v2, u64 *total, u64 *available)
+{
+	u64 limit =
+	    read_size(folder, v2 ? "memory.max" : "memory.limit_in_bytes");
+	u64 used =
+	    read_size(folder, v2 ? "memory.current" : "memory.usage_in_bytes");
+	u64 cached = read_cached(folder, v2 ? "\ninactive_file "
+	                                    : "\ntotal_inactive_file ");
+
+	if (limit >= *total || used == UINT64_MAX)
+		return;
+	used -= MIN(cached, used);
+	*total = limit;
+	*available = MIN(*available, limit - MIN(used, limit));
+}
+
+void cgroups_clip(const struct cgroups *g, u64 *total, u64 *available)
+{
+	char *folder = g->memory ? xstrdup(g->memory) : NULL, *slash;
+
+	while (folder && (slash = strrchr(folder, '/')) && slash != folder) {
+		clip_to(folder, g->kind == CGROUP_V2, total, available);
+		*slash = '\0';
+	}
+	free(folder);
+}

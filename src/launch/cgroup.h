@@ -42,3 +42,6 @@ int cgroup_apply(const struct cgroups *g, const char *machine, pid_t pid,
 void cgroup_remove(const struct cgroups *g, const char *machine);
 /* Nanoseconds in which the limit held it back; -1: unknown. */
 s64 cgroup_throttled_ns(const struct cgroups *g, const char *machine);
+/* No more than all machines together may have, of a group above them that has a
+ * limit: a container's. */
+void cgroups_clip(const struct cgroups *g, u64 *total, u64 *available);

@@ -2,12 +2,15 @@
 """A host that runs short of memory, with machines of real guests: who gives
 what, in which order, and that all go on. pressure.py ATOLLD ATOLL CACHE
 
-The host is made short by what it keeps for itself: more than is available.
+Once the host is short by what it keeps for itself: more than is available. And
+once all run in a control group with a limit, as in a container, which another
+process in there fills.
 """
 import os
 import pathlib
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -20,6 +23,8 @@ import small_guest  # noqa: E402
 SLOW = 180  # seconds
 SIZE = 192 << 20
 IDLE = 0.02  # processors
+LIMIT = 1 << 30
+HEADROOM = 128 << 20
 NAMES = ("idle", "kept", "busy")
 passed = failed = 0
 
@@ -126,23 +131,122 @@ def short_of_memory(host):
     check("all have it back", True)
 
 
+class Container:
+    """A memory control group below ours, with a limit."""
+
+    def __init__(self, limit):
+        self.path = None
+        for line in pathlib.Path("/proc/self/cgroup").read_text().splitlines():
+            _, names, path = line.split(":", 2)
+            mount = "/sys/fs/cgroup" + ("/memory" if names == "memory" else "")
+            group = pathlib.Path(f"{mount}{path}/atoll-press-{os.getpid()}")
+            file = "limit_in_bytes" if names == "memory" else "max"
+            if names not in ("memory", ""):
+                continue
+            try:
+                group.mkdir()
+                self.path = group
+                (group / f"memory.{file}").write_text(str(limit))
+                return
+            except OSError:
+                self.remove()
+
+    def enter(self):
+        (self.path / "cgroup.procs").write_text(str(os.getpid()))
+
+    def remove(self):
+        """Once the last in there has ended."""
+        if self.path:
+            harness.wait_for(self.is_removed)
+        self.path = None
+
+    def is_removed(self):
+        for folder, _, _ in os.walk(self.path, topdown=False):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                return False
+        return True
+
+
+def fill(container, size):
+    """A process in there that has so much."""
+    ready, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        container.enter()
+        kept = bytearray(size)
+        kept[::4096] = b"x" * len(kept[::4096])
+        os.write(told, b"x")
+        signal.pause()
+        os._exit(0)
+    os.close(told)
+    assert os.read(ready, 1) == b"x"
+    os.close(ready)
+    return pid
+
+
+def full_container(host, container, limit):
+    def seen():
+        return host.daemon.call("GET", "/v1/figures").json["host"]
+
+    check("the host is as large as the container",
+          harness.wait_for(lambda: seen().get("memory_bytes")) == limit,
+          seen())
+    host.keep(HEADROOM)
+    answer = host.daemon.call("POST", "/v1/vms", {
+        "name": "large", "memory_bytes": limit, "engine": "bt",
+        "boot": host.boot})
+    assert answer.status == 201, answer.body
+    answer = host.daemon.call("POST", "/v1/vms/large/start")
+    check("what does not fit in there does not start", answer.status == 507 or
+          host.daemon.task(answer)["state"] == "failed", answer.body)
+    before = host.given()
+    check("nobody has given anything", not any(before.values()), before)
+    pid = fill(container, seen()["memory_available_bytes"] - HEADROOM * 3 // 4)
+    harness.wait_for(lambda: host.given()["idle"] > 0, SLOW)
+    given = host.given()
+    check("machines give when it is full", given["idle"] > 0, given)
+    for name in NAMES:
+        check(f"{name} goes on",
+              b"ALIVE" in host.run_in(name, "echo ALI''VE")[1] and
+              host.daemon.vm(name)["state"] == "running")
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    harness.wait_for(lambda: not any(host.given().values()), SLOW)
+    check("all have it back", True)
+
+
+def start_all(daemon, kernel, initrd):
+    host = Host(daemon, kernel, initrd)
+    host.start("idle")
+    host.start("kept", memory_reservation_bytes=160 << 20)
+    host.start("busy", cpu_weight=1000)
+    for name in NAMES:
+        daemon.console(name, b"GUEST-READY")
+    host.run_in("busy", "while :; do :; done &")
+    return host
+
+
 def main():
     work = tempfile.mkdtemp(prefix="atoll-pressure-")
     kernel, initrd = small_guest.build(os.path.abspath(sys.argv[3]), work,
                                        ["virtio_pci", "virtio_balloon"])
-    daemon = harness.Daemon(harness.programs(sys.argv[1:3]))
+    programs = harness.programs(sys.argv[1:3])
+    container = Container(LIMIT)
+    daemon = harness.Daemon(programs)
     try:
         daemon.start()
-        host = Host(daemon, kernel, initrd)
-        host.start("idle")
-        host.start("kept", memory_reservation_bytes=160 << 20)
-        host.start("busy", cpu_weight=1000)
-        for name in NAMES:
-            daemon.console(name, b"GUEST-READY")
-        host.run_in("busy", "while :; do :; done &")
-        short_of_memory(host)
+        short_of_memory(start_all(daemon, kernel, initrd))
+        daemon.close()
+        if container.path:
+            daemon = harness.Daemon(programs).start(before=container.enter)
+            full_container(start_all(daemon, kernel, initrd), container, LIMIT)
+        else:
+            print("no control group can be made here: not tested")
     finally:
         daemon.close()
+        container.remove()
         shutil.rmtree(work, ignore_errors=True)
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)

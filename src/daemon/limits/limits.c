@@ -80,6 +80,13 @@ static int take_policy(void *ctx, struct row *row)
 	return 0;
 }
 
+void limits_host_read(const struct daemon *d, struct host_figures *f)
+{
+	host_read(f);
+	cgroups_clip(&d->limits->cgroups, &f->memory_bytes,
+	             &f->available_bytes);
+}
+
 int limits_start(struct daemon *d, struct error *err)
 {
 	struct limits *l = xalloc(sizeof(*l));
@@ -97,7 +104,7 @@ int limits_start(struct daemon *d, struct error *err)
 	cgroups_open(&l->cgroups, name, l->helper);
 	if (l->cgroups.words[0])
 		log_warn("daemon", "%s", l->cgroups.words);
-	host_read(&host);
+	limits_host_read(d, &host);
 	l->processors = (unsigned)MAX(1L, sysconf(_SC_NPROCESSORS_ONLN));
 	l->policy.overcommit = 100;
 	l->policy.headroom_bytes = MAX(HEADROOM_MIN, host.memory_bytes / 20);
@@ -149,7 +156,7 @@ int limits_admit(struct vm *vm, struct error *err)
 		if (o != vm && runs(o))
 			add_demand(&running, o);
 	add_demand(&wanted, vm);
-	host_read(&host);
+	limits_host_read(vm->daemon, &host);
 	return admit(&l->policy, host.memory_bytes, l->processors, &running,
 	             &wanted, err);
 }

@@ -76,7 +76,10 @@ int admit(const struct host_policy *policy, u64 host_memory,
 /* ---- limits.c ---- */
 
 struct limits;
+struct host_figures;
 
+/* The host as machines have it: in a container no more than that. */
+void limits_host_read(const struct daemon *d, struct host_figures *figures);
 int limits_start(struct daemon *d, struct error *err) MUST_CHECK;
 void limits_stop(struct daemon *d);
 /* Whether it may start now. */

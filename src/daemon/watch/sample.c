@@ -241,12 +241,13 @@ static void look_at(struct vm *vm)
 	holder_request(vm, json_pack("{s:s}", "op", "figures"), answered, vm);
 }
 
-static void look_at_host(struct watch *w)
+static void look_at_host(const struct daemon *d)
 {
+	struct watch *w = d->watch;
 	struct host_figures before = w->host;
 	u64 all;
 
-	host_read(&w->host);
+	limits_host_read(d, &w->host);
 	all = w->host.cpu_all_ms - before.cpu_all_ms;
 	if (before.cpu_all_ms && all)
 		w->host_cpu = (u32)((w->host.cpu_busy_ms - before.cpu_busy_ms) *
@@ -278,7 +279,7 @@ static void round_due(void *ctx)
 	struct daemon *d = ctx;
 	struct watch *w = d->watch;
 
-	look_at_host(w);
+	look_at_host(d);
 	for (struct vm *vm = d->vms; vm; vm = vm->next)
 		look_at(vm);
 	alarms_look(d);
