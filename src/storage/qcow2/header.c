@@ -317,10 +317,9 @@ int header_parse(struct qcow2 *q, u64 file_size, const char *name,
 	return rc;
 }
 
-static void put_fields(struct qcow2 *q)
+static void put_fields(const struct qcow2 *q, u8 *p)
 {
 	const struct header *h = &q->h;
-	u8 *p = q->head;
 
 	put64(p + H_SIZE, h->size);
 	put32(p + H_L1_SIZE, h->l1_size);
@@ -338,7 +337,7 @@ static void put_fields(struct qcow2 *q)
 
 int header_update(struct qcow2 *q)
 {
-	put_fields(q);
+	put_fields(q, q->head);
 	return meta_write(q, 0, q->head, MAX(512u, q->file->info.sector));
 }
 
@@ -420,11 +419,24 @@ static void put_features(struct writer *w)
 	put_extension(w, EXT_FEATURES, data, sizeof(data));
 }
 
+/* Where those of the cluster on disk are; false: none was written yet. */
+static bool find_extensions(const struct qcow2 *q, u32 *at, u32 *end)
+{
+	u64 name = get64(q->head + H_BACKING_OFFSET);
+
+	*at = get32(q->head + H_VERSION) == 2 ? H_V2_LENGTH
+	                                      : get32(q->head + H_LENGTH);
+	*end = name ? (u32)MIN(name, (u64)q->cluster_size) : q->cluster_size;
+	return get32(q->head + H_MAGIC) == QCOW2_MAGIC;
+}
+
 /* Extensions that we don't know are kept as they are. */
 static void keep_unknown(struct writer *w, const struct qcow2 *q)
 {
-	u32 at = q->h.length, end = extensions_end(&q->h);
+	u32 at, end;
 
+	if (!find_extensions(q, &at, &end))
+		return;
 	while (at + 8 <= end) {
 		u32 type = get32(q->head + at),
 		    length = get32(q->head + at + 4);
@@ -438,59 +450,58 @@ static void keep_unknown(struct writer *w, const struct qcow2 *q)
 	}
 }
 
-/*
- * Where the backing file's name goes: behind the extensions, and not over the
- * old name, which stays as well. So the first sector decides alone which one
- * is meant, if it is written last.
- */
-static u32 place_name(const struct qcow2 *q, const struct writer *w, u32 name)
+/* ---- the first cluster made anew ---- */
+
+/* Behind the extensions of the cluster on disk. */
+static u32 used_end(const struct qcow2 *q)
 {
-	u32 old = (u32)get64(q->head + H_BACKING_OFFSET);
-	u32 size = get32(q->head + H_BACKING_SIZE);
+	u32 at, end, length;
 
-	if (old < w->at || size > w->room || old > w->room - size)
-		return w->at;
-	memcpy(w->to + old, q->head + old, size);
-	if (w->at + name <= old || w->room - old - size < name)
-		return w->at;
-	return old + size;
-}
-
-/* The parts behind the first sector are of no use to it yet, or the same. */
-static int write_head(struct qcow2 *q)
-{
-	u32 first = q->file->info.sector;
-	int rc = 0;
-
-	if (q->cluster_size > first) {
-		rc = meta_write(q, first, q->head + first,
-		                q->cluster_size - first);
-		if (rc == 0)
-			rc = meta_flush(q);
+	if (!find_extensions(q, &at, &end))
+		return 0;
+	while (at + 8 <= end && get32(q->head + at) != EXT_END) {
+		length = get32(q->head + at + 4);
+		if (length > end - at - 8)
+			break;
+		at += 8 + (u32)ALIGN_UP((u64)length, 8);
 	}
-	return rc == 0 ? meta_write(q, 0, q->head, first) : rc;
+	return MIN(at + 8, q->cluster_size);
 }
 
-int header_rewrite(struct qcow2 *q, struct error *err)
+/*
+ * Where the backing file's name goes: behind the extensions, those of before as
+ * well, and not over the name of before. So until the first sector is written
+ * the image is what it was.
+ */
+static u32 place_name(const struct qcow2 *q, u32 end, u32 size)
 {
-	struct header *h = &q->h;
+	u32 at = MAX(end, used_end(q)), room = q->cluster_size;
+	u64 old = get64(q->head + H_BACKING_OFFSET);
+	u32 old_size = get32(q->head + H_BACKING_SIZE);
+
+	if (old && at < old + old_size && old < (u64)at + size)
+		at = (u32)(old + old_size);
+	/* Small clusters have no room for that. */
+	return at <= room && size <= room - at ? at : end;
+}
+
+/* Header and extensions; where those end. 0: there is no room. */
+static u32 put_head(struct qcow2 *q, u8 *to, bool features)
+{
+	const struct header *h = &q->h;
 	u32 length =
 	    h->version == 2 ? H_V2_LENGTH : MAX(h->length, H_OUR_LENGTH);
-	u32 name = (u32)strlen(h->backing);
-	u8 *fresh = xalloc(MAX(4096u, q->cluster_size));
-	struct writer w = { .to = fresh,
-		            .at = length,
-		            .room = q->cluster_size };
-	int rc;
+	struct writer w = { .to = to, .at = length, .room = q->cluster_size };
 
-	memcpy(fresh, q->head, MIN(h->length, length));
-	put32(fresh + H_MAGIC, QCOW2_MAGIC);
-	put32(fresh + H_VERSION, h->version);
-	put32(fresh + H_CLUSTER_BITS, h->cluster_bits);
+	memset(to, 0, length);
+	memcpy(to, q->head, MIN(h->length, length));
+	put32(to + H_MAGIC, QCOW2_MAGIC);
+	put32(to + H_VERSION, h->version);
+	put32(to + H_CLUSTER_BITS, h->cluster_bits);
 	if (h->version >= 3) {
-		put32(fresh + H_REFCOUNT_ORDER, h->refcount_order);
-		put32(fresh + H_LENGTH, length);
-		fresh[H_COMPRESSION] = h->compression;
+		put32(to + H_REFCOUNT_ORDER, h->refcount_order);
+		put32(to + H_LENGTH, length);
+		to[H_COMPRESSION] = h->compression;
 	}
 	if (h->backing_format[0])
 		put_extension(&w, EXT_BACKING_FORMAT, h->backing_format,
@@ -501,29 +512,113 @@ int header_rewrite(struct qcow2 *q, struct error *err)
 		put_extension(&w, EXT_DATA_FILE, h->data_file,
 		              (u32)strlen(h->data_file));
 	keep_unknown(&w, q);
-	if (q->cluster_size >= 1024 && h->version >= 3)
+	if (features)
 		put_features(&w);
 	put_extension(&w, EXT_END, NULL, 0);
-	if (w.full || w.room - w.at < name) {
-		free(fresh);
+	return w.full ? 0 : w.at;
+}
+
+/* The name at its place, in the header as well. */
+static void put_name(const struct qcow2 *q, u8 *to, u32 at)
+{
+	u32 size = (u32)strlen(q->h.backing);
+
+	put64(to + H_BACKING_OFFSET, size ? at : 0);
+	put32(to + H_BACKING_SIZE, size);
+	memcpy(to + at, q->h.backing, size);
+}
+
+/* All but the first sector, durably; then that one, by which it counts. */
+static int write_head(struct qcow2 *q, const u8 *head)
+{
+	u32 first = MIN(q->file->info.sector, q->cluster_size);
+	int rc = 0;
+
+	if (q->cluster_size > first) {
+		rc =
+		    meta_write(q, first, head + first, q->cluster_size - first);
+		if (rc == 0)
+			rc = meta_flush(q);
+	}
+	return rc == 0 ? meta_write(q, 0, head, first) : rc;
+}
+
+/* That is what is on disk now, and what the fields speak of. */
+static void adopt(struct qcow2 *q, const u8 *head)
+{
+	memcpy(q->head, head, q->cluster_size);
+	q->h.length =
+	    q->h.version == 2 ? H_V2_LENGTH : get32(q->head + H_LENGTH);
+	q->h.backing_offset = get64(q->head + H_BACKING_OFFSET);
+	q->h.backing_size = get32(q->head + H_BACKING_SIZE);
+}
+
+/*
+ * What lies behind the first sector can't change together with it. So there are
+ * two steps: first a header whose extensions all lie in the first sector (the
+ * names of features are left out), with the name where nothing was; behind it
+ * is still what was. When that counts, the rest is free to be written.
+ */
+static int write_in_steps(struct qcow2 *q, u8 *lean, u8 *whole, u32 name_at)
+{
+	u32 first = q->file->info.sector;
+	int rc;
+
+	memcpy(lean + first, q->head + first, q->cluster_size - first);
+	put_name(q, lean, name_at);
+	put_fields(q, lean);
+	rc = write_head(q, lean);
+	if (rc == 0)
+		rc = meta_flush(q);
+	if (rc < 0)
+		return rc;
+	adopt(q, lean);
+	rc = write_head(q, whole);
+	if (rc == 0)
+		adopt(q, whole);
+	return rc;
+}
+
+static int write_new(struct qcow2 *q, u8 *lean, u8 *whole, struct error *err)
+{
+	bool features = q->cluster_size >= 1024 && q->h.version >= 3;
+	bool had = get32(q->head + H_MAGIC) == QCOW2_MAGIC;
+	u32 name = (u32)strlen(q->h.backing), first = q->file->info.sector;
+	u32 end = put_head(q, whole, features), lean_end, at;
+	int rc;
+
+	if (end == 0 || q->cluster_size - end < name)
 		return error_set(err, -ENOSPC,
 		                 "the header does not fit a cluster of %u"
 		                 " bytes",
 		                 q->cluster_size);
+	at = place_name(q, end, name);
+	/* What is behind the first sector stays until that one counts. */
+	if (had && end <= first)
+		memcpy(whole + first, q->head + first, q->cluster_size - first);
+	put_name(q, whole, at);
+	put_fields(q, whole);
+	lean_end = put_head(q, lean, false);
+	if (had && lean_end <= first && end > first) {
+		rc = write_in_steps(q, lean, whole, at);
+	} else {
+		rc = write_head(q, whole);
+		if (rc == 0)
+			adopt(q, whole);
 	}
-	h->length = length;
-	w.at = name ? place_name(q, &w, name) : w.at;
-	h->backing_offset = name ? w.at : 0;
-	h->backing_size = name;
-	memcpy(fresh + w.at, h->backing, name);
-	put64(fresh + H_BACKING_OFFSET, h->backing_offset);
-	put32(fresh + H_BACKING_SIZE, h->backing_size);
-	free(q->head);
-	q->head = fresh;
-	put_fields(q);
-	rc = write_head(q);
-	if (rc < 0)
-		return error_set(err, rc, "the header can't be written: %s",
-		                 strerror(-rc));
-	return 0;
+	return rc < 0 ? error_set(err, rc, "the header can't be written: %s",
+	                          strerror(-rc))
+	              : 0;
+}
+
+int header_rewrite(struct qcow2 *q, struct error *err)
+{
+	size_t size = MAX(4096u, q->cluster_size);
+	u8 *lean = try_alloc(size, 1), *whole = try_alloc(size, 1);
+	int rc = lean && whole ? write_new(q, lean, whole, err)
+	                       : error_set(err, -ENOMEM, "out of memory");
+
+	free(lean);
+	free(whole);
+	return rc;
 }
