@@ -258,6 +258,11 @@ void lapic_timer_resume(struct lapic *l, u32 current, u64 deadline)
 {
 	pthread_mutex_lock(&l->timer_lock);
 	stop_locked(l);
+	/* A count that comes again stands at zero for a moment only: it was
+	 * just reached, and nobody has been told. */
+	if (current == 0 && timer_mode(l) == LVT_TIMER_PERIODIC &&
+	    lapic_reg(l, REG_INITIAL_COUNT) != 0)
+		current = 1;
 	if (timer_mode(l) == LVT_TIMER_DEADLINE)
 		l->deadline = deadline;
 	else if (current != 0)

@@ -710,6 +710,38 @@ static void test_state(void **state)
 	assert_int_equal(msr(5, 0x822) & 1, 1); /* the timer's 0x40 */
 }
 
+/* Saved in the moment in which a periodic count is over: it goes on. */
+static void test_periodic_at_zero(void **state)
+{
+	struct lapic_state saved;
+	const u32 zero = 0;
+
+	(void)state;
+	x2apic(5);
+	set_msr(5, 0x83e, 0xb);
+	set_msr(5, 0x832, 0x20040);
+	set_msr(5, 0x838, 1000000);
+	lapic_save(t.cpu[5], &saved);
+	memcpy(&saved.page[CURRENT], &zero, sizeof(zero));
+	lapic_reset(t.cpu[5]);
+	lapic_load(t.cpu[5], &saved);
+	for (unsigned i = 0; i < 3; i++) {
+		fake_clock_advance(t.clock, i ? 1000000 : 1);
+		assert_int_equal(lapic_ack(t.cpu[5]), 0x40);
+		set_msr(5, 0x80b, 0);
+	}
+	/* One that runs once is over, and one that was stopped stands still. */
+	set_msr(5, 0x832, 0x40);
+	fake_clock_advance(t.clock, 2000000);
+	lapic_ack(t.cpu[5]);
+	set_msr(5, 0x80b, 0);
+	lapic_save(t.cpu[5], &saved);
+	lapic_reset(t.cpu[5]);
+	lapic_load(t.cpu[5], &saved);
+	fake_clock_advance(t.clock, 3000000);
+	assert_false(lapic_irq_pending(t.cpu[5]));
+}
+
 static void test_load_hostile(void **state)
 {
 	struct lapic_state s, saved;
@@ -861,6 +893,7 @@ int main(void)
 		TEST(test_mmio_access_sizes),
 		TEST(test_init_reset),
 		TEST(test_state),
+		TEST(test_periodic_at_zero),
 		TEST(test_load_hostile),
 		TEST(test_noise),
 		TEST(test_no_interrupt_is_lost),
