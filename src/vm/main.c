@@ -80,8 +80,10 @@ static void set_signals(void)
 	signal(SIGPIPE, SIG_IGN);
 	/* A shell shows this where it was started by its descriptor. */
 	prctl(PR_SET_NAME, "atoll-vm");
-	/* No core: it would hold the guest's memory. */
-	prctl(PR_SET_DUMPABLE, 0);
+	/* Until the machine is built: its own /proc/self/pagemap is to be
+	 * opened, which belongs to root if a process of another user can't be
+	 * dumped. */
+	prctl(PR_SET_DUMPABLE, 1);
 }
 
 static int run(const char *number, bool own_root)

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -539,6 +540,8 @@ static int build(struct session *s, int kvm, struct error *err)
 		                              LOOP_READ, listen_ready, s);
 	s->signal_watch =
 	    loop_fd_add(s->loop, s->signal_fd, LOOP_READ, signal_ready, s);
+	/* No core: it would hold the guest's memory. */
+	prctl(PR_SET_DUMPABLE, 0);
 	return sandbox_enter(err);
 }
 

@@ -5,6 +5,7 @@ What works with a daemon that is not root: machines with user ids of their
 own, their control groups, bridges; and what a hostile one may not do with the
 helper. For root; skipped (77) for others.
 """
+import ctypes
 import os
 import pathlib
 import pwd
@@ -116,6 +117,11 @@ def as_user(what):
     return words
 
 
+def new_user_namespace():
+    if ctypes.CDLL(None).unshare(0x10000000) < 0:
+        raise OSError("refused")
+
+
 # ---- what works ----
 
 def machines(daemon):
@@ -134,8 +140,13 @@ def machines(daemon):
     check("holders are that user",
           by_name["atoll-hold"] == [user] * 2, by_name)
     ids = {u[0] for u in by_name["atoll-vm"]}
-    check("machines have user ids of their own",
-          len(ids) == 2 and all(int(i) >= 1900000000 for i in ids), by_name)
+    if as_user(new_user_namespace):
+        print("this host refuses user namespaces: machines have no user ids")
+        check("machines are the daemon's user", ids == {user[0]}, by_name)
+    else:
+        check("machines have user ids of their own",
+              len(ids) == 2 and all(int(i) >= 1900000000 for i in ids),
+              by_name)
     daemon.do("POST", "/v1/vms/one/pause")
     daemon.do("POST", "/v1/vms/one/resume")
     daemon.do("POST", "/v1/vms/one/kill")
