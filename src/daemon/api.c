@@ -118,16 +118,20 @@ void call_fail_error(struct call *c, int rc)
 
 /* ---- for handlers ---- */
 
+void api_reply(struct http_request *http, int status, json_t *body)
+{
+	char *text = json_dumps(body, JSON_COMPACT);
+
+	http_reply(http, status, "application/json", NULL, text, strlen(text));
+	free(text);
+	json_decref(body);
+}
+
 void api_reply_error(struct http_request *http, const char *code,
                      const char *words)
 {
-	json_t *body = json_pack("{s:o}", "error", error_json(code, words, ""));
-	char *text = json_dumps(body, JSON_COMPACT);
-
-	http_reply(http, status_of(code), "application/json", NULL, text,
-	           strlen(text));
-	free(text);
-	json_decref(body);
+	api_reply(http, status_of(code),
+	          json_pack("{s:o}", "error", error_json(code, words, "")));
 }
 
 void call_header(struct call *c, const char *name, const char *value)
@@ -183,6 +187,16 @@ struct vm *call_vm(struct call *c)
 		return vm;
 	snprintf(words, sizeof(words), "there is no machine %s", c->params[0]);
 	call_fail(c, "not-found", words, "");
+	return NULL;
+}
+
+struct vm *call_vm_up(struct call *c)
+{
+	struct vm *vm = call_vm(c);
+
+	if (!vm || vm_is_up(vm))
+		return vm;
+	call_fail(c, "conflict", "the machine does not run", "start it first");
 	return NULL;
 }
 

@@ -69,7 +69,8 @@ const char *error_code_of(int rc); /* for -errno */
 void call_fail(struct call *c, const char *code, const char *words,
                const char *hint);
 void call_fail_error(struct call *c, int rc);
-/* A whole answer to a request that was deferred. */
+/* Whole answers to a request that was deferred; body is taken over. */
+void api_reply(struct http_request *http, int status, json_t *body);
 void api_reply_error(struct http_request *http, const char *code,
                      const char *words);
 void call_header(struct call *c, const char *name, const char *value);
@@ -81,6 +82,8 @@ s64 call_number(struct call *c, const char *name, s64 min, s64 max,
                 s64 fallback);
 /* The machine of the path; NULL, and the call has failed. */
 struct vm *call_vm(struct call *c);
+/* The same, if it runs or is paused. */
+struct vm *call_vm_up(struct call *c);
 /* May this caller know of it? */
 bool call_sees(const struct call *c, const struct vm *vm);
 /* If-Match agrees, or is absent; else the call has failed. */

@@ -17,47 +17,21 @@
 
 /* ---- asking the machine ---- */
 
-/* One that runs; NULL: the call has failed. */
-static struct vm *running(struct call *c)
-{
-	struct vm *vm = call_vm(c);
-
-	if (!vm || vm->state == VM_RUNNING || vm->state == VM_PAUSED)
-		return vm;
-	call_fail(c, "conflict", "the machine does not run", "start it first");
-	return NULL;
-}
-
-static void send_json(struct http_request *http, int status, json_t *body)
-{
-	char *text = json_dumps(body, JSON_COMPACT);
-
-	http_reply(http, status, "application/json", NULL, text, strlen(text));
-	free(text);
-	json_decref(body);
-}
-
 static void refuse(struct http_request *http, const char *words, json_t *answer)
 {
 	json_int_t code = json_integer_value(json_object_get(answer, "code"));
-	bool absent = code == -ENOENT;
-	bool wrong = code == -EINVAL;
 
-	send_json(http,
-	          absent  ? 404
-	          : wrong ? 400
-	                  : 409,
-	          json_pack("{s:o}", "error",
-	                    error_json(absent  ? "not-found"
-	                               : wrong ? "bad-request"
-	                                       : "conflict",
-	                               words, "")));
+	api_reply_error(http,
+	                code == -ENOENT   ? "not-found"
+	                : code == -EINVAL ? "bad-request"
+	                                  : "conflict",
+	                words);
 }
 
 static void listed(void *ctx, bool ok, const char *words, json_t *answer)
 {
 	if (ok)
-		send_json(ctx, 200,
+		api_reply(ctx, 200,
 		          json_pack("{s:O, s:O}", "disks",
 		                    json_object_get(answer, "disks"), "jobs",
 		                    json_object_get(answer, "jobs")));
@@ -75,7 +49,7 @@ static void done(void *ctx, bool ok, const char *words, json_t *answer)
 
 void api_disk_list(struct call *c)
 {
-	struct vm *vm = running(c);
+	struct vm *vm = call_vm_up(c);
 
 	if (!vm)
 		return;
@@ -117,27 +91,28 @@ static bool all_numbers(struct call *c)
 	return true;
 }
 
-static void tell_disk(struct call *c, const char *op, const char *const *keys)
+/* The body, as a request to the machine. */
+static void tell_disk(struct call *c, struct vm *vm, int disk, const char *op,
+                      holder_answer_fn *answered, void *ctx)
 {
-	struct vm *vm = running(c);
-	int disk = vm ? disk_of(c) : -1;
-	json_t *message;
+	json_t *message = json_deep_copy(c->body);
 
-	if (disk < 0 || !call_known_keys(c, keys) || !all_numbers(c))
-		return;
-	message = json_deep_copy(c->body);
 	json_object_set_new(message, "op", json_string(op));
 	json_object_set_new(message, "disk", json_integer(disk));
 	c->deferred = true;
-	holder_request(vm, message, done, c->http);
+	holder_request(vm, message, answered, ctx);
 }
 
 void api_disk_throttle(struct call *c)
 {
 	static const char *const keys[] = { "iops", "iops_burst", "bytes_per_s",
 		                            "bytes_burst", NULL };
+	struct vm *vm = call_vm_up(c);
+	int disk = vm ? disk_of(c) : -1;
 
-	tell_disk(c, "disk-throttle", keys);
+	if (disk < 0 || !call_known_keys(c, keys) || !all_numbers(c))
+		return;
+	tell_disk(c, vm, disk, "disk-throttle", done, c->http);
 }
 
 /* A machine's own disk counts as large as it was asked to be until it is
@@ -160,10 +135,9 @@ static void resized(void *ctx, bool ok, const char *words, json_t *answer)
 void api_disk_resize(struct call *c)
 {
 	static const char *const keys[] = { "bytes", NULL };
-	struct vm *vm = running(c);
+	struct vm *vm = call_vm_up(c);
 	int disk = vm ? disk_of(c) : -1;
 	struct resize *r;
-	json_t *message;
 	u64 bytes;
 
 	if (disk < 0 || !call_known_keys(c, keys) || !all_numbers(c))
@@ -178,17 +152,13 @@ void api_disk_resize(struct call *c)
 	r->vm = vm;
 	r->http = c->http;
 	vm->resizes++;
-	message = json_deep_copy(c->body);
-	json_object_set_new(message, "op", json_string("disk-resize"));
-	json_object_set_new(message, "disk", json_integer(disk));
-	c->deferred = true;
-	holder_request(vm, message, resized, r);
+	tell_disk(c, vm, disk, "disk-resize", resized, r);
 }
 
 /* A task; its kind is the last part of the path. */
 void api_disk_work(struct call *c)
 {
-	struct vm *vm = running(c);
+	struct vm *vm = call_vm_up(c);
 	int disk = vm ? disk_of(c) : -1, rc;
 	char kind[32];
 
@@ -210,7 +180,7 @@ void api_disk_work(struct call *c)
 
 void api_job_cancel(struct call *c)
 {
-	struct vm *vm = running(c);
+	struct vm *vm = call_vm_up(c);
 	u64 id;
 
 	if (!vm)

@@ -155,7 +155,6 @@ void api_network_delete(struct call *c)
 static void status_answered(void *ctx, json_t *reply)
 {
 	struct http_request *http = ctx;
-	char *text;
 
 	if (!json_is_true(json_object_get(reply, "ok"))) {
 		api_reply_error(http, "conflict",
@@ -163,9 +162,7 @@ static void status_answered(void *ctx, json_t *reply)
 		return;
 	}
 	json_object_del(reply, "ok");
-	text = json_dumps(reply, JSON_COMPACT);
-	http_reply(http, 200, "application/json", NULL, text, strlen(text));
-	free(text);
+	api_reply(http, 200, json_incref(reply));
 }
 
 void api_network_status(struct call *c)

@@ -407,42 +407,26 @@ void api_vm_stop(struct call *c)
 
 /* ---- what it does right now ---- */
 
-static void send_json(struct http_request *http, int status, json_t *body)
-{
-	char *text = json_dumps(body, JSON_COMPACT);
-
-	http_reply(http, status, "application/json", NULL, text, strlen(text));
-	free(text);
-	json_decref(body);
-}
-
 static void status_answered(void *ctx, bool ok, const char *words,
                             json_t *answer)
 {
 	struct http_request *http = ctx;
 
 	if (ok)
-		send_json(http, 200,
+		api_reply(http, 200,
 		          json_pack("{s:O, s:O}", "state",
 		                    json_object_get(answer, "state"), "report",
 		                    json_object_get(answer, "report")));
 	else
-		send_json(http, 409,
-		          json_pack("{s:o}", "error",
-		                    error_json("conflict", words, "")));
+		api_reply_error(http, "conflict", words);
 }
 
 void api_vm_status(struct call *c)
 {
-	struct vm *vm = call_vm(c);
+	struct vm *vm = call_vm_up(c);
 
 	if (!vm)
 		return;
-	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED) {
-		call_fail(c, "conflict", "the machine does not run",
-		          "start it first");
-		return;
-	}
 	c->deferred = true;
 	holder_request(vm, json_pack("{s:s}", "op", "status"), status_answered,
 	               c->http);
@@ -543,7 +527,7 @@ static void console_answered(void *ctx, bool ok, const char *words,
 	if (ok)
 		http_reply(http, 204, NULL, NULL, NULL, 0);
 	else
-		send_json(http, 409,
+		api_reply(http, 409,
 		          json_pack("{s:o}", "error",
 		                    error_json("conflict", words, "")));
 }

@@ -106,6 +106,7 @@ struct vm {
 };
 
 const char *vm_state_name(enum vm_state state);
+bool vm_is_up(const struct vm *vm); /* runs, or is paused */
 const char *vm_project(const struct vm *vm);
 /* It was to be there until a time that is over; now: seconds since 1970. */
 bool vm_expired(const struct vm *vm, s64 now);

@@ -226,7 +226,7 @@ void disk_work_begin(struct task *t)
 	struct error err = { 0 };
 	json_t *machine;
 
-	if (t->vm->state != VM_RUNNING && t->vm->state != VM_PAUSED) {
+	if (!vm_is_up(t->vm)) {
 		task_fail(t, "conflict", "the machine does not run",
 		          "start it first, or change the disk with atoll disk");
 		return;

@@ -57,11 +57,6 @@ static bool is_down(const struct vm *vm)
 	return vm->state == VM_STOPPED && !vm->holder;
 }
 
-static bool is_up(const struct vm *vm)
-{
-	return vm->state == VM_RUNNING || vm->state == VM_PAUSED;
-}
-
 /* ---- start ---- */
 
 /* What the image gives goes before what the definition says. */
@@ -196,7 +191,7 @@ static void start_changed(struct task *t)
 {
 	struct vm *vm = t->vm;
 
-	if (is_up(vm) && !t->cancelling) {
+	if (vm_is_up(vm) && !t->cancelling) {
 		task_succeed(
 		    t, json_pack("{s:s}", "state", vm_state_name(vm->state)));
 	} else if (is_down(vm)) {
@@ -225,7 +220,7 @@ static void start_changed(struct task *t)
 static void start_begin(struct task *t)
 {
 	deadline_s(t, START_S);
-	if (is_up(t->vm))
+	if (vm_is_up(t->vm))
 		task_succeed(t, json_pack("{s:s, s:b}", "state",
 		                          vm_state_name(t->vm->state),
 		                          "already", 1));
@@ -304,7 +299,7 @@ static void wait_down(struct task *t)
 		arm_ms(t, TICK_MS);
 	} else if (late(t)) {
 		stop_late(t);
-	} else if (t->step == FIRST && is_up(vm)) {
+	} else if (t->step == FIRST && vm_is_up(vm)) {
 		press(t);
 	} else if (t->step == PRESSED) {
 		/* A guest that was still booting did not hear of it. */
@@ -417,7 +412,7 @@ static void request_begin(struct task *t)
 		arm_ms(t, TICK_MS);
 		return;
 	}
-	if (!is_up(t->vm)) {
+	if (!vm_is_up(t->vm)) {
 		task_fail(t, "conflict", "the machine does not run",
 		          "start it first");
 		return;

@@ -180,13 +180,10 @@ void streams_vm_gone(struct vm *vm)
 static void answer_task(struct stream *s)
 {
 	json_t *task = task_find_json(s->daemon, s->id);
-	char *text = json_dumps(task, JSON_COMPACT);
 	struct http_request *http = s->http;
 
 	stream_free(s);
-	http_reply(http, 200, "application/json", NULL, text, strlen(text));
-	free(text);
-	json_decref(task);
+	api_reply(http, 200, task);
 }
 
 void streams_task(struct daemon *d, s64 id)

@@ -22,6 +22,11 @@
 /* Back-off of restarts, doubled each time; a run that long was a good one. */
 enum { RESTART_FIRST_MS = 1000, RESTART_MOST_MS = 60000, GOOD_RUN_S = 60 };
 
+bool vm_is_up(const struct vm *vm)
+{
+	return vm->state == VM_RUNNING || vm->state == VM_PAUSED;
+}
+
 const char *vm_state_name(enum vm_state state)
 {
 	static const char *const names[] = { "stopped", "starting", "running",

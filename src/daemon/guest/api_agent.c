@@ -20,20 +20,11 @@ enum { PIECE_MAX = 256 * 1024 };
 
 /* ---- answers ---- */
 
-static void send_json(struct http_request *http, int status, json_t *body)
-{
-	char *text = json_dumps(body, JSON_COMPACT);
-
-	http_reply(http, status, "application/json", NULL, text, strlen(text));
-	free(text);
-	json_decref(body);
-}
-
 static void send_error(struct http_request *http, const struct error *err)
 {
 	bool late = err->code == -ETIMEDOUT;
 
-	send_json(http, late ? 503 : 409,
+	api_reply(http, late ? 503 : 409,
 	          json_pack("{s:o}", "error",
 	                    error_json(late ? "unavailable" : "conflict",
 	                               err->text, err->hint)));
@@ -88,7 +79,7 @@ void api_agent_get(struct call *c)
 static void counted(void *ctx, json_t *answer, const struct error *err)
 {
 	if (answer)
-		send_json(ctx, 200,
+		api_reply(ctx, 200,
 		          json_pack("{s:I}", "filesystems",
 		                    (json_int_t)MAX(agent_number(answer, NULL),
 		                                    (s64)0)));
@@ -122,7 +113,7 @@ static void started(void *ctx, json_t *answer, const struct error *err)
 		answer = NULL;
 	}
 	if (answer)
-		send_json(ctx, 200, json_pack("{s:I}", "pid", (json_int_t)pid));
+		api_reply(ctx, 200, json_pack("{s:I}", "pid", (json_int_t)pid));
 	else
 		send_error(ctx, err);
 }
@@ -199,7 +190,7 @@ static void status_known(void *ctx, json_t *answer, const struct error *err)
 		send_error(ctx, err);
 		return;
 	}
-	send_json(
+	api_reply(
 	    ctx, 200,
 	    json_pack("{s:b, s:o, s:s, s:s, s:b}", "exited", p.exited, "code",
 	              p.exited ? json_integer(p.code) : json_null(), "out",
@@ -243,7 +234,7 @@ static void piece_goes_on(struct piece *p);
 static void piece_end(struct piece *p)
 {
 	if (p->result && !p->err.code)
-		send_json(p->http, 200, json_incref(p->result));
+		api_reply(p->http, 200, json_incref(p->result));
 	else
 		send_error(p->http, &p->err);
 	json_decref(p->data);

@@ -103,10 +103,9 @@ static void machines(struct call *c, FILE *to)
 	title(to, "atoll_vm_up", "gauge", "Whether the machine runs.");
 	for (struct vm *vm = first; vm; vm = vm->next)
 		if (call_sees(c, vm))
-			fprintf(
-			    to, "atoll_vm_up{vm=\"%s\",project=\"%s\"} %d\n",
-			    vm->name, vm_project(vm),
-			    vm->state == VM_RUNNING || vm->state == VM_PAUSED);
+			fprintf(to,
+			        "atoll_vm_up{vm=\"%s\",project=\"%s\"} %d\n",
+			        vm->name, vm_project(vm), vm_is_up(vm));
 	title(to, "atoll_vm_memory_bytes", "gauge", "What it is given.");
 	for (struct vm *vm = first; vm; vm = vm->next)
 		if (call_sees(c, vm))

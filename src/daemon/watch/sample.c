@@ -228,7 +228,7 @@ static void answered(void *ctx, bool ok, const char *words, json_t *answer)
 
 static void look_at(struct vm *vm)
 {
-	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED) {
+	if (!vm_is_up(vm)) {
 		if (vm->watch)
 			memset(&vm->watch->rates, 0, sizeof(vm->watch->rates));
 		return;
