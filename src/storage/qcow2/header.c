@@ -148,45 +148,68 @@ static int parse_bitmaps(struct header *h, const u8 *data, u32 length,
 	return 0;
 }
 
-/* The room for extensions ends where the backing file's name begins. */
-static u32 extensions_end(const struct header *h)
-{
-	u32 cluster = 1u << h->cluster_bits;
+/* The extensions of a first cluster, one after the other. */
+struct extension {
+	u32 at, end; /* where it begins, and the room for all of them */
+	u32 type, length;
+	const u8 *data;
+	bool cut; /* longer than the room: there is none behind it */
+};
 
-	return h->backing_offset ? (u32)MIN(h->backing_offset, (u64)cluster)
-	                         : cluster;
+/* The first that lies at or behind x->at. False: there is none. */
+static bool extension_at(const struct qcow2 *q, struct extension *x)
+{
+	if (x->at + 8 > x->end)
+		return false;
+	x->type = get32(q->head + x->at);
+	x->length = get32(q->head + x->at + 4);
+	x->data = q->head + x->at + 8;
+	x->cut = x->type != EXT_END && x->length > x->end - x->at - 8;
+	return x->type != EXT_END && !x->cut;
+}
+
+/* The room for them ends where the backing file's name begins. */
+static bool extension_first(const struct qcow2 *q, struct extension *x)
+{
+	u64 name = get64(q->head + H_BACKING_OFFSET);
+
+	x->cut = false;
+	x->at = get32(q->head + H_VERSION) == 2 ? H_V2_LENGTH
+	                                        : get32(q->head + H_LENGTH);
+	x->end = name ? (u32)MIN(name, (u64)q->cluster_size) : q->cluster_size;
+	return extension_at(q, x);
+}
+
+static bool extension_next(const struct qcow2 *q, struct extension *x)
+{
+	x->at += 8 + (u32)ALIGN_UP((u64)x->length, 8);
+	return extension_at(q, x);
 }
 
 static int parse_extensions(struct qcow2 *q, const char *name,
                             struct error *err)
 {
 	struct header *h = &q->h;
-	u32 at = h->length, end = extensions_end(h);
+	struct extension x;
 	int rc = 0;
 
-	while (rc == 0 && at + 8 <= end) {
-		u32 type = get32(q->head + at),
-		    length = get32(q->head + at + 4);
-		const u8 *data = q->head + at + 8;
-
-		if (type == EXT_END)
-			break;
-		if (length > end - at - 8)
-			return error_set(err, -EINVAL,
-			                 "%s: header extension %#x is too long",
-			                 name, type);
-		if (type == EXT_BACKING_FORMAT)
+	for (bool any = extension_first(q, &x); any && rc == 0;
+	     any = extension_next(q, &x)) {
+		if (x.type == EXT_BACKING_FORMAT)
 			rc = copy_string(
-			    h->backing_format, sizeof(h->backing_format), data,
-			    length, "the backing format", name, err);
-		else if (type == EXT_DATA_FILE)
+			    h->backing_format, sizeof(h->backing_format),
+			    x.data, x.length, "the backing format", name, err);
+		else if (x.type == EXT_DATA_FILE)
 			rc = copy_string(h->data_file, sizeof(h->data_file),
-			                 data, length, "the data file's name",
-			                 name, err);
-		else if (type == EXT_BITMAPS)
-			rc = parse_bitmaps(h, data, length, name, err);
-		at += 8 + (u32)ALIGN_UP((u64)length, 8);
+			                 x.data, x.length,
+			                 "the data file's name", name, err);
+		else if (x.type == EXT_BITMAPS)
+			rc = parse_bitmaps(h, x.data, x.length, name, err);
 	}
+	if (rc == 0 && x.cut)
+		rc = error_set(err, -EINVAL,
+		               "%s: header extension %#x is too long", name,
+		               x.type);
 	return rc;
 }
 
@@ -195,23 +218,16 @@ static void unknown_feature(const struct qcow2 *q, char *text, size_t size)
 {
 	const struct header *h = &q->h;
 	int bit = __builtin_ctzll(h->incompatible & ~(u64)INCOMPAT_KNOWN);
-	u32 at = h->length, end = extensions_end(h);
+	struct extension x;
 
 	snprintf(text, size, "bit %d", bit);
-	while (at + 8 <= end) {
-		u32 type = get32(q->head + at),
-		    length = get32(q->head + at + 4);
-		const u8 *p = q->head + at + 8;
-
-		if (type == EXT_END || length > end - at - 8)
-			return;
-		for (u32 i = 0; type == EXT_FEATURES && i + 48 <= length;
+	for (bool any = extension_first(q, &x); any;
+	     any = extension_next(q, &x))
+		for (u32 i = 0; x.type == EXT_FEATURES && i + 48 <= x.length;
 		     i += 48)
-			if (p[i] == 0 && p[i + 1] == bit)
+			if (x.data[i] == 0 && x.data[i + 1] == bit)
 				snprintf(text, size, "%.46s (bit %d)",
-				         (const char *)p + i + 2, bit);
-		at += 8 + (u32)ALIGN_UP((u64)length, 8);
-	}
+				         (const char *)x.data + i + 2, bit);
 }
 
 static int parse_backing(struct qcow2 *q, const char *name, struct error *err)
@@ -419,35 +435,16 @@ static void put_features(struct writer *w)
 	put_extension(w, EXT_FEATURES, data, sizeof(data));
 }
 
-/* Where those of the cluster on disk are; false: none was written yet. */
-static bool find_extensions(const struct qcow2 *q, u32 *at, u32 *end)
-{
-	u64 name = get64(q->head + H_BACKING_OFFSET);
-
-	*at = get32(q->head + H_VERSION) == 2 ? H_V2_LENGTH
-	                                      : get32(q->head + H_LENGTH);
-	*end = name ? (u32)MIN(name, (u64)q->cluster_size) : q->cluster_size;
-	return get32(q->head + H_MAGIC) == QCOW2_MAGIC;
-}
-
 /* Extensions that we don't know are kept as they are. */
 static void keep_unknown(struct writer *w, const struct qcow2 *q)
 {
-	u32 at, end;
+	struct extension x;
 
-	if (!find_extensions(q, &at, &end))
-		return;
-	while (at + 8 <= end) {
-		u32 type = get32(q->head + at),
-		    length = get32(q->head + at + 4);
-
-		if (type == EXT_END || length > end - at - 8)
-			break;
-		if (type != EXT_BACKING_FORMAT && type != EXT_DATA_FILE &&
-		    type != EXT_BITMAPS && type != EXT_FEATURES)
-			put_extension(w, type, q->head + at + 8, length);
-		at += 8 + (u32)ALIGN_UP((u64)length, 8);
-	}
+	for (bool any = extension_first(q, &x); any;
+	     any = extension_next(q, &x))
+		if (x.type != EXT_BACKING_FORMAT && x.type != EXT_DATA_FILE &&
+		    x.type != EXT_BITMAPS && x.type != EXT_FEATURES)
+			put_extension(w, x.type, x.data, x.length);
 }
 
 /* ---- the first cluster made anew ---- */
@@ -455,17 +452,12 @@ static void keep_unknown(struct writer *w, const struct qcow2 *q)
 /* Behind the extensions of the cluster on disk. */
 static u32 used_end(const struct qcow2 *q)
 {
-	u32 at, end, length;
+	struct extension x;
+	bool any = extension_first(q, &x);
 
-	if (!find_extensions(q, &at, &end))
-		return 0;
-	while (at + 8 <= end && get32(q->head + at) != EXT_END) {
-		length = get32(q->head + at + 4);
-		if (length > end - at - 8)
-			break;
-		at += 8 + (u32)ALIGN_UP((u64)length, 8);
-	}
-	return MIN(at + 8, q->cluster_size);
+	while (any)
+		any = extension_next(q, &x);
+	return MIN(x.at + 8, q->cluster_size);
 }
 
 /*
