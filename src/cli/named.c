@@ -26,6 +26,14 @@ bool named_valid(const char *name)
 	                    "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") == len;
 }
 
+int named_check(const char *name, struct error *err)
+{
+	if (named_valid(name))
+		return 0;
+	return error_set(err, -EINVAL,
+	                 "%s: not 1 to 63 letters, digits and dashes", name);
+}
+
 static char *sockets(struct error *err)
 {
 	struct place place;

@@ -52,3 +52,5 @@ void named_forget(const char *name);
 
 /* 1 to 63 letters, digits and dashes: it becomes a host name, and a file. */
 bool named_valid(const char *name);
+/* The same, with words. */
+int named_check(const char *name, struct error *err) MUST_CHECK;

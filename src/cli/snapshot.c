@@ -56,10 +56,8 @@ static int one(void *ctx, int id, const char *value, struct error *err)
 	}
 	if (w->name)
 		return error_set(err, -EINVAL, "%s: one name too many", value);
-	if (!named_valid(value))
-		return error_set(err, -EINVAL,
-		                 "%s: not 1 to 63 letters, digits and dashes",
-		                 value);
+	if (named_check(value, err) < 0)
+		return err->code;
 	*(w->machine ? &w->name : &w->machine) = value;
 	return 0;
 }

@@ -51,11 +51,7 @@ static int one(void *ctx, int id, const char *value, struct error *err)
 		w->name[1] = value;
 	else
 		return error_set(err, -EINVAL, "%s: one name too many", value);
-	if (!named_valid(value))
-		return error_set(err, -EINVAL,
-		                 "%s: not 1 to 63 letters, digits and dashes",
-		                 value);
-	return 0;
+	return named_check(value, err);
 }
 
 /* ---- ranges ---- */
