@@ -39,7 +39,7 @@ struct run_options {
 	const char *image;
 	const char *name;
 	char *engine, *engine_options; /* owned */
-	unsigned cpus;
+	unsigned cpus, max_cpus;       /* max_cpus 0: as many as at first */
 	u64 memory_bytes;
 	const char *kernel, *initrd, *append;
 	const char *modules[RUN_MODULES_MAX];

@@ -20,6 +20,7 @@ enum {
 	OPT_CONSOLE,
 	OPT_CPU,
 	OPT_CPUS,
+	OPT_MAX_CPUS,
 	OPT_DEVICE,
 	OPT_DISK,
 	OPT_ENGINE,
@@ -54,6 +55,8 @@ static const struct option_spec specs[] = {
 	{ "engine", "ENGINE", "auto, kvm, bt or interp (bt,OPTIONS)",
 	  OPT_ENGINE },
 	{ "cpus", "N", "virtual CPUs (1)", OPT_CPUS },
+	{ "max-cpus", "N", "what they may grow to while it runs",
+	  OPT_MAX_CPUS },
 	{ "cpu", "host|baseline", "baseline: resumes on any host", OPT_CPU },
 	{ "memory", "SIZE", "guest memory, as 512M or 2G (512M)", OPT_MEMORY },
 	{ "kernel", "FILE", "bzImage, PVH or multiboot ELF", OPT_KERNEL },
@@ -295,13 +298,14 @@ static int parse_number(const char *name, const char *value, u64 min, u64 max,
 	return rc < 0 ? (error_prefix(err, "--%s", name), rc) : 0;
 }
 
-static int set_cpus(struct run_options *o, const char *value, struct error *err)
+static int set_cpus(const char *name, unsigned *cpus, const char *value,
+                    struct error *err)
 {
 	u64 n;
-	int rc = parse_number("cpus", value, 1, CPUS_MAX, &n, err);
+	int rc = parse_number(name, value, 1, CPUS_MAX, &n, err);
 
 	if (rc == 0)
-		o->cpus = (unsigned)n;
+		*cpus = (unsigned)n;
 	return rc;
 }
 
@@ -395,7 +399,9 @@ static int one_option(void *ctx, int id, const char *value, struct error *err)
 	case OPT_CPU:
 		return set_cpu(o, value, err);
 	case OPT_CPUS:
-		return set_cpus(o, value, err);
+		return set_cpus("cpus", &o->cpus, value, err);
+	case OPT_MAX_CPUS:
+		return set_cpus("max-cpus", &o->max_cpus, value, err);
 	case OPT_DEVICE:
 		return add_device(o, value, err);
 	case OPT_DISK:

@@ -29,6 +29,7 @@ enum {
 	OPT_FULL,
 	OPT_INITRD,
 	OPT_KERNEL,
+	OPT_MAX_CPUS,
 	OPT_MEMORY,
 	OPT_MODULE,
 	OPT_NAME,
@@ -45,6 +46,8 @@ enum {
 	}
 #define DEFINITION                                                             \
 	{ "cpus", "N", "virtual CPUs (1)", OPT_CPUS },                         \
+	    { "max-cpus", "N", "what they may grow to while it runs",          \
+	      OPT_MAX_CPUS },                                                  \
 	    { "memory", "SIZE", "guest memory, as 512M or 2G (512M)",          \
 	      OPT_MEMORY },                                                    \
 	    { "engine", "ENGINE", "auto, kvm, bt or interp", OPT_ENGINE },     \
@@ -262,6 +265,11 @@ static int take_number(struct definition *d, int id, const char *value,
 		return rc < 0 ? error_prefix(err, "--cpus: ")
 		              : set_number(d->spec, "cpus", n);
 	}
+	if (id == OPT_MAX_CPUS) {
+		rc = parse_u64(value, 0, 64, &n, err);
+		return rc < 0 ? error_prefix(err, "--max-cpus: ")
+		              : set_number(d->spec, "max_cpus", n);
+	}
 	rc = parse_duration(value, &n, err);
 	if (rc < 0)
 		return error_prefix(err, "--stop-timeout: ");
@@ -293,6 +301,7 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 		return resources_option(d->spec, id, value, err);
 	switch (id) {
 	case OPT_CPUS:
+	case OPT_MAX_CPUS:
 	case OPT_MEMORY:
 	case OPT_STOP_TIMEOUT:
 		return take_number(d, id, value, err);

@@ -10,8 +10,8 @@
  * First, the starter sends {"op":"start","machine":{...}}: the machine file,
  * in which every file is the index of a descriptor sent along
  * (docs/machine-file.md). Later requests: powerdown, reset, quit, pause,
- * resume, status, figures, balloon, resize, save, snapshot, fork; each may
- * carry an "id", given back in the answer. The machine sends
+ * resume, status, figures, balloon, cpus, resize, save, snapshot, fork; each
+ * may carry an "id", given back in the answer. The machine sends
  * {"event":"started"},
  * {"event":"console", ...},
  * {"event":"stopped","cause":...,"code":N,"words":...,"hint":...} and then
@@ -52,6 +52,7 @@
  * Requests about disks are in docs/machine-file.md; record.h has what the
  * starter does for them.
  * figures gives "figures": sums since the start (src/machine/figures.c).
+ * cpus   {"op":"cpus","count":N}: at least so many vCPUs are there from now on.
  * balloon {"op":"balloon","bytes":N}: how much the guest is to lend back.
  * status also says "name" and "origin", what "origin" was in the machine file.
  */

@@ -13,6 +13,7 @@
 #include "daemon/access/quota.h"
 #include "daemon/api.h"
 #include "daemon/console_log.h"
+#include "daemon/limits/limits.h"
 #include "daemon/network.h"
 #include "daemon/store.h"
 #include "daemon/watch/watch.h"
@@ -245,6 +246,7 @@ void api_vm_create(struct call *c)
 struct changed {
 	struct vm *vm;
 	json_t *spec;
+	s64 run_revision; /* then */
 	char updated[TIME_SIZE];
 };
 
@@ -258,6 +260,8 @@ static void apply_change(struct call *c, void *ctx)
 					   ch->spec, "project"))) != 0;
 	vm_set_spec(vm, ch->spec);
 	vm->revision++;
+	vm->run_revision = ch->run_revision;
+	limits_apply(vm);
 	memcpy(vm->updated, ch->updated, TIME_SIZE);
 	free(vm->name);
 	vm->name =
@@ -308,6 +312,11 @@ void api_vm_patch(struct call *c)
 	ch = xalloc(sizeof(*ch));
 	ch->vm = vm;
 	ch->spec = spec;
+	/* One that goes by all of it needs no restart for it. */
+	ch->run_revision = vm->run_revision;
+	if (vm->run_revision == vm->revision &&
+	    limits_change_is_live(vm->spec, spec))
+		ch->run_revision++;
 	time_now(ch->updated);
 	c->apply = apply_change;
 	c->drop = drop_change;
@@ -328,9 +337,10 @@ void api_vm_patch(struct call *c)
 		rc = store_run(
 		    c->daemon->store, &c->err,
 		    "UPDATE vms SET name = ?, spec = ?, revision = ?,"
-		    " updated = ? WHERE id = ?",
-		    "tjitt", json_string_value(json_object_get(spec, "name")),
-		    spec, vm->revision + 1, ch->updated, vm->id);
+		    " run_revision = ?, updated = ? WHERE id = ?",
+		    "tjiitt", json_string_value(json_object_get(spec, "name")),
+		    spec, vm->revision + 1, ch->run_revision, ch->updated,
+		    vm->id);
 	if (rc < 0) {
 		call_fail_error(c, rc);
 		return;

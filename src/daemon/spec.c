@@ -424,32 +424,17 @@ static void read_tags(struct reader *r)
 
 static void read_machine(struct reader *r)
 {
-	static const char *const keys[] = { "name",
-		                            "description",
-		                            "tags",
-		                            "engine",
-		                            "cpus",
-		                            "engine_options",
-		                            "image",
-		                            "full_copy",
-		                            "memory_bytes",
-		                            "boot",
-		                            "disks",
-		                            "nics",
-		                            "virtio_console",
-		                            "rng",
-		                            "devices",
-		                            "autostart",
-		                            "restart",
-		                            "stop_timeout_s",
-		                            "project",
-		                            "owner",
-		                            "expires",
-		                            "resources",
-		                            "memory_max_bytes",
-		                            "balloon",
-		                            "agent",
-		                            NULL };
+	static const char *const keys[] = {
+		"name",           "description",    "tags",
+		"engine",         "cpus",           "max_cpus",
+		"engine_options", "image",          "full_copy",
+		"memory_bytes",   "boot",           "disks",
+		"nics",           "virtio_console", "rng",
+		"devices",        "autostart",      "restart",
+		"stop_timeout_s", "project",        "owner",
+		"expires",        "resources",      "memory_max_bytes",
+		"balloon",        "agent",          NULL
+	};
 	static const char *const engines[] = { "auto", "kvm", "bt", "interp",
 		                               NULL };
 	const char *name, *image;
@@ -466,6 +451,7 @@ static void read_machine(struct reader *r)
 	choice(r, "engine", engines);
 	text(r, "engine_options", WORDS_BYTES, "");
 	number(r, "cpus", 1, 64, 1);
+	number(r, "max_cpus", 0, 64, 0);
 	if (number(r, "memory_bytes", 32 << 20, (s64)1 << 46, 512 << 20) % 4096)
 		fail(r, "memory_bytes", "is not whole pages of 4096");
 	image = text(r, "image", 127, NULL);

@@ -285,8 +285,8 @@ static void create_chips(struct machine *m)
 	board_add(m, (struct device *)i8042_create(host, I8042_MOUSE));
 	board_add(m, (struct device *)sysports_create(host));
 	board_add(m, (struct device *)debugcon_create(host, NULL));
-	board_add(m, (struct device *)cpu_hotplug_create(host, m->config.cpus,
-	                                                 m->config.cpus));
+	m->plug = cpu_hotplug_create(host, m->present, m->config.cpus);
+	board_add(m, (struct device *)m->plug);
 	if (m->config.debug_exit)
 		board_add(m, (struct device *)debug_exit_create(host));
 	if (m->config.testdev)
@@ -302,7 +302,7 @@ static void create_fw_cfg(struct machine *m)
 	board_add(m, (struct device *)fw);
 	fw_cfg_add_u64(fw, FW_CFG_RAM_SIZE, m->config.memory_bytes);
 	fw_cfg_add_u16(fw, FW_CFG_NOGRAPHIC, 1);
-	fw_cfg_add_u16(fw, FW_CFG_NB_CPUS, (u16)m->config.cpus);
+	fw_cfg_add_u16(fw, FW_CFG_NB_CPUS, (u16)m->present);
 	fw_cfg_add_u16(fw, FW_CFG_MAX_CPUS, (u16)m->config.cpus);
 	fw_cfg_add_u16(fw, FW_CFG_BOOT_MENU, 0);
 	for (unsigned i = 0; i < m->map_count; i++) {
@@ -344,14 +344,18 @@ static int create_pci(struct machine *m, struct error *err)
 	return rc;
 }
 
-static void create_acpi(struct machine *m)
+void board_tables(struct machine *m)
 {
 	const struct acpi_config config = {
-		.cpus = m->config.cpus,
+		.cpus = m->present,
+		.cpus_max = m->config.cpus_present < m->config.cpus
+		                ? m->config.cpus
+		                : 0,
 		.serials = m->config.serial_count,
 		.windows = m->windows,
 	};
 
+	free(m->acpi);
 	m->acpi = acpi_build(&config, ACPI_BASE, &m->acpi_size);
 }
 
@@ -373,7 +377,7 @@ int board_create(struct machine *m, struct error *err)
 	if (rc == 0)
 		rc = board_add_peripherals(m, err);
 	if (rc == 0)
-		create_acpi(m);
+		board_tables(m);
 	return rc;
 }
 

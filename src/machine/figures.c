@@ -25,7 +25,7 @@ int machine_balloon(struct machine *m, u64 bytes, struct error *err)
 
 static void put_cpus(FILE *f, struct machine *m)
 {
-	for (unsigned i = 0; i < m->config.cpus; i++) {
+	for (unsigned i = 0; i < m->present; i++) {
 		struct cpu_times t;
 
 		steal_times(&m->cpus[i], &t);
@@ -123,9 +123,10 @@ char *machine_figures(struct machine *m)
 	fprintf(f, "{\"memory_bytes\":%" PRIu64 ",\"resident_bytes\":%" PRIu64,
 	        m->config.memory_bytes, machine_resident_bytes(m));
 	fprintf(f,
-	        ",\"guest_resident_bytes\":%" PRIu64 ",\"agent\":%s,\"cpus\":[",
+	        ",\"guest_resident_bytes\":%" PRIu64
+	        ",\"agent\":%s,\"cpus_max\":%u,\"cpus\":[",
 	        machine_guest_resident_bytes(m),
-	        atomic_load(&m->agent_open) ? "true" : "false");
+	        atomic_load(&m->agent_open) ? "true" : "false", m->config.cpus);
 	put_cpus(f, m);
 	fputs("],\"balloon\":", f);
 	put_balloon(f, m);

@@ -106,7 +106,7 @@ static long get_thread(const char *s)
 
 static bool valid_thread(const struct gdb *g, long thread)
 {
-	return thread >= 1 && (unsigned long)thread <= g->m->config.cpus;
+	return thread >= 1 && (unsigned long)thread <= g->m->present;
 }
 
 /* ---- stopping and going ---- */
@@ -444,7 +444,7 @@ static void send_threads(struct gdb *g)
 	char text[MACHINE_CPUS_MAX * 4 + 8];
 	int used = snprintf(text, sizeof(text), "m1");
 
-	for (unsigned i = 1; i < g->m->config.cpus; i++)
+	for (unsigned i = 1; i < g->m->present; i++)
 		used += snprintf(text + used, sizeof(text) - (size_t)used,
 		                 ",%x", i + 1);
 	send_text(g, text);

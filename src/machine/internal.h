@@ -22,6 +22,7 @@
 
 struct acpi_pm;
 struct console;
+struct cpu_hotplug;
 struct cpuid_model;
 struct gdb;
 struct ioapic;
@@ -103,6 +104,7 @@ struct machine {
 	struct pit *pit;
 	struct rtc *rtc;
 	struct acpi_pm *pm;
+	struct cpu_hotplug *plug;
 	struct pci_bus *pci;
 	struct block *blocks[MACHINE_DISKS_MAX]; /* as devices see them */
 	struct block *lives[MACHINE_DISKS_MAX];  /* below; blocks' own */
@@ -119,6 +121,7 @@ struct machine {
 	size_t acpi_size;
 
 	struct machine_cpu cpus[MACHINE_CPUS_MAX];
+	_Atomic unsigned present; /* the first of them are there */
 	struct gdb *gdb;
 	struct loop_timer timeout;
 
@@ -153,6 +156,8 @@ int board_create(struct machine *m, struct error *err) MUST_CHECK;
 /* Devices only: they must go before what they use. */
 void board_destroy_devices(struct machine *m);
 void board_destroy(struct machine *m);
+/* ACPI tables, for the next reset, of what there is now. */
+void board_tables(struct machine *m);
 /* Power-on state of every device; no vCPU runs. */
 void board_reset(struct machine *m);
 int board_memory(struct machine *m, struct error *err) MUST_CHECK;
@@ -182,8 +187,17 @@ int cpus_reset(struct machine *m, const struct cpu_state *bsp,
                struct error *err) MUST_CHECK;
 /* Any thread. */
 void cpu_event(struct machine_cpu *cpu, u32 event);
+/* One of them, as after power-on; state: its registers. */
+int cpu_reset(struct machine_cpu *cpu, const struct cpu_state *state,
+              struct error *err) MUST_CHECK;
 
 extern const struct vcpu_host machine_vcpu_host; /* ctx to be filled in */
+
+/* ---- hotplug.c ---- */
+
+bool cpu_is_there(const struct machine_cpu *cpu);
+/* As was saved: devices are loaded. */
+void hotplug_restored(struct machine *m);
 
 /* ---- machine.c ---- */
 

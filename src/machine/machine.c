@@ -292,6 +292,11 @@ static int check_config(const struct machine_config *c, struct error *err)
 		                 "a machine has 1 to %d vCPUs, "
 		                 "not %u",
 		                 MACHINE_CPUS_MAX, c->cpus);
+	if (c->cpus_present > c->cpus)
+		return error_set(err, -EINVAL,
+		                 "a machine of at most %u vCPUs can't begin "
+		                 "with %u",
+		                 c->cpus, c->cpus_present);
 	if (check_memory(c->memory_bytes, err) < 0)
 		return -EINVAL;
 	if (c->kernel_fd < 0) {
@@ -438,6 +443,9 @@ int machine_create(struct machine **out, const struct machine_config *config,
 		return rc;
 	m = xalloc(sizeof(*m));
 	m->config = *config;
+	if (m->config.cpus_present == 0)
+		m->config.cpus_present = m->config.cpus;
+	m->present = m->config.cpus_present;
 	m->loop = loop;
 	m->start_ns = loop_now_ns();
 	m->holds = 1;

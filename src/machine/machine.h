@@ -60,7 +60,8 @@ struct machine_config {
 	const char *name;
 	const char *engine; /* "auto", "kvm", "bt", "interp" */
 	const char *engine_options;
-	unsigned cpus;
+	unsigned cpus;         /* that there may ever be */
+	unsigned cpus_present; /* that there are at first; 0: all */
 	u64 memory_bytes;
 
 	int kernel_fd; /* borrowed until machine_create returns; -1: none */
@@ -205,6 +206,10 @@ int machine_disk_grow(struct machine *m, unsigned disk, u64 size,
 /* The terminal behind the console changed its size. */
 void machine_console_resize(struct machine *m, u16 columns, u16 rows);
 
+/* At least count vCPUs are there from now on; the loop's thread. -ENOSPC: so
+ * many may never be. */
+int machine_add_cpus(struct machine *m, unsigned count,
+                     struct error *err) MUST_CHECK;
 /* How much the balloon is to take from the guest. -ENODEV: there is none. */
 int machine_balloon(struct machine *m, u64 bytes, struct error *err) MUST_CHECK;
 /* What is counted while it runs - vCPUs, balloon, disks, networks - as JSON

@@ -83,7 +83,7 @@ char *machine_report(struct machine *m)
 	getrusage(RUSAGE_SELF, &usage);
 	fprintf(f,
 	        "{\"engine\":\"%s\",\"cpus\":%u,\"memory_bytes\":%" PRIu64 ",",
-	        m->engine_type->name, m->config.cpus, m->config.memory_bytes);
+	        m->engine_type->name, m->present, m->config.memory_bytes);
 	put_time(f, "first_instruction_ms", m, m->run_ns);
 	put_time(f, "first_output_ms", m, m->first_output_ns);
 	fprintf(f, "\"run_ms\":%.3f,",

@@ -172,17 +172,20 @@ static void *cpu_thread(void *ctx)
 
 		if (events & CPU_EVENT_QUIT)
 			return NULL;
-		if (events & CPU_EVENT_STOP)
+		if (events & CPU_EVENT_STOP) {
 			park(cpu);
-		else if (take(cpu, CPU_EVENT_INIT))
+		} else if (!cpu_is_there(cpu)) {
+			take(cpu, ~(u32)(CPU_EVENT_STOP | CPU_EVENT_QUIT));
+			wait_for_event(cpu);
+		} else if (take(cpu, CPU_EVENT_INIT)) {
 			do_init(cpu);
-		else if (take(cpu, CPU_EVENT_SIPI))
+		} else if (take(cpu, CPU_EVENT_SIPI)) {
 			do_sipi(cpu);
-		else if (cpu->activity == CPU_HALT && halt_ends(cpu))
+		} else if (cpu->activity == CPU_HALT && halt_ends(cpu)) {
 			cpu->activity = CPU_ACTIVE;
-		else if (cpu->activity == CPU_ACTIVE)
+		} else if (cpu->activity == CPU_ACTIVE) {
 			run_once(cpu);
-		else {
+		} else {
 			if (cpu->activity == CPU_WAITS_SIPI)
 				take(cpu, CPU_EVENT_IRQ | CPU_EVENT_NMI);
 			wait_for_event(cpu);
@@ -307,11 +310,22 @@ void cpus_quit(struct machine *m)
 	}
 }
 
+int cpu_reset(struct machine_cpu *cpu, const struct cpu_state *state,
+              struct error *err)
+{
+	if (cpu->lapic)
+		lapic_reset(cpu->lapic);
+	memset(&cpu->pv, 0, sizeof(cpu->pv));
+	atomic_fetch_and(&cpu->events, CPU_EVENT_STOP | CPU_EVENT_QUIT);
+	/* In the kernel, what waits for a SIPI waits in vcpu_run. */
+	cpu->activity = cpu->index && cpu->lapic ? CPU_WAITS_SIPI : CPU_ACTIVE;
+	return cpu->machine->engine_type->vcpu_set(cpu->vcpu, state, err);
+}
+
 int cpus_reset(struct machine *m, const struct cpu_state *bsp,
                struct error *err)
 {
 	for (unsigned i = 0; i < m->config.cpus; i++) {
-		struct machine_cpu *cpu = &m->cpus[i];
 		struct cpu_state state;
 		int rc;
 
@@ -319,13 +333,7 @@ int cpus_reset(struct machine *m, const struct cpu_state *bsp,
 			state = *bsp;
 		else
 			cpu_state_reset(&state, false, m->cpuid_1_eax);
-		if (cpu->lapic)
-			lapic_reset(cpu->lapic);
-		memset(&cpu->pv, 0, sizeof(cpu->pv));
-		atomic_fetch_and(&cpu->events, CPU_EVENT_STOP | CPU_EVENT_QUIT);
-		/* In the kernel, what waits for a SIPI waits in vcpu_run. */
-		cpu->activity = i && cpu->lapic ? CPU_WAITS_SIPI : CPU_ACTIVE;
-		rc = m->engine_type->vcpu_set(cpu->vcpu, &state, err);
+		rc = cpu_reset(&m->cpus[i], &state, err);
 		if (rc < 0)
 			return rc;
 	}

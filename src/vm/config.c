@@ -428,7 +428,7 @@ static int read_cpu(const struct reader *r, struct machine_config *m)
 
 static int read_machine(const struct reader *r, struct machine_config *m)
 {
-	u64 cpus = 1, timeout_s = 0;
+	u64 cpus = 1, cpus_max = 0, timeout_s = 0;
 	int rc = get_string(r, "name", NAME_MAX_BYTES, &m->name);
 
 	if (rc == 0)
@@ -438,6 +438,8 @@ static int read_machine(const struct reader *r, struct machine_config *m)
 		                &m->engine_options);
 	if (rc == 0)
 		rc = get_number(r, "cpus", 1, MACHINE_CPUS_MAX, &cpus);
+	if (rc == 0)
+		rc = get_number(r, "max_cpus", 0, MACHINE_CPUS_MAX, &cpus_max);
 	if (rc == 0)
 		rc =
 		    get_number(r, "memory_bytes", 1, BIT(46), &m->memory_bytes);
@@ -451,7 +453,8 @@ static int read_machine(const struct reader *r, struct machine_config *m)
 		rc = get_bool(r, "balloon", &m->balloon);
 	if (rc == 0)
 		rc = read_cpu(r, m);
-	m->cpus = (unsigned)cpus;
+	m->cpus_present = (unsigned)cpus;
+	m->cpus = (unsigned)MAX(cpus, cpus_max);
 	m->timeout_ns = timeout_s * NSEC_PER_SEC;
 	return rc;
 }
@@ -616,6 +619,7 @@ static int read_all(const struct reader *r, struct vm_config *out)
 		                            "engine",
 		                            "engine_options",
 		                            "cpus",
+		                            "max_cpus",
 		                            "memory_bytes",
 		                            "boot",
 		                            "disks",

@@ -155,6 +155,20 @@ static json_t *do_balloon(struct session *s, json_t *message)
 	return ok();
 }
 
+static json_t *do_cpus(struct session *s, json_t *message)
+{
+	json_int_t count =
+	    json_integer_value(json_object_get(message, "count"));
+	struct error err = { 0 };
+
+	if (count < 1 || count > MACHINE_CPUS_MAX)
+		return refusal("cpus needs a count");
+	if (machine_add_cpus(s->machine, (unsigned)count, &err) < 0)
+		return json_pack("{s:b,s:s,s:s}", "ok", 0, "words", err.text,
+		                 "hint", err.hint);
+	return ok();
+}
+
 static json_t *do_resize(struct session *s, json_t *message)
 {
 	json_t *columns = json_object_get(message, "columns");
@@ -359,6 +373,8 @@ static json_t *do_op(struct peer *p, const char *op, json_t *message,
 		return do_figures(s);
 	} else if (!strcmp(op, "balloon")) {
 		return do_balloon(s, message);
+	} else if (!strcmp(op, "cpus")) {
+		return do_cpus(s, message);
 	} else if (!strcmp(op, "resize")) {
 		return do_resize(s, message);
 	} else if (!strcmp(op, "recorded") && p == &s->peers[0]) {

@@ -277,6 +277,9 @@ class Routes(unittest.TestCase):
         status = get("/v1/vms/one/status").json
         self.assertEqual(status["state"], "running")
         self.assertIn(b"atoll_vm_up", get("/metrics").body)
+        D.call("PATCH", "/v1/vms/one", {"resources": {"cpu_weight": 200},
+                                        "description": "goes by it at once"})
+        self.assertFalse(D.vm("one")["restart_needed"])
         D.call("PATCH", "/v1/vms/one", {"cpus": 2})
         self.assertTrue(D.vm("one")["restart_needed"])
         self.refused(D.call("DELETE", "/v1/vms/one"), 409, "conflict", "runs")

@@ -310,7 +310,7 @@ int hold_files_open(struct hold_files *f, json_t *machine, struct error *err)
 		                             "cpus",         "engine_options",
 		                             "memory_bytes", "virtio_console",
 		                             "rng",          "devices",
-		                             "balloon" };
+		                             "balloon",      "max_cpus" };
 	json_t *most;
 	int rc;
 

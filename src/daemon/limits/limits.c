@@ -238,6 +238,7 @@ void limits_vm_ended(struct vm *vm)
 {
 	vm->limits_weight = 0;
 	vm->limits_given = 0;
+	vm->cpus_given = 0;
 	vm->limits_pinned = false;
 	vm->daemon->limits->dirty = true;
 	if (vm->daemon->limits->cgroups.kind != CGROUP_NONE)
@@ -315,6 +316,8 @@ void limits_round(struct daemon *d)
 	if (d->limits->dirty)
 		settle(d);
 	share_memory(d);
+	for (struct vm *vm = d->vms; vm; vm = vm->next)
+		cpus_settle(vm);
 }
 
 /* ---- the routes ---- */

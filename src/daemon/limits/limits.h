@@ -73,6 +73,11 @@ int admit(const struct host_policy *policy, u64 host_memory,
           unsigned processors, const struct demand *running,
           const struct demand *wanted, struct error *err) MUST_CHECK;
 
+/* ---- cpus.c ---- */
+
+/* vCPUs that it is to have and has not come. */
+void cpus_settle(struct vm *vm);
+
 /* ---- limits.c ---- */
 
 struct limits;
@@ -87,6 +92,8 @@ int limits_admit(struct vm *vm, struct error *err) MUST_CHECK;
 /* It came up, or its definition was changed. */
 void limits_apply(struct vm *vm);
 void limits_vm_ended(struct vm *vm);
+/* Whether a machine that runs goes by the whole of a change. */
+bool limits_change_is_live(json_t *before, json_t *after);
 /* Every two seconds. */
 void limits_round(struct daemon *d);
 json_t *limits_json(const struct daemon *d);

@@ -23,7 +23,7 @@ enum { PERIOD_MS = 2000, HISTORY_S = 10, MILLION = 1000000 };
 /* Sums since a machine's start. */
 struct sums {
 	u64 at_ns;
-	unsigned cpus;
+	unsigned cpus, cpus_max;
 	struct thread_times cpu[WATCH_CPUS_MAX];
 	u64 steal_ns[WATCH_CPUS_MAX];
 	struct thread_times other;
@@ -93,6 +93,8 @@ static void sum_cpus(struct sums *s, json_t *figures,
 	size_t i;
 
 	s->cpus = (unsigned)MIN(json_array_size(cpus), (size_t)WATCH_CPUS_MAX);
+	s->cpus_max =
+	    (unsigned)MIN(number(figures, "cpus_max"), (u64)WATCH_CPUS_MAX);
 	json_array_foreach(cpus, i, one)
 	{
 		if (i >= WATCH_CPUS_MAX)
@@ -125,6 +127,7 @@ static void cpu_rates(struct vm_rates *r, const struct sums *now,
 {
 	r->run = r->ready = r->steal = 0;
 	r->cpus = now->cpus;
+	r->cpus_max = now->cpus_max;
 	for (unsigned i = 0; i < now->cpus; i++) {
 		r->cpu[i].run = (u32)rate(
 		    now->cpu[i].run_ns, before->cpu[i].run_ns, period, MILLION);

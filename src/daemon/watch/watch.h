@@ -52,9 +52,9 @@ int psi_parse(const char *text, const char *line);
 
 /* What a machine was using over the last period. Rates are by the second. */
 struct vm_rates {
-	u64 at_ns;     /* CLOCK_MONOTONIC; 0: not yet */
-	u64 period_ns; /* over which the rates were taken */
-	unsigned cpus;
+	u64 at_ns;               /* CLOCK_MONOTONIC; 0: not yet */
+	u64 period_ns;           /* over which the rates were taken */
+	unsigned cpus, cpus_max; /* there now; that may be */
 	/* Of one processor's time, in millionths. */
 	struct {
 		u32 run, ready, steal;

@@ -10,8 +10,9 @@
 struct aml;
 
 struct acpi_config {
-	unsigned cpus;
-	unsigned serials; /* COM1 and on */
+	unsigned cpus;     /* that are there */
+	unsigned cpus_max; /* that may be; 0: none comes while it runs */
+	unsigned serials;  /* COM1 and on */
 	struct pci_windows windows;
 };
 
@@ -27,3 +28,10 @@ u8 *acpi_build(const struct acpi_config *config, gpa_t base,
 
 /* The DSDT's contents, without its header. */
 void acpi_dsdt(struct aml *a, const struct acpi_config *config);
+
+/* ---- cpus.c ---- */
+
+bool acpi_cpus_pluggable(const struct acpi_config *c);
+void acpi_cpus(struct aml *a, const struct acpi_config *c);
+/* Into \_GPE. */
+void acpi_cpus_event(struct aml *a, const struct acpi_config *c);

@@ -21,6 +21,11 @@ enum {
 	OP_PACKAGE = 0x12,
 	OP_METHOD = 0x14,
 	OP_EXT = 0x5b,
+	OP_EXT_MUTEX = 0x01,
+	OP_EXT_ACQUIRE = 0x23,
+	OP_EXT_RELEASE = 0x27,
+	OP_EXT_REGION = 0x80,
+	OP_EXT_FIELD = 0x81,
 	OP_EXT_DEVICE = 0x82,
 	PREFIX_DUAL = 0x2e,
 	PREFIX_MULTI = 0x2f,
@@ -215,6 +220,62 @@ void aml_block(struct aml *a, u8 op)
 {
 	aml_byte(a, op);
 	begin(a);
+}
+
+void aml_io_region(struct aml *a, const char *name, u16 base, u8 size)
+{
+	aml_byte(a, OP_EXT);
+	aml_byte(a, OP_EXT_REGION);
+	aml_path(a, name);
+	aml_byte(a, 1); /* system I/O */
+	aml_integer(a, base);
+	aml_integer(a, size);
+}
+
+/* Section 20.2.5.2: access in bits 0 to 3, the update rule in 5 and 6. */
+void aml_field(struct aml *a, const char *region, unsigned access)
+{
+	enum { ACCESS_BYTE = 1, ACCESS_DWORD = 3, WRITE_AS_ZEROS = 2 << 5 };
+
+	aml_byte(a, OP_EXT);
+	aml_byte(a, OP_EXT_FIELD);
+	begin(a);
+	aml_path(a, region);
+	aml_byte(a,
+	         (access == 4 ? ACCESS_DWORD : ACCESS_BYTE) | WRITE_AS_ZEROS);
+}
+
+void aml_field_unit(struct aml *a, const char *name, unsigned bits)
+{
+	ASSERT(bits < 64); /* a length of one byte */
+	if (name)
+		segment(a, name, strlen(name));
+	else
+		aml_byte(a, 0);
+	aml_byte(a, (u8)bits);
+}
+
+void aml_mutex(struct aml *a, const char *name)
+{
+	aml_byte(a, OP_EXT);
+	aml_byte(a, OP_EXT_MUTEX);
+	aml_path(a, name);
+	aml_byte(a, 0); /* sync level */
+}
+
+void aml_acquire(struct aml *a, const char *name)
+{
+	aml_byte(a, OP_EXT);
+	aml_byte(a, OP_EXT_ACQUIRE);
+	aml_path(a, name);
+	aml_u16(a, 0xffff); /* for ever */
+}
+
+void aml_release(struct aml *a, const char *name)
+{
+	aml_byte(a, OP_EXT);
+	aml_byte(a, OP_EXT_RELEASE);
+	aml_path(a, name);
 }
 
 /* The size is a term of its own: a word constant, filled in at the end. */

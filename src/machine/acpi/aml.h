@@ -34,6 +34,7 @@ enum { /* single-byte terms */
        AML_LEQUAL = 0x93,
        AML_IF = 0xa0,
        AML_ELSE = 0xa1,
+       AML_WHILE = 0xa2,
        AML_RETURN = 0xa4,
 };
 
@@ -59,8 +60,19 @@ void aml_scope(struct aml *a, const char *path);
 void aml_device(struct aml *a, const char *path);
 void aml_method(struct aml *a, const char *path, unsigned args);
 void aml_package(struct aml *a, unsigned elements);
-void aml_block(struct aml *a, u8 op); /* AML_IF, AML_ELSE */
+void aml_block(struct aml *a, u8 op); /* AML_IF, AML_ELSE, AML_WHILE */
 void aml_end(struct aml *a);
+
+/* OperationRegion(name, SystemIO, base, size). */
+void aml_io_region(struct aml *a, const char *name, u16 base, u8 size);
+/* Field(region, ...) {...}: units follow, the end with aml_end(). What a unit
+ * is not asked to write is written as zeroes. access: bytes, 1 or 4. */
+void aml_field(struct aml *a, const char *region, unsigned access);
+/* name NULL: bits that have none. */
+void aml_field_unit(struct aml *a, const char *name, unsigned bits);
+void aml_mutex(struct aml *a, const char *name);
+void aml_acquire(struct aml *a, const char *name); /* however long it takes */
+void aml_release(struct aml *a, const char *name);
 
 /* Buffer(){...}, its length found at the end. */
 void aml_buffer(struct aml *a);

@@ -3,7 +3,7 @@
  * dsdt - the devices that a guest cannot find by itself, in AML.
  *
  *	\_S5             soft off
- *	\_SB.Cnnn        processors
+ *	\_SB.Cnnn        processors (cpus.c)
  *	\_SB.PCI0        host bridge: windows, _OSC, interrupt routing
  *	\_SB.PCI0.LPC    the ISA bits: serial ports, clock, keyboard, mouse
  *	\_SB.HPET, MRES  the HPET, and address space that is taken
@@ -46,20 +46,6 @@ static void sleep_states(struct aml *a)
 	for (int i = 0; i < 4; i++)
 		aml_integer(a, 0);
 	aml_end(a);
-}
-
-static void processors(struct aml *a, unsigned cpus)
-{
-	for (unsigned i = 0; i < cpus; i++) {
-		char name[16];
-
-		snprintf(name, sizeof(name), "C%03X", i);
-		aml_device(a, name);
-		aml_name(a, "_HID");
-		aml_string(a, "ACPI0007");
-		aml_name_integer(a, "_UID", i);
-		aml_end(a);
-	}
 }
 
 static void store_field(struct aml *a, u8 op, const char *field, u64 value)
@@ -280,7 +266,7 @@ static void generation(struct aml *a)
 }
 
 /* ACPI 6.4 section 5.6.4: _Exx is for an edge on event xx. */
-static void general_events(struct aml *a)
+static void general_events(struct aml *a, const struct acpi_config *config)
 {
 	char name[8];
 
@@ -291,6 +277,7 @@ static void general_events(struct aml *a)
 	aml_path(a, "\\_SB.VGEN");
 	aml_integer(a, 0x80);
 	aml_end(a);
+	acpi_cpus_event(a, config);
 	aml_end(a);
 }
 
@@ -298,11 +285,11 @@ void acpi_dsdt(struct aml *a, const struct acpi_config *config)
 {
 	sleep_states(a);
 	aml_scope(a, "\\_SB");
-	processors(a, config->cpus);
+	acpi_cpus(a, config);
 	host_bridge(a, config);
 	timers(a);
 	motherboard(a);
 	generation(a);
 	aml_end(a);
-	general_events(a);
+	general_events(a, config);
 }

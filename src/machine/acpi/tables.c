@@ -156,34 +156,37 @@ static void put_override(struct aml *a, u8 irq, u32 gsi, u16 flags)
 	aml_u16(a, flags);
 }
 
-static void put_local_apic(struct aml *a, unsigned id)
+/* One that is not there yet is said to be able to come. */
+static void put_local_apic(struct aml *a, unsigned id, bool there)
 {
+	const u32 flags = there ? 1 << 0 : 1 << 1;
+
 	if (id <= XAPIC_ID_MAX) {
 		aml_byte(a, 0);
 		aml_byte(a, 8);
 		aml_byte(a, (u8)id); /* processor UID */
 		aml_byte(a, (u8)id);
-		aml_u32(a, 1); /* enabled */
+		aml_u32(a, flags);
 		return;
 	}
 	aml_byte(a, 9); /* x2APIC */
 	aml_byte(a, 16);
 	aml_u16(a, 0);
 	aml_u32(a, id);
-	aml_u32(a, 1);
+	aml_u32(a, flags);
 	aml_u32(a, id);
 }
 
 /* ACPI 6.4 section 5.2.12. */
-static void put_madt(struct image *img, unsigned cpus)
+static void put_madt(struct image *img, const struct acpi_config *c)
 {
 	struct aml *a = &img->out;
 	size_t at = table_begin(img, "APIC", 5);
 
 	aml_u32(a, LAPIC_BASE);
 	aml_u32(a, 1); /* there is a PIC too */
-	for (unsigned i = 0; i < cpus; i++)
-		put_local_apic(a, i);
+	for (unsigned i = 0; i < MAX(c->cpus, c->cpus_max); i++)
+		put_local_apic(a, i, i < c->cpus);
 	aml_byte(a, 1); /* I/O APIC */
 	aml_byte(a, 12);
 	aml_byte(a, 0); /* its ID after reset */
@@ -279,7 +282,7 @@ u8 *acpi_build(const struct acpi_config *config, gpa_t base, size_t *size)
 	facs = put_facs(&img);
 	dsdt = put_dsdt(&img, config);
 	put_fadt(&img, facs, dsdt);
-	put_madt(&img, config->cpus);
+	put_madt(&img, config);
 	put_mcfg(&img);
 	put_hpet(&img);
 	put_waet(&img);

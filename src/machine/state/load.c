@@ -329,6 +329,7 @@ int restore_machine(struct machine *m, struct error *err)
 		rc = kernel_chips_load(
 		    m, clock_now_ns(m->host.clock) + m->pv_ahead_ns, err);
 	if (rc == 0) {
+		hotplug_restored(m);
 		generation_restored(m);
 		steal_restored(m);
 		announce(m);

@@ -108,6 +108,38 @@ static void tables_hang_together(void **state)
 	free(image);
 }
 
+/* One entry each in the MADT: there, or able to come. */
+static void some_may_come(void **state)
+{
+	struct acpi_config c = config(3);
+	const u8 *madt, *dsdt;
+	unsigned there = 0, may = 0;
+	size_t size;
+	u8 *image;
+
+	(void)state;
+	c.cpus_max = 64;
+	image = acpi_build(&c, ACPI_BASE, &size);
+	madt = find(image, size, "APIC");
+	for (u32 i = 44; i < at32(madt + 4); i += madt[i + 1]) {
+		if (madt[i] != 0)
+			continue;
+		assert_int_equal(madt[i + 3], there + may);
+		there += at32(madt + i + 4) == 1;
+		may += at32(madt + i + 4) == 2;
+	}
+	assert_int_equal(there, 3);
+	assert_int_equal(may, 61);
+	dsdt = table(image, size, at32(find(image, size, "FACP") + 40));
+	assert_non_null(memmem(dsdt, at32(dsdt + 4), "_E02", 4));
+	free(image);
+	c.cpus_max = 0;
+	image = acpi_build(&c, ACPI_BASE, &size);
+	dsdt = table(image, size, at32(find(image, size, "FACP") + 40));
+	assert_null(memmem(dsdt, at32(dsdt + 4), "_E02", 4));
+	free(image);
+}
+
 static void write_table(const char *dir, const u8 *t, char *path, size_t room)
 {
 	FILE *f;
@@ -132,19 +164,17 @@ PRINTF_LIKE(1, 2) static void run(const char *format, ...)
 }
 
 /* Disassembled without complaint; the DSDT compiled again too. */
-static void iasl_agrees(void **state)
+static void iasl_agrees_with(const struct acpi_config *c)
 {
-	const struct acpi_config c = config(4);
 	static const char *const names[] = { "FACP", "APIC", "MCFG", "HPET",
 		                             "WAET" };
 	char dir[] = "/tmp/atoll-acpi-XXXXXX", path[96];
 	size_t size;
 	u8 *image;
 
-	(void)state;
 	if (system("iasl -v >/dev/null 2>&1") != 0)
 		skip(); /* acpica-tools is not installed */
-	image = acpi_build(&c, ACPI_BASE, &size);
+	image = acpi_build(c, ACPI_BASE, &size);
 	assert_non_null(mkdtemp(dir));
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
 		write_table(dir, find(image, size, names[i]), path,
@@ -166,10 +196,21 @@ static void iasl_agrees(void **state)
 	free(image);
 }
 
+static void iasl_agrees(void **state)
+{
+	struct acpi_config c = config(4);
+
+	(void)state;
+	iasl_agrees_with(&c);
+	c.cpus_max = 9;
+	iasl_agrees_with(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(tables_hang_together),
+		cmocka_unit_test(some_may_come),
 		cmocka_unit_test(iasl_agrees),
 	};
 

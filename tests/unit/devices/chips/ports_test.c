@@ -11,6 +11,7 @@
 #include "devices/chips/testdev.h"
 
 static struct board b;
+static struct cpu_hotplug *plug;
 static char text[16];
 
 static void out(void *ctx, const u8 *data, size_t n)
@@ -29,7 +30,8 @@ static int setup(void **state)
 	board_add(&b, sysports_create(&b.host));
 	board_add(&b, debug_exit_create(&b.host));
 	board_add(&b, debugcon_create(&b.host, &sink));
-	board_add(&b, cpu_hotplug_create(&b.host, 2, 3));
+	plug = cpu_hotplug_create(&b.host, 2, 3);
+	board_add(&b, plug);
 	board_add(&b, testdev_create(&b.host));
 	return 0;
 }
@@ -109,6 +111,22 @@ static void test_cpu_block(void **state)
 	} while (in32(&b, 0xce0) == possible);
 	assert_int_equal(possible, 3);
 	assert_int_equal(present, 2);
+	/* One is put in: the next with an event is that one, once. */
+	cpu_hotplug_insert(plug, 3);
+	out32(&b, 0xcd8, 0);
+	out8(&b, 0xcdd, 0);
+	assert_int_equal(in32(&b, 0xce0), 2);
+	assert_int_equal(in8(&b, 0xcdc), 3);
+	out8(&b, 0xcdc, 1); /* not its bit */
+	assert_int_equal(in8(&b, 0xcdc), 3);
+	out8(&b, 0xcdc, 2);
+	assert_int_equal(in8(&b, 0xcdc), 1);
+	out32(&b, 0xcd8, 1);
+	out8(&b, 0xcdd, 0);
+	assert_int_equal(in32(&b, 0xce0), 1); /* no event: it stays */
+	assert_int_equal(cpu_hotplug_present(plug), 3);
+	board_reset(&b);
+	assert_int_equal(cpu_hotplug_present(plug), 3);
 	out32(&b, 0xcd8, 2);
 	out8(&b, 0xcdd, 3);
 	assert_int_equal(in32(&b, 0xce0), 2); /* its APIC ID */
