@@ -55,11 +55,11 @@ static json_t *add_given(struct build *b, json_t *index)
 
 static void copy_plain(struct build *b, json_t *from)
 {
-	static const char *const keys[] = { "engine",   "engine_options",
-		                            "cpus",     "memory_bytes",
-		                            "cpu",      "virtio_console",
-		                            "max_cpus", "rng",
-		                            "devices" };
+	static const char *const keys[] = { "engine",       "engine_options",
+		                            "cpus",         "memory_bytes",
+		                            "cpu",          "virtio_console",
+		                            "max_cpus",     "rng",
+		                            "share_memory", "devices" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
 		json_t *value = json_object_get(from, keys[i]);

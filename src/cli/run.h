@@ -40,6 +40,7 @@ struct run_options {
 	const char *name;
 	char *engine, *engine_options; /* owned */
 	unsigned cpus, max_cpus;       /* max_cpus 0: as many as at first */
+	bool share_memory;
 	u64 memory_bytes;
 	const char *kernel, *initrd, *append;
 	const char *modules[RUN_MODULES_MAX];

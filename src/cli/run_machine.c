@@ -391,6 +391,8 @@ int run_machine_prepare(struct run_machine *m, const struct run_options *o,
 	              "cpus", (int)o->cpus, "memory_bytes",
 	              (json_int_t)o->memory_bytes, "virtio_console",
 	              o->virtio_console, "rng", true, "devices", o->devices);
+	if (o->share_memory)
+		json_object_set_new(m->file, "share_memory", json_true());
 	if (o->max_cpus)
 		json_object_set_new(m->file, "max_cpus",
 		                    json_integer((json_int_t)o->max_cpus));

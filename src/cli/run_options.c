@@ -46,6 +46,7 @@ enum {
 	OPT_REPORT,
 	OPT_RESTORE,
 	OPT_SERIAL,
+	OPT_SHARE_MEMORY,
 	OPT_TIMEOUT,
 	OPT_VERIFY,
 };
@@ -59,6 +60,8 @@ static const struct option_spec specs[] = {
 	  OPT_MAX_CPUS },
 	{ "cpu", "host|baseline", "baseline: resumes on any host", OPT_CPU },
 	{ "memory", "SIZE", "guest memory, as 512M or 2G (512M)", OPT_MEMORY },
+	{ "share-memory", NULL, "equal pages with other such machines (KSM)",
+	  OPT_SHARE_MEMORY },
 	{ "kernel", "FILE", "bzImage, PVH or multiboot ELF", OPT_KERNEL },
 	{ "initrd", "FILE", "initial RAM disk", OPT_INITRD },
 	{ "module", "FILE", "multiboot module; may be repeated", OPT_MODULE },
@@ -462,6 +465,9 @@ static int one_option(void *ctx, int id, const char *value, struct error *err)
 		return set_report(o, value, err);
 	case OPT_RESTORE:
 		o->restore = value;
+		return 0;
+	case OPT_SHARE_MEMORY:
+		o->share_memory = true;
 		return 0;
 	case OPT_VERIFY:
 		o->restore_verify = true;

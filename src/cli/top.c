@@ -118,10 +118,10 @@ static void put_titles(struct top *t)
 
 	snprintf(line, sizeof(line),
 	         "%-*s %-8s %6s %6s %6s %6s %6s %6s %5s %6s %6s %6s %6s %6s "
-	         "%6s",
+	         "%6s %6s",
 	         NAME_WIDTH, "NAME", "STATE", "CPU%", "READY%", "STEAL%", "RES",
-	         "SIZE", "BALLN", "SWAP", "READ/s", "WRIT/s", "R-ms", "W-ms",
-	         "TX/s", "RX/s");
+	         "SIZE", "BALLN", "SHARED", "SWAP", "READ/s", "WRIT/s", "R-ms",
+	         "W-ms", "TX/s", "RX/s");
 	if (t->color)
 		fputs("\033[7m", t->to);
 	put_line(t, line);
@@ -147,17 +147,18 @@ static void put_vcpus(struct top *t, json_t *vm)
 
 static void put_vm(struct top *t, json_t *vm)
 {
-	char line[LINE], v[8][16];
+	char line[LINE], v[9][16];
 
 	snprintf(line, sizeof(line),
-	         "%-*.*s %-8s %6.1f %6.1f %6.1f %6s %6s %6s %5s %6s %6s %6.1f "
-	         "%6.1f %6s %6s",
+	         "%-*.*s %-8s %6.1f %6.1f %6.1f %6s %6s %6s %6s %5s %6s %6s "
+	         "%6.1f %6.1f %6s %6s",
 	         NAME_WIDTH, NAME_WIDTH, remote_text(vm, "name"),
 	         remote_text(vm, "state"), ratio(vm, "cpu.process") * 100,
 	         ratio(vm, "cpu.ready") * 100, ratio(vm, "cpu.steal") * 100,
 	         bytes(vm, "memory.resident_bytes", v[0], sizeof(v[0])),
 	         bytes(vm, "memory.size_bytes", v[1], sizeof(v[1])),
 	         bytes(vm, "memory.balloon.actual_bytes", v[2], sizeof(v[2])),
+	         bytes(vm, "memory.merged_bytes", v[8], sizeof(v[8])),
 	         bytes(vm, "memory.swap_bytes", v[3], sizeof(v[3])),
 	         bytes(vm, "disk.read_bytes_per_s", v[4], sizeof(v[4])),
 	         bytes(vm, "disk.write_bytes_per_s", v[5], sizeof(v[5])),

@@ -183,6 +183,9 @@ static void show_text(json_t *vm)
 	printf("%-18s %s\n", "spec.memory",
 	       format_size((u64)remote_number(vm, "spec.memory_bytes"), size,
 	                   sizeof(size)));
+	if (json_is_true(
+		json_object_get(json_object_get(vm, "spec"), "share_memory")))
+		printf("%-18s on\n", "spec.share_memory");
 	json_array_foreach(
 	    json_object_get(json_object_get(vm, "spec"), "disks"), i, one)
 	    printf("%-18s %s\n", "spec.disk", remote_text(one, "path"));

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/units.h"
 
-enum value { TEXT, NUMBER, SIZE };
+enum value { TEXT, NUMBER, SIZE, SWITCH };
 
 /* In the order of RESOURCE_OPTIONS. */
 static const struct {
@@ -26,6 +26,7 @@ static const struct {
 	{ "memory_reservation_bytes", true, SIZE },
 	{ "memory_limit_bytes", true, SIZE },
 	{ "memory_target_bytes", true, SIZE },
+	{ "share_memory", false, SWITCH },
 };
 
 int resources_option(json_t *spec, int id, const char *value, struct error *err)
@@ -48,8 +49,15 @@ int resources_option(json_t *spec, int id, const char *value, struct error *err)
 		rc = parse_u64(value, 0, INT32_MAX, &n, err);
 	else if (keys[i].value == SIZE)
 		rc = parse_size(value, 1, &n, err);
+	else if (keys[i].value == SWITCH && strcmp(value, "on") &&
+	         strcmp(value, "off"))
+		rc = error_set(err, -EINVAL, "'%s' is neither on nor off",
+		               value);
 	if (rc < 0)
 		return error_prefix(err, "%s: ", keys[i].key);
+	if (keys[i].value == SWITCH)
+		return json_object_set_new(
+		    to, keys[i].key, json_boolean(strcmp(value, "on") == 0));
 	what = keys[i].value == TEXT ? json_string(value)
 	                             : json_integer((json_int_t)n);
 	return json_object_set_new(to, keys[i].key, what) < 0

@@ -33,9 +33,11 @@ enum { OPT_RESOURCES = OPT_OWN + 100 };
 	      OPT_RESOURCES + 8 },                                             \
 	    { "memory-limit", "SIZE", "no more than that; 0 is none",          \
 	      OPT_RESOURCES + 9 },                                             \
+	    { "memory-target", "SIZE", "what it should have now",              \
+	      OPT_RESOURCES + 10 },                                            \
 	{                                                                      \
-		"memory-target", "SIZE", "what it should have now",            \
-		    OPT_RESOURCES + 10                                         \
+		"share-memory", "on|off", "equal pages with other machines",   \
+		    OPT_RESOURCES + 11                                         \
 	}
 
 /* Puts an option's value into the definition. */

@@ -424,17 +424,34 @@ static void read_tags(struct reader *r)
 
 static void read_machine(struct reader *r)
 {
-	static const char *const keys[] = {
-		"name",           "description",    "tags",
-		"engine",         "cpus",           "max_cpus",
-		"engine_options", "image",          "full_copy",
-		"memory_bytes",   "boot",           "disks",
-		"nics",           "virtio_console", "rng",
-		"devices",        "autostart",      "restart",
-		"stop_timeout_s", "project",        "owner",
-		"expires",        "resources",      "memory_max_bytes",
-		"balloon",        "agent",          NULL
-	};
+	static const char *const keys[] = { "name",
+		                            "description",
+		                            "tags",
+		                            "engine",
+		                            "cpus",
+		                            "max_cpus",
+		                            "engine_options",
+		                            "image",
+		                            "full_copy",
+		                            "memory_bytes",
+		                            "boot",
+		                            "disks",
+		                            "nics",
+		                            "virtio_console",
+		                            "rng",
+		                            "devices",
+		                            "autostart",
+		                            "restart",
+		                            "stop_timeout_s",
+		                            "project",
+		                            "owner",
+		                            "expires",
+		                            "resources",
+		                            "memory_max_bytes",
+		                            "balloon",
+		                            "agent",
+		                            "share_memory",
+		                            NULL };
 	static const char *const engines[] = { "auto", "kvm", "bt", "interp",
 		                               NULL };
 	const char *name, *image;
@@ -467,6 +484,7 @@ static void read_machine(struct reader *r)
 	boolean(r, "virtio_console", false);
 	boolean(r, "rng", true);
 	boolean(r, "balloon", true);
+	boolean(r, "share_memory", false);
 	boolean(r, "agent", true);
 	object(r, "resources", read_resources);
 	read_ownership(r);

@@ -70,6 +70,18 @@ bool memory_settle(struct memory *mem, u64 pages);
 int memory_adopt(struct memory *mem, const struct memory_view *view,
                  struct error *err) MUST_CHECK;
 
+/*
+ * Lets the kernel share pages that are equal to others of any such process
+ * (KSM), which it does with private pages alone: memory is privately mapped
+ * from now on, and does not settle. Pages that a moment put into its file are
+ * shared again once they were stored to. While no vCPU runs yet. -ENOTSUP:
+ * not by this kernel.
+ */
+int memory_merge_equal(struct memory *mem, struct error *err) MUST_CHECK;
+bool memory_merges(const struct memory *mem);
+/* What is no file's, in bytes. */
+u64 memory_private_bytes(struct memory *mem);
+
 /* The moment as a read-only mapping, pages in a row; NULL and words. */
 const u8 *memory_view_map(const struct memory_view *view, struct error *err);
 void memory_view_unmap(const struct memory_view *view, const u8 *map);

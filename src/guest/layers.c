@@ -211,6 +211,9 @@ int layers_map(struct memory *mem, u64 page, u64 pages, bool shared)
 			return -errno;
 		/* A guest's memory holds its secrets: not for core files. */
 		madvise(host, n * PAGE_SIZE, MADV_DONTDUMP);
+		if (l->merges &&
+		    madvise(host, n * PAGE_SIZE, MADV_MERGEABLE) < 0)
+			return -errno;
 		page += n;
 		pages -= n;
 	}

@@ -28,6 +28,7 @@ struct memory_layers {
 	size_t run_count;
 	u64 shared; /* pages below this are shared mappings (again) */
 	unsigned viewers;
+	bool merges;  /* MADV_MERGEABLE: stays private */
 	int pagemap;  /* which pages are private; -1: not to be had */
 	bool no_scan; /* the kernel has only its entries, page by page */
 };

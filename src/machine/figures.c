@@ -128,7 +128,10 @@ char *machine_figures(struct machine *m)
 	        machine_guest_resident_bytes(m),
 	        atomic_load(&m->agent_open) ? "true" : "false", m->config.cpus);
 	put_cpus(f, m);
-	fputs("],\"balloon\":", f);
+	fputs("]", f);
+	if (m->config.share_memory)
+		put_said(f, "merged_bytes", (u64)machine_merged_bytes(m));
+	fputs(",\"balloon\":", f);
 	put_balloon(f, m);
 	fputs(",\"disks\":[", f);
 	put_devices(f, m->devices, "virtio-blk", put_disk);

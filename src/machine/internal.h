@@ -141,7 +141,8 @@ struct machine {
 	u64 start_ns, run_ns, end_ns; /* host time */
 	_Atomic u64 first_output_ns;
 	unsigned resets;
-	int statm_fd; /* our own memory figures, for the report */
+	int statm_fd;  /* our own memory figures, for the report */
+	int merged_fd; /* and how many pages are shared with others; -1 */
 };
 
 /* ---- report.c ---- */
@@ -149,6 +150,8 @@ struct machine {
 u64 machine_resident_bytes(const struct machine *m);
 /* Of guest memory alone. */
 u64 machine_guest_resident_bytes(const struct machine *m);
+/* Shared with others because they are equal; -1: not known. */
+s64 machine_merged_bytes(const struct machine *m);
 
 /* ---- board.c: memory, chips, devices ---- */
 

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "devices/chips/acpi_pm.h"
 #include "devices/virtio/console.h"
+#include "guest/freeze.h"
 #include "guest/memory.h"
 #include "machine/acpi/acpi.h"
 #include "machine/console.h"
@@ -420,11 +421,17 @@ static int build(struct machine *m, struct error *err)
 	rc = m->config.restore ? restore_begin(m, err) : 0;
 	if (rc == 0)
 		rc = board_create(m, err);
+	/* Before anything is written there; what is taken over lies in files
+	 * of its own. */
+	if (rc == 0 && m->config.share_memory && !m->config.restore)
+		rc = memory_merge_equal(m->memory, err);
 	if (rc == 0)
 		rc = cpus_create(m, err);
 	if (rc == 0)
 		rc = m->config.restore ? restore(m, err) : power_on(m, err);
 	restore_fini(m);
+	if (rc == 0 && m->config.share_memory && m->config.restore)
+		rc = memory_merge_equal(m->memory, err);
 	if (rc == 0 && m->config.gdb_fd >= 0) {
 		m->gdb = gdb_create(m, m->config.gdb_fd);
 		m->config.gdb_fd = -1;
@@ -454,6 +461,10 @@ int machine_create(struct machine **out, const struct machine_config *config,
 	generation_init(m);
 	/* The sandbox will not let us open it later. */
 	m->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+	m->merged_fd = -1;
+	if (config->share_memory)
+		m->merged_fd =
+		    open("/proc/self/ksm_merging_pages", O_RDONLY | O_CLOEXEC);
 	m->host.ctx = m;
 	m->host.reset = host_reset;
 	m->host.power_off = host_power_off;
@@ -497,6 +508,7 @@ void machine_destroy(struct machine *m)
 	board_destroy(m);
 	drop_config(&m->config);
 	close_fd(m->statm_fd);
+	close_fd(m->merged_fd);
 	pthread_mutex_destroy(&m->lock);
 	free(m);
 }

@@ -63,6 +63,7 @@ struct machine_config {
 	unsigned cpus;         /* that there may ever be */
 	unsigned cpus_present; /* that there are at first; 0: all */
 	u64 memory_bytes;
+	bool share_memory; /* equal pages with other such machines (KSM) */
 
 	int kernel_fd; /* borrowed until machine_create returns; -1: none */
 	int initrd_fd;

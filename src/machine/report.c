@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "guest/freeze.h"
 #include "guest/memory.h"
 #include "machine/internal.h"
 
@@ -28,7 +29,21 @@ u64 machine_resident_bytes(const struct machine *m)
 	return resident * (u64)PAGE_SIZE;
 }
 
-/* Guest memory is files in memory: what they hold is what is resident. */
+s64 machine_merged_bytes(const struct machine *m)
+{
+	char text[32];
+	ssize_t n = m->merged_fd < 0
+	                ? -1
+	                : pread(m->merged_fd, text, sizeof(text) - 1, 0);
+
+	if (n <= 0)
+		return -1;
+	text[n] = 0;
+	return strtoll(text, NULL, 10) * PAGE_SIZE;
+}
+
+/* Guest memory is files in memory: what they hold is what is resident, with
+ * what is no file's because it may be shared. */
 u64 machine_guest_resident_bytes(const struct machine *m)
 {
 	u64 bytes = 0;
@@ -41,6 +56,8 @@ u64 machine_guest_resident_bytes(const struct machine *m)
 		    fstat(slot->fd, &st) == 0)
 			bytes += (u64)st.st_blocks * 512;
 	}
+	if (memory_merges(m->memory))
+		bytes += memory_private_bytes(m->memory);
 	return bytes;
 }
 

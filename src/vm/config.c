@@ -452,6 +452,8 @@ static int read_machine(const struct reader *r, struct machine_config *m)
 	if (rc == 0)
 		rc = get_bool(r, "balloon", &m->balloon);
 	if (rc == 0)
+		rc = get_bool(r, "share_memory", &m->share_memory);
+	if (rc == 0)
 		rc = read_cpu(r, m);
 	m->cpus_present = (unsigned)cpus;
 	m->cpus = (unsigned)MAX(cpus, cpus_max);
@@ -615,29 +617,14 @@ static int read_origin(const struct reader *r, struct vm_config *out)
 
 static int read_all(const struct reader *r, struct vm_config *out)
 {
-	static const char *const keys[] = { "name",
-		                            "engine",
-		                            "engine_options",
-		                            "cpus",
-		                            "max_cpus",
-		                            "memory_bytes",
-		                            "boot",
-		                            "disks",
-		                            "nics",
-		                            "serials",
-		                            "virtio_console",
-		                            "rng",
-		                            "balloon",
-		                            "agent",
-		                            "devices",
-		                            "gdb",
-		                            "cpu",
-		                            "listen",
-		                            "origin",
-		                            "restore",
-		                            "timeout_s",
-		                            "report",
-		                            NULL };
+	static const char *const keys[] = {
+		"name",     "engine",       "engine_options", "cpus",
+		"max_cpus", "memory_bytes", "share_memory",   "boot",
+		"disks",    "nics",         "serials",        "virtio_console",
+		"rng",      "balloon",      "agent",          "devices",
+		"gdb",      "cpu",          "listen",         "origin",
+		"restore",  "timeout_s",    "report",         NULL
+	};
 	struct machine_config *m = &out->machine;
 	int rc = check_keys(r, keys);
 

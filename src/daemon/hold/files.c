@@ -310,7 +310,8 @@ int hold_files_open(struct hold_files *f, json_t *machine, struct error *err)
 		                             "cpus",         "engine_options",
 		                             "memory_bytes", "virtio_console",
 		                             "rng",          "devices",
-		                             "balloon",      "max_cpus" };
+		                             "balloon",      "max_cpus",
+		                             "share_memory" };
 	json_t *most;
 	int rc;
 

@@ -47,14 +47,15 @@ static json_t *memory_json(const struct vm *vm, const struct vm_rates *r)
 		    "actual_bytes", (json_int_t)r->balloon_bytes,
 		    "reported_bytes", (json_int_t)r->reported_bytes);
 	return json_pack(
-	    "{s:O, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "size_bytes",
+	    "{s:O, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "size_bytes",
 	    json_object_get(vm->spec, "memory_bytes"), "resident_bytes",
 	    (json_int_t)r->resident_bytes, "guest_resident_bytes",
 	    (json_int_t)r->guest_resident_bytes, "used_bytes",
 	    (json_int_t)watch_used_bytes(r), "swap_bytes",
 	    (json_int_t)r->swap_bytes, "guest_total_bytes",
 	    maybe(r->guest_total_bytes), "guest_available_bytes",
-	    maybe(r->guest_available_bytes), "balloon", balloon);
+	    maybe(r->guest_available_bytes), "merged_bytes",
+	    maybe(r->merged_bytes), "balloon", balloon);
 }
 
 json_t *watch_vm_json(const struct vm *vm)
@@ -106,15 +107,16 @@ json_t *watch_host_json(const struct daemon *d)
 {
 	const struct host_figures *h = watch_host(d);
 
-	return json_pack("{s:f, s:I, s:I, s:I, s:I, s:{s:o, s:o, s:o, s:o}}",
-	                 "cpu", share(watch_host_cpu(d)), "memory_bytes",
-	                 (json_int_t)h->memory_bytes, "memory_available_bytes",
-	                 (json_int_t)h->available_bytes, "swap_bytes",
-	                 (json_int_t)h->swap_bytes, "swap_used_bytes",
-	                 (json_int_t)(h->swap_bytes - h->swap_free_bytes),
-	                 "pressure", "cpu", pressure(h->cpu_some), "memory",
-	                 pressure(h->memory_some), "memory_full",
-	                 pressure(h->memory_full), "io", pressure(h->io_some));
+	return json_pack(
+	    "{s:f, s:I, s:I, s:I, s:I, s:o, s:{s:o, s:o, s:o, s:o}}", "cpu",
+	    share(watch_host_cpu(d)), "memory_bytes",
+	    (json_int_t)h->memory_bytes, "memory_available_bytes",
+	    (json_int_t)h->available_bytes, "swap_bytes",
+	    (json_int_t)h->swap_bytes, "swap_used_bytes",
+	    (json_int_t)(h->swap_bytes - h->swap_free_bytes), "merged_bytes",
+	    maybe(h->merged_bytes), "pressure", "cpu", pressure(h->cpu_some),
+	    "memory", pressure(h->memory_some), "memory_full",
+	    pressure(h->memory_full), "io", pressure(h->io_some));
 }
 
 void api_figures(struct call *c)

@@ -145,6 +145,17 @@ static void read_processors(struct host_figures *f)
 	f->cpu_busy_ms = (all - t[3] - t[4]) * tick_ms;
 }
 
+/* Pages that would be there but for others that are equal. */
+static s64 read_merged(void)
+{
+	char text[32];
+
+	return read_text(AT_FDCWD, "/sys/kernel/mm/ksm/pages_sharing", text,
+	                 sizeof(text))
+	           ? strtoll(text, NULL, 10) * sysconf(_SC_PAGESIZE)
+	           : -1;
+}
+
 void host_read(struct host_figures *f)
 {
 	char text[4096];
@@ -152,6 +163,7 @@ void host_read(struct host_figures *f)
 	memset(f, 0, sizeof(*f));
 	read_pressure(f);
 	read_processors(f);
+	f->merged_bytes = read_merged();
 	if (!read_text(AT_FDCWD, "/proc/meminfo", text, sizeof(text)))
 		return;
 	f->memory_bytes = field_kib(text, "MemTotal:");

@@ -58,6 +58,11 @@ BYTES(disk_writes, disk_writes)
 BYTES(net_sent, net_sent_bytes)
 BYTES(net_received, net_received_bytes)
 
+static double merged(const struct vm_rates *r)
+{
+	return (double)MAX(r->merged_bytes, (s64)0);
+}
+
 static double used(const struct vm_rates *r)
 {
 	return (double)watch_used_bytes(r);
@@ -85,6 +90,8 @@ static const struct {
 	{ "atoll_vm_used_bytes", "Memory that the guest uses.", used },
 	{ "atoll_vm_swap_bytes", "Memory on the host's swap.", swapped },
 	{ "atoll_vm_balloon_bytes", "Memory lent back to the host.", balloon },
+	{ "atoll_vm_merged_bytes",
+	  "Memory shared with others because it is equal (KSM).", merged },
 	{ "atoll_vm_disk_read_bytes_per_second", "From disks.", disk_read },
 	{ "atoll_vm_disk_write_bytes_per_second", "To disks.", disk_write },
 	{ "atoll_vm_disk_reads_per_second", "Requests.", disk_reads },
@@ -143,6 +150,10 @@ static void host(struct daemon *d, FILE *to)
 	       "What the host could still give.", h->available_bytes);
 	figure(to, "atoll_host_swap_used_bytes", "gauge", "On the swap.",
 	       h->swap_bytes - h->swap_free_bytes);
+	if (h->merged_bytes >= 0)
+		figure(to, "atoll_host_merged_bytes", "gauge",
+		       "Spared by sharing equal pages (KSM).",
+		       (u64)h->merged_bytes);
 	title(to, "atoll_host_pressure_percent", "gauge",
 	      "PSI, some, over ten seconds.");
 	for (size_t i = 0; i < ARRAY_SIZE(pressures); i++)

@@ -172,6 +172,12 @@ static void take_rates(struct vm_rates *r, const struct sums *now,
 	    rate(now->received_bytes, b->received_bytes, period, NSEC_PER_SEC);
 }
 
+/* Its memory is its own, not a file. */
+static bool shares(json_t *figures)
+{
+	return json_object_get(figures, "merged_bytes") != NULL;
+}
+
 static void take_memory(struct vm_rates *r, json_t *figures,
                         const struct process_figures *p)
 {
@@ -183,7 +189,8 @@ static void take_memory(struct vm_rates *r, json_t *figures,
 	/* Guest memory is a file in memory: what it holds and is not mapped
 	 * here is on the swap. */
 	r->swap_bytes = p->swap_bytes;
-	if (p->swap_bytes && guest > p->shared_bytes)
+	r->merged_bytes = said(figures, "merged_bytes");
+	if (p->swap_bytes && guest > p->shared_bytes && !shares(figures))
 		r->swap_bytes += guest - p->shared_bytes;
 	r->agent = json_is_true(json_object_get(figures, "agent"));
 	r->has_balloon = json_is_object(b);

@@ -41,6 +41,7 @@ bool process_read(pid_t pid, struct process_figures *figures);
 struct host_figures {
 	u64 cpu_busy_ms, cpu_all_ms; /* since the boot, over all processors */
 	u64 memory_bytes, available_bytes, swap_bytes, swap_free_bytes;
+	s64 merged_bytes; /* spared by KSM, of all processes; -1: none here */
 	/* PSI, percent of time in hundredths over ten seconds; -1: unknown. */
 	int cpu_some, memory_some, memory_full, io_some;
 };
@@ -66,6 +67,8 @@ struct vm_rates {
 	u64 balloon_target_bytes, balloon_bytes, reported_bytes;
 	/* As the guest says; -1: it does not. */
 	s64 guest_total_bytes, guest_available_bytes;
+	/* Equal to other machines' and so shared; -1: it does not share. */
+	s64 merged_bytes;
 	u64 disk_reads, disk_writes, disk_read_bytes, disk_write_bytes;
 	u64 disk_read_us, disk_write_us; /* of one, on average */
 	u64 disk_errors;                 /* since the start */

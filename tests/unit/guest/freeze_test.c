@@ -2,10 +2,12 @@
 /* Moments of memory against copies of it: random stores, moments kept and
  * dropped, memory made whole, copies of copies. */
 #include <errno.h>
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -131,7 +133,7 @@ static void copy_of(const struct moment *m)
 	memory_destroy(mem);
 }
 
-static void model_based(bool scan)
+static void model_based(bool scan, bool merges)
 {
 	struct moment moments[MOMENTS] = { 0 };
 	struct memory *mem = make();
@@ -140,6 +142,12 @@ static void model_based(bool scan)
 	unsigned settled = 0, taken = 0;
 
 	mem->layers.no_scan = !scan;
+	if (merges && memory_merge_equal(mem, &err) < 0) {
+		assert_int_equal(err.code, -ENOTSUP);
+		memory_destroy(mem);
+		free(model);
+		skip();
+	}
 	for (unsigned step = 0; step < 1500; step++) {
 		struct moment *m = &moments[below(MOMENTS)];
 
@@ -182,6 +190,7 @@ static void model_based(bool scan)
 	}
 	assert_true(taken > 50);
 	assert_true(settled > 2);
+	assert_int_equal(memory_merges(mem), merges);
 	for (unsigned i = 0; i < MOMENTS; i++)
 		if (moments[i].copy)
 			drop(mem, &moments[i]);
@@ -195,14 +204,71 @@ static void model_based(bool scan)
 static void by_scan(void **state)
 {
 	(void)state;
-	model_based(true);
+	model_based(true, false);
 }
 
 /* As kernels before 6.7 have it. */
 static void by_entries(void **state)
 {
 	(void)state;
-	model_based(false);
+	model_based(false, false);
+}
+
+/* Private for good, for the kernel to share what is equal. */
+static void merging(void **state)
+{
+	(void)state;
+	model_based(true, true);
+}
+
+/* Of all mappings of an address, "mg" in the flags of the one that holds it
+ * (proc_pid_smaps(5)). */
+static bool is_mergeable(const void *p)
+{
+	FILE *f = fopen("/proc/self/smaps", "r");
+	u64 at = (u64)(uintptr_t)p, from, to;
+	bool here = false, found = false;
+	char line[512];
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &from, &to) == 2)
+			here = at >= from && at < to;
+		else if (here && !strncmp(line, "VmFlags:", 8))
+			found = strstr(line, " mg") != NULL;
+	}
+	fclose(f);
+	return found;
+}
+
+static void merging_stays(void **state)
+{
+	struct memory *mem = make();
+	struct error err = { 0 };
+	struct memory_view view;
+	const u8 *low = memory_ptr(mem, address(3), 1);
+	const u8 *high = memory_ptr(mem, address(LOW + 7), 1);
+
+	(void)state;
+	if (memory_merge_equal(mem, &err) < 0) {
+		memory_destroy(mem);
+		skip();
+	}
+	assert_int_equal(memory_private_bytes(mem), 0);
+	assert_true(memory_write(mem, address(3), "x", 1));
+	assert_true(memory_write(mem, address(LOW + 7), "y", 1));
+	assert_int_equal(memory_private_bytes(mem), 2 * PAGE_SIZE);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(memory_freeze(mem, &view, &err), 0);
+		assert_true(memory_write(mem, address(3), "z", 1));
+		memory_view_fini(&view);
+		memory_unview(mem);
+		assert_true(memory_settle(mem, 1));
+		assert_true(is_mergeable(low) && is_mergeable(high));
+	}
+	assert_int_equal(*low, 'z');
+	assert_int_equal(*high, 'y');
+	memory_destroy(mem);
 }
 
 /* So many scattered stores that each by itself would be a mapping. */
@@ -268,10 +334,9 @@ static void hostile(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(by_scan),
-		cmocka_unit_test(by_entries),
-		cmocka_unit_test(scattered),
-		cmocka_unit_test(hostile),
+		cmocka_unit_test(by_scan),   cmocka_unit_test(by_entries),
+		cmocka_unit_test(merging),   cmocka_unit_test(merging_stays),
+		cmocka_unit_test(scattered), cmocka_unit_test(hostile),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
