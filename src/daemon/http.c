@@ -12,7 +12,10 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <libwebsockets.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/ssl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +30,7 @@
 
 enum { LISTENERS_MAX = 8, CONNECTIONS_MAX = 1024, PIECE = 16384 };
 enum { HEAD_MAX = 4096, KEEPALIVE_S = 60, DRAIN_MAX = 8 << 20 };
+enum { LOOK_US = 5000000, FULL_US = 20000, COMPLETIONS_MAX = 100 };
 
 struct listener {
 	struct http *http;
@@ -49,7 +53,8 @@ struct exchange {
 	struct lws *wsi;              /* NULL: the connection let go */
 	bool dispatched, close_after;
 	u64 expected; /* bytes of body */
-	u64 unread;   /* of a body that is too large, to be thrown away */
+	unsigned completions;
+	u64 unread; /* of a body that is too large, to be thrown away */
 
 	/* Under the lock. */
 	bool core_done, begun, whole, head_sent, last_sent, gone_posted;
@@ -144,6 +149,32 @@ static void deliver(void *ctx)
 	x->http->config.request(x->http->config.ctx, &x->request);
 }
 
+/*
+ * While an answer is not written nothing is read. The library would go on to
+ * poll for input, which it has no use for then, so that a byte that comes
+ * early, or a peer that has said all, would keep this thread busy. But what it
+ * does not read from it does not write to either: input is let in for as long
+ * as it takes to write to a socket that has room, and one that has none is
+ * looked at again soon.
+ */
+static void hold_input(struct lws *wsi)
+{
+	lws_rx_flow_control(wsi, 0);
+}
+
+static void want_writeable(struct lws *wsi)
+{
+	struct pollfd p = { .fd = lws_get_socket_fd(wsi), .events = POLLOUT };
+
+	if (poll(&p, 1, 0) == 0) {
+		hold_input(wsi);
+		lws_set_timer_usecs(wsi, FULL_US);
+		return;
+	}
+	lws_rx_flow_control(wsi, 1);
+	lws_callback_on_writable(wsi);
+}
+
 static void dispatch(struct exchange *x)
 {
 	if (x->dispatched)
@@ -151,6 +182,9 @@ static void dispatch(struct exchange *x)
 	x->dispatched = true;
 	/* From here on it takes as long as it takes. */
 	lws_set_timeout(x->wsi, NO_PENDING_TIMEOUT, 0);
+	hold_input(x->wsi);
+	if (!x->request.local)
+		lws_set_timer_usecs(x->wsi, LOOK_US);
 	loop_post(x->http->config.loop, deliver, x);
 }
 
@@ -357,6 +391,17 @@ static void take_body(struct session *s, const void *data, size_t size)
 		dispatch(x);
 }
 
+/*
+ * Of two requests with bodies in one packet the library takes what follows the
+ * second for its body, finds that whole, and begins anew: for ever, if nobody
+ * stops it.
+ */
+static int body_complete(struct session *s)
+{
+	return s->exchange && ++s->exchange->completions > COMPLETIONS_MAX ? -1
+	                                                                   : 0;
+}
+
 /* ---- writing an answer ---- */
 
 static bool add_header(struct lws *wsi, const char *line, size_t size, u8 **p,
@@ -456,9 +501,17 @@ static int finish(struct session *s, struct lws *wsi)
 	bool close_after = s->exchange->close_after;
 
 	connection_done(s, true);
+	lws_set_timer_usecs(wsi, LWS_SET_TIMER_USEC_CANCEL);
 	if (close_after)
 		return -1;
+	lws_rx_flow_control(wsi, 1);
 	return lws_http_transaction_completed(wsi) ? -1 : 0;
+}
+
+static bool to_write(const struct exchange *x)
+{
+	return (x->begun && !x->head_sent) || x->out_at < x->out_used ||
+	       (x->core_done && !x->last_sent);
 }
 
 static int writeable(struct session *s, struct lws *wsi)
@@ -478,21 +531,53 @@ static int writeable(struct session *s, struct lws *wsi)
 		rc = write_piece(x, wsi);
 	else if (x->head_sent && x->core_done && !x->last_sent)
 		rc = write_last(x, wsi);
-	/* With a whole answer the peer has all that it waits for, and may send
-	 * its next request, which the library reads aright only once this one
-	 * is completed: so at once, not when the socket is writable again. */
+	/* With a whole answer the peer has all that it waits for. */
 	if (x->whole && x->core_done && x->head_sent &&
 	    x->out_at == x->out_used)
 		x->last_sent = true;
-	done = x->last_sent;
-	more = x->out_at < x->out_used || (x->core_done && !x->last_sent);
+	done = x->last_sent && !lws_partial_buffered(wsi);
+	more = to_write(x) || lws_partial_buffered(wsi);
 	pthread_mutex_unlock(&h->lock);
 	if (rc < 0)
 		return -1;
 	if (done)
 		return finish(s, wsi);
 	if (more)
-		lws_callback_on_writable(wsi);
+		want_writeable(wsi);
+	else
+		hold_input(wsi);
+	return 0;
+}
+
+/* A TCP connection whose peer has closed it: with TLS none does that and still
+ * listens. On a Unix socket the library notices who hangs up. */
+static bool peer_closed(struct lws *wsi)
+{
+	struct tcp_info info;
+	socklen_t size = sizeof(info);
+
+	return getsockopt(lws_get_socket_fd(wsi), IPPROTO_TCP, TCP_INFO, &info,
+	                  &size) == 0 &&
+	       info.tcpi_state == TCP_CLOSE_WAIT;
+}
+
+/* Now and then, while there is an answer to come. */
+static int look(struct session *s, struct lws *wsi)
+{
+	struct exchange *x = s->exchange;
+	bool more;
+
+	if (!x)
+		return 0;
+	if (!x->request.local && peer_closed(wsi))
+		return -1;
+	pthread_mutex_lock(&x->http->lock);
+	more = to_write(x) || lws_partial_buffered(wsi);
+	pthread_mutex_unlock(&x->http->lock);
+	if (!x->request.local)
+		lws_set_timer_usecs(wsi, LOOK_US);
+	if (more)
+		want_writeable(wsi);
 	return 0;
 }
 
@@ -508,9 +593,8 @@ static void woken(struct http *h)
 	a = h->arrivals;
 	h->arrivals = NULL;
 	for (x = h->open; x; x = x->next)
-		if ((x->begun && !x->head_sent) || x->out_at < x->out_used ||
-		    (x->core_done && !x->last_sent))
-			lws_callback_on_writable(x->wsi);
+		if (to_write(x))
+			want_writeable(x->wsi);
 	pthread_mutex_unlock(&h->lock);
 	for (; a; a = next) {
 		next = a->next;
@@ -552,9 +636,11 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason,
 		take_body(s, in, len);
 		return 0;
 	case LWS_CALLBACK_HTTP_BODY_COMPLETION:
-		return 0;
+		return s ? body_complete(s) : 0;
 	case LWS_CALLBACK_HTTP_WRITEABLE:
 		return s ? writeable(s, wsi) : 0;
+	case LWS_CALLBACK_TIMER:
+		return s ? look(s, wsi) : 0;
 	case LWS_CALLBACK_CLOSED_HTTP:
 	case LWS_CALLBACK_HTTP_DROP_PROTOCOL:
 		if (s)

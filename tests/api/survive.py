@@ -7,6 +7,7 @@ Usage: survive.py ATOLLD ATOLL GUEST
 """
 import json
 import os
+import pathlib
 import re
 import resource
 import signal
@@ -338,6 +339,53 @@ class Refusals(Base):
                 stderr=subprocess.DEVNULL)
             d.socket = str(path)
             self.assertEqual(d.call("GET", "/v1").status, 200)
+
+    def speak(self, *pieces, half=False):
+        s = socket.socket(socket.AF_UNIX)
+        self.addCleanup(s.close)
+        s.settimeout(30)
+        s.connect(str(self.d.socket))
+        for piece in pieces:
+            s.sendall(piece)
+            time.sleep(0.2)
+        if half:
+            s.shutdown(socket.SHUT_WR)
+        return s
+
+    def cpu_of(self):
+        stat = pathlib.Path(f"/proc/{self.d.process.pid}/stat").read_text()
+        fields = stat.rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    # libwebsockets waits for input that it has no use for yet.
+    def test_early_bytes(self):
+        d = self.d.start()
+        head = b" HTTP/1.1\r\nHost: a\r\n"
+        root = b"GET /v1" + head + b"\r\n"
+        events = (b"GET /v1/events" + head +
+                  b"Accept: text/event-stream\r\n\r\n")
+        held = [self.speak(events, b"x"), self.speak(events, root),
+                self.speak(root + events), self.speak(events, half=True),
+                self.speak(root + events + root)]
+        held.pop().close()
+        before = self.cpu_of()
+        time.sleep(3)
+        self.assertLess(self.cpu_of() - before, 0.3)
+        # What was early is answered in its turn, and in order.
+        body = (b"POST /v1/vms" + head + b"Content-Length: 2\r\n"
+                b"Content-Type: application/json\r\n\r\n{}")
+        s = self.speak(body + root + root + root)
+        said = b""
+        while said.count(b"HTTP/1.1 ") < 4:
+            more = s.recv(65536)
+            self.assertTrue(more, said)
+            said += more
+        self.assertEqual(re.findall(rb"HTTP/1.1 (\d+)", said),
+                         [b"400", b"200", b"200", b"200"])
+        # Two bodies and more in one piece: it must not be stuck in that.
+        s = self.speak(body + body + b"x")
+        self.assertEqual(d.call("GET", "/v1").status, 200)
+        self.assertEqual(s.recv(65536).split()[1], b"400")
 
     def test_many_machines_listed(self):
         d = self.d.start()
