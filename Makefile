@@ -32,6 +32,11 @@ test-sanitizers: $(BUILD)/build.ninja
 
 bench: all
 	@bench/run $(BUILD)
+	@bench/restore $(BUILD)
+	@bench/fork $(BUILD)
+	@bench/disk-tools $(BUILD)/src/cli/atoll
+	@bench/daemon $(BUILD)
+	@bench/network $(BUILD)
 
 fuzz: $(BUILD)/.packages
 	@fuzz/run
