@@ -30,6 +30,10 @@ if engine == "kvm" and "kvm" in run.stderr and run.returncode == 1 and \
     print("no usable /dev/kvm here; tests/nested runs this list under kvm")
     sys.exit(77)
 want = TRIPLE_FAULT if elf.endswith("triple.elf") else GOOD
+# An error of atoll's own is 1, too.
+if run.returncode == GOOD and "error:" in run.stderr:
+    print("it did not run")
+    sys.exit(1)
 if run.returncode != want:
     print(f"exit code {run.returncode}, not {want}")
     sys.exit(1)
