@@ -72,6 +72,8 @@ static void check_shell(struct harden *h)
 	          "nothing listens on port 22", "port 22 is open");
 }
 
+#define WANTED_BY(target) "etc/systemd/system/" target ".target.wants/"
+
 static void check_firewall(struct harden *h)
 {
 	static const struct harden_check check = {
@@ -81,12 +83,10 @@ static void check_firewall(struct harden *h)
 		"manage this host"
 	};
 	static const char *const units[] = {
-		"etc/systemd/system/sysinit.target.wants/nftables.service",
-		"etc/systemd/system/multi-user.target.wants/ufw.service",
-		"etc/systemd/system/multi-user.target.wants/firewalld.service",
-		"etc/systemd/system/multi-user.target.wants/"
-		"netfilter-persistent.service",
-		NULL
+		WANTED_BY("sysinit") "nftables.service",
+		WANTED_BY("multi-user") "ufw.service",
+		WANTED_BY("multi-user") "firewalld.service",
+		WANTED_BY("multi-user") "netfilter-persistent.service", NULL
 	};
 
 	harden_if(h, &check, any_there(h, units), "one starts with the host",
