@@ -203,6 +203,8 @@ gdt:	.quad 0
 tss_descriptor:
 	.quad 0, 0			/* 38: TSS, made by make_idt */
 	.globl tss_descriptor
+	.quad 0x00cff2000000ffff	/* 48: as SYSRET wants them, data */
+	.quad 0x00affa000000ffff	/* 50: and 64-bit code */
 gdt_end:
 gdt_pointer:
 	.word gdt_end - gdt - 1

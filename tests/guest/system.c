@@ -146,6 +146,15 @@ static void bad_selector(void)
 	                 : "rbx", "r15", "memory");
 }
 
+static void bad_cr3(void)
+{
+	__asm__ volatile("mov $0x123456789, %%r15; mov $0x77, %%ebx; "
+	                 "mov %0, %%cr3"
+	                 :
+	                 : "a"(1ul << 62)
+	                 : "rbx", "r15", "memory");
+}
+
 static void bad_restore(void)
 {
 	__asm__ volatile("mov $0x987654321, %%r15; fxrstor64 1(%0)"
@@ -169,6 +178,10 @@ int main(void)
 		check(raised(bad_selector) == 13);
 		check(caught.r15 == 0x123456789 && caught.rbx == 0x77);
 		check(*(u8 *)caught.rip == 0x8e && caught.error == 0x1238);
+		check(raised(bad_cr3) == 13);
+		check(caught.r15 == 0x123456789 && caught.rbx == 0x77);
+		check(*(u8 *)caught.rip == 0x0f &&
+		      ((u8 *)caught.rip)[1] == 0x22);
 		check(raised(bad_restore) == 13);
 		check(caught.r15 == 0x987654321);
 	}
