@@ -37,6 +37,7 @@ enum {
 	SLOT_STACK_READ = 0,
 	SLOT_STACK_WRITE = 1,
 	SLOT_FIRST = 2,
+	SLOT_PAGES = 2048,
 	BT_SLOT_EMPTY = 1 << 28, /* upper half of an empty one's tag */
 	TARGETS = 65536,         /* of indirect jumps */
 	BT_CONTEXTS = 16,        /* recent ones remembered */
@@ -99,6 +100,8 @@ struct bt_area {
 	u32 slots_filled[2];
 	u16 slot_log[2][SLOTS];
 	struct slot slot[2][SLOTS];
+	/* By the page's number: may a slot of the ring hold it? */
+	u8 slot_pages[2][SLOT_PAGES];
 };
 
 /* Where flags are at a point of host code. */

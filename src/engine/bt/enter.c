@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -57,6 +58,7 @@ static void clear_slots(struct bt *bt, unsigned ring)
 		*logged_slot(bt->cpu, ring, i) =
 		    (struct slot){ .tag = SLOT_EMPTY };
 	bt->area->slots_filled[ring] = 0;
+	memset(bt->area->slot_pages[ring], 0, SLOT_PAGES);
 	bt->stats.slot_clears++;
 }
 
@@ -103,21 +105,36 @@ static void sync_slots(struct bt *bt)
 	clear_slots(bt, ring);
 }
 
+static u8 *slot_page(struct bt_area *area, unsigned ring, u64 lin)
+{
+	return &area->slot_pages[ring][lin >> PAGE_SHIFT & (SLOT_PAGES - 1)];
+}
+
+/* All are looked at, so that only what they hold is noted afterwards. */
+static void drop_slots(struct bt *bt, unsigned ring, gva_t lin)
+{
+	struct bt_area *area = bt->area;
+
+	memset(area->slot_pages[ring], 0, SLOT_PAGES);
+	for (u32 i = 0; i < area->slots_filled[ring]; i++) {
+		struct slot *slot = logged_slot(bt->cpu, ring, i);
+
+		if (slot->tag == lin)
+			*slot = (struct slot){ .tag = SLOT_GONE };
+		else
+			*slot_page(area, ring, slot->tag) = 1;
+	}
+}
+
 void bt_page_gone(struct icpu *cpu, gva_t lin)
 {
 	struct bt *bt = bt_of(cpu);
-	const struct bt_area *area = bt->area;
 
 	if (bt->lockstep)
 		lockstep_page_gone(bt->lockstep);
-
 	for (unsigned ring = 0; ring < 2; ring++)
-		for (u32 i = 0; i < area->slots_filled[ring]; i++) {
-			struct slot *slot = logged_slot(cpu, ring, i);
-
-			if (slot->tag == lin)
-				*slot = (struct slot){ .tag = SLOT_GONE };
-		}
+		if (*slot_page(bt->area, ring, lin))
+			drop_slots(bt, ring, lin);
 }
 
 static struct bt_context *new_context(struct bt *bt)

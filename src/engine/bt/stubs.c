@@ -212,6 +212,17 @@ static void mark_local(struct cursor *c)
 	asm_patch(c, global);
 }
 
+/* The page whose tag is in RDX is in a slot. RAX is free. */
+static void note_page(struct cursor *c, bool user)
+{
+	asm_rr(c, false, 0x8b, H_RAX, H_RDX);
+	asm_shift(c, false, 5, H_RAX, PAGE_SHIFT);
+	asm_alu_imm32(c, ALU_AND, H_RAX, SLOT_PAGES - 1);
+	asm_bytes(c, "\x65\xc6\x80", 3); /* mov byte gs:[rax + ], 1 */
+	asm_32(c, AREA(slot_pages) + user * (u32)SLOT_PAGES);
+	asm_8(c, 1);
+}
+
 /* RAX: the entry of the TLB, RDX its tag, RCX its addend. */
 static void fill_slot(struct cursor *c, bool user)
 {
@@ -221,6 +232,7 @@ static void fill_slot(struct cursor *c, bool user)
 		keep = keep_out(c);
 	if (!user)
 		mark_local(c);
+	note_page(c, user);
 	asm_bytes(c, "\x65\x41\x81\x7f\x04", 5); /* cmp dword gs:[r15+4], */
 	asm_32(c, BT_SLOT_EMPTY);
 	asm_bytes(c, "\x65\x49\x89\x17", 4);     /* mov gs:[r15], rdx */
