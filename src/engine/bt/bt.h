@@ -37,7 +37,7 @@ enum {
 	SLOT_STACK_READ = 0,
 	SLOT_STACK_WRITE = 1,
 	SLOT_FIRST = 2,
-	SLOT_PAGES = 2048,
+	SLOT_PAGES = 2048,       /* of a ring, told apart by their numbers */
 	BT_SLOT_EMPTY = 1 << 28, /* upper half of an empty one's tag */
 	TARGETS = 65536,         /* of indirect jumps */
 	BT_CONTEXTS = 16,        /* recent ones remembered */
@@ -96,6 +96,10 @@ struct bt_area {
 	struct iop entry;
 	u64 helper_rsp; /* the host's, during a helper */
 	u32 answer;     /* a helper's */
+	/* Of a callout: where in the block it goes on; were vectors absent when
+	 * it began, and are they to be loaded again? */
+	const u8 *resume;
+	u32 vector_was_absent, vector_wanted;
 	/* Slots that are not empty, by offset in struct icpu: [cpl 3] */
 	u32 slots_filled[2];
 	u16 slot_log[2][SLOTS];
@@ -206,13 +210,18 @@ struct bt {
 	const u8 *exit_op_saved;  /* ...saved, or dead */
 	const u8 *exit_link_host; /* R15: a bt_link in meta */
 	const u8 *exit_link_saved;
-	const u8 *exit_rip;   /* R14: rip; flags saved */
+	/* R14: rip; flags saved. Goes on there if that has host code. */
+	const u8 *exit_rip;
+	const u8 *exit_known; /* rip is in icpu; flags saved */
+	const u8 *callout;    /* R15: a bt_out in meta; flags saved or dead */
 	const u8 *fill[2][2]; /* [write][user]: R14 lin, R15 how (helper.h) */
 	const u8 *fill_tlb[2];
 	const u8 *rep_movs, *rep_stos;
 	const u8 *load_vector, *save_vector;
 	const u8 *dead_host, *dead_saved; /* R15: offset of rip in its page */
 
+	/* The operation that a callout runs, and one that comes back. */
+	struct iop one[2];
 	struct bt_link *pending; /* wants its target's code */
 	u64 last_sample;         /* host TSC, of a miss looked at */
 	/* What the slots of a ring hold is good for this. */
@@ -281,6 +290,22 @@ bool bt_slots_good(struct bt *bt, unsigned ring);
 /* NULL: no such one is known. */
 struct bt_context *bt_find_context(struct bt *bt, u64 generation, u32 key,
                                    unsigned ring);
+
+/* What host code relies on is so for the state as it is now. */
+void bt_sync(struct bt *bt);
+/* The interpreter has what b decodes to. */
+bool bt_has_ops(struct bt *bt, struct block *b);
+/*
+ * Host code for the exact state, flags saved, or exit_known: the run loop sees
+ * to it. May fault.
+ */
+const u8 *bt_dispatch(struct bt *bt);
+
+/* ---- callout.c ---- */
+/* May host code have the interpreter do this one, and go on? */
+bool bt_can_callout(u32 key, const struct insn *insn);
+/* The stubs exit_rip, exit_known and callout. */
+void bt_emit_callouts(struct bt *bt, struct cursor *c, const u8 *leave);
 
 /* ---- transfer.c ---- */
 /* Make ready what SYSCALL or SYSRET goes to. */

@@ -89,10 +89,9 @@ bool bt_slots_good(struct bt *bt, unsigned ring)
 	return true;
 }
 
-static void sync_slots(struct bt *bt)
+static void sync_slots(struct bt *bt, unsigned ring)
 {
 	struct icpu *cpu = bt->cpu;
-	unsigned ring = cpu->cpl == 3;
 	struct bt_slots_of *of = &bt->slots_of[ring];
 
 	if (likely(bt_slots_good(bt, ring)))
@@ -178,6 +177,14 @@ static void sync_context(struct bt *bt)
 	bt->area->context = x->id;
 }
 
+void bt_sync(struct bt *bt)
+{
+	sync_slots(bt, 0);
+	sync_slots(bt, 1);
+	sync_context(bt);
+	bt_sync_other(bt);
+}
+
 static void note_target(struct bt *bt, const struct bt_code *code, u64 rip)
 {
 	struct target *t =
@@ -247,7 +254,7 @@ static void improve(struct bt *bt, struct bt_out *out)
 }
 
 /* What the interpreter needs of the block is there, or is decoded again. */
-static bool has_ops(struct bt *bt, struct block *b)
+bool bt_has_ops(struct bt *bt, struct block *b)
 {
 	if (unlikely(!b->key)) /* dead, and its operations may be gone */
 		return false;
@@ -267,7 +274,7 @@ static struct block *leave_at_op(struct icpu *cpu, struct bt_out *out)
 
 	cpu->link = NULL;
 	/* Decoded anew it may be something else: then by its address. */
-	if (unlikely(!has_ops(bt, b) || b->op[out->op].off != out->off)) {
+	if (unlikely(!bt_has_ops(bt, b) || b->op[out->op].off != out->off)) {
 		cpu->rip = cpu->pcbase + out->off;
 		return NULL;
 	}
@@ -297,7 +304,6 @@ static struct block *leave(struct bt *bt, const struct bt_exit *out)
 		cpu->rip = cpu->pcbase + link->off;
 		return NULL;
 	default:
-		bt->stats.target_misses++;
 		return NULL;
 	}
 }
@@ -336,9 +342,7 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 	struct bt_link *link;
 	struct bt_exit out;
 
-	sync_slots(bt);
-	sync_context(bt);
-	bt_sync_other(bt);
+	bt_sync(bt);
 	link = bt->pending;
 	bt->pending = NULL;
 	if (unlikely(bt->lockstep))
@@ -352,6 +356,27 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 	cpu->link = NULL;
 	out = bt->enter(code->entry_saved);
 	return leave(bt, &out);
+}
+
+const u8 *bt_dispatch(struct bt *bt)
+{
+	struct icpu *cpu = bt->cpu;
+	struct bt_code *code;
+	struct block *b;
+
+	if (cpu->stopped || cpu->halted || cpu->key & KEY_STEP ||
+	    bt->lockstep ||
+	    atomic_load_explicit(&cpu->attention, memory_order_relaxed))
+		return bt->exit_known;
+	b = icpu_find_block(cpu);
+	code = b->made;
+	if (!code)
+		return bt->exit_known;
+	cpu->pcbase = cpu->rip - b->off;
+	bt->pending = NULL;
+	bt_sync(bt);
+	note_target(bt, code, cpu->rip);
+	return code->entry_saved;
 }
 
 struct block *bt_op_enter(struct icpu *cpu, struct iop *op)

@@ -316,16 +316,6 @@ static const u8 *emit_fill(struct bt *bt, struct cursor *c, bool write,
 	return at;
 }
 
-static void emit_exit_rip(struct bt *bt, struct cursor *c, const u8 *leave)
-{
-	bt->exit_rip = cursor_x(c);
-	asm_store_gs(c, H_S0, CPU(rip));
-	asm_store_gs(c, H_RAX, GPR(GPR_RAX));
-	asm_store_gs(c, H_RDX, GPR(GPR_RDX));
-	asm_mov_imm64(c, H_RDX, BT_EXIT_RIP);
-	asm_jmp_to(c, leave);
-}
-
 /*
  * A dead block's entries come here with the block's offset in R15: it is
  * looked up again.
@@ -356,7 +346,7 @@ void bt_stubs(struct bt *bt, struct cursor *c)
 	bt->exit_op_saved = emit_exit(c, leave, false, BT_EXIT_OP);
 	bt->exit_link_host = emit_exit(c, leave, true, BT_EXIT_LINK);
 	bt->exit_link_saved = emit_exit(c, leave, false, BT_EXIT_LINK);
-	emit_exit_rip(bt, c, leave);
+	bt_emit_callouts(bt, c, leave);
 	bt->dead_host = emit_dead(bt, c, true);
 	bt->dead_saved = emit_dead(bt, c, false);
 	bt->fill_tlb[0] = bt_emit_helper(bt, c, bt_fill_read);

@@ -30,6 +30,13 @@ void x_leave_if(struct xlate *x, unsigned k, unsigned cc)
 	cold->insn = (u16)k;
 }
 
+void x_callout_if(struct xlate *x, unsigned k, unsigned cc)
+{
+	x_leave_if(x, k, cc);
+	if (!x->bt->lockstep)
+		x->cold[x->colds - 1].kind = COLD_CALLOUT;
+}
+
 /* The guest's register = host's, 4 bytes (zero-extended), 8, or 2. */
 static void write_gpr(struct xlate *x, unsigned gpr, unsigned host,
                       unsigned size)
@@ -385,7 +392,8 @@ static bool can_move_from(const struct insn *in, bool kernel)
 	return from->kind == OPERAND_SEG;
 }
 
-bool bt_can_system(u32 key, const struct insn *in)
+/* Without the interpreter. */
+static bool can_alone(u32 key, const struct insn *in)
 {
 	bool user = key & KEY_USER;
 	bool kernel = !user && !(key & KEY_MIDDLE);
@@ -430,15 +438,23 @@ bool bt_can_system(u32 key, const struct insn *in)
 	}
 }
 
+bool bt_can_system(u32 key, const struct insn *in)
+{
+	return can_alone(key, in) || bt_can_callout(key, in);
+}
+
 bool x_can_system(const struct xlate *x, unsigned k)
 {
 	const struct insn *in = &x->insn[k];
+	u32 key = x->block->key;
 
 	/* An STI's shadow has to be covered. */
 	if (in->z.mnemonic == ZYDIS_MNEMONIC_STI && k + 1 == x->total)
 		return false;
+	/* What is compared, and with what, is one block of host code. */
 	return insn_allowed(x->cpu->cpuid, in) &&
-	       bt_can_system(x->block->key, in);
+	       (can_alone(key, in) ||
+	        (!x->bt->lockstep && bt_can_callout(key, in)));
 }
 
 bool x_system(struct xlate *x, unsigned k)
@@ -448,6 +464,10 @@ bool x_system(struct xlate *x, unsigned k)
 	if (!bt_can_system(x->block->key, in))
 		return false;
 	x->span.valid = false;
+	if (!can_alone(x->block->key, in)) {
+		x_callout(x, k);
+		return true;
+	}
 	if (x_transfer(x, k))
 		return true;
 	if (bt_can_string(in)) {

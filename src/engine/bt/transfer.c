@@ -121,7 +121,7 @@ static void leave_unless_ready(struct xlate *x, unsigned k)
 {
 	asm_gs(&x->c, true, 0x83, ALU_CMP, AREA(other_context));
 	asm_8(&x->c, 0);
-	x_leave_if(x, k, CC_E);
+	x_callout_if(x, k, CC_E);
 }
 
 /* ---- SYSCALL ---- */

@@ -36,10 +36,14 @@ u32 x_flags_written(const struct insn *in)
 	         : 0;
 }
 
-/* Shifts and rotates by a count that may be zero keep every flag. */
+/* Shifts and repetitions by a count that may be zero keep every flag. */
 static bool may_keep(const struct insn *in)
 {
 	const struct insn_operand *count = &in->op[in->count - 1];
+
+	if (in->z.meta.category == ZYDIS_CATEGORY_STRINGOP)
+		return in->z.attributes &
+		       (ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE);
 
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_SHL:
@@ -271,6 +275,14 @@ static void cold_exit(struct xlate *x, const struct cold *cold)
 	                                   : x->bt->exit_link_saved);
 }
 
+static void cold_callout(struct xlate *x, const struct cold *cold)
+{
+	asm_mov_imm64(&x->c, H_S1,
+	              (u64)((u8 *)&x->code->out[cold->insn] - x->bt->meta));
+	asm_call_to(&x->c, x->bt->callout);
+	asm_jmp_to(&x->c, x->bt->exit_known);
+}
+
 static void emit_cold(struct xlate *x)
 {
 	for (unsigned i = 0; i < x->colds; i++) {
@@ -280,6 +292,8 @@ static void emit_cold(struct xlate *x)
 			cold_fill(x, &x->cold[i]);
 		else if (x->cold[i].kind == COLD_WALK)
 			cold_walk(x, &x->cold[i]);
+		else if (x->cold[i].kind == COLD_CALLOUT)
+			cold_callout(x, &x->cold[i]);
 		else if (x->cold[i].kind == COLD_MISS)
 			leave_to_op(x, x->cold[i].insn, x->cold[i].flags);
 		else

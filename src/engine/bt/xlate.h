@@ -17,10 +17,11 @@
 /* Code out of the way of the hot path, written when the block is done. */
 struct cold {
 	enum {
-		COLD_FILL, /* a site's page cache missed */
-		COLD_WALK, /* a direct probe missed */
-		COLD_MISS, /* the interpreter's */
-		COLD_LINK, /* a link that is not linked yet */
+		COLD_FILL,    /* a site's page cache missed */
+		COLD_WALK,    /* a direct probe missed */
+		COLD_MISS,    /* the interpreter's */
+		COLD_CALLOUT, /* likewise; where it leads host code goes on */
+		COLD_LINK,    /* a link that is not linked yet */
 	} kind;
 	u8 *jump;         /* displacement that leads here */
 	const u8 *resume; /* COLD_FILL: run address after a hit; COLD_WALK:
@@ -126,6 +127,11 @@ void x_leave_if(struct xlate *x, unsigned k, unsigned cc);
 void x_set_priv(struct xlate *x, unsigned priv);
 /* icpu.flags = the status flags in R15d; R14 is lost. */
 void x_save_image(struct xlate *x);
+
+/* The interpreter does instruction k, and host code goes on (callout.c). */
+void x_callout(struct xlate *x, unsigned k);
+/* ...if this condition holds; it goes elsewhere in any case. */
+void x_callout_if(struct xlate *x, unsigned k, unsigned cc);
 
 /* ---- stack and control flow (flow.c) ---- */
 bool x_stack(struct xlate *x, unsigned k); /* false: not one of these */
