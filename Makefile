@@ -34,6 +34,7 @@ bench: all
 	@bench/run $(BUILD)
 	@bench/restore $(BUILD)
 	@bench/fork $(BUILD)
+	@bench/guest-disk $(BUILD)
 	@bench/disk-tools $(BUILD)/src/cli/atoll
 	@bench/daemon $(BUILD)
 	@bench/network $(BUILD)

@@ -64,8 +64,9 @@ def big_file(mib):
             "echo BIG-FI''LE")
 
 
-def build(cache, folder, modules=None):
-    """Kernel and initial file system: their paths."""
+def build(cache, folder, modules=None, files=None):
+    """Kernel and initial file system: their paths. files: what else is in it,
+    name: file."""
     tree = debian.kernel_tree(str(cache))
     path = os.path.join(folder, "small.cpio")
     cpio = initramfs.Cpio(path)
@@ -75,6 +76,8 @@ def build(cache, folder, modules=None):
     cpio.add("init", INIT.encode())
     cpio.add("udhcpc", UDHCPC.encode())
     cpio.add_file(BUSYBOX, "bin/busybox")
+    for name, source in (files or {}).items():
+        cpio.add_file(source, name)
     names = []
     for name, data in debian.modules_in_order(
             tree, modules or MODULES).items():
