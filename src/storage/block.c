@@ -164,7 +164,7 @@ int block_sync_flags(struct block *b, enum block_op op, unsigned flags,
 	struct waiter w = { .result = 0 };
 	struct block_request req = {
 		.op = op,
-		.flags = flags,
+		.flags = flags | BLOCK_REQ_INLINE | BLOCK_REQ_BLOCKING,
 		.offset = offset,
 		.length = length,
 		.iov = &iov,

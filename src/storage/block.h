@@ -3,10 +3,11 @@
  * block.h - a virtual disk: asynchronous reads, writes, flushes.
  *
  * Any thread submits; completions run on a thread of the block layer's
- * choosing (the loop's, or a pool's), never inside submit. Requests are
- * unordered among themselves: a flush covers the writes that had completed
- * when it was submitted, no others. Offsets and lengths are bytes, multiples
- * of block_info.sector; a request past the end fails with -EINVAL.
+ * choosing (the loop's, or a pool's), inside submit only if the request allows
+ * that (BLOCK_REQ_INLINE). Requests are unordered among themselves: a flush
+ * covers the writes that had completed when it was submitted, no others.
+ * Offsets and lengths are bytes, multiples of block_info.sector; a request past
+ * the end fails with -EINVAL.
  *
  * A file truncated under us: what was lost reads as -EIO, never as zeroes.
  */
@@ -31,6 +32,9 @@ enum block_op {
 enum {
 	BLOCK_REQ_FUA = 1 << 0,      /* write: durable when complete */
 	BLOCK_REQ_NO_UNMAP = 1 << 1, /* write zeroes: keep it allocated */
+	BLOCK_REQ_INLINE = 1 << 2,   /* may be over before submit returns, if
+	                              * that needs no waiting */
+	BLOCK_REQ_BLOCKING = 1 << 3, /* the same, and submit may wait */
 };
 
 /*

@@ -113,7 +113,7 @@ static void pass(struct throttle *t, struct block_request *req)
 
 	*copy = (struct block_request){
 		.op = req->op,
-		.flags = req->flags,
+		.flags = req->flags & ~(unsigned)BLOCK_REQ_BLOCKING,
 		.offset = req->offset,
 		.length = req->length,
 		.iov = req->iov,

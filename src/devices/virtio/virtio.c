@@ -73,8 +73,17 @@ static void notify(struct virtio_device *v, struct virtq *q)
 		v->ops->notify(v, q);
 }
 
+/* What finishes from here on, until virtio_reap(), is seen to by that. */
+static void will_reap(struct virtio_device *v)
+{
+	pthread_mutex_lock(&v->done_lock);
+	v->will_reap = true;
+	pthread_mutex_unlock(&v->done_lock);
+}
+
 void virtio_notify(struct virtio_device *v, unsigned index)
 {
+	will_reap(v);
 	if (index < v->queue_count)
 		notify(v, &v->queues[index]);
 	virtio_reap(v);
@@ -90,6 +99,7 @@ static void again_fired(void *ctx)
 {
 	struct virtio_device *v = ctx;
 
+	will_reap(v);
 	for (unsigned i = 0; i < v->queue_count; i++) {
 		struct virtq *q = &v->queues[i];
 
@@ -111,19 +121,26 @@ void virtio_begin(struct virtio_device *v)
 /*
  * The finisher never waits for the device's lock: whoever holds it may be
  * draining, and wait for a second piece of work that only this thread can
- * finish. If the lock is taken, the loop looks again.
+ * finish. If the lock is taken, the loop looks again; unless its holder has
+ * said that it will, or work lies there already: whoever brought that, sees to
+ * it.
  */
 void virtio_finish(struct virtio_device *v, struct virtio_done *done)
 {
+	bool seen_to;
+
 	done->next = NULL;
 	pthread_mutex_lock(&v->done_lock);
+	seen_to = v->will_reap || v->done_head;
 	*v->done_tail = done;
 	v->done_tail = &done->next;
 	v->finishers++;
 	pthread_cond_broadcast(&v->done_cond);
 	pthread_mutex_unlock(&v->done_lock);
 
-	if (pthread_mutex_trylock(&v->pci.dev.lock)) {
+	if (seen_to) {
+		/* Nothing to do. */
+	} else if (pthread_mutex_trylock(&v->pci.dev.lock)) {
 		clock_timer_arm(&v->again, 0);
 	} else {
 		virtio_reap(v);
@@ -144,6 +161,8 @@ static struct virtio_done *take_done(struct virtio_device *v)
 	head = v->done_head;
 	v->done_head = NULL;
 	v->done_tail = &v->done_head;
+	if (!head)
+		v->will_reap = false;
 	pthread_mutex_unlock(&v->done_lock);
 	return head;
 }

@@ -109,6 +109,7 @@ struct virtio_device {
 	pthread_mutex_t done_lock;
 	pthread_cond_t done_cond;
 	struct virtio_done *done_head, **done_tail;
+	bool will_reap; /* whoever has the device's lock, before it lets go */
 	unsigned finishers; /* threads inside virtio_finish() */
 	unsigned under_way; /* begun and not yet given to ops->done */
 };

@@ -5,7 +5,8 @@
  * A driver embeds struct block first in its own struct. block.c has checked
  * every request (bounds, alignment, writability, vector length) before submit
  * sees it, and counts it until block_complete(). A driver may complete from
- * any thread of its own, never from inside submit.
+ * any thread of its own; from inside submit only if the request's
+ * flags allow it.
  */
 #pragma once
 

@@ -61,7 +61,8 @@ static void leave(struct live *l, const struct block_request *req)
 	pthread_mutex_lock(&l->lock);
 	if (req)
 		mark_dirty(l, req);
-	if (--l->below == 0)
+	/* Our thread sleeps on it too, and is not to be woken each time. */
+	if (--l->below == 0 && l->paused)
 		pthread_cond_broadcast(&l->changed);
 	pthread_mutex_unlock(&l->lock);
 }
@@ -82,7 +83,7 @@ static void pass(struct live *l, struct block_request *req)
 
 	*copy = (struct block_request){
 		.op = req->op,
-		.flags = req->flags,
+		.flags = req->flags & ~(unsigned)BLOCK_REQ_BLOCKING,
 		.offset = req->offset,
 		.length = req->length,
 		.iov = req->iov,

@@ -173,7 +173,8 @@ static void launch(struct split *s, const struct piece *pieces, int n)
 		part->split = s;
 		part->req = (struct block_request){
 			.op = req->op,
-			.flags = req->flags & BLOCK_REQ_FUA,
+			.flags =
+			    req->flags & (BLOCK_REQ_FUA | BLOCK_REQ_INLINE),
 			.offset = pieces[i].offset,
 			.length = pieces[i].length,
 			.iov = req->iov,
@@ -258,7 +259,10 @@ static bool try_fast(struct qcow2 *q, struct block_request *req)
 		hold_release(q, &s->hold);
 		free(s->slices);
 		free(s);
-		requests_post(&q->block, req, 0);
+		if (req->flags & BLOCK_REQ_INLINE)
+			block_complete(req, 0);
+		else
+			requests_post(&q->block, req, 0);
 	}
 	return true;
 }

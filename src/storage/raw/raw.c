@@ -207,7 +207,10 @@ static void raw_submit(struct block *b, struct block_request *req)
 		if (req->op == BLOCK_FLUSH)
 			raw_state(req)->post = true;
 	}
-	raw->io->submit(raw->io, req);
+	if (req->flags & BLOCK_REQ_BLOCKING)
+		raw_perform(req);
+	else if (!(req->flags & BLOCK_REQ_INLINE) || !raw_try_now(req))
+		raw->io->submit(raw->io, req);
 }
 
 static void raw_post(struct block *b, struct block_request *req, int result)

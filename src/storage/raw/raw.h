@@ -26,6 +26,9 @@ struct raw {
 	             */
 	/* What the file system turned out not to have. */
 	_Atomic bool no_punch, no_zero_range;
+	/* Reads that need no waiting, done inside submit; see raw_try_now(). */
+	_Atomic bool no_nowait;
+	_Atomic u32 skip_now;
 };
 
 /* Unbounded: grows as written, for formats that keep their tables in it. */
@@ -70,5 +73,8 @@ int raw_remaining(struct block_request *req, const struct iovec **iov,
 int raw_step(struct block_request *req, s64 n);
 /* Free what raw_begin made and complete the request. */
 void raw_finish(struct block_request *req, int result);
+/* A read that the page cache has, on this thread, without waiting: true, and
+ * it is complete. False: nothing has happened. */
+bool raw_try_now(struct block_request *req);
 /* All of it, on this thread, blocking; completes the request. */
 void raw_perform(struct block_request *req);

@@ -21,6 +21,11 @@
 #include "storage/core/iov.h"
 #include "storage/raw/raw.h"
 
+enum {
+	NOW_BYTES_MAX = 64 * 1024, /* more, and two threads copy faster */
+	SKIP_AFTER_MISS = 3,
+};
+
 static bool aligned(const struct raw *raw, const struct block_request *req)
 {
 	uintptr_t bits = 0;
@@ -147,6 +152,47 @@ static int transfer(struct block_request *req)
 	return rc;
 }
 
+static bool unsupported(int rc)
+{
+	return rc == -EOPNOTSUPP || rc == -ENOSYS || rc == -ENODEV ||
+	       rc == -ENOTTY || rc == -EINVAL;
+}
+
+/*
+ * A thread that sleeps has to be woken to do it, which takes longer than to
+ * copy a few pages that are in memory. When they are not, the question alone
+ * costs something: after one in vain, some are not asked.
+ */
+bool raw_try_now(struct block_request *req)
+{
+	struct raw *raw = raw_of(req);
+	u32 skip;
+	ssize_t n;
+
+	if (req->op != BLOCK_READ || req->length > NOW_BYTES_MAX ||
+	    req->iov_count > IOV_MAX || raw->direct ||
+	    atomic_load_explicit(&raw->no_nowait, memory_order_relaxed))
+		return false;
+	skip = atomic_load_explicit(&raw->skip_now, memory_order_relaxed);
+	if (skip) {
+		atomic_store_explicit(&raw->skip_now, skip - 1,
+		                      memory_order_relaxed);
+		return false;
+	}
+	n = preadv2(raw->fd, req->iov, req->iov_count, (off_t)req->offset,
+	            RWF_NOWAIT);
+	if (n == (ssize_t)req->length) {
+		raw_finish(req, 0);
+		return true;
+	}
+	if (n < 0 && unsupported(-errno))
+		atomic_store(&raw->no_nowait, true);
+	else
+		atomic_store_explicit(&raw->skip_now, SKIP_AFTER_MISS,
+		                      memory_order_relaxed);
+	return false;
+}
+
 static int sync_data(struct raw *raw)
 {
 	int rc;
@@ -165,12 +211,6 @@ static int allocate(struct raw *raw, int mode, u64 offset, u64 length)
 		rc = fallocate(raw->fd, mode, (off_t)offset, (off_t)length);
 	while (rc < 0 && errno == EINTR);
 	return rc < 0 ? -errno : 0;
-}
-
-static bool unsupported(int rc)
-{
-	return rc == -EOPNOTSUPP || rc == -ENOSYS || rc == -ENODEV ||
-	       rc == -ENOTTY || rc == -EINVAL;
 }
 
 static int punch(struct raw *raw, u64 offset, u64 length)

@@ -173,6 +173,7 @@ static void prepare(struct model *m, struct request *r, u64 offset, u64 length,
 		.op = kind < 2    ? BLOCK_READ
 		      : kind == 2 ? BLOCK_WRITE_ZEROES
 		                  : BLOCK_WRITE,
+		.flags = pick(m, 2) ? BLOCK_REQ_INLINE : 0,
 		.offset = offset,
 		.length = length,
 		.iov = &r->iov,

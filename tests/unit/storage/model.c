@@ -157,7 +157,8 @@ static void make_job(struct model *m, struct job *j, u64 offset, u64 length,
 	*j = (struct job){ .data = xalloc(length), .done = done };
 	j->req = (struct block_request){
 		.op = pick_op(m),
-		.flags = pick(m, 8) == 0 ? BLOCK_REQ_FUA : 0,
+		.flags = (pick(m, 8) == 0 ? BLOCK_REQ_FUA : 0u) |
+		         (pick(m, 2) ? BLOCK_REQ_INLINE : 0u),
 		.offset = offset,
 		.length = length,
 		.iov = j->iov,

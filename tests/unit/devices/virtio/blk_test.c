@@ -173,6 +173,37 @@ static void test_read_write(void **state)
 	assert_int_equal(request(f, IN, SIZE / 512 - 1, 0, 512), OK);
 }
 
+/* Reads that are over inside submit: used and signalled when the notification
+ * is, with no help of the loop. Mixed with such as are not. */
+static void test_at_once(void **state)
+{
+	struct fixture *f = *state;
+	unsigned before;
+	u32 len;
+
+	start(f);
+	fake_block_at_once(f->block, true);
+	memset(fake_block_data(f->block) + 5120, 0x5c, 512);
+	before = f->rig.msi_count[0x41];
+	post(f, 0, IN, 10, 0, 512);
+	driver_notify(&f->d, 0);
+	assert_int_equal(status_of(f), OK);
+	assert_int_equal(fake_block_last_flags(f->block), BLOCK_REQ_INLINE);
+	assert_int_equal(f->rig.msi_count[0x41], before + 1);
+	assert_int_equal(*(u8 *)rig_ptr(&f->rig, f->data, 1), 0x5c);
+	driver_wait(&f->d, 0, NULL, &len);
+	assert_int_equal(len, 513);
+	for (unsigned i = 0; i < 500; i++) {
+		post(f, 0, i % 3 ? IN : OUT, i, i % 3 ? 0 : 512,
+		     i % 3 ? 512 : 0);
+		driver_notify(&f->d, 0);
+		driver_wait(&f->d, 0, NULL, &len);
+		assert_int_equal(status_of(f), OK);
+	}
+	fake_block_fail(f->block, -EIO);
+	assert_int_equal(request(f, IN, 0, 0, 512), IOERR);
+}
+
 static void test_any_layout(void **state)
 {
 	struct fixture *f = *state;
@@ -552,6 +583,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_config),
 		TEST(test_read_write),
+		TEST(test_at_once),
 		TEST(test_any_layout),
 		TEST(test_many_segments),
 		TEST(test_refused),

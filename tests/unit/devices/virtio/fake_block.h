@@ -14,6 +14,8 @@ void fake_block_set_size(struct block *b, u64 size);
 void fake_block_set_flags(struct block *b, bool readonly, bool discard);
 /* While held, requests are taken and stay under way. */
 void fake_block_hold(struct block *b, bool hold);
+/* Requests that may be are over inside block_submit(). */
+void fake_block_at_once(struct block *b, bool at_once);
 /* The next requests fail with this. */
 void fake_block_fail(struct block *b, int code);
 u8 *fake_block_data(struct block *b);
