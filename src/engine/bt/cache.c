@@ -126,10 +126,11 @@ static void flushed(struct icpu *cpu)
 	bt->stats.flushes++;
 	bt->used = bt->start;
 	bt->code_count = 0;
-	/* Hand what was touched back. */
+	/* Hand what was touched back; and what is empty is zero. */
 	madvise(bt->meta, bt->meta_used, MADV_DONTNEED);
 	bt->meta_used = 0;
-	memset(bt->area->targets, 0, TARGETS * sizeof(struct target));
+	madvise(bt->area->targets, TARGETS * sizeof(struct target),
+	        MADV_DONTNEED);
 }
 
 /* What the interpreter is needed for ends a block: the rest is another. */
@@ -196,16 +197,22 @@ bool bt_find_fault(struct bt *bt, const u8 *host, struct bt_out **out,
 	return true;
 }
 
+static void *map_zeroes(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+	               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
 static int map_meta(struct bt *bt, size_t size)
 {
-	bt->meta = mmap(NULL, size, PROT_READ | PROT_WRITE,
-	                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (bt->meta == MAP_FAILED) {
-		bt->meta = NULL;
+	bt->meta = map_zeroes(size);
+	if (!bt->meta)
 		return -errno;
-	}
 	bt->meta_size = size;
-	return 0;
+	bt->area->targets = map_zeroes(TARGETS * sizeof(struct target));
+	return bt->area->targets ? 0 : -errno;
 }
 
 static int map_code(struct bt *bt, size_t size)
@@ -245,7 +252,6 @@ int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
 	bt->area->vector_absent = 1;
 	bt->area->host_mxcsr = HOST_MXCSR;
 	bt->area->miss_count = MISS_SAMPLE;
-	bt->area->targets = xalloc(TARGETS * sizeof(struct target));
 	bt->xlate = xalloc(sizeof(*bt->xlate));
 	bytes = ALIGN_UP(MAX(bytes, (u64)MIB), (u64)PAGE_SIZE);
 	rc = map_code(bt, bytes);
@@ -276,7 +282,8 @@ void bt_destroy(struct bt *bt)
 		return;
 	bt->cpu->code_ops = NULL;
 	free(bt->codes);
-	free(bt->area->targets);
+	if (bt->area->targets)
+		munmap(bt->area->targets, TARGETS * sizeof(struct target));
 	free(bt->xlate);
 	if (bt->meta)
 		munmap(bt->meta, bt->meta_size);

@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 
 #include "base/alloc.h"
+#include "base/loop.h"
 #include "engine/interp/debug.h"
 #include "engine/interp/icpu.h"
 #include "engine/interp/ops.h"
@@ -25,6 +26,13 @@
 #include "engine/x86/paging.h"
 
 enum { PAGE_HASH = 4096, MISSES_MAX = 128, SCRATCH_OPS = 4 };
+
+/*
+ * An idle guest runs a little of everything. What it filled when it was busy is
+ * handed back when it has more than IDLE_BYTES of operations, and adds few to
+ * them: IDLE_RATE bytes a second. To decode a MiB takes a processor some 10 ms.
+ */
+enum { IDLE_BYTES = MIB, IDLE_RATE = MIB / 4, IDLE_LOOK_MS = 1000 };
 
 /* Memory that is taken front to back. */
 struct arena {
@@ -34,6 +42,8 @@ struct arena {
 
 struct code_cache {
 	struct arena ops;
+	u64 seen_ns, seen;   /* operations in use then, bytes */
+	u64 kept;            /* blocks, when there was room made */
 	struct arena keep;   /* blocks and pages */
 	struct block *spare; /* blocks that were forgotten, by next */
 	struct codepage *hash[PAGE_HASH];
@@ -60,7 +70,7 @@ static void arena_unmap(struct arena *a)
 /* Hand what was touched back, rather than dirty it for ever. */
 static void arena_empty(struct arena *a)
 {
-	madvise(a->base, a->used, MADV_DONTNEED);
+	madvise(a->base, a->size, MADV_DONTNEED);
 	a->used = 0;
 }
 
@@ -84,6 +94,7 @@ int code_cache_create(struct code_cache **out, u64 bytes)
 		code_cache_destroy(c);
 		return -ENOMEM;
 	}
+	c->seen_ns = loop_now_ns();
 	c->scratch = xalloc(sizeof(*c->scratch));
 	c->scratch->op = aligned_alloc(64, SCRATCH_OPS * sizeof(struct iop));
 	ASSERT(c->scratch->op);
@@ -119,6 +130,8 @@ void code_cache_flush(struct icpu *cpu)
 	if (cpu->code_ops)
 		cpu->code_ops->flushed(cpu);
 	arena_empty(&c->ops);
+	c->seen_ns = loop_now_ns();
+	c->seen = 0;
 	arena_empty(&c->keep);
 	c->spare = NULL;
 	memset(c->hash, 0, sizeof(c->hash));
@@ -173,6 +186,7 @@ static void trim_bucket(struct icpu *cpu, struct block **list)
 	while ((b = *list)) {
 		if (b->made) {
 			cpu->code_ops->forgot(cpu, b);
+			cpu->code->kept++;
 			list = &b->next;
 			continue;
 		}
@@ -197,6 +211,7 @@ static void code_trim(struct icpu *cpu)
 {
 	struct code_cache *c = cpu->code;
 
+	c->kept = 0;
 	/* First: a crossing block is in the buckets of another page, too. */
 	for (unsigned i = 0; i < PAGE_HASH; i++)
 		for (struct codepage *p = c->hash[i]; p; p = p->next)
@@ -205,7 +220,7 @@ static void code_trim(struct icpu *cpu)
 		for (struct codepage *p = c->hash[i]; p; p = p->next)
 			for (unsigned k = 0; k < CODEPAGE_BUCKETS; k++)
 				trim_bucket(cpu, &p->bucket[k]);
-	c->ops.used = 0;
+	c->ops.used = c->seen = 0;
 	forget_places(cpu);
 }
 
@@ -217,6 +232,34 @@ static struct iop *ops_room(struct icpu *cpu, unsigned count)
 	if (!arena_room(a, n))
 		code_trim(cpu);
 	return arena_room(a, n);
+}
+
+static bool idle(struct code_cache *c)
+{
+	u64 now_ns = loop_now_ns();
+	u64 took_ms = (now_ns - c->seen_ns) / NSEC_PER_MSEC;
+	u64 more = c->ops.used - c->seen;
+
+	if (took_ms < IDLE_LOOK_MS)
+		return false;
+	c->seen_ns = now_ns;
+	c->seen = c->ops.used;
+	return c->ops.used > IDLE_BYTES && more < took_ms * IDLE_RATE / 1000;
+}
+
+/* True: everything was flushed, since host code was the least of it. */
+static bool hand_back(struct icpu *cpu)
+{
+	struct code_cache *c = cpu->code;
+
+	if (!idle(c))
+		return false;
+	code_trim(cpu);
+	arena_empty(&c->ops);
+	if (c->kept * sizeof(struct block) > c->keep.used / 8)
+		return false;
+	code_cache_flush(cpu);
+	return true;
 }
 
 /* NULL: everything was flushed to make room. */
@@ -612,7 +655,7 @@ static struct block *look(struct icpu *cpu, gva_t lin, u32 key)
 		/* One that crosses depends on what follows the page now. */
 		if (b && b->crossing)
 			b = make_crossing(cpu, lin, key, page);
-		else if (!b)
+		else if (!b && !hand_back(cpu))
 			b = make_block(cpu, lin, key, page);
 		if (b)
 			return b;
