@@ -241,6 +241,18 @@ static void destroy(struct qcow2 *q)
 	free(q);
 }
 
+/* A reader needs neither the first cluster, to write it again, nor the room
+ * that the table of refcounts has at its end. */
+static void keep_less(struct qcow2 *q)
+{
+	size_t used = MAX(q->reftable_used, 1u);
+
+	free(q->head);
+	q->head = NULL;
+	q->reftable = xrealloc(q->reftable, used * sizeof(*q->reftable));
+	q->reftable_entries = (u32)used;
+}
+
 static int bring_up(struct qcow2 *q, const struct block_open *how,
                     unsigned depth, struct error *err)
 {
@@ -278,6 +290,8 @@ static int bring_up(struct qcow2 *q, const struct block_open *how,
 		rc = ready_to_write(q, how, err);
 	if (rc < 0)
 		return rc;
+	if (!q->writable)
+		keep_less(q);
 	rc = requests_init(q, q->writable ? WORKERS : WORKERS_READONLY);
 	if (rc < 0)
 		return error_set(err, rc, "%s: no threads: %s", name,
