@@ -8,6 +8,7 @@
  * the other end of the socket goes away, so does the machine.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -86,6 +87,14 @@ static void set_signals(void)
 	prctl(PR_SET_DUMPABLE, 1);
 }
 
+/* What is large is a mapping of its own, of which only what is touched costs
+ * anything; and threads are many and allocate little. */
+static void set_allocator(void)
+{
+	mallopt(M_MMAP_THRESHOLD, 64 * 1024);
+	mallopt(M_ARENA_MAX, 1);
+}
+
 static int run(const char *number, bool own_root)
 {
 	char *end;
@@ -96,6 +105,7 @@ static int run(const char *number, bool own_root)
 		        number);
 		return END_USAGE;
 	}
+	set_allocator();
 	close_others((int)fd, kvm_given());
 	set_signals();
 	if (confine(own_root) < 0)
