@@ -41,9 +41,10 @@ enum {
 	BT_SLOT_EMPTY = 1 << 28, /* upper half of an empty one's tag */
 	TARGETS = 65536,         /* of indirect jumps */
 	BT_CONTEXTS = 16,        /* recent ones remembered */
-	MISS_SAMPLE = 64, /* one in so many misses of slots is looked at */
-	MISSES_MAX = 32,  /* such of one site, and it goes without a slot */
-	HOT_RUNS = 100,   /* a block interpreted that often is translated */
+	MISS_SAMPLE = 64,  /* one in so many misses of slots is looked at... */
+	MISS_CYCLES = 250, /* ...if they come so fast; a tenth is its cost */
+	MISSES_MAX = 32,   /* such of one site, and it goes without a slot */
+	HOT_RUNS = 100,    /* a block interpreted that often is translated */
 };
 
 /* A site's page: an access at lin hits if lin - tag <= 4096 - size. */
@@ -89,7 +90,8 @@ struct bt_area {
 	u32 host_mxcsr;
 	u32 miss_count;   /* down to 0: this miss of a slot is looked at */
 	u32 miss_sampled; /* it was */
-	u32 slot_local;   /* a supervisor slot holds what is not global */
+	u64 miss_samples, last_sample; /* how many; the host's TSC then */
+	u32 slot_local; /* a supervisor slot holds what is not global */
 	struct bt *bt;
 	struct icpu *cpu; /* itself */
 	/* The operation of all blocks that have none of their own any more. */
@@ -188,7 +190,7 @@ struct bt_stats {
 	/* With count_fallbacks: blocks that end because of the instruction;
 	 * why host code came back, and for which instruction. */
 	u64 fallback[ZYDIS_MNEMONIC_MAX_VALUE + 1];
-	u64 samples, left_op, left_probe, left_link, left_target;
+	u64 left_op, left_probe, left_link, left_target;
 	u64 left[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
 
@@ -223,7 +225,6 @@ struct bt {
 	/* The operation that a callout runs, and one that comes back. */
 	struct iop one[2];
 	struct bt_link *pending; /* wants its target's code */
-	u64 last_sample;         /* host TSC, of a miss looked at */
 	/* What the slots of a ring hold is good for this. */
 	struct bt_slots_of {
 		u64 epoch, flushes;

@@ -17,7 +17,6 @@
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
-#include <x86intrin.h>
 
 #include "base/error.h"
 #include "engine/bt/lockstep.h"
@@ -27,7 +26,6 @@
 
 enum {
 	CROSSINGS_MAX = 32,
-	MISS_CYCLES = 250, /* a tenth of that is what one costs */
 };
 
 /* The one thing that a signal handler can't be told otherwise. */
@@ -198,18 +196,6 @@ static void note_target(struct bt *bt, const struct bt_code *code, u64 rip)
 
 /* ---- entering ---- */
 
-/*
- * Do slots miss so often that it costs more than asking the TLB each time? What
- * goes through memory in order misses again and again, too, but seldom.
- */
-static bool misses_are_dense(struct bt *bt)
-{
-	u64 now = __rdtsc(), since = now - bt->last_sample;
-
-	bt->last_sample = now;
-	return since < (u64)MISS_SAMPLE * MISS_CYCLES;
-}
-
 static bool make_again(struct bt *bt, struct bt_code *code)
 {
 	bool full;
@@ -235,9 +221,6 @@ static void improve(struct bt *bt, struct bt_out *out)
 	bool sampled = bt->area->miss_sampled;
 
 	bt->area->miss_sampled = 0;
-	if (sampled && !misses_are_dense(bt))
-		return;
-
 	if (!code || out != &code->out[out->insn])
 		return;
 	if (sampled) {

@@ -33,7 +33,6 @@ void bt_count_exit(struct bt *bt, const struct bt_exit *exit)
 	switch ((enum bt_exit_kind)exit->kind) {
 	case BT_EXIT_OP:
 		out = (const void *)(bt->meta + exit->value);
-		bt->stats.samples += bt->area->miss_sampled;
 		if (out->span)
 			bt->stats.left_probe++;
 		else
@@ -71,7 +70,8 @@ static void add_fallbacks(json_t *o, const struct bt *bt)
 
 	/* Misses of slots are counted down from sample to sample. */
 	set(o, "slot_misses",
-	    s->samples * MISS_SAMPLE + (MISS_SAMPLE - bt->area->miss_count));
+	    bt->area->miss_samples * MISS_SAMPLE +
+	        (MISS_SAMPLE - bt->area->miss_count));
 	set(left, "instruction", s->left_op);
 	set(left, "probe", s->left_probe);
 	set(left, "link", s->left_link);

@@ -252,6 +252,29 @@ static void pop_three(struct cursor *c)
 }
 
 /*
+ * One miss in so many comes here. Carry: they are dense, and it is to be
+ * looked at. What goes through memory in order misses again and again, too, but
+ * seldom.
+ */
+static void sample_miss(struct cursor *c)
+{
+	mov_gs_imm32(c, AREA(miss_count), MISS_SAMPLE);
+	asm_gs(c, true, 0xff, 0, AREA(miss_samples)); /* inc */
+	push(c, H_RAX);
+	push(c, H_RDX);
+	asm_bytes(c, "\x0f\x31", 2); /* rdtsc */
+	asm_shift(c, true, 4, H_RDX, 32);
+	asm_rr(c, true, 0x0b, H_RAX, H_RDX); /* or rax, rdx */
+	asm_mov_rr(c, H_RDX, H_RAX);
+	asm_gs(c, true, 0x2b, H_RAX, AREA(last_sample)); /* sub rax, */
+	asm_store_gs(c, H_RDX, AREA(last_sample));
+	asm_bytes(c, "\x48\x3d", 2); /* cmp rax, */
+	asm_32(c, MISS_SAMPLE * MISS_CYCLES);
+	pop(c, H_RDX);
+	pop(c, H_RAX);
+}
+
+/*
  * R14: linear address, R15: how, with the slot. CF clear: it hit, or does now,
  * the slot is filled, R14 is the host address. CF set: R14 unchanged; the TLB
  * can't be filled, or the miss is one in so many that area.miss_sampled wants
@@ -309,7 +332,9 @@ static const u8 *emit_fill(struct bt *bt, struct cursor *c, bool write,
 	asm_8(c, 0xf9); /* stc */
 	ret(c);
 	asm_patch(c, sampled);
-	mov_gs_imm32(c, AREA(miss_count), MISS_SAMPLE);
+	sample_miss(c);
+	asm_bytes(c, "\x0f\x83", 2); /* jae */
+	asm_32(c, (u32)(again - (cursor_x(c) + 4)));
 	mov_gs_imm32(c, AREA(miss_sampled), 1);
 	asm_8(c, 0xf9); /* stc */
 	ret(c);
