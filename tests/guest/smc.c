@@ -14,6 +14,30 @@ static fn *put_return(u8 *at, u32 value)
 	return (fn *)(u64)at;
 }
 
+/*
+ * More places that are jumped to than an engine may tell apart by what it
+ * remembers them by; then all of them change.
+ */
+enum { PLACES = 8192, PLACE = 8, CALLS = 8 };
+static u8 place[PLACES * PLACE] __attribute__((aligned(4096)));
+
+static void many_places(void)
+{
+	unsigned right = 0;
+
+	for (u32 round = 0; round < 3; round++) {
+		for (u32 i = 0; i < PLACES; i++)
+			put_return(place + PLACE * i, i ^ round);
+		for (u32 i = 0; i < PLACES * CALLS; i++) {
+			u32 n = i % PLACES;
+
+			right +=
+			    ((fn *)(u64)(place + PLACE * n))() == (n ^ round);
+		}
+	}
+	check(right == 3 * PLACES * CALLS);
+}
+
 int main(void)
 {
 	fn *f = put_return(code, 0);
@@ -53,5 +77,6 @@ int main(void)
 		sum += f() + *(volatile u32 *)(code + 2048) - i;
 	}
 	check(sum == 100000);
+	many_places();
 	return failures();
 }

@@ -214,6 +214,7 @@ struct bt {
 	const u8 *exit_link_saved;
 	/* R14: rip; flags saved. Goes on there if that has host code. */
 	const u8 *exit_rip;
+	const u8 *exit_dead;  /* likewise; what the table has is dead */
 	const u8 *exit_known; /* rip is in icpu; flags saved */
 	const u8 *callout;    /* R15: a bt_out in meta; flags saved or dead */
 	const u8 *fill[2][2]; /* [write][user]: R14 lin, R15 how (helper.h) */
@@ -296,6 +297,9 @@ struct bt_context *bt_find_context(struct bt *bt, u64 generation, u32 key,
 void bt_sync(struct bt *bt);
 /* The interpreter has what b decodes to. */
 bool bt_has_ops(struct bt *bt, struct block *b);
+/* Host code for RIP, flags saved, if the table has it off its own line; else
+ * NULL. */
+const u8 *bt_second_target(struct bt *bt);
 /*
  * Host code for the exact state, flags saved, or exit_known: the run loop sees
  * to it. May fault.

@@ -32,6 +32,21 @@ static const u8 *find(struct icpu *cpu, u32 unused)
 	return bt_dispatch(bt);
 }
 
+/* What the table says may be dead: never for who comes from there. */
+static const u8 *find_second(struct icpu *cpu, u32 unused)
+{
+	struct bt *bt = bt_of(cpu);
+	const u8 *host = NULL;
+
+	if (likely(
+		!atomic_load_explicit(&cpu->attention, memory_order_relaxed)))
+		host = bt_second_target(bt);
+	if (unlikely(!host))
+		return find(cpu, unused);
+	bt->area->vector_wanted = 0;
+	return host;
+}
+
 /* The operation is done, and RIP says already what comes next. */
 static struct block *op_back(struct icpu *cpu, struct iop *op)
 {
@@ -131,6 +146,9 @@ void bt_emit_callouts(struct bt *bt, struct cursor *c, const u8 *leave)
 	asm_jmp_to(c, leave);
 
 	bt->exit_rip = cursor_x(c);
+	asm_store_gs(c, H_S0, CPU(rip));
+	emit_call(bt, c, find_second);
+	bt->exit_dead = cursor_x(c);
 	asm_store_gs(c, H_S0, CPU(rip));
 	emit_call(bt, c, find);
 

@@ -183,11 +183,19 @@ void bt_sync(struct bt *bt)
 	bt_sync_other(bt);
 }
 
+/* A target gives way to another of its line by moving to the next one. */
+static struct target *second_line(struct bt *bt, u64 rip)
+{
+	return &bt->area->targets[target_line(rip, bt->area->context) ^ 1];
+}
+
 static void note_target(struct bt *bt, const struct bt_code *code, u64 rip)
 {
 	struct target *t =
 	    &bt->area->targets[target_line(rip, bt->area->context)];
 
+	if (t->context == bt->area->context && t->rip != rip)
+		*second_line(bt, rip) = *t;
 	t->rip = rip;
 	t->context = bt->area->context;
 	t->host = code->entry_saved;
@@ -339,6 +347,17 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 	cpu->link = NULL;
 	out = bt->enter(code->entry_saved);
 	return leave(bt, &out);
+}
+
+const u8 *bt_second_target(struct bt *bt)
+{
+	struct icpu *cpu = bt->cpu;
+	const struct target *t = second_line(bt, cpu->rip);
+
+	if (t->rip != cpu->rip || t->context != bt->area->context)
+		return NULL;
+	cpu->pcbase = t->pcbase;
+	return t->host;
 }
 
 const u8 *bt_dispatch(struct bt *bt)

@@ -356,7 +356,7 @@ static const u8 *emit_dead(struct bt *bt, struct cursor *c, bool host)
 		store_flags(c);
 		asm_mov_rr(c, H_RAX, H_S1);
 	}
-	asm_jmp_to(c, bt->exit_rip);
+	asm_jmp_to(c, bt->exit_dead);
 	return at;
 }
 
