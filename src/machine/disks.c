@@ -102,13 +102,13 @@ int board_add_disk(struct machine *m, unsigned i, struct error *err)
 
 /* ---- the end ---- */
 
-static void add_loss(struct machine_outcome *o, unsigned disk, int rc)
+static void add_loss(struct machine_outcome *o, unsigned disk, const char *what,
+                     const char *why)
 {
 	size_t used = strlen(o->words);
 
-	snprintf(o->words + used, sizeof(o->words) - used,
-	         "%sdisk %u: the last writes could not be written: %s",
-	         used ? "\n" : "", disk + 1, strerror(-rc));
+	snprintf(o->words + used, sizeof(o->words) - used, "%sdisk %u: %s%s",
+	         used ? "\n" : "", disk + 1, what, why);
 	if (strcmp(o->cause, "power-off") && strcmp(o->cause, "guest-exit"))
 		return;
 	o->code = END_LOST_WRITES;
@@ -118,6 +118,7 @@ static void add_loss(struct machine_outcome *o, unsigned disk, int rc)
 void board_write_back(struct machine *m)
 {
 	struct block_info info;
+	const char *lost;
 	int rc;
 
 	for (unsigned i = 0; i < m->config.disk_count; i++) {
@@ -126,8 +127,13 @@ void board_write_back(struct machine *m)
 			continue;
 		block_drain(m->blocks[i]);
 		rc = block_sync(m->blocks[i], BLOCK_FLUSH, 0, NULL, 0);
-		if (rc < 0)
-			add_loss(&m->outcome, i, rc);
+		lost = block_lost(m->blocks[i]);
+		if (lost)
+			add_loss(&m->outcome, i, lost, "");
+		else if (rc < 0)
+			add_loss(&m->outcome, i,
+			         "the last writes could not be written: ",
+			         strerror(-rc));
 	}
 }
 

@@ -203,6 +203,11 @@ int block_resize(struct block *b, u64 size, struct error *err)
 	return b->driver->resize(b, size, err);
 }
 
+const char *block_lost(struct block *b)
+{
+	return b->driver->lost ? b->driver->lost(b) : NULL;
+}
+
 int block_map(struct block *b, u64 offset, u64 length,
               struct block_extent *extent)
 {

@@ -147,6 +147,12 @@ bool block_cancel(struct block *b, struct block_request *req);
  */
 int block_resize(struct block *b, u64 size, struct error *err) MUST_CHECK;
 
+/*
+ * What happened to its file behind its back, in words, as far as can be told:
+ * the file was deleted or replaced, or is shorter than it was. NULL: nothing.
+ */
+const char *block_lost(struct block *b);
+
 /* What a range is made of, as far as the format knows. */
 enum {
 	BLOCK_EXTENT_DATA = 1 << 0, /* else nothing is stored here */

@@ -267,6 +267,11 @@ static int throttle_map(struct block *b, u64 offset, u64 length,
 	return block_map(throttle_of(b)->under, offset, length, extent);
 }
 
+static const char *throttle_lost(struct block *b)
+{
+	return block_lost(throttle_of(b)->under);
+}
+
 static const struct block_driver throttle_driver = {
 	.name = "throttle",
 	.submit = throttle_submit,
@@ -275,6 +280,7 @@ static const struct block_driver throttle_driver = {
 	.resize = throttle_resize,
 	.map = throttle_map,
 	.cancel = throttle_cancel,
+	.lost = throttle_lost,
 };
 
 static void set_bucket(struct bucket *b, u64 rate, u64 burst)

@@ -32,6 +32,8 @@ struct block_driver {
 	/* Optional; no request is under way. Store all; writing has ended, and
 	 * the lock becomes a shared one. */
 	int (*freeze)(struct block *b);
+	/* Optional; see block_lost(). */
+	const char *(*lost)(struct block *b);
 	/* Optional, of a frozen one: take the shared lock again, or drop it. */
 	int (*lock)(struct block *b, bool shared);
 };

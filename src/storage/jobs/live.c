@@ -339,6 +339,17 @@ static int live_map(struct block *b, u64 offset, u64 length,
 	return rc;
 }
 
+static const char *live_lost(struct block *b)
+{
+	struct live *l = live_of(b);
+	const char *words;
+
+	pthread_rwlock_rdlock(&l->graph);
+	words = block_lost(l->under);
+	pthread_rwlock_unlock(&l->graph);
+	return words;
+}
+
 static bool live_cancel(struct block *b, struct block_request *req)
 {
 	struct live *l = live_of(b);
@@ -369,6 +380,7 @@ static const struct block_driver live_driver = {
 	.resize = live_resize,
 	.map = live_map,
 	.cancel = live_cancel,
+	.lost = live_lost,
 };
 
 int live_open(struct block **out, struct block *b, struct error *err)

@@ -396,6 +396,14 @@ static void qcow2_close(struct block *b)
 	destroy(q);
 }
 
+static const char *qcow2_lost(struct block *b)
+{
+	struct qcow2 *q = qcow2_of(b);
+	const char *words = block_lost(q->file);
+
+	return !words && q->external ? block_lost(q->data) : words;
+}
+
 const struct block_driver qcow2_driver = {
 	.name = "qcow2",
 	.submit = requests_submit,
@@ -406,4 +414,5 @@ const struct block_driver qcow2_driver = {
 	.cancel = requests_cancel,
 	.freeze = qcow2_freeze,
 	.lock = qcow2_lock,
+	.lost = qcow2_lost,
 };

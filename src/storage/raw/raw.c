@@ -96,12 +96,14 @@ static int measure(struct raw *raw, const struct block_open *how,
 	unsigned short rotational = 0;
 	struct stat st;
 	int sector = 0;
+	u64 bytes;
 
 	if (fstat(raw->fd, &st) < 0)
 		return error_set(err, -errno, "%s: %s", name_of(how),
 		                 strerror(errno));
 	info->sector = SECTOR;
 	info->discard = true;
+	raw->named = st.st_nlink > 0;
 	if (S_ISREG(st.st_mode)) {
 		raw->length = (u64)st.st_size;
 		return 0;
@@ -112,10 +114,11 @@ static int measure(struct raw *raw, const struct block_open *how,
 		    S_ISDIR(st.st_mode) ? "a directory" : "a special file");
 	}
 	raw->device = true;
-	if (ioctl(raw->fd, BLKGETSIZE64, &raw->length) < 0 ||
+	if (ioctl(raw->fd, BLKGETSIZE64, &bytes) < 0 ||
 	    ioctl(raw->fd, BLKSSZGET, &sector) < 0)
 		return error_set(err, -errno, "%s: its size is unknown: %s",
 		                 name_of(how), strerror(errno));
+	raw->length = bytes;
 	if (ioctl(raw->fd, BLKROTATIONAL, &rotational) == 0)
 		info->rotational = rotational;
 	if (sector > SECTOR_MAX)
@@ -295,6 +298,16 @@ static int raw_map(struct block *b, u64 offset, u64 length,
 	return 0;
 }
 
+static const char *raw_lost(struct block *b)
+{
+	struct raw *raw = container_of(b, struct raw, block);
+	struct stat st;
+
+	if (raw->named && fstat(raw->fd, &st) == 0 && st.st_nlink == 0)
+		return "its file was deleted, and with it all that was written";
+	return raw_cut_short(raw) ? "its file was cut short" : NULL;
+}
+
 static int set_lock(const struct raw *raw, short type)
 {
 	struct flock lock = { .l_type = type, .l_whence = SEEK_SET };
@@ -326,6 +339,7 @@ static const struct block_driver raw_driver = {
 	.cancel = raw_cancel,
 	.freeze = raw_freeze,
 	.lock = raw_lock,
+	.lost = raw_lost,
 };
 
 int raw_open(struct block **out, const struct block_open *how,

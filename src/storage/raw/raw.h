@@ -22,8 +22,10 @@ struct raw {
 	bool no_flush; /* flushes and FUA mean nothing */
 	bool no_lock;  /* somebody else's affair */
 	u32 mem_align;
-	u64 length; /* bytes in the file at open; reads before it must succeed
-	             */
+	bool named; /* the file had a name when it was opened */
+	/* Bytes that the file has at least: reads before that must succeed,
+	 * and a file that is shorter was cut behind our back. */
+	_Atomic u64 length;
 	/* What the file system turned out not to have. */
 	_Atomic bool no_punch, no_zero_range;
 	/* Reads that need no waiting, done inside submit; see raw_try_now(). */
@@ -63,6 +65,8 @@ static inline struct raw_state *raw_state(struct block_request *req)
 	    ->driver_private[BLOCK_PRIVATE_FRONT];
 }
 
+/* Is the file shorter than it was? */
+bool raw_cut_short(const struct raw *raw);
 /* Ready a read or write; makes an aligned copy where the file needs it. */
 int raw_begin(struct block_request *req);
 /* The vector of what is left to transfer. 0 or -ENOMEM. */

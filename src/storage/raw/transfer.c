@@ -35,11 +35,23 @@ static bool aligned(const struct raw *raw, const struct block_request *req)
 	return (bits & (raw->mem_align - 1)) == 0;
 }
 
+bool raw_cut_short(const struct raw *raw)
+{
+	struct stat st;
+
+	return !raw->device && fstat(raw->fd, &st) == 0 &&
+	       (u64)st.st_size < raw->length;
+}
+
 int raw_begin(struct block_request *req)
 {
 	struct raw *raw = raw_of(req);
 	struct raw_state *st = raw_state(req);
 	void *copy;
+
+	/* It would grow again, and what is lost would read as zeroes. */
+	if (req->op == BLOCK_WRITE && raw_cut_short(raw))
+		return -EIO;
 
 	if (!raw->direct || aligned(raw, req))
 		return 0;
@@ -92,6 +104,15 @@ static int at_end(struct block_request *req)
 	return 0;
 }
 
+static void note_growth(struct raw *raw, u64 end)
+{
+	u64 length = atomic_load_explicit(&raw->length, memory_order_relaxed);
+
+	while (end > length &&
+	       !atomic_compare_exchange_weak(&raw->length, &length, end))
+		continue;
+}
+
 int raw_step(struct block_request *req, s64 n)
 {
 	struct raw *raw = raw_of(req);
@@ -104,6 +125,8 @@ int raw_step(struct block_request *req, s64 n)
 	if (n == 0)
 		return req->op == BLOCK_READ ? at_end(req) : -EIO;
 	st->done += (u64)n;
+	if (req->op == BLOCK_WRITE && raw->block.unbounded)
+		note_growth(raw, req->offset + st->done);
 	if (st->done >= req->length)
 		return 0;
 	/* A direct read stops inside a sector at the end of the file only,

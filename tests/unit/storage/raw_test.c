@@ -392,7 +392,43 @@ static void test_truncated(void **state)
 	assert_int_equal(io(f, BLOCK_READ, MIB, buf, 4096), -EIO);
 	assert_int_equal(io(f, BLOCK_READ, 0, buf, 4096), 0);
 	assert_true(pattern_holds(buf, 0, 4096, 9));
+	assert_string_equal(block_lost(f->b), "its file was cut short");
+	/* A write would make it grow again, and what is lost look like zeroes.
+	 */
+	assert_int_equal(io(f, BLOCK_WRITE, MIB, buf, 4096), -EIO);
+	assert_int_equal(io(f, BLOCK_READ, 8192, buf, 4096), -EIO);
+	assert_int_equal(truncate(f->path, SIZE), 0);
+	assert_null(block_lost(f->b));
+	assert_int_equal(io(f, BLOCK_WRITE, MIB, buf, 4096), 0);
 	free(buf);
+	end(f);
+}
+
+static void test_replaced(void **state)
+{
+	struct fixture *f = begin(state);
+	char *other = scratch_file(".raw", SIZE);
+	u8 *buf = xalloc(4096), *back = xalloc(4096);
+	int fd;
+
+	pattern_fill(buf, 0, 4096, 4);
+	assert_null(block_lost(f->b));
+	assert_int_equal(rename(other, f->path), 0);
+	assert_string_equal(
+	    block_lost(f->b),
+	    "its file was deleted, and with it all that was written");
+	/* Goes on with what it has open, and leaves the other one alone. */
+	assert_int_equal(io(f, BLOCK_WRITE, 0, buf, 4096), 0);
+	assert_int_equal(io(f, BLOCK_READ, 0, back, 4096), 0);
+	assert_memory_equal(back, buf, 4096);
+	fd = open(f->path, O_RDONLY);
+	assert_int_equal(pread(fd, back, 4096, 0), 4096);
+	close(fd);
+	for (int i = 0; i < 4096; i++)
+		assert_int_equal(back[i], 0);
+	free(other);
+	free(buf);
+	free(back);
 	end(f);
 }
 
@@ -735,13 +771,21 @@ static void test_backends_exist(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		EACH(test_io),       EACH(test_vectors),
-		EACH(test_refusals), EACH(test_zero_and_discard),
-		EACH(test_locks),    EACH(test_descriptor),
-		EACH(test_at_once),  EACH(test_truncated),
-		EACH(test_odd_size), EACH(test_resize_and_map),
-		EACH(test_parallel), EACH(test_full),
-		EACH(test_device),   cmocka_unit_test(test_backends_exist),
+		EACH(test_io),
+		EACH(test_vectors),
+		EACH(test_refusals),
+		EACH(test_zero_and_discard),
+		EACH(test_locks),
+		EACH(test_descriptor),
+		EACH(test_at_once),
+		EACH(test_truncated),
+		EACH(test_replaced),
+		EACH(test_odd_size),
+		EACH(test_resize_and_map),
+		EACH(test_parallel),
+		EACH(test_full),
+		EACH(test_device),
+		cmocka_unit_test(test_backends_exist),
 	};
 
 	return cmocka_run_group_tests_name("raw", tests, NULL, NULL);
