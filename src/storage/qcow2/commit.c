@@ -66,6 +66,28 @@ bool meta_offset_valid(const struct qcow2 *q, u64 offset)
 	       offset < q->host_end;
 }
 
+static bool overlap(u64 at, u64 length, u64 other, u64 bytes)
+{
+	return at < other + bytes && other < at + length;
+}
+
+bool meta_overlaps(struct qcow2 *q, u64 host, u64 length)
+{
+	u64 at = ALIGN_DOWN(host, (u64)q->cluster_size);
+
+	if (q->external)
+		return false;
+	if (host < q->cluster_size ||
+	    overlap(host, length, q->h.l1_offset, (u64)q->h.l1_size * 8) ||
+	    overlap(host, length, q->h.reftable_offset,
+	            (u64)q->h.reftable_clusters << q->h.cluster_bits))
+		return true;
+	for (; at < host + length; at += q->cluster_size)
+		if (cache_peek(q, at))
+			return true;
+	return false;
+}
+
 int mark_corrupt(struct qcow2 *q, const char *fmt, ...)
 {
 	char words[200];

@@ -116,9 +116,12 @@ static int load(struct qcow2 *q, u64 entry, u8 *out)
 	if (!buf)
 		return -ENOMEM;
 	rc = meta_read(q, from, buf, to - from);
-	if (rc == 0)
+	if (rc == 0) {
 		rc = decompress_cluster(q->h.compression, buf + (offset - from),
 		                        (u32)bytes, out, q->cluster_size);
+		if (rc == -EIO)
+			rc = -EBADMSG;
+	}
 	free(buf);
 	return rc;
 }
@@ -143,5 +146,10 @@ int read_compressed(struct qcow2 *q, u64 entry, u64 in_offset, u64 length,
 		iov_copy_in(iov, iov_count, at, q->inflated + in_offset,
 		            length);
 	pthread_mutex_unlock(&q->inflate_lock);
+	if (rc == -EBADMSG) {
+		pthread_mutex_lock(&q->meta);
+		rc = mark_corrupt(q, "the compressed cluster %#" PRIx64, entry);
+		pthread_mutex_unlock(&q->meta);
+	}
 	return rc;
 }

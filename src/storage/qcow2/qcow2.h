@@ -244,6 +244,9 @@ int meta_flush(struct qcow2 *q);
 void meta_mark_dirty(struct qcow2 *q);
 /* Whether an offset can be a metadata cluster of this image. */
 bool meta_offset_valid(const struct qcow2 *q, u64 offset);
+/* Whether guest data at these host bytes would lie over metadata that is known
+ * without looking for it. lock held. */
+bool meta_overlaps(struct qcow2 *q, u64 host, u64 length);
 /* Something is wrong with the image: set the bit, write no more. Returns
  * -EIO. */
 int mark_corrupt(struct qcow2 *q, const char *fmt, ...) PRINTF_LIKE(2, 3);

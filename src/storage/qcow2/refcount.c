@@ -347,8 +347,10 @@ static int reftable_grow(struct qcow2 *q, u64 entries)
 	if (rc == 0)
 		rc = meta_flush(q);
 	if (rc == 0) {
+		pthread_mutex_lock(&q->lock);
 		q->h.reftable_offset = (start + blocks) << q->h.cluster_bits;
 		q->h.reftable_clusters = (u32)clusters;
+		pthread_mutex_unlock(&q->lock);
 		rc = header_update(q);
 	}
 	if (rc == 0)
@@ -358,7 +360,9 @@ static int reftable_grow(struct qcow2 *q, u64 entries)
 		/* The old table still holds; the new blocks are forgotten. */
 		for (u64 i = 0; i < blocks; i++)
 			cache_drop(q, (start + i) << q->h.cluster_bits);
+		pthread_mutex_lock(&q->lock);
 		q->h = old;
+		pthread_mutex_unlock(&q->lock);
 		q->reftable = old_table;
 		q->reftable_entries = old_entries;
 		q->reftable_used = old_used;

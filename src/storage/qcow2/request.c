@@ -140,8 +140,10 @@ static int survey(struct qcow2 *q, const struct block_request *req,
 			return -EAGAIN;
 		*p = (struct piece){ NULL, at, e.length, req->offset + at };
 		if (e.kind == EXTENT_DATA) {
-			/* Below the first cluster is the header. */
-			if (!q->external && e.host < q->cluster_size)
+			/* The slow path says what is wrong. */
+			if (req->op == BLOCK_WRITE
+			        ? meta_overlaps(q, e.host, e.length)
+			        : !q->external && e.host < q->cluster_size)
 				return -EAGAIN;
 			p->to = q->data;
 			p->offset = e.host;

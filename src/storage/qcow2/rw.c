@@ -50,6 +50,7 @@ static int sync_vector(struct block *b, enum block_op op, u64 offset,
 		             .cond = PTHREAD_COND_INITIALIZER };
 	struct block_request req = {
 		.op = op,
+		.flags = BLOCK_REQ_INLINE | BLOCK_REQ_BLOCKING,
 		.offset = offset,
 		.length = length,
 		.iov = iov,
@@ -176,21 +177,6 @@ struct plan {
 	bool skip_head, skip_tail; /* the place is zero already, as it must */
 };
 
-static bool overlaps(u64 at, u64 length, u64 other, u64 bytes)
-{
-	return at < other + bytes && other < at + length;
-}
-
-static bool hits_metadata(const struct qcow2 *q, u64 host, u64 length)
-{
-	if (q->external)
-		return false;
-	return host < q->cluster_size ||
-	       overlaps(host, length, q->h.l1_offset, (u64)q->h.l1_size * 8) ||
-	       overlaps(host, length, q->h.reftable_offset,
-	                (u64)q->h.reftable_clusters << q->h.cluster_bits);
-}
-
 /* The host cluster that a guest cluster may keep when written to; 0: none.
  * An external file has the one place for each. */
 static bool keeps_host(const struct qcow2 *q, u64 guest, u64 entry, u64 *host)
@@ -262,7 +248,12 @@ static int plan_write(struct qcow2 *q, u64 offset, u64 length, struct plan *p)
 	if (rc < 0)
 		return rc;
 	if (e.kind == EXTENT_DATA && e.in_place) {
-		if (hits_metadata(q, e.host, e.length))
+		bool hits;
+
+		pthread_mutex_lock(&q->lock);
+		hits = meta_overlaps(q, e.host, e.length);
+		pthread_mutex_unlock(&q->lock);
+		if (hits)
 			return mark_corrupt(
 			    q, "guest data at %#" PRIx64 " where metadata is",
 			    e.host);
