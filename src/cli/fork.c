@@ -28,7 +28,6 @@
 #include "cli/saved.h"
 #include "cli/say.h"
 #include "launch/launch.h"
-#include "storage/image.h"
 
 struct wish {
 	const char *machine, *prefix;
@@ -40,10 +39,9 @@ struct forking {
 	const struct wish *wish;
 	struct fork_source source;
 	struct fork_copy *copies;
-	json_t *disks; /* as the machine lists them */
+	struct fork_disks disks;
 	char moment[17];
 	int sock, watch;
-	int overlays[RUN_DISKS_MAX + 1]; /* the machine's own */
 	u64 asked_ns;
 };
 
@@ -80,103 +78,6 @@ static int one(void *ctx, int id, const char *value, struct error *err)
 	return 0;
 }
 
-/* ---- disks ---- */
-
-/* A file without a name, beside where disks of images are. */
-static int open_overlay(const char *folder, const char *base,
-                        const char *format, u64 size, struct error *err)
-{
-	char *path = xasprintf("%s/overlay.%d", folder, (int)getpid());
-	const struct image_create how = { .path = path,
-		                          .format = "qcow2",
-		                          .size = size,
-		                          .replace = true,
-		                          .backing = base,
-		                          .backing_format = format };
-	int fd = -1, rc = image_create(&how, err);
-
-	if (rc == 0) {
-		fd = open(path, O_RDWR | O_CLOEXEC);
-		if (fd < 0)
-			rc = error_set(err, -errno, "cannot open %s: %s", path,
-			               strerror(errno));
-		unlink(path);
-	}
-	free(path);
-	return rc < 0 ? rc : fd;
-}
-
-/* For the machine and for each copy. */
-static int open_overlays(struct forking *f, int *out, const char *folder,
-                         struct error *err)
-{
-	unsigned n = 0;
-	json_t *disk;
-	size_t i;
-
-	json_array_foreach(f->disks, i, disk)
-	{
-		char *base;
-		int fd;
-
-		if (json_is_true(json_object_get(disk, "readonly")))
-			continue;
-		base = fork_base_name(disk, f->moment);
-		fd = open_overlay(
-		    folder, base,
-		    json_string_value(json_object_get(disk, "format")),
-		    (u64)json_integer_value(json_object_get(disk, "bytes")),
-		    err);
-		free(base);
-		if (fd < 0)
-			return fd;
-		out[n++] = fd;
-	}
-	return 0;
-}
-
-/* A disk that has a path is that path's: the machine cannot go on elsewhere
- * without the path leading there. */
-static int check_disks(struct forking *f, struct error *err)
-{
-	json_t *disk;
-	size_t i;
-
-	if (json_array_size(f->disks) > RUN_DISKS_MAX)
-		return error_set(err, -E2BIG, "the machine has too many disks");
-	json_array_foreach(f->disks, i, disk)
-	{
-		const char *path = "a disk";
-
-		if (json_is_true(json_object_get(disk, "readonly")) ||
-		    json_is_true(json_object_get(disk, "private")))
-			continue;
-		json_unpack(disk, "{s?s}", "path", &path);
-		error_set(err, -ENOTSUP,
-		          "%s writes to %s, which has a name: copies can't "
-		          "share it",
-		          f->wish->machine, path);
-		return error_hint(err, "only disks of images, and those that "
-		                       "are read-only, can be shared");
-	}
-	return 0;
-}
-
-static int list_disks(struct forking *f, struct error *err)
-{
-	int fds[CONTROL_FDS_MAX], rc;
-	json_t *answer;
-	size_t count = 0;
-
-	rc = saved_request(f->sock, json_pack("{s:s}", "op", "disks"), NULL, 0,
-	                   &answer, fds, &count, err);
-	if (rc < 0)
-		return rc;
-	f->disks = json_incref(json_object_get(answer, "disks"));
-	json_decref(answer);
-	return check_disks(f, err);
-}
-
 /* ---- the moment ---- */
 
 /* The same file, but not to be written to: copies are not to be trusted with
@@ -200,35 +101,17 @@ static int make_readonly(struct fork_source *s, struct error *err)
 
 static json_t *ask_message(struct forking *f, int *fds, size_t *count)
 {
-	json_t *message = json_pack("{s:s,s:i,s:i,s:[]}", "op", "fork", "file",
-	                            0, "watch", 1, "disks");
-	json_t *list = json_object_get(message, "disks"), *disk;
-	size_t i, n = 2, k = 0;
-
 	fds[0] = f->source.state;
 	fds[1] = f->watch;
-	json_array_foreach(f->disks, i, disk)
-	{
-		char *base;
-
-		if (json_is_true(json_object_get(disk, "readonly")))
-			continue;
-		base = fork_base_name(disk, f->moment);
-		json_array_append_new(
-		    list, json_pack("{s:O,s:i,s:s}", "disk",
-		                    json_object_get(disk, "disk"), "overlay",
-		                    (int)n, "name", base));
-		fds[n++] = f->overlays[k++];
-		free(base);
-	}
-	*count = n;
-	return message;
+	*count = 2;
+	return json_pack("{s:s,s:i,s:i,s:o}", "op", "fork", "file", 0, "watch",
+	                 1, "disks", fork_disks_message(&f->disks, fds, count));
 }
 
 static int ask(struct forking *f, struct error *err)
 {
 	struct fork_source *s = &f->source;
-	int fds[RUN_DISKS_MAX + 3], pair[2], rc;
+	int fds[CONTROL_FDS_MAX], pair[2], rc;
 	json_t *message;
 	size_t count;
 
@@ -244,7 +127,9 @@ static int ask(struct forking *f, struct error *err)
 	                   &s->count, err);
 	close(f->watch);
 	f->watch = -1;
-	return rc < 0 ? rc : make_readonly(s, err);
+	if (rc == 0)
+		rc = make_readonly(s, err);
+	return rc < 0 ? rc : fork_disks_below(&f->disks, s, err);
 }
 
 /* ---- copies ---- */
@@ -266,19 +151,22 @@ static int prepare(struct forking *f, struct fork_copy *c, unsigned i,
 	if (rc == 0)
 		rc = named_fresh(c->name, err);
 	if (rc == 0)
-		rc = open_overlays(f, c->overlays, folder, err);
+		rc = fork_disks_overlays(&f->disks, c->overlays, folder, err);
 	return rc < 0 ? rc : worker_start(&c->worker, c->name, err);
 }
 
 static int prepare_all(struct forking *f, struct error *err)
 {
 	char *folder = named_folder(f->wish->machine, true, err);
-	int rc = folder ? list_disks(f, err) : err->code;
+	int rc = folder ? fork_disks_list(&f->disks, f->sock, f->wish->machine,
+	                                  f->moment, err)
+	                : err->code;
 
-	if (rc == 0)
-		rc = open_overlays(f, f->overlays, folder, err);
 	for (unsigned i = 0; rc == 0 && i < f->wish->count; i++)
 		rc = prepare(f, &f->copies[i], i, folder, err);
+	/* Last: disks with a path are other files from then on. */
+	if (rc == 0)
+		rc = fork_disks_take(&f->disks, folder, err);
 	free(folder);
 	return rc;
 }
@@ -362,15 +250,12 @@ static void source_fini(struct forking *f)
 	if (s->hold >= 0)
 		close(s->hold);
 	s->state = s->hold = -1;
-	for (size_t i = 0; i < ARRAY_SIZE(f->overlays); i++)
-		if (f->overlays[i] >= 0)
-			close(f->overlays[i]);
+	fork_disks_fini(&f->disks);
 	if (f->sock >= 0)
 		close(f->sock);
 	f->sock = -1;
 	json_decref(s->answer);
-	json_decref(f->disks);
-	s->answer = f->disks = NULL;
+	s->answer = NULL;
 }
 
 /* ---- the two processes ---- */
@@ -431,8 +316,6 @@ static void hold(const struct wish *w, int tell)
 	if (null > 2)
 		close(null);
 	allow_files();
-	for (size_t i = 0; i < ARRAY_SIZE(f.overlays); i++)
-		f.overlays[i] = -1;
 	rc = fork_all(&f, &err);
 	send_words(tell, rc < 0 ? json_pack("{s:i,s:s,s:s}", "code", err.code,
 	                                    "error", err.text, "hint", err.hint)

@@ -3,6 +3,7 @@
  * fork.h - atoll fork: copies of a running machine.
  *
  *	fork.c          the command line; what is asked of the machine
+ *	fork_disks.c    what it and its copies write to from then on
  *	fork_machine.c  a copy's machine file
  *	fork_hold.c     copies while they run
  *
@@ -15,6 +16,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <sys/stat.h>
 
 #include "base/types.h"
 #include "cli/named.h"
@@ -49,6 +51,44 @@ struct fork_copy {
 	u64 started_ns;
 	bool stopped;
 };
+
+/* ---- fork_disks.c ---- */
+
+/* Where a disk with a path lies, and what it becomes. */
+struct fork_path {
+	char *path; /* NULL: no path leads to it */
+	char *kept; /* what it was, under another name */
+	char *next; /* the overlay, until it has the path */
+	bool taken; /* it has */
+	bool used;  /* and the machine said that it goes on there */
+	struct stat was;
+};
+
+/* Those that the machine writes to. */
+struct fork_disks {
+	json_t *list; /* as the machine lists them */
+	const char *moment;
+	unsigned count;
+	struct fork_path paths[RUN_DISKS_MAX + 1];
+	int overlays[RUN_DISKS_MAX + 1]; /* the machine's own */
+};
+
+int fork_disks_list(struct fork_disks *d, int sock, const char *machine,
+                    const char *moment, struct error *err) MUST_CHECK;
+/* A copy's: of each disk an empty file without a name. */
+int fork_disks_overlays(struct fork_disks *d, int *out, const char *folder,
+                        struct error *err) MUST_CHECK;
+/* The machine's own; paths lead to them when this returns, and read the same
+ * as before as long as nobody writes there. */
+int fork_disks_take(struct fork_disks *d, const char *folder,
+                    struct error *err) MUST_CHECK;
+/* For the request; their descriptors are added to fds. */
+json_t *fork_disks_message(struct fork_disks *d, int *fds, size_t *count);
+/* What lies below those with paths goes to the answer. */
+int fork_disks_below(struct fork_disks *d, struct fork_source *s,
+                     struct error *err) MUST_CHECK;
+/* A path whose overlay the machine did not come to use gets its file back. */
+void fork_disks_fini(struct fork_disks *d);
 
 /* Names of files below disks: the same for all copies of one moment. */
 char *fork_base_name(json_t *disk, const char *moment);

@@ -24,13 +24,6 @@ struct build {
 	bool full;
 };
 
-char *fork_base_name(json_t *disk, const char *moment)
-{
-	return xasprintf(
-	    "/fork/%s/%d", moment,
-	    (int)json_integer_value(json_object_get(disk, "disk")));
-}
-
 static json_t *add(struct build *b, int fd)
 {
 	if (fd < 0)

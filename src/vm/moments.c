@@ -4,8 +4,9 @@
  *
  * A copy's process gets descriptors: of the files that memory lies in, of
  * every file that a disk is made of, of what the machine boots from. A disk
- * without a path gets an empty overlay here and one there, and what was the
- * disk lies below both, written by nobody any more.
+ * gets an empty overlay here and one there, and what was the disk lies below
+ * both, written by nobody any more. Who asks has made a disk's path lead to the
+ * overlay, and knows what lies below it by its names.
  */
 #include "vm/moments.h"
 
@@ -230,13 +231,15 @@ static int give(struct reply *reply, int fd)
 	return (int)reply->fd_count++;
 }
 
-/* The disk that was, and what it lies on. */
+/* The disk that was, and what it lies on; nothing, if a path tells. */
 static json_t *below(struct forking *f, unsigned i)
 {
 	const struct vm_config *c = f->moments->config;
 	const struct vm_disk_chain *chain = &c->chains[i];
 	json_t *list = json_array();
 
+	if (f->name[i] && !c->disk_private[i])
+		return list;
 	for (unsigned k = 0; k < chain->count; k++)
 		json_array_append_new(
 		    list, json_pack("{s:i,s:s,s:s}", "fd",
@@ -244,6 +247,15 @@ static json_t *below(struct forking *f, unsigned i)
 		                    chain->file[k].path, "format",
 		                    chain->file[k].format));
 	return list;
+}
+
+/* A path leads to the overlay. */
+static void own_overlay(struct forking *f, unsigned i)
+{
+	int *fd = &f->moments->config->disk_fds[i];
+
+	close(*fd);
+	*fd = f->overlay_fd[i];
 }
 
 /* In the standstill. */
@@ -259,7 +271,9 @@ static int switch_disks(void *ctx, struct error *err)
 			continue;
 		rc = live_snapshot(machine_disk(m->machine, i), f->overlay[i],
 		                   NULL, err);
-		if (rc == 0)
+		if (rc == 0 && !m->config->disk_private[i])
+			own_overlay(f, i);
+		else if (rc == 0)
 			rc = vm_config_switch_disk(
 			    m->config, i, f->overlay_fd[i], f->name[i], err);
 		if (rc < 0)

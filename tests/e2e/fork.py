@@ -1,21 +1,24 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of a running machine: fork.py ATOLL GUEST_ELF [COUNT], with COUNT so
-many at once of one with 512 MiB, and no more than that.
+"""Copies of a running machine: fork.py ATOLL GUEST_ELF DISK_ELF [COUNT], with
+COUNT so many at once of one with 512 MiB, and no more than that.
 
 Each has memory, an address and a generation of its own (tests/guest/fork.c);
 neither what one writes nor its sudden death is noticed by another.
 """
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 
-atoll, elf = sys.argv[1:3]
-many = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+from live_guest import Guest, wrong_slots
+
+atoll, elf, disk_elf = sys.argv[1:4]
+many = int(sys.argv[4]) if len(sys.argv) > 4 else 0
 work = tempfile.mkdtemp(prefix="fk-")
 env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r")
 LIMIT = 100
@@ -178,17 +181,137 @@ def put_away():
     first.end()
 
 
-def has_path():
-    """A disk that the machine writes to and that has a name stays its own."""
+def refuses_disks():
+    """Those whose file can't become another's ground."""
     disk = work + "/disk.raw"
     with open(disk, "wb") as f:
         f.truncate(1 << 20)
     first = First("four", "--net", "none", "--disk", disk)
     done = command("fork", "four")
-    check("a disk with a name", done.returncode == 1 and
-          "which has a name" in done.stderr, done.stderr)
+    check("a raw disk", done.returncode == 1 and
+          "not a qcow2 image" in done.stderr, done.stderr)
     check("it goes on", first.ask("r") == "30")
+    check("nothing else is there", os.listdir(os.path.dirname(disk)).count(
+        "disk.raw") == 1 and not [n for n in os.listdir(work) if "fork-" in n])
     first.end()
+
+
+def written(copy):
+    """How many writes it has said that are flushed; and what else it said."""
+    text = open(copy.folder + "/console.log", encoding="ascii").read()
+    rows = text.split("\n")[:-1]
+    return ([0] + [int(r) for r in rows if r.isdigit()])[-1], \
+        [r for r in rows if not r.isdigit() and r.split()[:1] not in (
+            ["slots"], ["size"])]
+
+
+def wait_until(what):
+    end = time.monotonic() + LIMIT
+    while not what() and time.monotonic() < end:
+        time.sleep(0.05)
+    return what()
+
+
+def disk_files():
+    return sorted(n for n in os.listdir(work + "/d"))
+
+
+def judge(what, path, slots, flushed, most=None):
+    """most: it was killed, may have had more on its way, and lost clusters."""
+    clean = command("disk", "check", path)
+    check(what + " is clean", clean.returncode in ((0, 9) if most else (0,)), clean)
+    done = command("disk", "convert", "--from", "qcow2", "--to", "raw",
+                   path, work + "/whole.raw")
+    assert done.returncode == 0, done
+    wrong = wrong_slots(work + "/whole.raw", slots, flushed, most)
+    os.unlink(work + "/whole.raw")
+    check(what + " holds what was written", not wrong, wrong[:4])
+
+
+def refused_by_machine(guest, path):
+    """What was made ready for it goes away again."""
+    names, inode = disk_files(), os.stat(path).st_ino
+    mirror = subprocess.Popen(
+        [atoll, "disk", "mirror", "five:vda", work + "/mirror.raw", "--rate",
+         "1M"],
+        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    check("a job works on the disk", wait_until(
+        lambda: "mirror" in command("disk", "jobs", "five:vda").stdout))
+    done = command("fork", "--rm", "--name", "nine", "five")
+    check("then it is not copied", done.returncode == 1 and "job" in
+          done.stderr, done)
+    check("and its files are as they were", disk_files() == names and
+          os.stat(path).st_ino == inode, disk_files())
+    mirror.send_signal(signal.SIGINT)
+    mirror.wait(LIMIT)
+    check("it goes on", guest.goes_on(5), guest.said)
+
+
+def disks_with_paths():
+    """A guest that never stops writing, and finds what it wrote; its copies,
+    too: each has the disk of that moment, and then one of its own."""
+    os.mkdir(work + "/d")
+    path = work + "/d/disk.qcow2"
+    command("disk", "create", path, "64M", "--format", "qcow2")
+    guest = Guest(atoll, disk_elf, env, f"{path},format=qcow2", "five")
+    check("it writes", guest.goes_on(20), guest.said)
+    copies, _ = fork("five", "--count", "2", "--rm")
+    kept = [f"{work}/d/{n}" for n in disk_files() if n.startswith("disk.fork-")]
+    check("the file has a second name", len(kept) == 1, disk_files())
+    kept = kept[0]
+    at_moment = open(kept, "rb").read()
+    begun = [written(c)[0] for c in copies]
+    check("all go on", guest.goes_on(50) and all(
+        wait_until(lambda i=i, c=c: written(c)[0] >= begun[i] + 50)
+        for i, c in enumerate(copies)))
+    check("none misses what it wrote", not any(written(c)[1] for c in copies)
+          and not guest.said, guest.said)
+    merge = command("disk", "commit", "five:vda")
+    check("what copies lie on is not written", merge.returncode == 1 and
+          "in use" in merge.stderr, merge)
+    os.kill(copies[0].pid, signal.SIGKILL)
+    check("one is killed", copies[0].gone())
+    deeper, _ = fork("five", "--rm", "--name", "six")
+    third, _ = fork(copies[1].name, "--rm", "--name", "seven")
+    for c in deeper + third:
+        check("a later one writes", wait_until(lambda c=c: written(c)[0] > 50))
+        check("and reads what it should", not written(c)[1], written(c)[1])
+    for c in [copies[1], *deeper, *third]:
+        os.kill(c.pid, signal.SIGTERM)
+        check("ends", c.gone())
+        check("nothing is left", wait_until(
+            lambda c=c: not os.path.exists(c.folder)))
+    check("nobody wrote below", open(kept, "rb").read() == at_moment)
+    check("no file but the machine's", len(disk_files()) == 3, disk_files())
+    refused_by_machine(guest, path)
+    code = guest.end()
+    check("the first is content", code == 1 and not guest.said, (code, guest.said))
+    judge("the disk", path, guest.slots, guest.flushed)
+    merge = command("disk", "commit", path)
+    check("its layers can be merged", merge.returncode == 0, merge)
+
+
+def killed_forks(rounds):
+    """The command killed at any moment: the disk is whole, and the machine's."""
+    path = work + "/d/killed.qcow2"
+    command("disk", "create", path, "64M", "--format", "qcow2")
+    guest = Guest(atoll, disk_elf, env, f"{path},format=qcow2", "eight")
+    check("it writes", guest.goes_on(20), guest.said)
+    for i in range(rounds):
+        start = subprocess.Popen(
+            [atoll, "fork", "--rm", "--name", f"k{i}", "eight"], env=env,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL)
+        time.sleep(0.01 * (i + 1))
+        worker = pathlib.Path(f"/proc/{start.pid}/task/{start.pid}/children")
+        for pid in worker.read_text().split() if start.poll() is None else []:
+            os.kill(int(pid), signal.SIGKILL)
+        start.wait(LIMIT)
+        check("it goes on", guest.goes_on(5), guest.said)
+    guest.kill()
+    check("it found all it wrote", not guest.said, guest.said)
+    judge("the disk of one that was killed", path, guest.slots, guest.flushed,
+          guest.flushed + 2)
 
 
 def private(pid):
@@ -228,7 +351,9 @@ else:
     apart("interp")
     disposable()
     put_away()
-    has_path()
+    refuses_disks()
+    disks_with_paths()
+    killed_forks(8)
 subprocess.run(["rm", "-rf", work], check=False)
 print(f"{passed} passed, {failed} failed")
 sys.exit(failed != 0)
