@@ -63,6 +63,9 @@ void memory_view_fini(struct memory_view *view);
  */
 bool memory_settle(struct memory *mem, u64 pages);
 
+/* A file that another's pages are mapped from; borrowed. -1: none. */
+int memory_adopted(const struct memory *mem);
+
 /*
  * Into memory that is all zeroes: the pages of another's moment, or of a
  * file, mapped privately. Descriptors are duplicated. Runs are checked.

@@ -71,6 +71,16 @@ int memory_adopt(struct memory *mem, const struct memory_view *view,
 	              : 0;
 }
 
+int memory_adopted(const struct memory *mem)
+{
+	const struct memory_layers *l = &mem->layers;
+
+	for (u32 i = 0; l->runs && i < l->count; i++)
+		if (!l->ours[i] && l->fd[i] >= 0)
+			return l->fd[i];
+	return -1;
+}
+
 const u8 *memory_view_map(const struct memory_view *view, struct error *err)
 {
 	size_t size = view->pages * PAGE_SIZE;

@@ -544,6 +544,12 @@ bool machine_owns(const struct machine *m, const void *p)
 	return false;
 }
 
+int machine_mapped_file(const struct machine *m)
+{
+	/* A copy's is nobody's but the first one's, which is frozen. */
+	return m->config.restore_layer_count ? -1 : memory_adopted(m->memory);
+}
+
 void machine_power_button(struct machine *m)
 {
 	acpi_pm_power_button(m->pm);

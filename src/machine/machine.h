@@ -125,6 +125,8 @@ void machine_run(struct machine *m, struct machine_outcome *outcome);
 /* Another cable for a network card; fd is taken over. On the loop's thread. */
 int machine_replug(struct machine *m, unsigned nic, int fd,
                    struct error *err) MUST_CHECK;
+/* The file of a saved machine that memory is mapped from; -1: none. */
+int machine_mapped_file(const struct machine *m);
 /* Is p in guest memory? Signal handlers may ask. */
 bool machine_owns(const struct machine *m, const void *p);
 void machine_power_button(struct machine *m); /* ACPI */

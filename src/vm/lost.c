@@ -19,12 +19,16 @@
 
 /* A vCPU that holds what the loop waits for does it by itself after that. */
 enum { LOOP_WAIT_S = 2 };
+/* Between two looks at the file. */
+enum { LOOK_MS = 500 };
 
 /* A handler of signals has no context of its own. */
 static struct {
 	const struct machine *machine;
 	int sock, wake;
 	struct loop_fd *watch;
+	struct loop_timer timer;
+	struct stat was;
 	u8 *message; /* made before there is need of it */
 	size_t size;
 	struct sigaction old;
@@ -52,6 +56,37 @@ static void told(void *ctx, unsigned events)
 	say_and_end();
 }
 
+static void make_message(const char *words)
+{
+	json_t *stopped = json_pack(
+	    "{s:s,s:s,s:i,s:s,s:s}", "event", "stopped", "cause", "memory-lost",
+	    "code", END_MEMORY_LOST, "words", words, "hint",
+	    "start it again from a whole copy of that file; the disks are as "
+	    "after a power cut");
+
+	free(lost.message);
+	lost.message = control_bytes(stopped, &lost.size);
+	json_decref(stopped);
+}
+
+/* Cut short is what a SIGBUS tells. */
+static void look(void *ctx)
+{
+	struct stat now;
+
+	(void)ctx;
+	if (fstat(machine_mapped_file(lost.machine), &now) == 0 &&
+	    (now.st_mtim.tv_sec != lost.was.st_mtim.tv_sec ||
+	     now.st_mtim.tv_nsec != lost.was.st_mtim.tv_nsec) &&
+	    now.st_size >= lost.was.st_size) {
+		make_message("memory of the machine is not what it was: the "
+		             "file of a saved machine was written to while "
+		             "this one ran from it");
+		say_and_end();
+	}
+	loop_timer_arm(&lost.timer, loop_now_ns() + LOOK_MS * NSEC_PER_MSEC);
+}
+
 /* The loop's thread alone sends on the socket, and may be in the middle of a
  * message: others ask it, and touch the guest's memory no more. */
 static void on_bus_error(int sig, siginfo_t *info, void *context)
@@ -73,30 +108,26 @@ static void on_bus_error(int sig, siginfo_t *info, void *context)
 }
 
 int lost_watch(struct machine *m, struct loop *loop, int sock,
-               struct error *err)
+               const struct stat *was, struct error *err)
 {
 	struct sigaction sa = {
 		.sa_sigaction = on_bus_error,
 		.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER,
 	};
-	json_t *stopped = json_pack(
-	    "{s:s,s:s,s:i,s:s,s:s}", "event", "stopped", "cause", "memory-lost",
-	    "code", END_MEMORY_LOST, "words",
-	    "memory of the machine is gone: the file of a saved machine was "
-	    "cut short while this one ran from it",
-	    "hint",
-	    "start it again from a whole copy of that file; the disks are as "
-	    "after a power cut");
 
 	lost.machine = m;
 	lost.sock = sock;
-	lost.message = control_bytes(stopped, &lost.size);
-	json_decref(stopped);
+	make_message("memory of the machine is gone: the file of a saved "
+	             "machine was cut short while this one ran from it");
 	lost.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (lost.wake < 0 || !lost.message)
 		return error_set(err, -errno, "cannot watch the memory: %s",
 		                 strerror(errno));
 	lost.watch = loop_fd_add(loop, lost.wake, LOOP_READ, told, NULL);
+	loop_timer_init(&lost.timer, loop, look, NULL);
+	lost.was = *was;
+	if (machine_mapped_file(m) >= 0)
+		look(NULL);
 	sigemptyset(&sa.sa_mask);
 	if (sigaction(SIGBUS, &sa, &lost.old))
 		return error_set(err, -errno, "cannot catch SIGBUS: %s",
@@ -110,8 +141,10 @@ void lost_unwatch(void)
 		return;
 	sigaction(SIGBUS, &lost.old, NULL);
 	loop_fd_remove(lost.watch);
+	loop_timer_fini(&lost.timer);
 	if (lost.wake >= 0)
 		close(lost.wake);
 	free(lost.message);
+	lost.message = NULL;
 	lost.machine = NULL;
 }

@@ -525,8 +525,13 @@ static int receive_start(struct session *s, struct error *err)
 
 static int build(struct session *s, int kvm, struct error *err)
 {
+	struct stat saved = { 0 };
 	int rc = receive_start(s, err);
 
+	if (rc == 0 && s->config.machine.restore &&
+	    fstat(s->config.machine.restore_fd, &saved) < 0)
+		rc = error_set(err, -errno, "the saved machine: %s",
+		               strerror(errno));
 	if (rc == 0)
 		rc = watch_signals(s, err);
 	if (rc == 0)
@@ -549,7 +554,7 @@ static int build(struct session *s, int kvm, struct error *err)
 		                       .config = &s->config,
 		                       .answer = answer };
 	peer_open(s, &s->peers[0], s->peers[0].sock);
-	rc = lost_watch(s->machine, s->loop, s->peers[0].sock, err);
+	rc = lost_watch(s->machine, s->loop, s->peers[0].sock, &saved, err);
 	if (rc < 0)
 		return rc;
 	if (s->config.listen_fd >= 0)

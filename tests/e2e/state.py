@@ -176,6 +176,19 @@ def damage():
     at, size = sections(fast)["plain"]
     refused("altered plain memory", altered(fast, flip(at + (17 << 20))),
             "damaged", "--verify")
+    at, size = sections(fast)["sums"]
+    refused("altered sums", altered(fast, flip(at + size // 2)), "damaged",
+            "--verify")
+    for name in sections(fast).keys() - {"plain", "sums"}:
+        at, size = sections(fast)[name]
+        refused("mapped, altered " + name, altered(fast, flip(at + size // 2)),
+                "damaged")
+    refused("mapped, altered header", altered(fast, flip(80)), "damaged")
+    refused("mapped, newer", altered(fast, newer), "newer Atoll")
+    size = os.path.getsize(fast)
+    for part in 10, 4096, size // 2, size - 4096:
+        refused(f"mapped, cut to {part}",
+                altered(fast, lambda d, p=part: d[:p]), "d")
     vm = start("run", "--restore", fast, "--engine", "interp")
     finish(vm, "mapped")
 
@@ -208,6 +221,29 @@ def lost():
             out, err = vm.communicate()
         check(f"cut short under {engine}", vm.returncode == 22 and
               b"cut short while this one ran" in err, (vm.returncode, err))
+
+
+def overwritten():
+    """...and written to, as well; a second name for it changes nothing."""
+    file = work + "/over.state"
+    vm = boot("bt", "over")
+    put_away(vm, "over", "--fast", "--to", file)
+    vm = start("run", "--restore", file, "--engine", "bt", "--name", "over")
+    when_there("pause", "over")
+    os.link(file, file + ".link")
+    os.unlink(file + ".link")
+    time.sleep(1.2)
+    check("its names are nothing", vm.poll() is None, vm.poll())
+    with open(file, "r+b") as f:
+        f.seek(10 << 20)
+        f.write(b"not what it was")
+    try:
+        err = vm.communicate(b"", LIMIT)[1]
+    except subprocess.TimeoutExpired:
+        vm.kill()
+        err = vm.communicate()[1]
+    check("overwritten", vm.returncode == 22 and
+          b"was written to while this one ran" in err, (vm.returncode, err))
 
 
 def killed():
@@ -319,6 +355,7 @@ hold()
 snapshots()
 damage()
 lost()
+overwritten()
 killed()
 full()
 subprocess.run(["rm", "-rf", work], check=False)
