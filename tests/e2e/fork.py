@@ -291,6 +291,28 @@ def disks_with_paths():
     check("its layers can be merged", merge.returncode == 0, merge)
 
 
+def end_process(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def kill_holder(start):
+    """The child that stays when the command returns. Its copies end with it."""
+    try:
+        children = pathlib.Path(
+            f"/proc/{start.pid}/task/{start.pid}/children").read_text()
+    except OSError:
+        return
+    for pid in children.split():
+        end_process(int(pid))
+
+
+def runs(name):
+    return "no machine named" not in command("pause", name).stderr
+
+
 def killed_forks(rounds):
     """The command killed at any moment: the disk is whole, and the machine's."""
     path = work + "/d/killed.qcow2"
@@ -299,19 +321,33 @@ def killed_forks(rounds):
     check("it writes", guest.goes_on(20), guest.said)
     for i in range(rounds):
         start = subprocess.Popen(
-            [atoll, "fork", "--rm", "--name", f"k{i}", "eight"], env=env,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [atoll, "fork", "--rm", "--json", "--name", f"k{i}", "eight"],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL)
         time.sleep(0.01 * (i + 1))
-        worker = pathlib.Path(f"/proc/{start.pid}/task/{start.pid}/children")
-        for pid in worker.read_text().split() if start.poll() is None else []:
-            os.kill(int(pid), signal.SIGKILL)
-        start.wait(LIMIT)
+        kill_holder(start)
+        out = start.communicate(timeout=LIMIT)[0]
+        for copy in json.loads(out)["copies"] if start.returncode == 0 else []:
+            end_process(copy["pid"])
         check("it goes on", guest.goes_on(5), guest.said)
+        check("its copy does not", wait_until(lambda i=i: not runs(f"k{i}-1")))
     guest.kill()
     check("it found all it wrote", not guest.said, guest.said)
     judge("the disk of one that was killed", path, guest.slots, guest.flushed,
           guest.flushed + 2)
+
+
+def end_all():
+    """Whatever runs from here, if a test failed: holders take their machines
+    with them, and commands theirs."""
+    mark = f"ATOLL_STATE_DIR={work}/s".encode()
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark in \
+                    (entry / "environ").read_bytes().split(b"\0"):
+                end_process(int(entry.name))
+        except OSError:
+            pass
 
 
 def private(pid):
@@ -344,16 +380,19 @@ def at_once(count):
     first.end()
 
 
-if many:
-    at_once(many)
-else:
-    apart("bt")
-    apart("interp")
-    disposable()
-    put_away()
-    refuses_disks()
-    disks_with_paths()
-    killed_forks(8)
+try:
+    if many:
+        at_once(many)
+    else:
+        apart("bt")
+        apart("interp")
+        disposable()
+        put_away()
+        refuses_disks()
+        disks_with_paths()
+        killed_forks(8)
+finally:
+    end_all()
 subprocess.run(["rm", "-rf", work], check=False)
 print(f"{passed} passed, {failed} failed")
 sys.exit(failed != 0)
