@@ -103,6 +103,21 @@ int file_open_disk(const char *path, bool readonly, struct error *err)
 	return rc < 0 ? close_with(fd, rc) : fd;
 }
 
+int file_open_layer(void *ctx, const char *path, bool readonly,
+                    struct error *err)
+{
+	(void)ctx;
+	return file_open_disk(path, readonly, err);
+}
+
+bool file_same(const char *a, const char *b)
+{
+	struct stat sa, sb;
+
+	return stat(a, &sa) == 0 && stat(b, &sb) == 0 &&
+	       sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}
+
 int file_open_output(const char *what, const char *path, struct error *err)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY,

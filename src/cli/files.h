@@ -15,6 +15,11 @@ int file_open_input(const char *what, const char *path,
 /* A disk image or block device, not in use by another process. */
 int file_open_disk(const char *path, bool readonly,
                    struct error *err) MUST_CHECK;
+/* The same, as launch_chain() asks for what lies below; ctx is not used. */
+int file_open_layer(void *ctx, const char *path, bool readonly,
+                    struct error *err) MUST_CHECK;
+/* Do both names lead to one file? */
+bool file_same(const char *a, const char *b);
 /* A file to write from its beginning. */
 int file_open_output(const char *what, const char *path,
                      struct error *err) MUST_CHECK;

@@ -259,13 +259,6 @@ struct below {
 	json_t *list;
 };
 
-static int open_one(void *ctx, const char *path, bool readonly,
-                    struct error *err)
-{
-	(void)ctx;
-	return file_open_disk(path, readonly, err);
-}
-
 static int add_one(void *ctx, const char *path, const char *format, int fd,
                    struct error *err)
 {
@@ -289,7 +282,7 @@ static int open_below(struct fork_source *s, const char *kept, json_t *disk,
                       struct error *err)
 {
 	struct below b = { s, json_array() };
-	const struct launch_files files = { open_one, add_one, &b };
+	const struct launch_files files = { file_open_layer, add_one, &b };
 	int fd = file_open_disk(kept, true, err);
 	int rc = fd < 0 ? fd : add_one(&b, kept, "qcow2", fd, err);
 
@@ -339,21 +332,13 @@ static bool never_used(const struct fork_path *p)
 	return unused;
 }
 
-static bool same_file(const char *a, const char *b)
-{
-	struct stat sa, sb;
-
-	return stat(a, &sa) == 0 && stat(b, &sb) == 0 &&
-	       sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
-}
-
 static void path_fini(struct fork_path *p)
 {
 	if (p->taken && !p->used && never_used(p))
 		(void)rename(p->kept, p->path);
 	if (p->next)
 		unlink(p->next);
-	if (p->next && !p->taken && same_file(p->path, p->kept))
+	if (p->next && !p->taken && file_same(p->path, p->kept))
 		unlink(p->kept);
 	free(p->path);
 	free(p->kept);

@@ -16,6 +16,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "cli/files.h"
 #include "cli/live.h"
 #include "cli/named.h"
 #include "cli/options.h"
@@ -179,20 +180,12 @@ static int make_overlay(struct snapshot *s, const char *kept, const char *next,
 	           : error_set(err, -errno, "%s: %s", next, strerror(errno));
 }
 
-static bool same_file(const char *a, const char *b)
-{
-	struct stat sa, sb;
-
-	return stat(a, &sa) == 0 && stat(b, &sb) == 0 &&
-	       sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
-}
-
 /* Without the new name the change can't happen any more; if it has not, the
  * second name of the old image is one too many. */
 static void take_back(const char *path, const char *kept, const char *next)
 {
 	unlink(next);
-	if (same_file(path, kept))
+	if (file_same(path, kept))
 		unlink(kept);
 }
 

@@ -52,13 +52,6 @@ static int chain_add(struct chain *c, const char *path, const char *format,
 	          : 0;
 }
 
-static int open_one(void *ctx, const char *path, bool readonly,
-                    struct error *err)
-{
-	(void)ctx;
-	return file_open_disk(path, readonly, err);
-}
-
 static int add_one(void *ctx, const char *path, const char *format, int fd,
                    struct error *err)
 {
@@ -73,7 +66,7 @@ static int add_disk(struct run_machine *m, json_t *list, int fd,
 	    d->format, "serial", d->serial, "readonly", d->readonly, "iops",
 	    (json_int_t)d->iops, "bytes_per_s", (json_int_t)d->bytes_per_s);
 	struct chain c = { .m = m, .list = json_array() };
-	const struct launch_files files = { open_one, add_one, &c };
+	const struct launch_files files = { file_open_layer, add_one, &c };
 	char *path = realpath(d->path, NULL);
 
 	m->disk_paths[m->disk_count++] = path ? path : xstrdup("");
