@@ -134,7 +134,7 @@ static int do_apply(struct client *c, const struct helper_request *r,
 		.weight = r->weight,
 		.cpu_percent = r->cpu_percent,
 		.pin = r->pin,
-		.memory_low = r->memory_low,
+		.memory_min = r->memory_min,
 		.memory_high = r->memory_high,
 	};
 	int process = check_process(r->pid, c->user, err), rc;

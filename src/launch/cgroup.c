@@ -212,6 +212,9 @@ static int open_v2_at(struct cgroups *g, const char *own, const char *name)
 	g->kind = CGROUP_V2;
 	g->cpu = machines;
 	g->memory = memory ? xstrdup(machines) : NULL;
+	/* What a group protects counts as far as the one above protects it. */
+	if (memory)
+		write_file(machines, "memory.min", "max");
 	return 0;
 }
 
@@ -349,7 +352,7 @@ static int apply_v2(const struct cgroups *g, const char *folder,
 		rc = write_file(folder, "cpuset.cpus",
 		                l->pin[0] ? l->pin : "\n");
 	if (rc == 0 && g->memory)
-		rc = write_number(folder, "memory.low", l->memory_low);
+		rc = write_number(folder, "memory.min", l->memory_min);
 	if (rc == 0 && g->memory) {
 		snprintf(text, sizeof(text), "%" PRIu64, l->memory_high);
 		rc = write_file(folder, "memory.high",

@@ -24,7 +24,7 @@ struct cgroup_limits {
 	u64 weight;      /* 1 to 10000; 100 is usual */
 	u64 cpu_percent; /* of one processor; 0: no limit */
 	const char *pin; /* "0-3,5"; "": anywhere */
-	u64 memory_low;  /* protected */
+	u64 memory_min;  /* never taken from it */
 	u64 memory_high; /* 0: no limit */
 };
 

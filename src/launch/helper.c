@@ -165,7 +165,7 @@ int helper_cgroup_apply(int helper, const char *machine, pid_t pid,
 	r.pid = pid;
 	r.weight = l->weight;
 	r.cpu_percent = l->cpu_percent;
-	r.memory_low = l->memory_low;
+	r.memory_min = l->memory_min;
 	r.memory_high = l->memory_high;
 	return helper_ask(helper, &r, &a, NULL, err);
 }

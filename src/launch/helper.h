@@ -37,7 +37,7 @@ struct helper_request {
 	s32 pid;
 	u32 mtu;
 	char name[HELPER_NAME];
-	u64 weight, cpu_percent, memory_low, memory_high;
+	u64 weight, cpu_percent, memory_min, memory_high;
 	char pin[HELPER_PIN];
 };
 

@@ -172,7 +172,7 @@ static void apply_one(struct vm *vm, u64 weight)
 		.weight = weight,
 		.cpu_percent = resource(vm, "cpu_limit"),
 		.pin = pin ? pin : "",
-		.memory_low = resource(vm, "memory_reservation_bytes"),
+		.memory_min = resource(vm, "memory_reservation_bytes"),
 		.memory_high = resource(vm, "memory_limit_bytes"),
 	};
 	struct error err = { 0 };
