@@ -42,7 +42,7 @@ _atoll()
 		words=$(_atoll_of "${before#--}")
 	elif [[ $word == -* ]]; then
 		case $noun in
-		vm | net | task | event | token | audit | stack | disk | image | host | alarm | report | project | quota | user | role)
+		vm | backup | net | task | event | token | audit | stack | disk | image | host | alarm | report | project | quota | user | role)
 			words=$(_atoll_options "$noun" "$verb") ;;
 		*) words=$(_atoll_options "$noun") ;;
 		esac
@@ -68,7 +68,7 @@ _atoll()
 			else
 				words=$(_atoll_of project)
 			fi ;;
-		task | event | audit | stack | report)
+		task | event | audit | backup | stack | report)
 			[ "$COMP_CWORD" != 2 ] || words=$(_atoll_verbs "$noun") ;;
 		esac
 	fi

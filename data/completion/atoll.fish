@@ -21,7 +21,7 @@ function __atoll_complete
 	set -l words (commandline -opc)
 	set -l now (commandline -ct)
 	set -l count (count $words)
-	set -l nouns vm net task event token audit stack disk image host alarm report project quota user role
+	set -l nouns vm backup net task event token audit stack disk image host alarm report project quota user role
 
 	if test $count -eq 1
 		__atoll_verbs

@@ -49,6 +49,7 @@ static const struct command commands[] = {
 	{ "report", "sizing, and machines nobody seems to need",
 	  command_report },
 	{ "stack", "a set of machines, from a file", command_stack },
+	{ "backup", "what machines' disks held", command_backup },
 	{ "net", "networks of machines", command_net },
 	{ "task", "what the daemon was asked to do", command_task },
 	{ "event", "what happened", command_event },

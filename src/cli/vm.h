@@ -17,6 +17,7 @@ int command_task(int argc, char **argv);
 int command_event(int argc, char **argv);
 int command_token(int argc, char **argv);
 int command_audit(int argc, char **argv);
+int command_backup(int argc, char **argv);
 int command_stack(int argc, char **argv);
 /* One of the verbs of vm by itself: atoll start. */
 int command_vm_verb(int argc, char **argv);

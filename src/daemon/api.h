@@ -95,6 +95,13 @@ bool call_known_keys(struct call *c, const char *const *keys);
 void call_list(struct call *c, const char *key,
                json_t *(*element)(struct row *row), const char *sql,
                const char *kinds, ...);
+/* Within its rights, its project's quotas, and with a name that is free: else
+ * the call has failed. own_files: those that it names are the daemon's. */
+bool call_may_make_vm(struct call *c, json_t *spec, bool own_files);
+/* A new machine of a definition that was checked: 201, and the machine as the
+ * answer. spec and params are taken over. kind: its first task, or NULL. */
+void call_make_vm(struct call *c, json_t *spec, const char *id,
+                  const char *kind, json_t *params);
 /* A task of vm: 202, Location, and the task as the answer. */
 void call_task(struct call *c, struct vm *vm, const char *kind, json_t *params);
 
@@ -192,6 +199,12 @@ void api_network_get(struct call *c);
 void api_network_delete(struct call *c);
 void api_network_status(struct call *c);
 void api_network_capture(struct call *c);
+void api_backup_create(struct call *c);
+void api_backup_list(struct call *c);
+void api_backup_get(struct call *c);
+void api_backup_delete(struct call *c);
+void api_backup_restore(struct call *c);
+void api_backup_verify(struct call *c);
 void api_disk_list(struct call *c);
 void api_disk_throttle(struct call *c);
 void api_disk_resize(struct call *c);

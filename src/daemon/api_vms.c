@@ -186,47 +186,64 @@ static int write_vm(struct call *c, struct vm *vm)
 	                 vm->updated);
 }
 
+bool call_may_make_vm(struct call *c, json_t *spec, bool own_files)
+{
+	if (!may_have(c, spec, NULL))
+		return false;
+	if (network_check(c->daemon, spec, &c->err) < 0) {
+		call_fail_error(c, -EINVAL);
+		return false;
+	}
+	return (own_files || may_define(c, spec, NULL)) &&
+	       name_free(c, json_string_value(json_object_get(spec, "name")),
+	                 NULL);
+}
+
 void api_vm_create(struct call *c)
 {
 	json_t *spec = spec_parse(c->body, &c->err);
-	struct created *made;
-	char where[64];
-	int rc;
+	char id[ID_SIZE];
 
 	if (!spec) {
 		call_fail_error(c, -EINVAL);
 		return;
 	}
-	if (!may_have(c, spec, NULL)) {
+	if (!call_may_make_vm(c, spec, false)) {
 		json_decref(spec);
 		return;
 	}
-	if (network_check(c->daemon, spec, &c->err) < 0) {
-		call_fail_error(c, -EINVAL);
+	if (id_new(id, &c->err) < 0) {
+		call_fail_error(c, -EIO);
 		json_decref(spec);
 		return;
 	}
-	if (!may_define(c, spec, NULL) ||
-	    !name_free(c, json_string_value(json_object_get(spec, "name")),
-	               NULL)) {
-		json_decref(spec);
-		return;
-	}
+	call_make_vm(c, spec, id,
+	             json_object_get(spec, "image") ? "prepare" : NULL,
+	             json_object());
+}
+
+void call_make_vm(struct call *c, json_t *spec, const char *id,
+                  const char *kind, json_t *params)
+{
+	struct created *made;
+	char where[64];
+	int rc;
+
 	made = xalloc(sizeof(*made));
 	made->vm = vm_new(c->daemon, spec);
 	c->apply = insert_vm;
 	c->drop = drop_vm;
 	c->ctx = made;
-	rc = id_new(made->vm->id, &c->err);
-	if (rc == 0)
-		rc = spec_fill(spec, &c->err);
+	memcpy(made->vm->id, id, ID_SIZE);
+	rc = spec_fill(spec, &c->err);
 	if (rc == 0)
 		rc = write_vm(c, made->vm);
-	if (rc == 0 && json_object_get(spec, "image")) {
-		made->prepare = task_new(made->vm, "prepare", json_object(),
+	if (rc == 0 && kind) {
+		made->prepare = task_new(made->vm, kind, json_incref(params),
 		                         c->caller.name, &c->err);
 		rc = made->prepare ? 0 : -EIO;
 	}
+	json_decref(params);
 	if (rc < 0) {
 		call_fail_error(c, rc);
 		return;

@@ -230,6 +230,8 @@ json_t *vm_resolve(struct vm *vm, struct error *err);
 void disk_work_begin(struct task *task);
 void disk_work_changed(struct task *task);
 void disk_work_cancel(struct task *task);
+/* Ends task->job, and the machine's job on disk task->step that it began. */
+void disk_work_cancel_step(struct task *task);
 /* Whether params are what a task of this kind takes. */
 int disk_work_check(const char *kind, json_t *params,
                     struct error *err) MUST_CHECK;

@@ -241,8 +241,8 @@ void disk_work_begin(struct task *t)
 
 /* ---- while it goes on ---- */
 
-/* The job of the task's disk that runs, out of an answer to "disks". */
-static json_t *job_of(struct task *t, json_t *answer)
+/* The job of a disk that runs, out of an answer to "disks". */
+static json_t *job_of(int disk, json_t *answer)
 {
 	json_t *job;
 	size_t i;
@@ -254,8 +254,7 @@ static json_t *job_of(struct task *t, json_t *answer)
 		const char *kind =
 		    json_string_value(json_object_get(job, "kind"));
 
-		if (json_integer_value(json_object_get(job, "disk")) ==
-		        disk_of(t) &&
+		if (json_integer_value(json_object_get(job, "disk")) == disk &&
 		    state && kind && strcmp(kind, "export") &&
 		    (!strcmp(state, "running") || !strcmp(state, "ready")))
 			return job;
@@ -266,7 +265,7 @@ static json_t *job_of(struct task *t, json_t *answer)
 static void looked(void *ctx, bool ok, const char *words, json_t *answer)
 {
 	struct task *t = ctx;
-	json_t *job = ok ? job_of(t, answer) : NULL;
+	json_t *job = ok ? job_of(disk_of(t), answer) : NULL;
 	json_int_t done = json_integer_value(json_object_get(job, "done"));
 	json_int_t total = json_integer_value(json_object_get(job, "total"));
 
@@ -295,4 +294,26 @@ void disk_work_cancel(struct task *t)
 {
 	loop_timer_cancel(&t->timer);
 	disk_work_changed(t);
+}
+
+/* ---- for others that have such a process ---- */
+
+static void cancel_job(void *ctx, bool ok, const char *words, json_t *answer)
+{
+	struct task *t = ctx;
+	json_t *job = ok ? job_of(t->step, answer) : NULL;
+
+	(void)words;
+	if (t->job && job)
+		holder_request(t->vm,
+		               json_pack("{s:s, s:O}", "op", "job-cancel",
+		                         "job", json_object_get(job, "job")),
+		               NULL, NULL);
+	else if (t->job)
+		job_end(t->job);
+}
+
+void disk_work_cancel_step(struct task *t)
+{
+	holder_request(t->vm, json_pack("{s:s}", "op", "disks"), cancel_job, t);
 }

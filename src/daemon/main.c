@@ -25,6 +25,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "daemon/api.h"
+#include "daemon/backup/backup.h"
 #include "daemon/limits/limits.h"
 #include "daemon/network.h"
 #include "daemon/privileges.h"
@@ -310,6 +311,7 @@ static void remove_leftovers(struct daemon *d)
 		closedir(dir);
 	free(machines);
 	free(trash);
+	backups_tidy(d);
 }
 
 static int take_over(struct program *p, struct error *err)

@@ -17,6 +17,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "daemon/api.h"
+#include "daemon/backup/backup.h"
 #include "daemon/daemon.h"
 #include "daemon/guest/guest.h"
 #include "daemon/limits/limits.h"
@@ -603,6 +604,10 @@ static const struct operation operations[] = {
 	{ "reset", false, request_begin, request_changed, request_cancel },
 	{ "prepare", true, prepare_begin, prepare_changed, prepare_cancel },
 	{ "delete", true, delete_begin, delete_changed, kill_cancel },
+	{ "backup", false, backup_work_begin, backup_work_changed,
+	  backup_work_cancel },
+	{ "restore", true, backup_restore_begin, backup_restore_changed,
+	  backup_restore_cancel },
 	{ "disk-snapshot", false, disk_work_begin, disk_work_changed,
 	  disk_work_cancel },
 	{ "disk-commit", false, disk_work_begin, disk_work_changed,

@@ -14,6 +14,7 @@
 #define PROJECT "/v1/projects/{project}"
 #define USER "/v1/users/{user}"
 #define ROLE "/v1/roles/{role}"
+#define BACKUP "/v1/backups/{backup}"
 #define DISK VM "/disks/{disk}"
 
 const struct route routes[] = {
@@ -102,6 +103,17 @@ const struct route routes[] = {
 	{ "POST", DISK "/backup", RIGHT_HOST, BODY_JSON, "", api_disk_work },
 	{ "POST", VM "/jobs/{job}/cancel", RIGHT_OPERATE, BODY_NONE, "",
 	  api_job_cancel },
+
+	{ "POST", VM "/backups", RIGHT_DEFINE, BODY_MAYBE, "",
+	  api_backup_create },
+	{ "GET", "/v1/backups", RIGHT_READ, BODY_NONE, "vm", api_backup_list,
+	  .some = true },
+	{ "GET", BACKUP, RIGHT_READ, BODY_NONE, "", api_backup_get },
+	{ "DELETE", BACKUP, RIGHT_DEFINE, BODY_NONE, "", api_backup_delete },
+	{ "POST", BACKUP "/restore", RIGHT_DEFINE, BODY_JSON, "",
+	  api_backup_restore },
+	{ "POST", BACKUP "/verify", RIGHT_OPERATE, BODY_NONE, "",
+	  api_backup_verify },
 
 	{ "GET", "/v1/images", RIGHT_READ, BODY_NONE, "", api_image_list,
 	  .some = true },

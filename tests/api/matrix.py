@@ -38,7 +38,8 @@ ROLES = {
     **{f"only-{right}": {"read", right} for right in RIGHTS},
 }
 # Kinds of things that paths name, and who they are in each project.
-KINDS = ("vm", "network", "image", "alarm", "project", "token", "task")
+KINDS = ("vm", "network", "image", "alarm", "project", "token", "task",
+         "backup")
 PROJECTS = ("own", "foreign")
 
 
@@ -132,6 +133,9 @@ class Matrix(unittest.TestCase):
                                  f"/v1/vms/{vm.json['id']}/kill"))
         things["task"][project] = str(task.json["id"])
         D.task(task)
+        task = cls.done(cls.call("POST", f"/v1/vms/{vm.json['id']}/backups"))
+        things["backup"][project] = task.json["params"]["backup"]
+        D.task(task)
 
     @classmethod
     def call(cls, *args, **how):
@@ -224,7 +228,7 @@ class Matrix(unittest.TestCase):
         self.assertLessEqual(
             {"/v1/vms", "/v1/networks", "/v1/images", "/v1/tasks",
              "/v1/events", "/v1/alarms", "/v1/tokens", "/v1/audit",
-             "/metrics", "/v1/reports/sizing", "/v1/reports/sprawl"}, told)
+             "/v1/backups", "/metrics", "/v1/reports/sizing", "/v1/reports/sprawl"}, told)
 
     def test_4_making_things_elsewhere(self):
         """POSTs that make a thing in a project that the body names."""

@@ -267,6 +267,54 @@ class Routes(unittest.TestCase):
         self.refused(D.call("DELETE", "/v1/networks/lan"), 404, "not-found")
         wait_for(lambda: "atoll-net" not in D.processes().values())
 
+    def test_39_backups(self):
+        """What a disk holds in one is tests/e2e/backup.py's."""
+        path = "/v1/vms/one/backups"
+        self.refused(post(path, {"kind": "half"}), 400, "bad-request", "kind")
+        self.refused(post("/v1/vms/none/backups"), 404, "not-found", "none")
+        first = D.do("POST", path)["params"]["backup"]
+        listed = get("/v1/backups?vm=one").json["backups"]
+        self.assertEqual([b["id"] for b in listed], [first])
+        self.assertEqual(get("/v1/backups?vm=two").json["backups"], [])
+        at = f"/v1/backups/{first}"
+        one = get(at).json
+        self.assertEqual((one["kind"], one["live"], one["parent"]),
+                         ("full", False, None))
+        t = D.task(post(path, {"kind": "incremental"}))
+        self.assertIn("does not run", t["error"]["words"])
+        self.assertEqual(post(at + "/verify").json["whole"], True)
+        self.refused(post(at + "/restore", {"name": "../x"}), 400,
+                     "bad-request", "name")
+        self.refused(post(at + "/restore", {"name": "one"}), 409, "conflict",
+                     "already")
+        again = post(at + "/restore", {"name": "again"})
+        self.assertEqual(again.status, 201)
+        wait_for(lambda: get(f"/v1/tasks/{again.json['task']}").json[
+            "state"] == "succeeded")
+        self.assertEqual(D.vm("again")["spec"]["boot"],
+                         D.vm("one")["spec"]["boot"])
+        D.do("DELETE", "/v1/vms/again")
+        for method, tail, body in (("GET", "", None), ("DELETE", "", None),
+                                   ("POST", "/restore", {"name": "x"}),
+                                   ("POST", "/verify", None)):
+            self.refused(D.call(method, "/v1/backups/none" + tail, body),
+                         404, "not-found", "none")
+        (D.state / "backups" / first).rename(
+            D.state / "backups" / (first[:-1] + "x"))
+        self.refused(get(at), 404, "not-found", first)
+        (D.state / "backups" / (first[:-1] + "x")).rename(
+            D.state / "backups" / first)
+        head = D.state / "backups" / first / "backup.json"
+        child = D.state / "backups" / ("0" * 8 + first[8:])
+        child.mkdir()
+        (child / "backup.json").write_text(head.read_text().replace(
+            first, child.name).replace('"parent": null',
+                                       f'"parent": "{first}"'))
+        self.refused(D.call("DELETE", at), 409, "conflict", "builds on it")
+        self.assertEqual(D.call("DELETE", f"/v1/backups/{child.name}").status,
+                         204)
+        self.assertEqual(D.call("DELETE", at).status, 204)
+
     def test_40_life(self):
         first = post("/v1/vms/one/start")
         self.assertRegex(first.headers["location"], "^/v1/tasks/[0-9]+$")

@@ -6,6 +6,7 @@
 
 #include "daemon/access/access.h"
 #include "daemon/api.h"
+#include "daemon/backup/backup.h"
 #include "daemon/network.h"
 #include "daemon/watch/watch.h"
 
@@ -52,6 +53,7 @@ static const struct kind {
 	{ "/v1/alarms/{alarm}", "alarm", alarm_belongs },
 	{ "/v1/projects/{project}", "project", of_project },
 	{ "/v1/tokens/{token}", "token", token_belongs },
+	{ "/v1/backups/{backup}", "backup", backup_belongs },
 };
 
 static const struct kind *kind_of(const struct route *r)

@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * work - the task that makes a backup: one disk after the other, each by a
+ * process of its own (disk_work.c says why). The disks of a machine that runs
+ * are copied as they were at one moment each, while the guest goes on; qcow2
+ * images also record what is written from then on, and with the next backup
+ * only that is copied. Of one that stands still the images are copied whole.
+ *
+ * Where it stands is in the head of the folder and in the task's step, which is
+ * the number of the next disk.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "daemon/api.h"
+#include "daemon/backup/backup.h"
+
+enum { WORDS_MAX = 16 };
+
+struct words {
+	char *word[WORDS_MAX + 1];
+	size_t count;
+};
+
+static void add(struct words *w, char *word)
+{
+	ASSERT(w->count < WORDS_MAX);
+	w->word[w->count++] = word;
+}
+
+static const char *text(json_t *o, const char *key)
+{
+	return json_string_value(json_object_get(o, key));
+}
+
+static const char *id_of(const struct task *t)
+{
+	return text(t->params, "backup");
+}
+
+/* ---- ends ---- */
+
+static void tidy(struct task *t)
+{
+	struct error err = { 0 };
+
+	if (backup_discard(t->vm->daemon, id_of(t), true, &err) < 0)
+		log_warn("daemon", "%s", err.text);
+}
+
+static void fail(struct task *t, const struct error *err)
+{
+	tidy(t);
+	task_fail(t, error_code_of(err->code), err->text, err->hint);
+}
+
+static s64 size_of(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) < 0 ? 0 : (s64)st.st_blocks * 512;
+}
+
+/* What a machine of an image boots by is in no disk. A second name does: none
+ * of these is ever written to. */
+static int keep_boot(struct task *t, struct error *err)
+{
+	static const char *const files[] = { "vmlinuz", "initrd",
+		                             "manifest.json" };
+	char *folder = vm_folder_path(t->vm);
+	char *kept = backup_path(t->vm->daemon, id_of(t), true);
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(files); i++) {
+		char *from = xasprintf("%s/%s", folder, files[i]);
+		char *to = xasprintf("%s/%s", kept, files[i]);
+
+		if (link(from, to) < 0 && errno != ENOENT)
+			rc = error_set(err, -errno, "%s: %s", to,
+			               strerror(errno));
+		free(from);
+		free(to);
+	}
+	free(folder);
+	free(kept);
+	return rc;
+}
+
+static void whole(struct task *t, json_t *head)
+{
+	struct daemon *d = t->vm->daemon;
+	struct error err = { 0 };
+	json_t *last;
+	int rc = 0;
+
+	if (json_object_get(t->vm->spec, "image"))
+		rc = keep_boot(t, &err);
+	if (rc == 0)
+		rc = backup_finish(d, head, &err);
+	if (rc < 0) {
+		fail(t, &err);
+		return;
+	}
+	if (text(head, "bitmap")) {
+		last = json_pack("{s:s, s:s}", "backup", id_of(t), "bitmap",
+		                 text(head, "bitmap"));
+		/* Without it the next one is whole. */
+		if (backup_set_last(d, t->vm->id, last, &err) < 0)
+			log_warn("daemon", "%s", err.text);
+		json_decref(last);
+	}
+	task_succeed(t, json_pack("{s:s, s:O}", "backup", id_of(t), "bytes",
+	                          json_object_get(head, "bytes")));
+}
+
+/* ---- one disk ---- */
+
+static bool records(json_t *disk)
+{
+	const char *format = text(disk, "format");
+
+	return format && strcmp(format, "qcow2") == 0;
+}
+
+static void words_of_running(struct words *w, struct task *t, json_t *head,
+                             json_t *disk)
+{
+	struct daemon *d = t->vm->daemon;
+	const char *parent = text(head, "parent"), *format;
+
+	format = text(disk, "format");
+	add(w, xstrdup("atoll"));
+	add(w, xstrdup("disk"));
+	add(w, xstrdup("backup"));
+	add(w, xasprintf("--machine-socket=%s/machines/%s.sock",
+	                 d->place.runtime, t->vm->id));
+	add(w, xasprintf("--machine-disk=%s", text(disk, "path")));
+	add(w, xasprintf("--machine-format=%s", format ? format : "raw"));
+	add(w, xstrdup("--format=qcow2"));
+	if (records(disk)) {
+		add(w, xasprintf("--bitmap=%s", text(head, "bitmap")));
+		if (parent) {
+			char *base = backup_file(d, parent, false, t->step);
+
+			add(w, xasprintf("--base=%s", base));
+			free(base);
+		}
+	}
+	add(w, xstrdup("--"));
+	add(w, xasprintf("%s:%d", t->vm->name, t->step));
+}
+
+static void words_of_stopped(struct words *w, json_t *disk)
+{
+	const char *format = text(disk, "format");
+
+	add(w, xstrdup("atoll"));
+	add(w, xstrdup("disk"));
+	add(w, xstrdup("convert"));
+	add(w, xasprintf("--from=%s", format ? format : "raw"));
+	add(w, xstrdup("--to=qcow2"));
+	add(w, xstrdup("--sync"));
+	add(w, xstrdup("--"));
+	add(w, xstrdup(text(disk, "path")));
+}
+
+static void over(void *ctx, const char *words);
+
+static void start_disk(struct task *t, json_t *head, json_t *disk)
+{
+	struct daemon *d = t->vm->daemon;
+	struct words w = { .count = 0 };
+	struct error err = { 0 };
+	char said[64];
+
+	if (json_is_true(json_object_get(head, "live")))
+		words_of_running(&w, t, head, disk);
+	else
+		words_of_stopped(&w, disk);
+	add(&w, backup_file(d, id_of(t), true, t->step));
+	snprintf(said, sizeof(said), "copying disk %d", t->step);
+	task_progress(t, MIN(t->step * 20, 90), said);
+	t->job = job_start(d->loop, (const char *const *)(void *)w.word, over,
+	                   t, &err);
+	for (size_t i = 0; i < w.count; i++)
+		free(w.word[i]);
+	if (!t->job)
+		fail(t, &err);
+}
+
+/* The next disk that is written to, or the end. */
+static void go_on(struct task *t, json_t *head)
+{
+	struct error err = { 0 };
+	json_t *machine = vm_resolve(t->vm, &err), *disks, *disk;
+
+	if (!machine) {
+		fail(t, &err);
+		return;
+	}
+	disks = json_object_get(machine, "disks");
+	while ((disk = json_array_get(disks, (size_t)t->step)) &&
+	       json_is_true(json_object_get(disk, "readonly")))
+		t->step++;
+	if (disk)
+		start_disk(t, head, disk);
+	else
+		whole(t, head);
+	json_decref(machine);
+}
+
+static void disk_done(struct task *t, json_t *head)
+{
+	char *path = backup_file(t->vm->daemon, id_of(t), true, t->step);
+	s64 bytes = size_of(path);
+	struct error err = { 0 };
+	int rc;
+
+	free(path);
+	json_array_append_new(json_object_get(head, "disks"),
+	                      json_pack("{s:i, s:I}", "disk", t->step, "bytes",
+	                                (json_int_t)bytes));
+	json_object_set_new(
+	    head, "bytes",
+	    json_integer(json_integer_value(json_object_get(head, "bytes")) +
+	                 bytes));
+	rc = backup_begin(t->vm->daemon, head, &err);
+	t->step++;
+	if (rc < 0)
+		fail(t, &err);
+	else
+		go_on(t, head);
+}
+
+/* ---- records that nothing builds on any more ---- */
+
+struct records {
+	struct vm *vm; /* borrowed: it answers before it goes */
+	int disk;
+	char keep[32];
+};
+
+static json_t *of_bitmaps(int disk, const char *action, const char *name)
+{
+	return json_pack("{s:s, s:i, s:s, s:s*}", "op", "disk-bitmap", "disk",
+	                 disk, "action", action, "name", name);
+}
+
+static void forget_old(void *ctx, bool ok, const char *words, json_t *answer)
+{
+	struct records *r = ctx;
+	json_t *bitmap;
+	size_t i;
+
+	(void)words;
+	json_array_foreach(json_object_get(ok ? answer : NULL, "bitmaps"), i,
+	                   bitmap)
+	{
+		const char *name = text(bitmap, "name");
+
+		if (name && strncmp(name, "backup-", 7) == 0 &&
+		    strcmp(name, r->keep))
+			holder_request(r->vm,
+			               of_bitmaps(r->disk, "delete", name),
+			               NULL, NULL);
+	}
+	free(r);
+}
+
+/* Earlier backups' go, but for the name that this one records under. */
+static void forget_records(struct task *t, json_t *disks, const char *keep)
+{
+	json_t *disk;
+	size_t i;
+
+	json_array_foreach(disks, i, disk)
+	{
+		struct records *r;
+
+		if (!records(disk))
+			continue;
+		r = xalloc(sizeof(*r));
+		r->vm = t->vm;
+		r->disk = (int)i;
+		snprintf(r->keep, sizeof(r->keep), "%s", keep);
+		holder_request(t->vm, of_bitmaps((int)i, "list", NULL),
+		               forget_old, r);
+	}
+}
+
+/* ---- the whole ---- */
+
+/* From the beginning, on top of parent, or (NULL) whole. */
+static void begin_anew(struct task *t, json_t *parent)
+{
+	struct daemon *d = t->vm->daemon;
+	bool live = vm_is_up(t->vm);
+	struct error err = { 0 };
+	char at[TIME_SIZE], bitmap[32];
+	json_t *head, *machine;
+	int rc;
+
+	time_now(at);
+	snprintf(bitmap, sizeof(bitmap), "backup-%.8s", id_of(t));
+	head = json_pack(
+	    "{s:s, s:{s:s, s:s}, s:s, s:s, s:s, s:O?, s:b, s:i, s:[], s:O}",
+	    "id", id_of(t), "vm", "id", t->vm->id, "name", t->vm->name,
+	    "project", vm_project(t->vm), "at", at, "kind",
+	    parent ? "incremental" : "full", "parent",
+	    json_object_get(parent, "backup"), "live", live, "bytes", 0,
+	    "disks", "spec", t->vm->spec);
+	if (!parent)
+		json_object_set_new(head, "parent", json_null());
+	if (live)
+		json_object_set_new(
+		    head, "bitmap",
+		    json_string(parent ? text(parent, "bitmap") : bitmap));
+	if (live && !parent) {
+		machine = vm_resolve(t->vm, &err);
+		forget_records(t, json_object_get(machine, "disks"), bitmap);
+		json_decref(machine);
+	}
+	t->step = 0;
+	rc = backup_set_last(d, t->vm->id, NULL, &err);
+	if (rc == 0)
+		rc = backup_begin(d, head, &err);
+	if (rc < 0)
+		fail(t, &err);
+	else
+		go_on(t, head);
+	json_decref(head);
+}
+
+/* Images of the first attempt are in the way of the second. */
+static void begin_whole(struct task *t)
+{
+	tidy(t);
+	begin_anew(t, NULL);
+}
+
+static void over(void *ctx, const char *words)
+{
+	struct task *t = ctx;
+	json_t *head = backup_head(t->vm->daemon, id_of(t), true);
+
+	t->job = NULL;
+	if (words && strncmp(words, "error: ", 7) == 0)
+		words += 7;
+	if (t->cancelling) {
+		tidy(t);
+		task_cancelled(t, "cancelled; nothing was kept");
+	} else if (!head) {
+		tidy(t);
+		task_fail(t, "storage", "the backup's folder is damaged", "");
+	} else if (!words) {
+		disk_done(t, head);
+	} else if (text(head, "parent") && !text(t->params, "kind")) {
+		/* What was recorded is gone: a disk was changed meanwhile. */
+		begin_whole(t);
+	} else {
+		tidy(t);
+		task_fail(t, "conflict", words, "");
+	}
+	json_decref(head);
+}
+
+void backup_work_begin(struct task *t)
+{
+	const char *kind = text(t->params, "kind");
+	bool may = vm_is_up(t->vm) && (!kind || strcmp(kind, "full"));
+	json_t *last;
+
+	if (t->vm->state == VM_STARTING) {
+		loop_timer_arm(&t->timer, loop_now_ns() + NSEC_PER_SEC / 2);
+		return;
+	}
+	last = may ? backup_last(t->vm->daemon, t->vm->id) : NULL;
+	if (json_object_get(t->vm->spec, "image") && !t->vm->prepared)
+		task_fail(t, "conflict", "the machine's disk is not there yet",
+		          "its prepare task says why");
+	else if (kind && strcmp(kind, "incremental") == 0 && !last)
+		task_fail(t, "conflict",
+		          vm_is_up(t->vm)
+		              ? "there is no backup that it could build on"
+		              : "the machine does not run: changes are "
+		                "recorded while it does",
+		          "make a full one");
+	else
+		begin_anew(t, last);
+	json_decref(last);
+}
+
+void backup_work_changed(struct task *t)
+{
+	if (!t->job && t->vm->state != VM_STARTING)
+		backup_work_begin(t);
+}
+
+void backup_work_cancel(struct task *t)
+{
+	if (t->job && vm_is_up(t->vm))
+		disk_work_cancel_step(t);
+	else if (t->job)
+		job_kill(t->job);
+	else
+		task_cancelled(t, "cancelled before it began");
+}
