@@ -740,15 +740,25 @@ class Routes(unittest.TestCase):
             {"type": "network", "network": "hard", "trusted": True}]).status,
             201)
         post("/v1/tokens", {"name": "t-endless", "role": "viewer"})
+        D.call("PATCH", "/v1/vms/loose", {"share_memory": True})
+        post("/v1/users", {"name": "idle"})
+        post("/v1/users", {"name": "boss"})
+        post("/v1/users/boss/grants", {"role": "administrator"})
         D.call("PATCH", "/v1/host/policy", {"overcommit_percent": 150})
         after = {c["name"]: c for c in get("/v1/host/audit").json["checks"]}
         for name, word in (("anti-spoofing", "loose"), ("owners", ""),
                            ("network-limits", ""), ("devices", ""),
-                           ("token-expiry", ""), ("overcommit", "150")):
+                           ("token-expiry", ""), ("overcommit", "150"),
+                           ("memory-sharing", "loose"),
+                           ("users-without-rights", "idle"),
+                           ("administrator-certificates", "boss")):
             self.assertEqual(after[name]["state"], "fail", after[name])
             self.assertIn(word, after[name]["reason"])
         D.call("PATCH", "/v1/host/policy", {"overcommit_percent": 100})
+        self.assertIn("boss", after["host-administrators"]["reason"])
         D.call("DELETE", "/v1/tokens/t-endless")
+        D.call("DELETE", "/v1/users/idle")
+        D.call("DELETE", "/v1/users/boss")
         D.do("DELETE", "/v1/vms/loose")
         D.call("DELETE", "/v1/networks/hard")
 

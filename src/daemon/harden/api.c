@@ -19,6 +19,7 @@ void api_host_audit(struct call *c)
 	}
 	harden_confined(&h, c->daemon);
 	harden_service(&h, c->daemon);
+	harden_users(&h, c->daemon);
 	harden_kernel(&h);
 	harden_system(&h);
 	close(h.root);

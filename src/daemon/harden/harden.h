@@ -8,6 +8,7 @@
  *	system.c    what else is set up on the host
  *	confined.c  how machines and the daemon are shut in
  *	service.c   what the daemon serves, to whom, and what machines may have
+ *	users.c     who may come in, and with what
  *	api.c       GET /v1/host/audit
  */
 #pragma once
@@ -62,6 +63,7 @@ void harden_kernel(struct harden *h);
 void harden_system(struct harden *h);
 void harden_confined(struct harden *h, struct daemon *d);
 void harden_service(struct harden *h, struct daemon *d);
+void harden_users(struct harden *h, struct daemon *d);
 
 /* {"passed":N,"failed":N,"not_applicable":N,"checks":[...]} */
 json_t *harden_json(struct harden *h);

@@ -129,7 +129,7 @@ static bool has_limits(json_t *nic)
 
 /* Of all machines: what is wrong with their cards and devices. */
 struct findings {
-	struct harden_names trusted, unlimited, devices, owners;
+	struct harden_names trusted, unlimited, devices, owners, sharing;
 };
 
 static void look_at(struct findings *f, struct vm *vm)
@@ -150,6 +150,8 @@ static void look_at(struct findings *f, struct vm *vm)
 		harden_name(&f->unlimited, vm->name);
 	if (json_array_size(json_object_get(vm->spec, "devices")))
 		harden_name(&f->devices, vm->name);
+	if (json_is_true(json_object_get(vm->spec, "share_memory")))
+		harden_name(&f->sharing, vm->name);
 	if (json_string_length(json_object_get(vm->spec, "owner")) == 0)
 		harden_name(&f->owners, vm->name);
 }
@@ -170,6 +172,11 @@ static void check_machines(struct harden *h, struct daemon *d)
 		"devices", HARDEN_PLATFORM, "Machines have no device for tests",
 		"take the devices out of their definitions"
 	};
+	static const struct harden_check sharing = {
+		"memory-sharing", HARDEN_CIS,
+		"No machine may share pages with others",
+		"atoll vm set NAME --share-memory off"
+	};
 	static const struct harden_check owners = {
 		"owners", HARDEN_PLATFORM, "Each machine is somebody's",
 		"atoll vm set NAME --owner"
@@ -183,6 +190,7 @@ static void check_machines(struct harden *h, struct daemon *d)
 	harden_verdict(h, &rates, &f.unlimited, "each has a limit");
 	harden_verdict(h, &devices, &f.devices, "none has one");
 	harden_verdict(h, &owners, &f.owners, "each has an owner");
+	harden_verdict(h, &sharing, &f.sharing, "none does");
 }
 
 /* What the checklist asks for and Atoll does not do. */
