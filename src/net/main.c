@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "net/apart.h"
 #include "net/confine.h"
 #include "net/switch/serve.h"
 #include "net/user/stack.h"
@@ -149,8 +150,11 @@ static int set_up(struct stack **out, const struct options *o,
 		return rc;
 	for (size_t i = 0; i < o->publish_count && rc >= 0; i++)
 		rc = stack_publish(s, o->publish[i], err);
-	if (rc >= 0)
+	if (rc >= 0) {
+		/* Ports are open already. */
+		apart_stack();
 		rc = confine_stack(err);
+	}
 	if (rc < 0)
 		stack_destroy(s);
 	else

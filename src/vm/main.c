@@ -19,8 +19,8 @@
 #include "base/end.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/own_root.h"
 #include "base/units.h"
-#include "vm/own_root.h"
 #include "vm/probe.h"
 #include "vm/session.h"
 
@@ -59,10 +59,15 @@ static void close_others(int control, int kvm)
 /* What is given up before anything is read that others wrote. */
 static int confine(bool own_root)
 {
+	static const struct own_root_show shown[] = {
+		{ "/proc/self", true },
+		{ "/dev/kvm", false },
+		{ NULL },
+	};
 	struct error err = { 0 };
 
 	/* Landlock and seccomp remain where the host refuses. */
-	if (own_root && own_root_enter(&err) < 0)
+	if (own_root && own_root_enter(shown, &err) < 0)
 		log_info("vm", "%s", err.text);
 	if (own_root && own_root_drop(&err) < 0) {
 		log_error("vm", "%s", err.text);

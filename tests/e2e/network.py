@@ -237,6 +237,30 @@ class Network(unittest.TestCase):
             self.assertIn("NoNewPrivs:\t1", status)
             self.assertIn("Seccomp:\t2", status)
 
+    def test_41_apart(self):
+        """A switch has no network of the host's, and neither it nor its
+        uplink a file that has nothing to do with it."""
+        may = subprocess.run(["unshare", "--mount", "--user", "true"],
+                             check=False, capture_output=True).returncode == 0
+        if not may:
+            self.skipTest("this host refuses namespaces")
+        seen = set()
+        for pid, name in self.d.processes().items():
+            if name != "atoll-net":
+                continue
+            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+            switch = b"--switch" in words
+            seen.add(switch)
+            for kind in ("mnt", "ipc", "uts"):
+                self.assertNotEqual(os.readlink(f"/proc/{pid}/ns/{kind}"),
+                                    os.readlink(f"/proc/self/ns/{kind}"))
+            self.assertEqual(os.readlink(f"/proc/{pid}/ns/net") ==
+                             os.readlink("/proc/self/ns/net"), not switch)
+            there = set(os.listdir(f"/proc/{pid}/root"))
+            self.assertLessEqual(there, set() if switch else {"etc", "run"})
+            self.assertEqual("etc" in there, not switch)
+        self.assertEqual(seen, {True, False})
+
 
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1], verbosity=2)

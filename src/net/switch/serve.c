@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "control/control.h"
+#include "net/apart.h"
 #include "net/confine.h"
 #include "net/switch/switch.h"
 
@@ -487,7 +488,10 @@ static int begin(struct serve *s, struct error *err)
 		if (fds[i] >= 0)
 			close(fds[i]);
 	json_decref(message);
-	return rc == 0 ? confine_switch(s->folder, err) : rc;
+	if (rc < 0)
+		return rc;
+	apart_switch();
+	return confine_switch(s->folder, err);
 }
 
 static void serve_fini(struct serve *s)

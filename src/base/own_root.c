@@ -3,11 +3,12 @@
  * own_root - an empty file system made in some folder, then made the root; the
  * old one goes away.
  */
-#include "vm/own_root.h"
+#include "base/own_root.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -17,7 +18,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/types.h"
 
 /* Room for the few names in it; nothing is ever written there. */
 #define SIZE "size=64k,nr_inodes=16,mode=755"
@@ -35,28 +35,40 @@ static const char *find_folder(void)
 	return NULL;
 }
 
-/* What the host does not have, or does not let us show, will be missing when it
- * is opened, and that says so. */
-static void show(const char *what, const char *name, bool folder)
+/* The folders above, below the working directory. */
+static void make_above(const char *name)
 {
+	char path[128];
+
+	for (const char *slash = strchr(name, '/'); slash;
+	     slash = strchr(slash + 1, '/')) {
+		snprintf(path, sizeof(path), "%.*s", (int)(slash - name), name);
+		mkdir(path, 0755);
+	}
+}
+
+/* What the host does not let us show will be missing when it is opened, and
+ * that says so. */
+static void show(const struct own_root_show *what)
+{
+	const char *name = what->path + 1;
 	int fd = -1;
 
-	if (folder
+	if (access(what->path, F_OK) < 0)
+		return;
+	make_above(name);
+	if (what->folder
 	        ? mkdir(name, 0755) < 0
 	        : (fd = open(name, O_CREAT | O_WRONLY | O_CLOEXEC, 0600)) < 0)
 		return;
 	if (fd >= 0)
 		close(fd);
-	if (mount(what, name, NULL, MS_BIND, NULL) < 0 && errno != ENOENT)
-		log_info("vm", "%s is not shown: %s", what, strerror(errno));
-}
-
-static void fill(void)
-{
-	if (mkdir("proc", 0755) == 0)
-		show("/proc/self", "proc/self", true);
-	if (mkdir("dev", 0755) == 0 && access("/dev/kvm", F_OK) == 0)
-		show("/dev/kvm", "dev/kvm", false);
+	/* A namespace may not take apart what was mounted together. */
+	if (mount(what->path, name, NULL, MS_BIND | (what->folder ? MS_REC : 0),
+	          NULL) < 0 &&
+	    errno != ENOENT)
+		log_info("own-root", "%s is not shown: %s", what->path,
+		         strerror(errno));
 }
 
 /* The working directory is the new root. */
@@ -71,7 +83,7 @@ static int change_root(void)
 	return 0;
 }
 
-int own_root_enter(struct error *err)
+int own_root_enter(const struct own_root_show *shown, struct error *err)
 {
 	const char *folder;
 	int rc = 0;
@@ -82,7 +94,8 @@ int own_root_enter(struct error *err)
 	if (!folder || chdir(folder) < 0)
 		return error_set(err, -errno, "a root of our own: %s",
 		                 strerror(errno));
-	fill();
+	for (; shown->path; shown++)
+		show(shown);
 	rc = change_root();
 	if (rc == 0 && chdir("/") < 0)
 		rc = -errno;
