@@ -19,6 +19,8 @@
 #include "control/control.h"
 
 enum { PEER_WAIT_S = 10, RETRY_FIRST_MS = 20, RETRY_MOST_MS = 2000 };
+/* Large frames: four of them is what a socket holds otherwise. */
+enum { ROOM_BYTES = 4 << 20 };
 
 struct cable {
 	char *socket, *machine;
@@ -76,7 +78,7 @@ static void unplug(struct cable *c)
 /* Asks; the answer is to come. */
 static int begin(struct cable *c, struct error *err)
 {
-	int pair[2], rc;
+	int pair[2], rc, room = ROOM_BYTES;
 
 	c->fd = connect_to(c->socket);
 	if (c->fd < 0) {
@@ -87,6 +89,8 @@ static int begin(struct cable *c, struct error *err)
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return error_set(err, -errno, "a cable: %s", strerror(errno));
 	c->link = pair[0];
+	/* As much of it as the host allows; the switch does so at its end. */
+	setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
 	rc = control_send(c->fd, c->message, &pair[1], 1, err);
 	close(pair[1]);
 	return rc;
