@@ -353,7 +353,11 @@ static int finish(struct qcow2 *q, struct hold *all, int rc, struct error *err)
 		cache_drop_all(q);
 		mend = check_image(q, IMAGE_REPAIR_ALL, &found, NULL);
 	}
-	if (mend == 0 && found.corruptions == 0)
+	if (begun && (mend < 0 || found.corruptions))
+		/* The dirty bit stays, and the next opening counts: a close of
+		 * ours must not take it off, nor a write trust the flags. */
+		atomic_store(&q->corrupt, true);
+	else if (mend == 0)
 		mend = header_set_dirty(q, false);
 	pthread_mutex_unlock(&q->meta);
 	hold_release(q, all);
