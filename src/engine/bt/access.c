@@ -21,7 +21,10 @@
  */
 #include "engine/bt/xlate.h"
 
-enum { SPAN_MAX = 256 };
+enum {
+	SPAN_MAX = 256,
+	SPAN_MAYBE = 64, /* with what may never be accessed, but off RSP */
+};
 
 /* ---- addresses ---- */
 
@@ -38,7 +41,7 @@ static void address(struct xlate *x, const struct access *a, s64 disp)
 	} else if (a->base != INSN_NO_REG) {
 		base = x_read_gpr(x, a->base, H_S0);
 		if (a->base == GPR_RSP)
-			disp -= x->rsp;
+			disp -= x->rsp - x->lag;
 	}
 	if (a->index != INSN_NO_REG)
 		index = x_read_gpr(x, a->index, H_S1);
@@ -128,6 +131,7 @@ static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
 	cold->now = now;
 	cold->size = (u16)size;
 	cold->flags = (u8)x->at;
+	cold->lag = (s16)x->lag;
 	cold->insn = (u16)k;
 }
 
@@ -162,6 +166,7 @@ static void probe_direct(struct xlate *x, unsigned k, unsigned size, bool write,
 	cold->now = now;
 	cold->size = (u16)size;
 	cold->flags = (u8)x->at;
+	cold->lag = (s16)x->lag;
 	cold->insn = (u16)k;
 }
 
@@ -298,6 +303,8 @@ static bool depends(const struct access *a, u32 written)
 static void look_ahead(const struct xlate *x, unsigned k, struct access *a)
 {
 	s64 rsp = x->rsp, low = a->at, high = a->at + a->size;
+	s64 max = SPAN_MAX;
+	bool sure = true; /* it runs whenever k does */
 
 	for (unsigned j = k; j < x->count; j++) {
 		const struct insn *in = &x->insn[j];
@@ -306,8 +313,8 @@ static void look_ahead(const struct xlate *x, unsigned k, struct access *a)
 
 		if (j > k && plain_access(x, j, rsp, &b)) {
 			if (!same_place(a, &b) ||
-			    MAX(high, b.at + b.size) - MIN(low, b.at) >
-			        SPAN_MAX)
+			    (b.write && !a->write && !sure) ||
+			    MAX(high, b.at + b.size) - MIN(low, b.at) > max)
 				break;
 			low = MIN(low, b.at);
 			high = MAX(high, b.at + b.size);
@@ -315,9 +322,14 @@ static void look_ahead(const struct xlate *x, unsigned k, struct access *a)
 		} else if (j > k && needs_scratch(x, j)) {
 			break;
 		}
-		/* What is behind a branch may never run. */
-		if (in->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+		/* What is behind a branch may never run: it is no reason to
+		 * ask for a page that can be written. */
+		if (bt_condition(in) >= 0)
+			sure = false;
+		else if (in->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
 			break;
+		if (!sure && a->base != GPR_RSP)
+			max = SPAN_MAYBE;
 		effects(in, &rsp, &written);
 		if (depends(a, written))
 			break;

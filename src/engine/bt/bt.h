@@ -11,7 +11,7 @@
  *
  * In host code:
  *	RAX-RDI, R8-R12   the guest's, but
- *	R13               the guest's RSP
+ *	R13               the guest's RSP, pushes and pops of a block aside
  *	R14, R15          scratch; the guest's R13-R15 are in memory
  *	RSP               the host's
  *	GS base           struct icpu
@@ -45,6 +45,7 @@ enum {
 	MISS_CYCLES = 250, /* ...if they come so fast; a tenth is its cost */
 	MISSES_MAX = 32,   /* such of one site, and it goes without a slot */
 	HOT_RUNS = 100,    /* a block interpreted that often is translated */
+	LAG_WORD = 8,      /* of a push or a pop */
 };
 
 /* A site's page: an access at lin hits if lin - tag <= 4096 - size. */
@@ -178,6 +179,7 @@ struct bt_code {
 		u32 host; /* offset from start_w */
 		u16 insn;
 		u8 flags; /* enum flags_at */
+		s8 lag;   /* RSP less R13, in words */
 	} * point;
 };
 
@@ -275,9 +277,9 @@ void *bt_meta_take(struct bt *bt, size_t n);
 /* Whoever still comes to old goes on in new. */
 void bt_replace_code(struct bt *bt, struct bt_code *old, struct bt_code *new);
 void bt_link(struct bt *bt, struct bt_link *link, struct bt_code *to);
-/* Is host a place in host code where instruction k of a block may fault? */
-bool bt_find_fault(struct bt *bt, const u8 *host, struct bt_out **out,
-                   enum flags_at *flags);
+/* Where an instruction of host code may fault, if host is in one; else NULL. */
+const struct bt_point *bt_find_fault(struct bt *bt, const u8 *host,
+                                     struct bt_out **out);
 
 /* ---- enter.c: between the interpreter and host code ---- */
 iop_fn bt_op_count, bt_op_enter;

@@ -166,8 +166,8 @@ void bt_add_code(struct bt *bt, struct bt_code *code)
 	perf_map_add(bt, code);
 }
 
-bool bt_find_fault(struct bt *bt, const u8 *host, struct bt_out **out,
-                   enum flags_at *flags)
+const struct bt_point *bt_find_fault(struct bt *bt, const u8 *host,
+                                     struct bt_out **out)
 {
 	const u8 *w = host - bt->exec + bt->write;
 	size_t low = 0, high = bt->code_count;
@@ -175,7 +175,7 @@ bool bt_find_fault(struct bt *bt, const u8 *host, struct bt_out **out,
 	u32 at, p;
 
 	if (host < bt->exec || host >= bt->exec + bt->used)
-		return false;
+		return NULL;
 	while (low < high) {
 		size_t mid = (low + high) / 2;
 
@@ -185,16 +185,15 @@ bool bt_find_fault(struct bt *bt, const u8 *host, struct bt_out **out,
 			high = mid;
 	}
 	if (!low)
-		return false;
+		return NULL;
 	code = bt->codes[low - 1];
 	at = (u32)(w - code->start_w);
 	for (p = code->count; p > 0 && code->point[p - 1].host > at; p--)
 		;
 	if (!p || at >= code->size)
-		return false;
+		return NULL;
 	*out = &code->out[code->point[p - 1].insn];
-	*flags = code->point[p - 1].flags;
-	return true;
+	return &code->point[p - 1];
 }
 
 static void *map_zeroes(size_t size)

@@ -452,14 +452,17 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 	ucontext_t *uc = context;
 	greg_t *regs = uc->uc_mcontext.gregs;
 	struct bt *bt = thread_bt;
-	enum flags_at flags;
+	const struct bt_point *at = NULL;
 	struct bt_out *out;
 
-	if (bt && bt_find_fault(bt, (const u8 *)(uintptr_t)regs[REG_RIP], &out,
-	                        &flags)) {
+	if (bt)
+		at = bt_find_fault(bt, (const u8 *)(uintptr_t)regs[REG_RIP],
+		                   &out);
+	if (at) {
+		regs[REG_R13] += at->lag * LAG_WORD;
 		regs[REG_R14] = 0; /* nothing that missed */
 		regs[REG_R15] = (greg_t)((u8 *)out - bt->meta);
-		regs[REG_RIP] = (greg_t)(uintptr_t)(flags == FLAGS_HOST
+		regs[REG_RIP] = (greg_t)(uintptr_t)(at->flags == FLAGS_HOST
 		                                        ? bt->exit_op_host
 		                                        : bt->exit_op_saved);
 		return;

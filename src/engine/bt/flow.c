@@ -18,9 +18,44 @@ static s32 stack_reach(struct xlate *x, unsigned k, s32 disp, bool write)
 	return x_reach(x, k, &a, write ? SLOT_STACK_WRITE : SLOT_STACK_READ);
 }
 
-static void move_rsp(struct xlate *x, s32 by)
+void x_move_rsp(struct xlate *x, s32 by)
 {
-	asm_lea(&x->c, true, H_GSP, H_GSP, NO_REG, 0, by);
+	by += x->lag;
+	if (by)
+		asm_lea(&x->c, true, H_GSP, H_GSP, NO_REG, 0, by);
+	x->lag = 0;
+}
+
+static bool names_rsp(const struct insn *in)
+{
+	for (unsigned i = 0; i < in->count && i < ARRAY_SIZE(in->op); i++)
+		if (in->op[i].kind == OPERAND_GPR && in->op[i].reg == GPR_RSP)
+			return true;
+	return false;
+}
+
+/*
+ * Several pushes and pops move R13 once, behind the last. What reads or writes
+ * RSP otherwise, or goes elsewhere, needs it right; addresses off it do not.
+ */
+bool x_may_lag(const struct xlate *x, unsigned k)
+{
+	const struct insn *in = &x->insn[k];
+
+	_Static_assert(BLOCK_OPS < 128, "lag is a byte in points");
+	switch (in->z.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_POP:
+	case ZYDIS_MNEMONIC_CALL:
+	case ZYDIS_MNEMONIC_RET:
+		return !names_rsp(in);
+	case ZYDIS_MNEMONIC_LEA:
+		return in->mem.base != GPR_RSP && !names_rsp(in);
+	default:
+		return !bt_can_system(x->block->key, in) &&
+		       in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE &&
+		       in->z.mnemonic != ZYDIS_MNEMONIC_LEAVE && !names_rsp(in);
+	}
 }
 
 /* area.value = the memory operand of 8 bytes. */
@@ -57,7 +92,7 @@ static void push(struct xlate *x, unsigned k)
 			reg = x_read_gpr(x, op->reg, H_S1);
 		asm_rm(&x->c, true, 0x89, reg, H_S0, at);
 	}
-	move_rsp(x, -8);
+	x->lag -= LAG_WORD;
 }
 
 static void pop(struct xlate *x, unsigned k)
@@ -70,7 +105,7 @@ static void pop(struct xlate *x, unsigned k)
 	if (x_in_memory(gpr))
 		asm_store_gs(&x->c, H_S1, GPR(gpr));
 	if (gpr != GPR_RSP)
-		move_rsp(x, 8);
+		x->lag += LAG_WORD;
 }
 
 static void leave(struct xlate *x, unsigned k)
@@ -168,10 +203,11 @@ static void go_to_target(struct xlate *x, int k, s32 by)
 	struct cursor *c = &x->c;
 	u8 *attention = attention_jump(c), *other = line_jump(c);
 	u8 *stale = context_jump(c);
+	s32 lag = x->lag;
 
-	if (by)
-		move_rsp(x, by);
+	x_move_rsp(x, by);
 	enter_target(c);
+	x->lag = lag;
 	asm_patch(c, stale);
 	asm_rm(c, true, 0x8b, H_S0, H_S1, offsetof(struct target, rip));
 	asm_patch(c, attention);
@@ -180,8 +216,7 @@ static void go_to_target(struct xlate *x, int k, s32 by)
 		compare_canonical(c, H_S0, H_S1);
 		x_leave_if(x, (unsigned)k, CC_NE);
 	}
-	if (by)
-		move_rsp(x, by);
+	x_move_rsp(x, by);
 	asm_jmp_to(c, x->bt->exit_rip);
 }
 
@@ -337,7 +372,7 @@ static void call(struct xlate *x, unsigned k)
 	at = stack_reach(x, k, -8, true);
 	x_load_rip(x, H_S1, end);
 	asm_rm(&x->c, true, 0x89, H_S1, H_S0, at);
-	move_rsp(x, -8);
+	x_move_rsp(x, -8);
 	if (direct) {
 		jump_to(x, to);
 		return;

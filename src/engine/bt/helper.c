@@ -209,5 +209,6 @@ void x_string(struct xlate *x, unsigned k)
 	cold->jump = asm_jcc(&x->c, CC_B);
 	cold->kind = COLD_MISS;
 	cold->flags = (u8)x->at;
+	cold->lag = (s16)x->lag;
 	cold->insn = (u16)k;
 }

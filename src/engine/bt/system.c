@@ -27,6 +27,7 @@ void x_leave_if(struct xlate *x, unsigned k, unsigned cc)
 	cold->jump = asm_jcc(&x->c, cc);
 	cold->kind = COLD_MISS;
 	cold->flags = (u8)x->at;
+	cold->lag = (s16)x->lag;
 	cold->insn = (u16)k;
 }
 

@@ -27,15 +27,6 @@ enum { TIME_SAMPLE = 16 }; /* one translation in so many is timed */
 
 /* ---- flags ---- */
 
-u32 x_flags_written(const struct insn *in)
-{
-	const ZydisAccessedFlags *f = in->z.cpu_flags;
-
-	return f ? (f->modified | f->set_0 | f->set_1 | f->undefined) &
-	               RFLAGS_STATUS
-	         : 0;
-}
-
 /* Shifts and repetitions by a count that may be zero keep every flag. */
 static bool may_keep(const struct insn *in)
 {
@@ -62,11 +53,25 @@ static bool may_keep(const struct insn *in)
 	}
 }
 
+u32 x_flags_written(const struct insn *in)
+{
+	const ZydisAccessedFlags *f = in->z.cpu_flags;
+
+	return f ? (f->modified | f->set_0 | f->set_1 | f->undefined) &
+	               RFLAGS_STATUS
+	         : 0;
+}
+
+u32 x_flags_killed(const struct insn *in)
+{
+	return may_keep(in) ? 0 : x_flags_written(in);
+}
+
 u32 x_flags_read(const struct insn *in)
 {
 	const ZydisAccessedFlags *f = in->z.cpu_flags;
 
-	if (may_keep(in) || in->z.mnemonic == ZYDIS_MNEMONIC_SYSCALL)
+	if (in->z.mnemonic == ZYDIS_MNEMONIC_SYSCALL)
 		return RFLAGS_STATUS;
 	return f ? f->tested & RFLAGS_STATUS : 0;
 }
@@ -200,7 +205,7 @@ static void analyse(struct xlate *x)
 		if (k >= x->count || x->bt->exact || bt_condition(in) >= 0)
 			x->live[k] = RFLAGS_STATUS;
 		else
-			x->live[k] = (x->live[k + 1] & ~x_flags_written(in)) |
+			x->live[k] = (x->live[k + 1] & ~x_flags_killed(in)) |
 			             x_flags_read(in);
 	}
 }
@@ -214,6 +219,7 @@ void x_point(struct xlate *x, unsigned k)
 	p->host = (u32)(x->c.w - x->code->start_w);
 	p->insn = (u16)k;
 	p->flags = (u8)x->at;
+	p->lag = (s8)(x->lag / LAG_WORD);
 }
 
 /* ---- out of line ---- */
@@ -238,10 +244,17 @@ static u32 how(const struct cold *cold)
 	       (cold->now ? (u32)HOW_NOW : 0);
 }
 
+static void catch_up(struct xlate *x, const struct cold *cold)
+{
+	if (cold->lag)
+		asm_lea(&x->c, true, H_GSP, H_GSP, NO_REG, 0, cold->lag);
+}
+
 static void resume_unless_carry(struct xlate *x, const struct cold *cold)
 {
 	asm_bytes(&x->c, "\x0f\x83", 2); /* jnc */
 	asm_32(&x->c, (u32)(cold->resume - (cursor_x(&x->c) + 4)));
+	catch_up(x, cold);
 	leave_to_op(x, cold->insn, cold->flags);
 }
 
@@ -264,6 +277,12 @@ static void cold_walk(struct xlate *x, const struct cold *cold)
 	asm_mov_imm64(&x->c, H_S1, how(cold));
 	asm_call_to(&x->c, x->bt->fill_tlb[cold->write]);
 	resume_unless_carry(x, cold);
+}
+
+static void cold_miss(struct xlate *x, const struct cold *cold)
+{
+	catch_up(x, cold);
+	leave_to_op(x, cold->insn, cold->flags);
 }
 
 static void cold_exit(struct xlate *x, const struct cold *cold)
@@ -295,7 +314,7 @@ static void emit_cold(struct xlate *x)
 		else if (x->cold[i].kind == COLD_CALLOUT)
 			cold_callout(x, &x->cold[i]);
 		else if (x->cold[i].kind == COLD_MISS)
-			leave_to_op(x, x->cold[i].insn, x->cold[i].flags);
+			cold_miss(x, &x->cold[i]);
 		else
 			cold_exit(x, &x->cold[i]);
 	}
@@ -401,10 +420,13 @@ static void emit_entries(struct xlate *x)
 static void emit_body(struct xlate *x)
 {
 	for (unsigned k = 0; k < x->count; k++) {
+		if (!x_may_lag(x, k))
+			x_move_rsp(x, 0);
 		if (!x_flow(x, k) && !x_stack(x, k) && !x_system(x, k))
 			x_copy(x, k);
 		x_after(x, k);
 	}
+	x_move_rsp(x, 0);
 	if (x->count < x->total)
 		leave_to_op(x, x->count, x->at);
 	else if (!ends_block(&x->insn[x->total - 1]))

@@ -31,6 +31,7 @@ struct cold {
 	bool write;       /* ... some of what it is for */
 	bool now;         /* ... this very instruction */
 	u8 flags;         /* enum flags_at */
+	s16 lag;          /* as in struct xlate */
 	u16 insn;
 	u16 link;
 };
@@ -61,6 +62,7 @@ struct xlate {
 	bool tried; /* see struct bt_code */
 	u64 direct; /* instructions whose probe has no slot */
 	s64 rsp;    /* RSP less RSP at the block's beginning */
+	s32 lag;    /* RSP less R13: pushes and pops move R13 together */
 	struct {
 		bool valid; /* R14 is the host address of access.at */
 		struct access access;
@@ -78,9 +80,10 @@ void x_flags_clobber(struct xlate *x, u32 live);
 /* What follows reads flags, or changes some and keeps others. */
 void x_flags_need(struct xlate *x);
 
-/* RFLAGS_STATUS bits; a shift by CL reads all: it may keep them. */
+/* RFLAGS_STATUS bits. What is written may be kept, too: by a shift by CL. */
 u32 x_flags_read(const struct insn *in);
 u32 x_flags_written(const struct insn *in);
+u32 x_flags_killed(const struct insn *in); /* written whatever happens */
 /* A fault in the host bytes from here on is instruction k's. */
 void x_point(struct xlate *x, unsigned k);
 
@@ -114,6 +117,11 @@ static inline struct access x_stack_access(s64 at, bool write)
 		                .size = 8,
 		                .write = write };
 }
+
+/* R13 += by, and what pushes and pops left to be done. */
+void x_move_rsp(struct xlate *x, s32 by);
+/* Can R13 lag behind over instruction k? */
+bool x_may_lag(const struct xlate *x, unsigned k);
 
 /* ---- copies (copy.c) ---- */
 void x_copy(struct xlate *x, unsigned k);
