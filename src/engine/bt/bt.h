@@ -54,17 +54,26 @@ struct slot {
 	u64 delta; /* host address - lin */
 };
 
-/* A line of the table of targets: good for one context alone. */
+/*
+ * A line of the table of targets: good for one context alone. Contexts are
+ * numbers that no guest can guess, so one word tells both: no address, not even
+ * one that is not canonical, has the key of another context's line.
+ */
 struct target {
-	u64 rip;
+	u64 key;        /* RIP + context */
 	const u8 *host; /* entry with flags saved */
 	u64 pcbase;
-	u64 context; /* 0: empty */
+	u64 unused; /* a line's number is shifted */
 };
 
-static inline u32 target_line(u64 rip, u64 context)
+enum {
+	TARGET_MIX = 0x10010, /* key + (key >> 12), above 16 bits */
+	TARGET_SHIFT = 16,
+};
+
+static inline u32 target_line(u64 key)
 {
-	return (u32)(rip ^ rip >> 12 ^ context) & (TARGETS - 1);
+	return (u32)key * TARGET_MIX >> TARGET_SHIFT & (TARGETS - 1);
 }
 
 /* What host code reaches through GS, in icpu.area. */
@@ -73,9 +82,9 @@ struct bt_area {
 	u64 value;  /* of a push or call with a memory operand */
 	u64 missed; /* R14 when an operation was left to the interpreter */
 	/*
-	 * Of targets: mappings and mode; never 0. Its low bits are spread, so
-	 * that processes which run at the same addresses have lines of their
-	 * own.
+	 * Of targets: mappings and mode; never 0. All of its bits look random,
+	 * so that processes which run at the same addresses have lines of
+	 * their own.
 	 */
 	u64 context;
 	/*
@@ -239,6 +248,7 @@ struct bt {
 	} context[BT_CONTEXTS];
 	unsigned context_last[2]; /* [cpl 3] */
 	u64 contexts;             /* ids given out */
+	u64 secret;               /* that they are made from */
 	struct bt_code **codes;   /* by address, for faults */
 	size_t code_count, code_room;
 	unsigned next_slot[2];              /* [write] */

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -253,6 +254,13 @@ int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
 	bt->area->miss_count = MISS_SAMPLE;
 	bt->xlate = xalloc(sizeof(*bt->xlate));
 	bytes = ALIGN_UP(MAX(bytes, (u64)MIB), (u64)PAGE_SIZE);
+	if (getrandom(&bt->secret, sizeof(bt->secret), 0) !=
+	    (ssize_t)sizeof(bt->secret)) {
+		rc = -errno;
+		bt_destroy(bt);
+		return error_set(err, rc, "no random numbers: %s",
+		                 strerror(-rc));
+	}
 	rc = map_code(bt, bytes);
 	if (!rc)
 		rc = map_meta(bt, 2 * bytes);
@@ -262,6 +270,9 @@ int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
 		    err, rc, "cannot map a code cache of %" PRIu64 " MiB: %s",
 		    bytes / MIB, strerror(-rc));
 	}
+	/* Six bytes will do for an address (go_to_target, poll). */
+	memcpy(cpu->below_attention + sizeof(cpu->below_attention) - 6,
+	       &bt->area->targets, 6);
 	c = (struct cursor){ .w = bt->write,
 		             .end = bt->write + bt->size,
 		             .to_x = bt->exec - bt->write };

@@ -134,14 +134,25 @@ void bt_page_gone(struct icpu *cpu, gva_t lin)
 			drop_slots(bt, ring, lin);
 }
 
+/* Secret, and none twice: each step of this mixing can be undone. */
+static u64 new_id(struct bt *bt)
+{
+	u64 z = bt->secret + ++bt->contexts * 0x9e3779b97f4a7c15;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+	z = (z ^ z >> 27) * 0x94d049bb133111eb;
+	return z ^ z >> 31;
+}
+
 static struct bt_context *new_context(struct bt *bt)
 {
 	struct bt_context *x = &bt->context[bt->contexts % BT_CONTEXTS];
 
 	x->generation = bt->cpu->targets;
 	x->key = bt->cpu->key;
-	/* The golden ratio: ids differ in many bits, and never repeat. */
-	x->id = ++bt->contexts * 0x9e3779b97f4a7c15;
+	do
+		x->id = new_id(bt);
+	while (!x->id);
 	bt->stats.switches++;
 	return x;
 }
@@ -184,20 +195,19 @@ void bt_sync(struct bt *bt)
 }
 
 /* A target gives way to another of its line by moving to the next one. */
-static struct target *second_line(struct bt *bt, u64 rip)
+static struct target *second_line(struct bt *bt, u64 key)
 {
-	return &bt->area->targets[target_line(rip, bt->area->context) ^ 1];
+	return &bt->area->targets[target_line(key) ^ 1];
 }
 
 static void note_target(struct bt *bt, const struct bt_code *code, u64 rip)
 {
-	struct target *t =
-	    &bt->area->targets[target_line(rip, bt->area->context)];
+	u64 key = rip + bt->area->context;
+	struct target *t = &bt->area->targets[target_line(key)];
 
-	if (t->context == bt->area->context && t->rip != rip)
-		*second_line(bt, rip) = *t;
-	t->rip = rip;
-	t->context = bt->area->context;
+	if (t->key && t->key != key)
+		*second_line(bt, key) = *t;
+	t->key = key;
 	t->host = code->entry_saved;
 	t->pcbase = bt->cpu->pcbase;
 }
@@ -352,9 +362,10 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 const u8 *bt_second_target(struct bt *bt)
 {
 	struct icpu *cpu = bt->cpu;
-	const struct target *t = second_line(bt, cpu->rip);
+	u64 key = cpu->rip + bt->area->context;
+	const struct target *t = second_line(bt, key);
 
-	if (t->rip != cpu->rip || t->context != bt->area->context)
+	if (t->key != key)
 		return NULL;
 	cpu->pcbase = t->pcbase;
 	return t->host;

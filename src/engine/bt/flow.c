@@ -143,6 +143,12 @@ bool x_stack(struct xlate *x, unsigned k)
 
 /* ---- targets ---- */
 
+/*
+ * The table of targets where nothing wants attention, and else what is no
+ * address: whoever uses it faults.
+ */
+#define POLLED (CPU(attention) - 6)
+
 static u8 *attention_jump(struct cursor *c)
 {
 	/* cmp dword gs:[attention], 0 */
@@ -152,26 +158,16 @@ static u8 *attention_jump(struct cursor *c)
 	return asm_jcc(c, CC_NE);
 }
 
-/* R15 = the line of the table for R14, target_line(), if it is R14's. */
-static u8 *line_jump(struct cursor *c)
+/* R15 = the line of the table for R14, if it is R14's, which is its key now. */
+static u8 *line_jump(struct cursor *c, u32 table)
 {
-	asm_mov_rr(c, H_S1, H_S0);
-	asm_bytes(c, "\x49\xc1\xef\x0c", 4);         /* shr r15, 12 */
-	asm_rr(c, false, 0x33, H_S1, H_S0);          /* xor r15d, r14d */
-	asm_gs(c, false, 0x33, H_S1, AREA(context)); /* xor r15d, gs: */
-	asm_bytes(c, "\x41\x81\xe7", 3);             /* and r15d, */
-	asm_32(c, TARGETS - 1);
-	asm_bytes(c, "\x41\xc1\xe7\x05", 4);        /* shl r15d, 5 */
-	asm_gs(c, true, 0x03, H_S1, AREA(targets)); /* add r15, */
-	asm_rm(c, true, 0x3b, H_S0, H_S1, offsetof(struct target, rip));
-	return asm_jcc(c, CC_NE);
-}
-
-/* R14 is lost. */
-static u8 *context_jump(struct cursor *c)
-{
-	asm_load_gs(c, H_S0, AREA(context));
-	asm_rm(c, true, 0x3b, H_S0, H_S1, offsetof(struct target, context));
+	asm_gs(c, true, 0x03, H_S0, AREA(context)); /* add r14, */
+	asm_bytes(c, "\x45\x69\xfe", 3);            /* imul r15d, r14d, */
+	asm_32(c, TARGET_MIX);
+	asm_shift(c, false, 5, H_S1, TARGET_SHIFT - 5);
+	asm_alu_imm32(c, ALU_AND, H_S1, (TARGETS - 1) << 5);
+	asm_gs(c, true, 0x03, H_S1, table); /* add r15, */
+	asm_rm(c, true, 0x3b, H_S0, H_S1, offsetof(struct target, key));
 	return asm_jcc(c, CC_NE);
 }
 
@@ -193,26 +189,32 @@ static void compare_canonical(struct cursor *c, unsigned reg, unsigned scratch)
 }
 
 /*
- * To the address in R14, flags saved, RSP moved: the table's line for it, or
- * out. This is also where attention is paid: no loop gets by without it or a
- * poll. The jump is instruction k's, which is at fault if there is no such
- * address; -1: that is known to be one, or the target's business.
+ * To the address in R14, flags saved, with RSP moved by so much: the table's
+ * line for it, or out. This is also where attention is paid: no loop gets by
+ * without it or a poll. While somebody wants it there is no table, and the
+ * fault leaves to instruction k, which begins anew. k is -1 if it can't, or if
+ * there is none. wild: R14 may not be an address, which is a fault of k's.
  */
-static void go_to_target(struct xlate *x, int k, s32 by)
+static void go_to_target(struct xlate *x, int k, s32 by, bool wild)
 {
 	struct cursor *c = &x->c;
-	u8 *attention = attention_jump(c), *other = line_jump(c);
-	u8 *stale = context_jump(c);
+	u8 *attention = NULL, *other;
 	s32 lag = x->lag;
 
+	_Static_assert(sizeof(struct target) == 32, "shifted by 5 above");
+	if (k >= 0)
+		x_point(x, (unsigned)k);
+	else
+		attention = attention_jump(c);
+	other = line_jump(c, k >= 0 ? POLLED : AREA(targets));
 	x_move_rsp(x, by);
 	enter_target(c);
 	x->lag = lag;
-	asm_patch(c, stale);
-	asm_rm(c, true, 0x8b, H_S0, H_S1, offsetof(struct target, rip));
-	asm_patch(c, attention);
 	asm_patch(c, other);
-	if (k >= 0) {
+	asm_gs(c, true, 0x2b, H_S0, AREA(context)); /* sub r14, */
+	if (attention)
+		asm_patch(c, attention);
+	if (wild) {
 		compare_canonical(c, H_S0, H_S1);
 		x_leave_if(x, (unsigned)k, CC_NE);
 	}
@@ -222,7 +224,7 @@ static void go_to_target(struct xlate *x, int k, s32 by)
 
 void x_go_to_target(struct xlate *x)
 {
-	go_to_target(x, -1, 0);
+	go_to_target(x, -1, 0, false);
 }
 
 /* ---- links ---- */
@@ -254,8 +256,8 @@ static void link_jump(struct xlate *x, s64 off)
 
 /*
  * Attention before instruction k, which no loop gets by without: two loads and
- * no branch. While there is none the second loads from the vCPU; else from an
- * address that is not canonical, and the fault leaves to the interpreter's k.
+ * no branch. While there is none the second loads from the table of targets;
+ * else it faults, which leaves to the interpreter's k.
  */
 static void poll(struct xlate *x, unsigned k)
 {
@@ -264,10 +266,10 @@ static void poll(struct xlate *x, unsigned k)
 	_Static_assert(offsetof(struct icpu, attention) -
 	                       offsetof(struct icpu, below_attention) ==
 	                   8,
-	               "six bytes of zeros below it");
+	               "six bytes of an address below it");
 	x_point(x, k);
-	asm_load_gs(c, H_S1, CPU(attention) - 6);
-	asm_bytes(c, "\x65\x4d\x8b\x3f", 4); /* mov r15, gs:[r15] */
+	asm_load_gs(c, H_S1, POLLED);
+	asm_rm(c, true, 0x8b, H_S1, H_S1, 0);
 }
 
 /*
@@ -291,26 +293,49 @@ void x_load_rip(struct xlate *x, unsigned reg, s64 off)
 }
 
 /* What goes back, or to itself, may never end. */
-static void poll_if_backward(struct xlate *x, unsigned k, s64 to)
+static bool goes_back(const struct xlate *x, unsigned k)
 {
-	if (x_in_page(to) && to <= x->block->op[x->op[k]].off)
-		poll(x, k);
+	s64 to = x_end_of(x, k) + (s64)x->insn[k].op[0].value;
+
+	return x_in_page(to) && to <= x->block->op[x->op[k]].off;
 }
 
-static void jump_to(struct xlate *x, s64 off)
+static void poll_if_backward(struct xlate *x, unsigned k)
+{
+	if (goes_back(x, k) && !x->polled)
+		poll(x, k);
+	x->polled = false;
+}
+
+/*
+ * Before what sets the flags that a conditional jump back reads: the host takes
+ * the two for one if nothing is between them.
+ */
+void x_poll_early(struct xlate *x, unsigned k)
+{
+	if (k + 1 >= x->count || bt_condition(&x->insn[k + 1]) < 0 ||
+	    !goes_back(x, k + 1) || !x_flags_written(&x->insn[k]))
+		return;
+	poll(x, k);
+	x->polled = true;
+}
+
+/* RSP moves by so much. k: as for go_to_target(). */
+static void jump_to(struct xlate *x, int k, s64 off, s32 by)
 {
 	if (x_in_page(off)) {
+		x_move_rsp(x, by);
 		link_jump(x, off);
 		return;
 	}
 	x_flags_clobber(x, RFLAGS_STATUS);
 	x_load_rip(x, H_S0, off);
-	x_go_to_target(x);
+	go_to_target(x, k, by, false);
 }
 
 void x_go_on(struct xlate *x, u16 off)
 {
-	jump_to(x, off);
+	jump_to(x, -1, off, 0);
 }
 
 /* ---- instructions ---- */
@@ -325,20 +350,20 @@ static void conditional(struct xlate *x, unsigned k, unsigned cc)
 	if (x_in_page(to)) {
 		struct cold *cold;
 
-		poll_if_backward(x, k, to);
+		poll_if_backward(x, k);
 		cold = new_link(x, to);
 		cold->jump = asm_jcc(&x->c, cc);
 		x->code->link[cold->link].jump = cold->jump;
 	} else {
 		over = asm_jcc(&x->c, cc ^ 1);
 		at = x->at;
-		jump_to(x, to);
+		jump_to(x, (int)k, to, 0);
 		x->at = at;
 		asm_patch(&x->c, over);
 	}
 	/* The block may go on behind it. */
 	if (k + 1 == x->total)
-		jump_to(x, end);
+		jump_to(x, (int)k, end, 0);
 }
 
 /* area.value = where an indirect call goes, if that is an address at all. */
@@ -365,20 +390,21 @@ static void call(struct xlate *x, unsigned k)
 	s32 at;
 
 	if (direct)
-		poll_if_backward(x, k, to);
+		poll_if_backward(x, k);
 	x_flags_clobber(x, x->live[k]);
 	if (!direct)
 		load_target(x, k);
 	at = stack_reach(x, k, -8, true);
 	x_load_rip(x, H_S1, end);
 	asm_rm(&x->c, true, 0x89, H_S1, H_S0, at);
-	x_move_rsp(x, -8);
 	if (direct) {
-		jump_to(x, to);
+		jump_to(x, (int)k, to, -LAG_WORD);
 		return;
 	}
 	asm_load_gs(&x->c, H_S0, AREA(value));
-	x_go_to_target(x);
+	/* The operand may be where the return address is by now. */
+	go_to_target(x, op->kind == OPERAND_MEM ? -1 : (int)k, -LAG_WORD,
+	             false);
 }
 
 static void jump(struct xlate *x, unsigned k)
@@ -388,8 +414,8 @@ static void jump(struct xlate *x, unsigned k)
 	s32 at;
 
 	if (op->kind == OPERAND_REL) {
-		poll_if_backward(x, k, to);
-		jump_to(x, to);
+		poll_if_backward(x, k);
+		jump_to(x, (int)k, to, 0);
 		return;
 	}
 	x_flags_clobber(x, RFLAGS_STATUS);
@@ -399,7 +425,7 @@ static void jump(struct xlate *x, unsigned k)
 	} else {
 		asm_mov_rr(&x->c, H_S0, x_read_gpr(x, op->reg, H_S0));
 	}
-	go_to_target(x, (int)k, 0);
+	go_to_target(x, (int)k, 0, true);
 }
 
 static void ret(struct xlate *x, unsigned k)
@@ -410,7 +436,7 @@ static void ret(struct xlate *x, unsigned k)
 	x_flags_clobber(x, RFLAGS_STATUS);
 	at = stack_reach(x, k, 0, false);
 	asm_rm(&x->c, true, 0x8b, H_S0, H_S0, at);
-	go_to_target(x, (int)k, 8 + extra);
+	go_to_target(x, (int)k, LAG_WORD + extra, true);
 }
 
 bool x_flow(struct xlate *x, unsigned k)

@@ -168,7 +168,7 @@ static bool decode(struct xlate *x, const struct insn_decoder *d)
  * Status flags that whoever comes after the block may read. Where it goes on in
  * the page, with what has host code, that is known; it dies when that dies.
  */
-static u32 live_behind(const struct xlate *x)
+static u32 live_behind(const struct xlate *x, u32 self)
 {
 	const struct insn *in = &x->insn[x->total - 1];
 	s64 off = x_end_of(x, x->total - 1);
@@ -184,6 +184,8 @@ static u32 live_behind(const struct xlate *x)
 	}
 	if (!x_in_page(off))
 		return RFLAGS_STATUS;
+	if (off == x->block->off && !x->block->crossing)
+		return self;
 	b = x->block->page->bucket[off % CODEPAGE_BUCKETS];
 	while (b && (b->off != off || b->key != x->block->key || b->crossing))
 		b = b->next;
@@ -191,12 +193,10 @@ static u32 live_behind(const struct xlate *x)
 	return code && !code->flags ? 0 : RFLAGS_STATUS;
 }
 
-static void analyse(struct xlate *x)
+/* self: status flags that the block may read before it writes them. */
+static void find_live(struct xlate *x, u32 self)
 {
-	while (x->count < x->total && (bt_can(x->cpu, &x->insn[x->count]) ||
-	                               x_can_system(x, x->count)))
-		x->count++;
-	x->live[x->total] = live_behind(x);
+	x->live[x->total] = live_behind(x, self);
 	for (unsigned k = x->total; k-- > 0;) {
 		const struct insn *in = &x->insn[k];
 
@@ -208,6 +208,18 @@ static void analyse(struct xlate *x)
 			x->live[k] = (x->live[k + 1] & ~x_flags_killed(in)) |
 			             x_flags_read(in);
 	}
+}
+
+static void analyse(struct xlate *x)
+{
+	while (x->count < x->total && (bt_can(x->cpu, &x->insn[x->count]) ||
+	                               x_can_system(x, x->count)))
+		x->count++;
+	/* A block that leads to itself: if it then needs none, it needs none.
+	 */
+	find_live(x, 0);
+	if (x->live[0])
+		find_live(x, RFLAGS_STATUS);
 }
 
 void x_point(struct xlate *x, unsigned k)
@@ -422,8 +434,10 @@ static void emit_body(struct xlate *x)
 	for (unsigned k = 0; k < x->count; k++) {
 		if (!x_may_lag(x, k))
 			x_move_rsp(x, 0);
-		if (!x_flow(x, k) && !x_stack(x, k) && !x_system(x, k))
+		if (!x_flow(x, k) && !x_stack(x, k) && !x_system(x, k)) {
+			x_poll_early(x, k);
 			x_copy(x, k);
+		}
 		x_after(x, k);
 	}
 	x_move_rsp(x, 0);

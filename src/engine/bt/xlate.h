@@ -58,11 +58,12 @@ struct xlate {
 	unsigned count; /* instructions done here; more may follow */
 	unsigned total;
 	unsigned colds, links;
-	bool merge; /* accesses may share a probe */
-	bool tried; /* see struct bt_code */
-	u64 direct; /* instructions whose probe has no slot */
-	s64 rsp;    /* RSP less RSP at the block's beginning */
-	s32 lag;    /* RSP less R13: pushes and pops move R13 together */
+	bool polled; /* the jump that comes next goes back, and has its poll */
+	bool merge;  /* accesses may share a probe */
+	bool tried;  /* see struct bt_code */
+	u64 direct;  /* instructions whose probe has no slot */
+	s64 rsp;     /* RSP less RSP at the block's beginning */
+	s32 lag;     /* RSP less R13: pushes and pops move R13 together */
 	struct {
 		bool valid; /* R14 is the host address of access.at */
 		struct access access;
@@ -145,6 +146,8 @@ void x_callout_if(struct xlate *x, unsigned k, unsigned cc);
 bool x_stack(struct xlate *x, unsigned k); /* false: not one of these */
 bool x_flow(struct xlate *x, unsigned k);
 bool x_in_page(s64 off);
+/* The poll of what comes next, if that is a conditional jump back. */
+void x_poll_early(struct xlate *x, unsigned k);
 void x_go_on(struct xlate *x, u16 off); /* the block ends; next is at off */
 /* reg = pcbase + off. */
 void x_load_rip(struct xlate *x, unsigned reg, s64 off);

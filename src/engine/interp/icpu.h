@@ -204,8 +204,8 @@ struct icpu {
 	u8 priv;               /* enum icpu_priv of explicit accesses */
 	u32 sysflags;          /* the rest of RFLAGS, bit 1 set */
 	struct tlb_entry *tlb; /* space->data[priv] */
-	/* Zero: with some of these bytes attention reads as a number that
-	 * added to an address makes it none (bt's polls). */
+	/* With six of these bytes, an address of bt's or zeros, attention
+	 * reads as an address: that one, or else none at all (bt's polls). */
 	u8 below_attention[8];
 	_Atomic u32 attention;
 	u32 key;
