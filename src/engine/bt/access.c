@@ -133,6 +133,7 @@ static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
 	cold->flags = (u8)x->at;
 	cold->lag = (s16)x->lag;
 	cold->insn = (u16)k;
+	cold->nth = x->nth;
 }
 
 /*
@@ -168,6 +169,7 @@ static void probe_direct(struct xlate *x, unsigned k, unsigned size, bool write,
 	cold->flags = (u8)x->at;
 	cold->lag = (s16)x->lag;
 	cold->insn = (u16)k;
+	cold->nth = x->nth;
 }
 
 /* ---- spans ---- */
@@ -354,6 +356,11 @@ s32 x_reach(struct xlate *x, unsigned k, const struct access *a, int stack_slot)
 		x_flags_clobber(x, x->live[k]);
 		if (x->merge)
 			look_ahead(x, k, &whole);
+		else if (x->nth < PROBES)
+			x->entrance[k][x->nth] = (struct entrance){
+				.host = cursor_x(&x->c),
+				.flags = (u8)x->at,
+			};
 		address(x, &whole, whole.at);
 		if (x->direct & BIT(k))
 			probe_direct(x, k, whole.size, whole.write, a->write);
@@ -364,6 +371,7 @@ s32 x_reach(struct xlate *x, unsigned k, const struct access *a, int stack_slot)
 		x->span.valid = x->merge;
 		x->code->out[k].span = whole.size;
 	}
+	x->nth++;
 	/* An empty slot leads where no memory is: that fault is k's, too. */
 	x_point(x, k);
 	return x->span.valid ? (s32)(a->at - x->span.access.at) : 0;

@@ -174,7 +174,7 @@ struct bt_code {
 	u8 *start_w, *body_w;
 	u32 size;
 	u32 crossings; /* of spans over the end of a page */
-	bool merge;    /* accesses share probes */
+	bool twin;     /* there is a second body, for spans over a page's end */
 	bool vector;   /* it needs the vector state */
 	bool flags;    /* it needs the flags it is entered with */
 	bool tried;    /* made knowing that a link's target needs none */

@@ -246,8 +246,8 @@ static void improve(struct bt *bt, struct bt_out *out)
 			return;
 		code->direct |= BIT(out->insn);
 	} else if ((bt->area->missed & ~PAGE_MASK) + out->span > PAGE_SIZE &&
-	           code->merge && ++code->crossings == CROSSINGS_MAX) {
-		code->merge = false;
+	           !code->twin && ++code->crossings == CROSSINGS_MAX) {
+		code->twin = true;
 	} else {
 		return;
 	}

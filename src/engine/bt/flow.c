@@ -235,7 +235,7 @@ static struct cold *new_link(struct xlate *x, s64 off)
 	struct bt_link *link = &x->code->link[n];
 	struct cold *cold = &x->cold[x->colds++];
 
-	ASSERT(n < x->total + 2);
+	ASSERT(n < x_links(x));
 	link->from = x->code;
 	link->off = (u16)off;
 	link->saved = x->at == FLAGS_SAVED;

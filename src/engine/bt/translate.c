@@ -226,7 +226,7 @@ void x_point(struct xlate *x, unsigned k)
 {
 	struct bt_point *p = &x->point[x->code->count];
 
-	ASSERT(x->code->count < x->count * POINTS);
+	ASSERT(x->code->count < x->count * POINTS * x_bodies(x));
 	x->code->count++;
 	p->host = (u32)(x->c.w - x->code->start_w);
 	p->insn = (u16)k;
@@ -270,11 +270,36 @@ static void resume_unless_carry(struct xlate *x, const struct cold *cold)
 	leave_to_op(x, cold->insn, cold->flags);
 }
 
+/*
+ * A span over the end of a page: the other body has probes for each access.
+ * Both come to a probe with the same state, but for what R13 lags behind.
+ */
+static void cross_over(struct xlate *x, const struct cold *cold)
+{
+	const struct entrance *to;
+	u8 *within;
+
+	if (!x->twin || cold->nth >= PROBES ||
+	    cold - x->cold >= (ptrdiff_t)x->first_colds)
+		return;
+	to = &x->entrance[cold->insn][cold->nth];
+	if (!to->host || to->flags != cold->flags)
+		return;
+	asm_rr(&x->c, false, 0x8b, H_S1, H_S0);
+	asm_alu_imm32(&x->c, ALU_AND, H_S1, PAGE_SIZE - 1);
+	asm_alu_imm32(&x->c, ALU_CMP, H_S1, (u32)PAGE_SIZE - cold->size);
+	within = asm_jcc(&x->c, CC_BE);
+	catch_up(x, cold);
+	asm_jmp_to(&x->c, to->host);
+	asm_patch(&x->c, within);
+}
+
 /* The stub asks to leave, too, where it wants the miss looked at. */
 static void cold_fill(struct xlate *x, const struct cold *cold)
 {
 	bool user = x->block->key & KEY_USER;
 
+	cross_over(x, cold);
 	asm_mov_imm64(&x->c, H_S1, how(cold));
 	asm_call_to(&x->c, x->bt->fill[cold->write][user]);
 	resume_unless_carry(x, cold);
@@ -286,6 +311,7 @@ static void cold_walk(struct xlate *x, const struct cold *cold)
 	asm_rm(&x->c, true, 0x03, H_S0, H_S1,
 	       cold->write ? offsetof(struct tlb_entry, wtag)
 	                   : offsetof(struct tlb_entry, rtag));
+	cross_over(x, cold);
 	asm_mov_imm64(&x->c, H_S1, how(cold));
 	asm_call_to(&x->c, x->bt->fill_tlb[cold->write]);
 	resume_unless_carry(x, cold);
@@ -432,7 +458,8 @@ static void emit_entries(struct xlate *x)
 static void emit_body(struct xlate *x)
 {
 	for (unsigned k = 0; k < x->count; k++) {
-		if (!x_may_lag(x, k))
+		x->nth = 0;
+		if (!x->merge || !x_may_lag(x, k))
 			x_move_rsp(x, 0);
 		if (!x_flow(x, k) && !x_stack(x, k) && !x_system(x, k)) {
 			x_poll_early(x, k);
@@ -446,6 +473,26 @@ static void emit_body(struct xlate *x)
 	else if (!ends_block(&x->insn[x->total - 1]))
 		x_go_on(x, (u16)(x->block->off + x->block->len));
 	pad(x, x->code->body_w);
+}
+
+/*
+ * The body, with accesses that share probes; and if these often span two pages,
+ * again, with a probe for each. What is behind its first probe is entered only
+ * from the other's.
+ */
+static void emit_bodies(struct xlate *x)
+{
+	enum flags_at at = x->at;
+
+	emit_body(x);
+	x->first_colds = x->colds;
+	if (!x->twin)
+		return;
+	memset(x->entrance, 0, sizeof(x->entrance));
+	x->merge = x->span.valid = false;
+	x->at = at;
+	x->rsp = 0;
+	emit_body(x);
 }
 
 /* A system call: not for each block. */
@@ -467,11 +514,11 @@ static bool take_meta(struct xlate *x)
 		return false;
 	x->code = code;
 	code->block = x->block;
-	code->merge = x->merge;
+	code->twin = x->twin;
 	code->direct = x->direct;
 	code->tried = x->tried;
 	code->out = bt_meta_take(bt, x->total * sizeof(code->out[0]));
-	code->link = bt_meta_take(bt, (x->total + 2) * sizeof(code->link[0]));
+	code->link = bt_meta_take(bt, x_links(x) * sizeof(code->link[0]));
 	if (!code->out || !code->link)
 		return false;
 	for (unsigned k = 0; k < x->total; k++)
@@ -511,7 +558,7 @@ static struct bt_code *place(struct xlate *x, bool *full)
 	*full = !take_meta(x);
 	if (!*full) {
 		emit_entries(x);
-		emit_body(x);
+		emit_bodies(x);
 		emit_cold(x);
 		*full = x->c.full || !take_points(x);
 	}
@@ -538,7 +585,8 @@ struct bt_code *bt_translate(struct bt *bt, struct block *block,
 	x->bt = bt;
 	x->cpu = bt->cpu;
 	x->block = block;
-	x->merge = !old || old->merge;
+	x->merge = true;
+	x->twin = old && old->twin;
 	x->direct = old ? old->direct : 0;
 	x->tried = old && old->tried;
 	if (decode(x, bt->decoder)) {

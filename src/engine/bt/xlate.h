@@ -31,6 +31,7 @@ struct cold {
 	bool write;       /* ... some of what it is for */
 	bool now;         /* ... this very instruction */
 	u8 flags;         /* enum flags_at */
+	u8 nth;           /* ... of the instruction's probes */
 	s16 lag;          /* as in struct xlate */
 	u16 insn;
 	u16 link;
@@ -45,8 +46,18 @@ struct access {
 	s64 at; /* displacement; off RSP, from where the block began */
 };
 
-enum { COLDS = 6 };  /* of an instruction, at most */
-enum { POINTS = 3 }; /* of an instruction: two probes and itself */
+enum {
+	COLDS = 6,  /* of an instruction, at most */
+	PROBES = 2, /* likewise */
+	POINTS = 3, /* likewise: two probes and itself */
+	BODIES = 2,
+};
+
+/* A probe in a body where none is shared. */
+struct entrance {
+	const u8 *host; /* NULL: none */
+	u8 flags;       /* enum flags_at */
+};
 
 struct xlate {
 	struct bt *bt;
@@ -58,8 +69,11 @@ struct xlate {
 	unsigned count; /* instructions done here; more may follow */
 	unsigned total;
 	unsigned colds, links;
+	unsigned first_colds; /* of the first body */
 	bool polled; /* the jump that comes next goes back, and has its poll */
 	bool merge;  /* accesses may share a probe */
+	bool twin;   /* see struct bt_code */
+	u8 nth;      /* probes of this instruction so far */
 	bool tried;  /* see struct bt_code */
 	u64 direct;  /* instructions whose probe has no slot */
 	s64 rsp;     /* RSP less RSP at the block's beginning */
@@ -70,8 +84,9 @@ struct xlate {
 	} span;
 	u16 op[BLOCK_OPS];       /* of each instruction, in block->op */
 	u32 live[BLOCK_OPS + 1]; /* status flags read before written */
-	struct cold cold[BLOCK_OPS * COLDS + 8];
-	struct bt_point point[BLOCK_OPS * POINTS];
+	struct cold cold[BODIES * BLOCK_OPS * COLDS + 8];
+	struct bt_point point[BODIES * BLOCK_OPS * POINTS];
+	struct entrance entrance[BLOCK_OPS][PROBES];
 	struct insn insn[BLOCK_OPS];
 };
 
@@ -157,6 +172,15 @@ void x_go_to_target(struct xlate *x);
 bool x_can_transfer(u32 key, const struct insn *in);
 bool x_transfer(struct xlate *x, unsigned k); /* false: not one of these */
 
+static inline unsigned x_bodies(const struct xlate *x)
+{
+	return x->twin ? BODIES : 1;
+}
+/* At most. */
+static inline unsigned x_links(const struct xlate *x)
+{
+	return (x->total + 2) * x_bodies(x);
+}
 static inline unsigned x_home(unsigned gpr)
 {
 	return gpr == GPR_RSP ? (unsigned)H_GSP : gpr;
