@@ -13,11 +13,14 @@
  *
  * A miss asks the TLB, out of line, and fills the slot; a miss there leaves
  * the instruction to the interpreter, which walks the tables or faults.
+ * A site that goes from page to page looks into a table of lines instead, one
+ * that goes all over memory into the TLB.
  *
  * Accesses near each other off the same registers share one such probe: R14
  * then holds the host address of a span, until one of the registers changes
  * or R14 is needed. Pushes and pops move RSP by known amounts, so positions
- * off RSP are counted from where it was when the block began.
+ * off RSP are counted from where it was when the block began. A block whose
+ * spans often lie over the end of a page has a second body without any.
  */
 #include "engine/bt/xlate.h"
 
@@ -108,6 +111,14 @@ static unsigned next_slot(struct bt *bt, bool write)
 	       bt->next_slot[write]++ % ((SLOTS - SLOT_FIRST) / 2) * 2 + write;
 }
 
+static void common_cold(const struct xlate *x, unsigned k, struct cold *cold)
+{
+	cold->flags = (u8)x->at;
+	cold->lag = (s16)x->lag;
+	cold->nth = x->nth;
+	cold->insn = (u16)k;
+}
+
 static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
                   bool now, int stack_slot)
 {
@@ -130,15 +141,62 @@ static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
 	cold->write = write;
 	cold->now = now;
 	cold->size = (u16)size;
-	cold->flags = (u8)x->at;
-	cold->lag = (s16)x->lag;
-	cold->insn = (u16)k;
-	cold->nth = x->nth;
+	common_cold(x, k, cold);
+}
+
+/* R15 = R14 >> LINE_SHIFT, its low half */
+static void line_number(struct cursor *c)
+{
+	if (__builtin_cpu_supports("bmi2")) {
+		asm_bytes(c, "\xc4\x43\x7b\xf0\xfe", 5); /* rorx r15d, r14d, */
+		asm_8(c, LINE_SHIFT);
+		return;
+	}
+	asm_rr(c, false, 0x8b, H_S1, H_S0);
+	asm_shift(c, false, 5, H_S1, LINE_SHIFT);
+}
+
+/* op r14, gs:[r15 + off] */
+static void line_field(struct cursor *c, u8 op, u32 off)
+{
+	asm_8(c, 0x65);
+	asm_rm(c, true, op, H_S0, H_S1, (s32)off);
 }
 
 /*
- * Without a slot, for sites that go from page to page: nine instructions, and
- * every page that the TLB holds is as good as the last one.
+ * For sites that go from page to page: a page has a line in a table that all
+ * such share. The address of a tag hangs on that of the access, so it takes
+ * some cycles more than a slot.
+ */
+static void probe_line(struct xlate *x, unsigned k, unsigned size, bool write,
+                       bool now)
+{
+	bool user = x->block->key & KEY_USER;
+	u32 table = AREA(line) +
+	            (u32)((user * 2 + write) * PAGES * sizeof(struct slot));
+	struct cold *cold = &x->cold[x->colds++];
+	struct cursor *c = &x->c;
+
+	_Static_assert(sizeof(struct slot) == 16, "LINE_SHIFT, LINE_MASK");
+	line_number(c);
+	asm_alu_imm32(c, ALU_AND, H_S1, LINE_MASK);
+	line_field(c, 0x2b, table + offsetof(struct slot, tag)); /* sub */
+	asm_bytes(c, "\x49\x81\xfe", 3);                         /* cmp r14, */
+	asm_32(c, PAGE_SIZE - size);
+	cold->jump = asm_jcc(c, CC_A);
+	line_field(c, 0x03, table + offsetof(struct slot, host)); /* add */
+	cold->kind = COLD_LINE;
+	cold->resume = cursor_x(c);
+	cold->slot = table;
+	cold->write = write;
+	cold->now = now;
+	cold->size = (u16)size;
+	common_cold(x, k, cold);
+}
+
+/*
+ * For sites that go all over memory: nine instructions, and every page that the
+ * TLB holds is as good as the last one.
  */
 static void probe_direct(struct xlate *x, unsigned k, unsigned size, bool write,
                          bool now)
@@ -166,10 +224,7 @@ static void probe_direct(struct xlate *x, unsigned k, unsigned size, bool write,
 	cold->write = write;
 	cold->now = now;
 	cold->size = (u16)size;
-	cold->flags = (u8)x->at;
-	cold->lag = (s16)x->lag;
-	cold->insn = (u16)k;
-	cold->nth = x->nth;
+	common_cold(x, k, cold);
 }
 
 /* ---- spans ---- */
@@ -220,8 +275,9 @@ static bool needs_scratch(const struct xlate *x, unsigned k)
 
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_LEAVE:
-	case ZYDIS_MNEMONIC_LEA:
 		return true;
+	case ZYDIS_MNEMONIC_LEA:
+		return !x_lea_is_simple(in);
 	case ZYDIS_MNEMONIC_PUSH:
 		return in->op[0].kind == OPERAND_MEM;
 	default:
@@ -364,6 +420,8 @@ s32 x_reach(struct xlate *x, unsigned k, const struct access *a, int stack_slot)
 		address(x, &whole, whole.at);
 		if (x->direct & BIT(k))
 			probe_direct(x, k, whole.size, whole.write, a->write);
+		else if (x->paged & BIT(k))
+			probe_line(x, k, whole.size, whole.write, a->write);
 		else
 			probe(x, k, whole.size, whole.write, a->write,
 			      stack_slot);
@@ -382,6 +440,8 @@ void x_reach_at(struct xlate *x, unsigned k, unsigned size, bool write)
 	x->span.valid = false;
 	if (x->direct & BIT(k))
 		probe_direct(x, k, size, write, write);
+	else if (x->paged & BIT(k))
+		probe_line(x, k, size, write, write);
 	else
 		probe(x, k, size, write, write, -1);
 	x->code->out[k].span = (u16)size;

@@ -37,6 +37,8 @@ enum {
 	SLOT_STACK_READ = 0,
 	SLOT_STACK_WRITE = 1,
 	SLOT_FIRST = 2,
+	PAGES = 256, /* lines of a table that sites share */
+	LOGGED = SLOTS + 2 * PAGES,
 	SLOT_PAGES = 2048,       /* of a ring, told apart by their numbers */
 	BT_SLOT_EMPTY = 1 << 28, /* upper half of an empty one's tag */
 	TARGETS = 65536,         /* of indirect jumps */
@@ -51,8 +53,14 @@ enum {
 /* A site's page: an access at lin hits if lin - tag <= 4096 - size. */
 struct slot {
 	u64 tag;
-	u64 delta; /* host address - lin */
+	union {
+		u64 delta; /* host address - lin */
+		u64 host;  /* of a line: the page's address */
+	};
 };
+
+/* Of a page's line in its table: its number's low bits, times 16. */
+enum { LINE_SHIFT = 12 - 4, LINE_MASK = (PAGES - 1) << 4 };
 
 /*
  * A line of the table of targets: good for one context alone. Contexts are
@@ -114,8 +122,10 @@ struct bt_area {
 	u32 vector_was_absent, vector_wanted;
 	/* Slots that are not empty, by offset in struct icpu: [cpl 3] */
 	u32 slots_filled[2];
-	u16 slot_log[2][SLOTS];
+	u16 slot_log[2][LOGGED]; /* and of lines */
 	struct slot slot[2][SLOTS];
+	/* For sites that have no slot, by page: [cpl 3][write] */
+	struct slot line[2][2][PAGES];
 	/* By the page's number: may a slot of the ring hold it? */
 	u8 slot_pages[2][SLOT_PAGES];
 };
@@ -178,7 +188,8 @@ struct bt_code {
 	bool vector;   /* it needs the vector state */
 	bool flags;    /* it needs the flags it is entered with */
 	bool tried;    /* made knowing that a link's target needs none */
-	u64 direct;    /* instructions whose probes ask the TLB at once */
+	u64 paged;     /* instructions whose probes have no slot... */
+	u64 direct;    /* ...and no line, but ask the TLB at once */
 	struct bt_link *link;
 	struct bt_link *incoming;
 	struct bt_out *out; /* of each instruction, and of the one after */
@@ -229,6 +240,7 @@ struct bt {
 	const u8 *exit_known; /* rip is in icpu; flags saved */
 	const u8 *callout;    /* R15: a bt_out in meta; flags saved or dead */
 	const u8 *fill[2][2]; /* [write][user]: R14 lin, R15 how (helper.h) */
+	const u8 *fill_line[2][2];
 	const u8 *fill_tlb[2];
 	const u8 *rep_movs, *rep_stos;
 	const u8 *load_vector, *save_vector;

@@ -237,15 +237,22 @@ static void encode(struct cursor *c, const struct insn *in,
 }
 
 /* Off registers that are at hand, LEA is LEA. */
+bool x_lea_is_simple(const struct insn *in)
+{
+	const struct insn_mem *m = &in->mem;
+
+	return m->base != INSN_RIP && in->op[0].size >= 4 && in->asize == 8 &&
+	       m->disp == (s32)m->disp && !x_in_memory(in->op[0].reg) &&
+	       (m->base == INSN_NO_REG || !x_in_memory(m->base)) &&
+	       (m->index == INSN_NO_REG || !x_in_memory(m->index));
+}
+
 static bool copy_simple_lea(struct xlate *x, const struct insn *in)
 {
 	const struct insn_mem *m = &in->mem;
 	unsigned dst = in->op[0].reg;
 
-	if (m->base == INSN_RIP || in->op[0].size < 4 || in->asize != 8 ||
-	    m->disp != (s32)m->disp || x_in_memory(dst) ||
-	    (m->base != INSN_NO_REG && x_in_memory(m->base)) ||
-	    (m->index != INSN_NO_REG && x_in_memory(m->index)))
+	if (!x_lea_is_simple(in))
 		return false;
 	asm_lea(&x->c, in->op[0].size == 8, x_home(dst),
 	        m->base == INSN_NO_REG ? (unsigned)NO_REG : x_home(m->base),

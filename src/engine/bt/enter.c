@@ -65,6 +65,9 @@ void bt_init_slots(struct bt *bt)
 	for (unsigned ring = 0; ring < 2; ring++)
 		for (unsigned i = 0; i < SLOTS; i++)
 			bt->area->slot[ring][i].tag = SLOT_EMPTY;
+	for (unsigned i = 0; i < 2 * 2 * PAGES; i++)
+		bt->area->line[i / PAGES / 2][i / PAGES % 2][i % PAGES].tag =
+		    SLOT_EMPTY;
 }
 
 /*
@@ -229,9 +232,9 @@ static bool make_again(struct bt *bt, struct bt_code *code)
 }
 
 /*
- * A span that lies across two pages fails every time, and a site that goes
- * from page to page has no use of a slot. A block in which either is common
- * is made again, better.
+ * A span that lies across two pages fails every time, a site that goes from
+ * page to page has no use of a slot, and one that goes to very many has none of
+ * a line. A block in which that is common is made again, better.
  */
 static void improve(struct bt *bt, struct bt_out *out)
 {
@@ -244,7 +247,9 @@ static void improve(struct bt *bt, struct bt_out *out)
 	if (sampled) {
 		if (++out->misses < MISSES_MAX)
 			return;
-		code->direct |= BIT(out->insn);
+		if (code->paged & BIT(out->insn))
+			code->direct |= BIT(out->insn);
+		code->paged |= BIT(out->insn);
 	} else if ((bt->area->missed & ~PAGE_MASK) + out->span > PAGE_SIZE &&
 	           !code->twin && ++code->crossings == CROSSINGS_MAX) {
 		code->twin = true;

@@ -25,7 +25,7 @@ const u8 *bt_emit_helper(struct bt *bt, struct cursor *c, bt_helper_fn *fn);
 
 /* how: of an access, for the fill of a slot and of the TLB. */
 enum {
-	HOW_SLOT_MASK = 0xffff, /* the slot's offset in struct icpu */
+	HOW_SLOT_MASK = 0xffff, /* offset in struct icpu: slot, or table */
 	HOW_SIZE = 16,          /* << bytes */
 	HOW_SIZE_MASK = 0x3fff,
 	HOW_NOW = 1 << 30, /* this instruction writes */

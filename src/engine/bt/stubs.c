@@ -187,7 +187,7 @@ static void log_slot(struct cursor *c, bool user)
 	asm_gs(c, false, 0x8b, H_RDX, filled);
 	/* mov gs:[log + rdx * 2], r15w */
 	asm_bytes(c, "\x65\x66\x44\x89\x3c\x55", 6);
-	asm_32(c, AREA(slot_log) + user * SLOTS * (u32)sizeof(u16));
+	asm_32(c, AREA(slot_log) + user * LOGGED * (u32)sizeof(u16));
 	gs_digit(c, 0xff, 0, 0, filled); /* inc dword */
 }
 
@@ -244,6 +244,17 @@ static void fill_slot(struct cursor *c, bool user)
 		asm_patch(c, keep);
 }
 
+/* R15: the table; then the page's line. RCX: what to add to an offset. */
+static void find_line(struct cursor *c)
+{
+	asm_rr(c, true, 0x03, H_RCX, H_RDX);
+	push(c, H_RDX);
+	asm_shift(c, false, 5, H_RDX, LINE_SHIFT);
+	asm_alu_imm32(c, ALU_AND, H_RDX, LINE_MASK);
+	asm_rr(c, false, 0x03, H_S1, H_RDX);
+	pop(c, H_RDX);
+}
+
 static void pop_three(struct cursor *c)
 {
 	pop(c, H_RDX);
@@ -276,12 +287,12 @@ static void sample_miss(struct cursor *c)
 
 /*
  * R14: linear address, R15: how, with the slot. CF clear: it hit, or does now,
- * the slot is filled, R14 is the host address. CF set: R14 unchanged; the TLB
- * can't be filled, or the miss is one in so many that area.miss_sampled wants
- * looked at.
+ * the slot or line is filled, R14 is the host address. CF set: R14 unchanged;
+ * the TLB can't be filled, or the miss is one in so many that area.miss_sampled
+ * wants looked at.
  */
 static const u8 *emit_fill(struct bt *bt, struct cursor *c, bool write,
-                           bool user)
+                           bool user, bool line)
 {
 	const u8 *at = cursor_x(c), *again;
 	s32 tag = write ? offsetof(struct tlb_entry, wtag)
@@ -317,6 +328,8 @@ static const u8 *emit_fill(struct bt *bt, struct cursor *c, bool write,
 	asm_rm(c, true, 0x8b, H_RDX, H_RAX, tag);
 	asm_rm(c, true, 0x8b, H_RCX, H_RAX, offsetof(struct tlb_entry, addend));
 	asm_bytes(c, "\x49\x01\xce", 3); /* add r14, rcx */
+	if (line)
+		find_line(c);
 	fill_slot(c, user);
 	pop_three(c);
 	asm_8(c, 0xf8); /* clc */
@@ -378,6 +391,9 @@ void bt_stubs(struct bt *bt, struct cursor *c)
 	bt->fill_tlb[1] = bt_emit_helper(bt, c, bt_fill_write);
 	bt->rep_movs = bt_emit_helper(bt, c, bt_rep_movs);
 	bt->rep_stos = bt_emit_helper(bt, c, bt_rep_stos);
-	for (unsigned i = 0; i < 4; i++)
-		bt->fill[i / 2][i % 2] = emit_fill(bt, c, i / 2, i % 2);
+	for (unsigned i = 0; i < 4; i++) {
+		bt->fill[i / 2][i % 2] = emit_fill(bt, c, i / 2, i % 2, false);
+		bt->fill_line[i / 2][i % 2] =
+		    emit_fill(bt, c, i / 2, i % 2, true);
+	}
 }

@@ -305,6 +305,20 @@ static void cold_fill(struct xlate *x, const struct cold *cold)
 	resume_unless_carry(x, cold);
 }
 
+/* Of R14 the tag was taken; R15 is the line's place in the table. */
+static void cold_line(struct xlate *x, const struct cold *cold)
+{
+	bool user = x->block->key & KEY_USER;
+
+	asm_8(&x->c, 0x65);
+	asm_rm(&x->c, true, 0x03, H_S0, H_S1,
+	       (s32)(cold->slot + offsetof(struct slot, tag)));
+	cross_over(x, cold);
+	asm_mov_imm64(&x->c, H_S1, how(cold));
+	asm_call_to(&x->c, x->bt->fill_line[cold->write][user]);
+	resume_unless_carry(x, cold);
+}
+
 /* A direct probe: R15 is the entry, R14 has its tag taken off. */
 static void cold_walk(struct xlate *x, const struct cold *cold)
 {
@@ -347,6 +361,8 @@ static void emit_cold(struct xlate *x)
 		x->bt->stats.probes += x->cold[i].kind <= COLD_MISS;
 		if (x->cold[i].kind == COLD_FILL)
 			cold_fill(x, &x->cold[i]);
+		else if (x->cold[i].kind == COLD_LINE)
+			cold_line(x, &x->cold[i]);
 		else if (x->cold[i].kind == COLD_WALK)
 			cold_walk(x, &x->cold[i]);
 		else if (x->cold[i].kind == COLD_CALLOUT)
@@ -515,6 +531,7 @@ static bool take_meta(struct xlate *x)
 	x->code = code;
 	code->block = x->block;
 	code->twin = x->twin;
+	code->paged = x->paged;
 	code->direct = x->direct;
 	code->tried = x->tried;
 	code->out = bt_meta_take(bt, x->total * sizeof(code->out[0]));
@@ -587,6 +604,7 @@ struct bt_code *bt_translate(struct bt *bt, struct block *block,
 	x->block = block;
 	x->merge = true;
 	x->twin = old && old->twin;
+	x->paged = old ? old->paged : 0;
 	x->direct = old ? old->direct : 0;
 	x->tried = old && old->tried;
 	if (decode(x, bt->decoder)) {

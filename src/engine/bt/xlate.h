@@ -18,14 +18,15 @@
 struct cold {
 	enum {
 		COLD_FILL,    /* a site's page cache missed */
+		COLD_LINE,    /* a line did */
 		COLD_WALK,    /* a direct probe missed */
 		COLD_MISS,    /* the interpreter's */
 		COLD_CALLOUT, /* likewise; where it leads host code goes on */
 		COLD_LINK,    /* a link that is not linked yet */
 	} kind;
 	u8 *jump;         /* displacement that leads here */
-	const u8 *resume; /* COLD_FILL: run address after a hit; COLD_WALK:
-	                   * of the probe */
+	const u8 *resume; /* COLD_FILL, _LINE: run address after a hit;
+	                   * COLD_WALK: of the probe */
 	u32 slot;         /* ... offset in struct icpu */
 	u16 size;         /* ... of the access */
 	bool write;       /* ... some of what it is for */
@@ -75,7 +76,8 @@ struct xlate {
 	bool twin;   /* see struct bt_code */
 	u8 nth;      /* probes of this instruction so far */
 	bool tried;  /* see struct bt_code */
-	u64 direct;  /* instructions whose probe has no slot */
+	u64 paged;   /* see struct bt_code */
+	u64 direct;  /* likewise */
 	s64 rsp;     /* RSP less RSP at the block's beginning */
 	s32 lag;     /* RSP less R13: pushes and pops move R13 together */
 	struct {
@@ -141,6 +143,7 @@ bool x_may_lag(const struct xlate *x, unsigned k);
 
 /* ---- copies (copy.c) ---- */
 void x_copy(struct xlate *x, unsigned k);
+bool x_lea_is_simple(const struct insn *in); /* needs no scratch register */
 
 /* ---- the system's instructions (system.c) ---- */
 bool x_can_system(const struct xlate *x, unsigned k);

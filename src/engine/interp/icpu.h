@@ -44,7 +44,7 @@ enum {
 	EXEC_LARGE = 16,
 	EXEC_LOG = 256,  /* user pages that are looked at after a flush */
 	TLB_LARGE = 512, /* pieces of linear memory told apart for INVLPG */
-	ICPU_AREA = 5248,
+	ICPU_AREA = 7552,
 };
 
 /* Which table of a space an access looks into. */
