@@ -30,7 +30,7 @@ enum {
 };
 
 struct run_disk {
-	char *path, *format, *serial; /* owned */
+	char *path, *format, *serial, *cache; /* owned; NULL: the default */
 	bool readonly;
 	u64 iops, bytes_per_s; /* 0: no limit */
 };

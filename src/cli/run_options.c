@@ -67,7 +67,8 @@ static const struct option_spec specs[] = {
 	{ "module", "FILE", "multiboot module; may be repeated", OPT_MODULE },
 	{ "append", "WORDS", "added to the kernel command line", OPT_APPEND },
 	{ "disk", "FILE[,OPTION]...",
-	  "format=raw|qcow2, readonly, serial=, iops=, rate=", OPT_DISK },
+	  "format=raw|qcow2, readonly, cache=, serial=, iops=, rate=",
+	  OPT_DISK },
 	{ "net", "user|tap:T|NAME|none", "network cards (user); repeatable",
 	  OPT_NET },
 	{ "publish", "[A:]PORT:PORT[/udp]", "forward a host port to the guest",
@@ -134,6 +135,9 @@ static int disk_option(struct run_disk *d, const char *part, struct error *err)
 	} else if (strncmp(part, "format=", 7) == 0) {
 		free(d->format);
 		d->format = xstrdup(part + 7);
+	} else if (strncmp(part, "cache=", 6) == 0) {
+		free(d->cache);
+		d->cache = xstrdup(part + 6);
 	} else if (strncmp(part, "iops=", 5) == 0) {
 		return disk_limit(part, 5, &d->iops, err);
 	} else if (strncmp(part, "rate=", 5) == 0) {
@@ -149,8 +153,8 @@ static int disk_option(struct run_disk *d, const char *part, struct error *err)
 		d->serial = xstrdup(part + 7);
 	} else {
 		error_set(err, -EINVAL, "--disk: there is no option %s", part);
-		return error_hint(err, "there are format=, readonly, iops=, "
-		                       "rate= and serial=TEXT");
+		return error_hint(err, "there are format=, readonly, cache=, "
+		                       "iops=, rate= and serial=TEXT");
 	}
 	return 0;
 }
@@ -552,6 +556,7 @@ void run_options_fini(struct run_options *o)
 		free(o->disks[i].path);
 		free(o->disks[i].format);
 		free(o->disks[i].serial);
+		free(o->disks[i].cache);
 	}
 	json_decref(o->devices);
 }

@@ -141,6 +141,9 @@ static int add_disk(struct definition *d, const char *value, struct error *err)
 		else if (strncmp(part, "format=", 7) == 0)
 			json_object_set_new(disk, "format",
 			                    json_string(part + 7));
+		else if (strncmp(part, "cache=", 6) == 0)
+			json_object_set_new(disk, "cache",
+			                    json_string(part + 6));
 		else if (strncmp(part, "serial=", 7) == 0)
 			json_object_set_new(disk, "serial",
 			                    json_string(part + 7));

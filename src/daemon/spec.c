@@ -267,15 +267,18 @@ static void read_boot(struct reader *r)
 
 static void read_disk(struct reader *r)
 {
-	static const char *const keys[] = { "path", "format", "serial",
-		                            "readonly", NULL };
+	static const char *const keys[] = { "path",     "format", "serial",
+		                            "readonly", "cache",  NULL };
 	static const char *const formats[] = { "raw", "qcow2", NULL };
+	static const char *const caches[] = { "writeback", "none", "unsafe",
+		                              NULL };
 
 	check_keys(r, keys);
 	path(r, "path", true);
 	choice(r, "format", formats);
 	text(r, "serial", 20, NULL);
 	boolean(r, "readonly", false);
+	choice(r, "cache", caches);
 }
 
 static void read_limits(struct reader *r)

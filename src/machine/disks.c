@@ -19,6 +19,17 @@
 #include "storage/live.h"
 #include "storage/throttle.h"
 
+static unsigned flags_of(const struct machine_disk *disk)
+{
+	static const unsigned of[] = {
+		[CACHE_WRITEBACK] = 0,
+		[CACHE_NONE] = BLOCK_OPEN_DIRECT,
+		[CACHE_UNSAFE] = BLOCK_OPEN_NO_FLUSH,
+	};
+
+	return of[disk->cache] | (disk->readonly ? BLOCK_OPEN_READONLY : 0);
+}
+
 /* The image with its chain, of which every file is open already. */
 static int open_image(struct block **out, struct machine_disk *disk,
                       struct error *err)
@@ -30,7 +41,7 @@ static int open_image(struct block **out, struct machine_disk *disk,
 		.path = disk->path,
 		.fd = disk->fd,
 		.format = disk->format,
-		.flags = disk->readonly ? BLOCK_OPEN_READONLY : 0,
+		.flags = flags_of(disk),
 		.opener = &opener,
 	};
 	int rc;

@@ -33,12 +33,20 @@ struct machine_disk_file {
 	const char *path, *format;
 };
 
+/* How a disk's files are read and written. */
+enum machine_cache {
+	CACHE_WRITEBACK, /* through the host's page cache */
+	CACHE_NONE,      /* O_DIRECT, with io_uring where the host has it */
+	CACHE_UNSAFE,    /* the page cache; what the guest flushes is not */
+};
+
 struct machine_disk {
 	int fd;           /* taken over */
 	const char *path; /* for messages, and the base of relative names */
 	const char *format;
 	const char *serial;
 	bool readonly;
+	enum machine_cache cache;
 	struct machine_disk_file chain[MACHINE_CHAIN_MAX];
 	unsigned chain_count;
 	u64 iops, iops_burst; /* 0: no limit, see storage/throttle.h */

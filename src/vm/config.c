@@ -218,12 +218,31 @@ static int read_limits(struct reader *r, struct machine_disk *d)
 	return rc;
 }
 
+static int read_cache(struct reader *r, struct machine_disk *d)
+{
+	static const char *const names[] = {
+		[CACHE_WRITEBACK] = "writeback",
+		[CACHE_NONE] = "none",
+		[CACHE_UNSAFE] = "unsafe",
+	};
+	const char *name = names[CACHE_WRITEBACK];
+	int rc = get_string(r, "cache", 32, &name);
+
+	for (unsigned i = 0; rc == 0 && i < ARRAY_SIZE(names); i++)
+		if (strcmp(name, names[i]) == 0) {
+			d->cache = (enum machine_cache)i;
+			return 0;
+		}
+	return rc < 0 ? rc
+	              : fail(r, "cache", "is not writeback, none or unsafe");
+}
+
 static int read_disk(struct reader *r, void *out)
 {
 	static const char *const keys[] = {
 		"fd",      "path",   "format",     "serial",      "readonly",
 		"chain",   "iops",   "iops_burst", "bytes_per_s", "bytes_burst",
-		"private", "shared", NULL
+		"private", "shared", "cache",      NULL
 	};
 	struct machine_disk *d = out;
 	int rc = check_keys(r, keys);
@@ -243,6 +262,8 @@ static int read_disk(struct reader *r, void *out)
 		rc = get_string(r, "serial", 20, &d->serial);
 	if (rc == 0)
 		rc = get_bool(r, "readonly", &d->readonly);
+	if (rc == 0)
+		rc = read_cache(r, d);
 	if (rc == 0)
 		rc = get_array(r, "chain", ARRAY_SIZE(d->chain),
 		               sizeof(d->chain[0]), read_chain_file, d->chain,

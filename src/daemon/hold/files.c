@@ -168,6 +168,7 @@ static int open_disks(struct hold_files *f, json_t *machine, struct error *err)
 		copy_key(to, disk, "format");
 		copy_key(to, disk, "serial");
 		copy_key(to, disk, "readonly");
+		copy_key(to, disk, "cache");
 		readonly = json_is_true(json_object_get(disk, "readonly"));
 		fd = open_file("disk", text_of(disk, "path"),
 		               readonly ? O_RDONLY : O_RDWR, true, err);

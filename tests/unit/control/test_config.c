@@ -64,7 +64,8 @@ static void full_file_is_read(void **state)
 	          "\"initrd\":1,\"cmdline\":\"quiet\",\"modules\":[],"
 	          "\"unpack\":\"no\"},"
 	          "\"disks\":[{\"fd\":2,\"path\":\"a.img\",\"serial\":\"s\","
-	          "\"readonly\":true,\"iops\":500,\"bytes_burst\":4096,"
+	          "\"readonly\":true,\"cache\":\"none\",\"iops\":500,\"bytes_"
+	          "burst\":4096,"
 	          "\"chain\":[{\"fd\":6,\"path\":\"b.img\","
 	          "\"format\":\"raw\"}]}],"
 	          "\"nics\":[{\"fd\":3,\"mac\":\"52:54:00:ab:cd:ef\","
@@ -83,6 +84,7 @@ static void full_file_is_read(void **state)
 	assert_int_equal(c.machine.disk_count, 1);
 	assert_int_equal(c.machine.disks[0].fd, fds[2]);
 	assert_true(c.machine.disks[0].readonly);
+	assert_int_equal(c.machine.disks[0].cache, CACHE_NONE);
 	assert_string_equal(c.machine.disks[0].format, "raw");
 	assert_int_equal(c.machine.disks[0].iops, 500);
 	assert_int_equal(c.machine.disks[0].bytes_burst, 4096);
@@ -126,6 +128,8 @@ static void bad_files_are_refused(void **state)
 		{ "{\"boot\":{},\"rng\":1}", "neither true nor false" },
 		{ "{\"boot\":{},\"disks\":[{}]}", "disks[0].fd is missing" },
 		{ "{\"boot\":{},\"disks\":[1]}", "disks[0] is not an object" },
+		{ "{\"boot\":{},\"disks\":[{\"fd\":2,\"cache\":\"some\"}]}",
+		  "disks[0].cache is not writeback" },
 		{ "{\"boot\":{},\"disks\":{}}", "not an array" },
 		{ "{\"boot\":{},\"disks\":[{\"fd\":1,\"chain\":[{\"fd\":2,"
 		  "\"path\":\"x\"}]}]}",

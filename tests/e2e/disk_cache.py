@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Disks through the page cache, past it, and unsafe: disk_cache.py ATOLL ELF.
+
+The guest never stops writing and reads what it wrote. What --disk asked for is
+looked for in the flags of the open file, and what was flushed in the image.
+"""
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from live_guest import Guest, whole, wrong_slots
+
+atoll, elf = sys.argv[1:3]
+# Beside the build: file systems in memory know no O_DIRECT.
+work = tempfile.mkdtemp(prefix="cache-", dir=os.path.dirname(elf))
+env = dict(os.environ, ATOLL_STATE_DIR=work + "/s",
+           ATOLL_RUNTIME_DIR=work + "/r")
+tool = ["qemu-img"] if shutil.which("qemu-img") else [atoll, "disk"]
+passed = failed = 0
+
+
+def check(what, good, more=""):
+    global passed, failed
+    passed, failed = passed + bool(good), failed + (not good)
+    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
+
+
+def flags(pid, path):
+    """Of the descriptor that the machine has of it."""
+    inode = os.stat(path).st_ino
+    for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if fd.stat().st_ino == inode:
+                info = pathlib.Path(f"/proc/{pid}/fdinfo/{fd.name}")
+                return int(info.read_text().split("flags:")[1].split()[0], 8)
+        except OSError:
+            pass
+    return None
+
+
+def direct_works():
+    path = work + "/try"
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT))
+        return True
+    except OSError:
+        return False
+
+
+def one(fmt, cache):
+    what = f"{fmt}, {cache}"
+    path = f"{work}/{cache}.{fmt}"
+    subprocess.run([atoll, "disk", "create", path, "64M", "--format", fmt],
+                   check=True, capture_output=True, env=env)
+    guest = Guest(atoll, elf, env, f"{path},format={fmt},cache={cache}",
+                  f"{cache}-{fmt}")
+    check(f"{what}: it writes", guest.goes_on(), guest.said)
+    has = flags(guest.worker(), path)
+    check(f"{what}: O_DIRECT or not",
+          has is not None and bool(has & os.O_DIRECT) == (cache == "none"),
+          has)
+    code = guest.end()
+    check(f"{what}: what it read was right", code == 1,
+          (code, guest.said, guest.errors))
+    wrong = wrong_slots(whole(path, fmt, work, tool), guest.slots,
+                        guest.flushed)
+    check(f"{what}: all is there", not wrong, wrong[:4])
+
+
+try:
+    modes = ["writeback", "unsafe"]
+    if direct_works():
+        modes.append("none")
+    else:
+        print("no O_DIRECT on this file system: cache=none is not tried")
+    for kind in ("raw", "qcow2"):
+        for mode in modes:
+            one(kind, mode)
+    bad = subprocess.run(
+        [atoll, "run", "--kernel", elf, "--disk", f"{work}/none.raw,cache=x"],
+        env=env, capture_output=True, text=True, check=False,
+        stdin=subprocess.DEVNULL)
+    check("no such cache", bad.returncode and "cache" in bad.stderr, bad)
+finally:
+    shutil.rmtree(work, ignore_errors=True)
+print(f"{passed} passed, {failed} failed")
+sys.exit(failed != 0)
