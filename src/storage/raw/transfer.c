@@ -35,12 +35,15 @@ static bool aligned(const struct raw *raw, const struct block_request *req)
 	return (bits & (raw->mem_align - 1)) == 0;
 }
 
+/* What length says is there grows after the file does, and shrinks before it:
+ * whichever happens meanwhile, one of both is not more than the file has. */
 bool raw_cut_short(const struct raw *raw)
 {
+	u64 before = raw->length;
 	struct stat st;
 
 	return !raw->device && fstat(raw->fd, &st) == 0 &&
-	       (u64)st.st_size < raw->length;
+	       (u64)st.st_size < MIN(before, (u64)raw->length);
 }
 
 int raw_begin(struct block_request *req)
@@ -94,8 +97,13 @@ static int at_end(struct block_request *req)
 	struct raw_state *st = raw_state(req);
 	u64 rest = req->length - st->done;
 
-	if (req->offset + st->done < raw->length)
-		return -EIO; /* cut short under us */
+	/* It was cut short, or has grown since it was read. */
+	if (req->offset + st->done < raw->length) {
+		if (raw->device || raw_cut_short(raw))
+			return -EIO;
+		st->done = ALIGN_DOWN(st->done, (u64)raw->block.info.sector);
+		return 1;
+	}
 	if (st->bounce)
 		memset(st->bounce + st->done, 0, rest);
 	else

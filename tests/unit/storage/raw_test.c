@@ -584,6 +584,55 @@ static void test_parallel(void **state)
 	end(f);
 }
 
+/* ---- a file that grows ---- */
+
+enum { GROWERS = 4, GROWTH = 5000, STEP = 4096 };
+
+struct grower {
+	struct block *b;
+	pthread_t thread;
+	u64 first;
+	int result;
+};
+
+static void *grow(void *arg)
+{
+	struct grower *g = arg;
+	u8 *buf = aligned_alloc(STEP, STEP);
+
+	memset(buf, 1, STEP);
+	for (u64 i = 0; i < GROWTH && g->result == 0; i++)
+		g->result =
+		    block_sync(g->b, BLOCK_WRITE, g->first + i * GROWERS * STEP,
+		               buf, STEP);
+	free(buf);
+	return NULL;
+}
+
+/* None may take the others' growth for a file that was cut short. */
+static void test_growth(void **state)
+{
+	struct fixture *f = begin(state);
+	struct block_open how = { .path = f->path,
+		                  .fd = -1,
+		                  .flags = f->flags | RAW_UNBOUNDED };
+	struct grower growers[GROWERS] = { 0 };
+	struct error err = { 0 };
+
+	block_close(f->b);
+	assert_int_equal(raw_open(&f->b, &how, &err), 0);
+	for (u64 i = 0; i < GROWERS; i++) {
+		growers[i] =
+		    (struct grower){ .b = f->b, .first = SIZE + i * STEP };
+		pthread_create(&growers[i].thread, NULL, grow, &growers[i]);
+	}
+	for (int i = 0; i < GROWERS; i++) {
+		pthread_join(growers[i].thread, NULL);
+		assert_int_equal(growers[i].result, 0);
+	}
+	end(f);
+}
+
 /* In a child: a file system of its own that fills up. 77: not possible. */
 static int full_child(unsigned flags)
 {
@@ -783,6 +832,7 @@ int main(void)
 		EACH(test_odd_size),
 		EACH(test_resize_and_map),
 		EACH(test_parallel),
+		VARIANT(test_growth, BLOCK_OPEN_THREADS),
 		EACH(test_full),
 		EACH(test_device),
 		cmocka_unit_test(test_backends_exist),
