@@ -39,11 +39,13 @@ static bool aligned(const struct raw *raw, const struct block_request *req)
  * whichever happens meanwhile, one of both is not more than the file has. */
 bool raw_cut_short(const struct raw *raw)
 {
-	u64 before = raw->length;
+	u64 before = raw->length, after;
 	struct stat st;
 
-	return !raw->device && fstat(raw->fd, &st) == 0 &&
-	       (u64)st.st_size < MIN(before, (u64)raw->length);
+	if (raw->device || fstat(raw->fd, &st) < 0)
+		return false;
+	after = raw->length;
+	return (u64)st.st_size < MIN(before, after);
 }
 
 int raw_begin(struct block_request *req)
