@@ -58,6 +58,7 @@ struct exchange {
 
 	/* Under the lock. */
 	bool core_done, begun, whole, head_sent, last_sent, gone_posted;
+	bool delivering; /* the core is in the call that hands it over */
 	int status;
 	char type[64];
 	char *headers;
@@ -131,7 +132,7 @@ static void connection_done(struct session *s, bool answered)
 	pthread_mutex_lock(&h->lock);
 	unlink_exchange(x);
 	x->wsi = NULL;
-	last = x->core_done || !x->dispatched;
+	last = (x->core_done && !x->delivering) || !x->dispatched;
 	/* Posted under the lock: the core can't free it in between. */
 	if (!last && !answered) {
 		x->gone_posted = true;
@@ -145,8 +146,16 @@ static void connection_done(struct session *s, bool answered)
 static void deliver(void *ctx)
 {
 	struct exchange *x = ctx;
+	struct http *h = x->http;
+	bool last;
 
-	x->http->config.request(x->http->config.ctx, &x->request);
+	h->config.request(h->config.ctx, &x->request);
+	pthread_mutex_lock(&h->lock);
+	x->delivering = false;
+	last = x->core_done && !x->wsi && !x->gone_posted;
+	pthread_mutex_unlock(&h->lock);
+	if (last)
+		exchange_free(x);
 }
 
 /*
@@ -179,7 +188,7 @@ static void dispatch(struct exchange *x)
 {
 	if (x->dispatched)
 		return;
-	x->dispatched = true;
+	x->dispatched = x->delivering = true;
 	/* From here on it takes as long as it takes. */
 	lws_set_timeout(x->wsi, NO_PENDING_TIMEOUT, 0);
 	hold_input(x->wsi);
@@ -913,7 +922,7 @@ void http_end(struct http_request *r)
 
 	pthread_mutex_lock(&h->lock);
 	x->core_done = true;
-	last = x->wsi == NULL && !x->gone_posted;
+	last = x->wsi == NULL && !x->gone_posted && !x->delivering;
 	posted = x->gone_posted;
 	pthread_mutex_unlock(&h->lock);
 	if (last)

@@ -3,7 +3,8 @@
  * http.h - HTTP/1.1 on sockets, by libwebsockets on a thread of its own.
  *
  * A request that has come whole is handed to the loop's thread, and stays
- * valid until http_end(): there it is answered, at once or much later. The
+ * valid until http_end(), and until the call that hands it over returns: there
+ * it is answered, at once or much later. The
  * calls below are for the loop's thread; what they queue is copied.
  */
 #pragma once
