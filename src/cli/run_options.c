@@ -67,7 +67,7 @@ static const struct option_spec specs[] = {
 	{ "module", "FILE", "multiboot module; may be repeated", OPT_MODULE },
 	{ "append", "WORDS", "added to the kernel command line", OPT_APPEND },
 	{ "disk", "FILE[,OPTION]...",
-	  "format=raw|qcow2, readonly, cache=, serial=, iops=, rate=",
+	  "format=, readonly, cache=, serial=, iops=, rate=",
 	  OPT_DISK },
 	{ "net", "user|tap:T|NAME|none", "network cards (user); repeatable",
 	  OPT_NET },
