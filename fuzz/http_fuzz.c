@@ -20,7 +20,7 @@
 #include "base/loop.h"
 #include "daemon/http.h"
 
-enum { PATIENCE_S = 10, PIECES = 4 };
+enum { PATIENCE_S = 10, PIECES = 4, QUEUED = 64 };
 
 static struct {
 	struct loop *loop;
@@ -127,6 +127,8 @@ static void say(const u8 *data, size_t size, size_t piece)
 {
 	size_t n;
 
+	/* The connection is not taken yet: it holds so many, however small. */
+	piece = MAX(piece, size / QUEUED + 1);
 	for (; size; data += n, size -= n) {
 		n = MIN(size, piece);
 		/* The server may have had enough. */
