@@ -30,12 +30,14 @@ enum { TIME_SAMPLE = 16 }; /* one translation in so many is timed */
 /* Shifts and repetitions by a count that may be zero keep every flag. */
 static bool may_keep(const struct insn *in)
 {
-	const struct insn_operand *count = &in->op[in->count - 1];
+	const struct insn_operand *count;
 
 	if (in->z.meta.category == ZYDIS_CATEGORY_STRINGOP)
 		return in->z.attributes &
 		       (ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE);
-
+	if (!in->count)
+		return false;
+	count = &in->op[in->count - 1];
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_SHL:
 	case ZYDIS_MNEMONIC_SHR:
