@@ -114,8 +114,7 @@ static int create_one(struct remote *r, const struct wishes *w,
 	id = xstrdup(remote_text(task, "params.backup"));
 	code = remote_follow(r, task, name);
 	/* What it was asked for is its name. */
-	if (code == CODE_OK && !r->async && r->format != FORMAT_JSON &&
-	    r->format != FORMAT_JSONL)
+	if (code == CODE_OK && !r->async && !remote_wants_json(r))
 		puts(id);
 	free(id);
 	return code;
@@ -160,26 +159,16 @@ static int backup_create(int argc, char **argv)
 
 static int restore(struct remote *r)
 {
-	char *backup = resource_path(PATH, r->names[0]), path[64];
+	char *backup = resource_path(PATH, r->names[0]);
 	int code = CODE_FAILED;
 	json_t *vm = call(r, xasprintf("%s/restore", backup),
 	                  json_pack("{s:s}", "name", r->names[1]), &code);
-	json_t *task;
 
 	free(backup);
-	if (!vm)
-		return code;
-	snprintf(path, sizeof(path), "/v1/tasks/%" PRId64,
-	         remote_number(vm, "task"));
-	if (r->format == FORMAT_JSON || r->format == FORMAT_JSONL)
-		remote_print_json(vm);
-	else if (!r->quiet)
-		puts(r->names[1]);
+	if (vm)
+		code = vm_made(r, vm, r->names[1]);
 	json_decref(vm);
-	if (r->async)
-		return CODE_OK;
-	task = remote_get(r, path, &code);
-	return task ? remote_follow(r, task, r->names[1]) : code;
+	return code;
 }
 
 static int backup_restore(int argc, char **argv)
@@ -213,7 +202,7 @@ static int verify(struct remote *r)
 	free(backup);
 	if (!reply)
 		return code;
-	if (r->format == FORMAT_JSON || r->format == FORMAT_JSONL)
+	if (remote_wants_json(r))
 		remote_print_json(reply);
 	else if (json_is_true(json_object_get(reply, "whole")))
 		printf("%s is whole: %" PRId64 " images\n", r->names[0],

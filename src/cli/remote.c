@@ -200,6 +200,11 @@ s64 remote_number(json_t *element, const char *path)
 	return json_integer_value(remote_at(element, path));
 }
 
+bool remote_wants_json(const struct remote *r)
+{
+	return r->format == FORMAT_JSON || r->format == FORMAT_JSONL;
+}
+
 void remote_print_json(json_t *value)
 {
 	json_dumpf(value, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);

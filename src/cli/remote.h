@@ -109,6 +109,8 @@ void remote_print(struct remote *r, json_t *whole, json_t *list,
 /* GET, and the list that is at key printed; an exit code. */
 int remote_list(struct remote *r, const char *path, const char *key,
                 const struct column *columns);
+/* JSON of either kind was asked for. */
+bool remote_wants_json(const struct remote *r);
 void remote_print_json(json_t *value);
 
 /* What is at a dotted path of keys; borrowed, or NULL. */

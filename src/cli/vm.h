@@ -10,6 +10,7 @@
 
 struct error;
 struct option_spec;
+struct remote;
 
 int command_vm(int argc, char **argv);
 int command_launch(int argc, char **argv);
@@ -24,6 +25,9 @@ int command_vm_verb(int argc, char **argv);
 int command_shell(int argc, char **argv);
 
 int vm_create(int argc, char **argv);
+/* A new machine, as the daemon answered: printed, and waited for until it has
+ * its disks. An exit code. */
+int vm_made(struct remote *r, json_t *vm, const char *name);
 int vm_set(int argc, char **argv);
 int vm_console(int argc, char **argv);
 

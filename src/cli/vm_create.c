@@ -129,6 +129,21 @@ static int set_number(json_t *object, const char *key, u64 n)
 	return json_object_set_new(object, key, json_integer((json_int_t)n));
 }
 
+/* KEY=TEXT, if the key is one of these. */
+static bool disk_text(json_t *disk, const char *part)
+{
+	static const char *const keys[] = { "format", "cache", "serial" };
+	size_t n = strcspn(part, "=");
+
+	for (size_t i = 0; part[n] && i < ARRAY_SIZE(keys); i++)
+		if (strlen(keys[i]) == n && strncmp(keys[i], part, n) == 0) {
+			json_object_set_new(disk, keys[i],
+			                    json_string(part + n + 1));
+			return true;
+		}
+	return false;
+}
+
 static int add_disk(struct definition *d, const char *value, struct error *err)
 {
 	char *copy = xstrdup(value), *rest = copy, *part = strsep(&rest, ",");
@@ -138,16 +153,7 @@ static int add_disk(struct definition *d, const char *value, struct error *err)
 	while (rc == 0 && (part = strsep(&rest, ","))) {
 		if (strcmp(part, "readonly") == 0)
 			json_object_set_new(disk, "readonly", json_true());
-		else if (strncmp(part, "format=", 7) == 0)
-			json_object_set_new(disk, "format",
-			                    json_string(part + 7));
-		else if (strncmp(part, "cache=", 6) == 0)
-			json_object_set_new(disk, "cache",
-			                    json_string(part + 6));
-		else if (strncmp(part, "serial=", 7) == 0)
-			json_object_set_new(disk, "serial",
-			                    json_string(part + 7));
-		else
+		else if (!disk_text(disk, part))
 			rc = error_set(err, -EINVAL,
 			               "--disk: there is no option %s", part);
 	}
@@ -371,20 +377,20 @@ static void definition_fini(struct definition *d)
 	json_decref(d->publish);
 }
 
-static int print_or_wait(struct remote *r, json_t *vm, const char *name)
+int vm_made(struct remote *r, json_t *vm, const char *name)
 {
 	s64 id = remote_number(vm, "task");
 	char path[64];
 	json_t *task;
 	int code = CODE_OK;
 
-	if (r->format == FORMAT_JSON || r->format == FORMAT_JSONL)
+	if (remote_wants_json(r))
 		remote_print_json(vm);
 	else if (!r->quiet)
 		puts(name);
 	if (!id || r->async)
 		return CODE_OK;
-	/* The copy of its image. */
+	/* Its disks are being copied. */
 	snprintf(path, sizeof(path), "/v1/tasks/%" PRId64, id);
 	task = remote_get(r, path, &code);
 	return task ? remote_follow(r, task, name) : code;
@@ -401,7 +407,7 @@ static int create(struct remote *r, struct definition *d, const char *name)
 	if (text_option(d->spec, "name", name, &err) < 0 ||
 	    client_call(r->client, "POST", "/v1/vms", d->spec, &vm, &err) < 0)
 		return remote_failed(r, &err);
-	code = print_or_wait(r, vm, name);
+	code = vm_made(r, vm, name);
 	json_decref(vm);
 	return code;
 }
