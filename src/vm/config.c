@@ -179,6 +179,28 @@ static int get_array(const struct reader *r, const char *key, size_t max,
 	return 0;
 }
 
+/* One of a few words; *which is the default before. */
+struct choice {
+	const char *key;
+	size_t max; /* characters */
+	const char *refusal;
+	const char *names[3];
+};
+
+static int get_choice(const struct reader *r, const struct choice *c,
+                      unsigned *which)
+{
+	const char *text = c->names[*which];
+	int rc = get_string(r, c->key, c->max, &text);
+
+	for (unsigned i = 0; rc == 0 && i < ARRAY_SIZE(c->names); i++)
+		if (c->names[i] && strcmp(text, c->names[i]) == 0) {
+			*which = i;
+			return 0;
+		}
+	return rc < 0 ? rc : fail(r, c->key, c->refusal);
+}
+
 /* ---- the parts ---- */
 
 static int read_chain_file(struct reader *r, void *out)
@@ -220,21 +242,17 @@ static int read_limits(struct reader *r, struct machine_disk *d)
 
 static int read_cache(struct reader *r, struct machine_disk *d)
 {
-	static const char *const names[] = {
-		[CACHE_WRITEBACK] = "writeback",
-		[CACHE_NONE] = "none",
-		[CACHE_UNSAFE] = "unsafe",
-	};
-	const char *name = names[CACHE_WRITEBACK];
-	int rc = get_string(r, "cache", 32, &name);
+	static const struct choice cache = { "cache",
+		                             32,
+		                             "is not writeback, none or unsafe",
+		                             { [CACHE_WRITEBACK] = "writeback",
+		                               [CACHE_NONE] = "none",
+		                               [CACHE_UNSAFE] = "unsafe" } };
+	unsigned which = CACHE_WRITEBACK;
+	int rc = get_choice(r, &cache, &which);
 
-	for (unsigned i = 0; rc == 0 && i < ARRAY_SIZE(names); i++)
-		if (strcmp(name, names[i]) == 0) {
-			d->cache = (enum machine_cache)i;
-			return 0;
-		}
-	return rc < 0 ? rc
-	              : fail(r, "cache", "is not writeback, none or unsafe");
+	d->cache = (enum machine_cache)which;
+	return rc;
 }
 
 static int read_disk(struct reader *r, void *out)
@@ -336,20 +354,17 @@ static int read_serial(struct reader *r, void *out)
 
 static int read_unpack(const struct reader *r, struct machine_config *m)
 {
-	const char *s = "auto";
-	int rc = get_string(r, "unpack", 8, &s);
+	static const struct choice unpack = { "unpack",
+		                              8,
+		                              "is none of auto, yes and no",
+		                              { [UNPACK_AUTO] = "auto",
+		                                [UNPACK_YES] = "yes",
+		                                [UNPACK_NO] = "no" } };
+	unsigned which = UNPACK_AUTO;
+	int rc = get_choice(r, &unpack, &which);
 
-	if (rc < 0)
-		return rc;
-	if (!strcmp(s, "auto"))
-		m->unpack = UNPACK_AUTO;
-	else if (!strcmp(s, "yes"))
-		m->unpack = UNPACK_YES;
-	else if (!strcmp(s, "no"))
-		m->unpack = UNPACK_NO;
-	else
-		return fail(r, "unpack", "is none of auto, yes and no");
-	return 0;
+	m->unpack = which;
+	return rc;
 }
 
 static int read_modules(const struct reader *r, struct machine_config *m)
@@ -436,15 +451,15 @@ static int read_devices(const struct reader *r, struct machine_config *m)
 
 static int read_cpu(const struct reader *r, struct machine_config *m)
 {
-	const char *model = "host";
-	int rc = get_string(r, "cpu", 16, &model);
+	static const struct choice cpu = { "cpu",
+		                           16,
+		                           "is neither host nor baseline",
+		                           { "host", "baseline" } };
+	unsigned which = 0;
+	int rc = get_choice(r, &cpu, &which);
 
-	if (rc < 0)
-		return rc;
-	m->cpu_baseline = !strcmp(model, "baseline");
-	if (!m->cpu_baseline && strcmp(model, "host"))
-		return fail(r, "cpu", "is neither host nor baseline");
-	return 0;
+	m->cpu_baseline = which == 1;
+	return rc;
 }
 
 static int read_machine(const struct reader *r, struct machine_config *m)
