@@ -271,8 +271,8 @@ static bool add_files(struct daemon *d, json_t *files, const char *id)
 	return whole;
 }
 
-/* What is known at once is the call's own answer: a request that was answered
- * already is not there any more when the call is written down. */
+/* What is known at once is the call's own answer, which is written down with
+ * its status. */
 void api_backup_verify(struct call *c)
 {
 	json_t *head = call_backup(c), *files = json_array();

@@ -15,13 +15,6 @@
 
 #define PARTIAL ".partial"
 
-/* An id is in a path: nothing but what id_new() makes. */
-static bool is_id(const char *id)
-{
-	return strlen(id) == ID_SIZE - 1 &&
-	       strspn(id, "0123456789abcdef-") == ID_SIZE - 1;
-}
-
 char *backup_path(const struct daemon *d, const char *id, bool partial)
 {
 	return xasprintf("%s/backups/%s%s", d->place.state, id,
@@ -42,7 +35,7 @@ json_t *backup_head(const struct daemon *d, const char *id, bool partial)
 {
 	char *folder = backup_path(d, id, partial);
 	char *path = xasprintf("%s/backup.json", folder);
-	json_t *head = is_id(id) ? json_load_file(path, 0, NULL) : NULL;
+	json_t *head = id_looks_like(id) ? json_load_file(path, 0, NULL) : NULL;
 
 	free(folder);
 	free(path);
@@ -136,7 +129,7 @@ void backups_tidy(struct daemon *d)
 		if (!end)
 			continue;
 		*end = '\0';
-		if (is_id(entry->d_name) &&
+		if (id_looks_like(entry->d_name) &&
 		    backup_discard(d, entry->d_name, true, &err) < 0)
 			log_warn("daemon", "%s", err.text);
 	}
