@@ -274,6 +274,11 @@ struct bt {
 	u32 hot;    /* runs before a block is translated */
 };
 
+static inline struct bt *bt_of(const struct icpu *cpu)
+{
+	return ((const struct bt_area *)(const void *)cpu->area)->bt;
+}
+
 /* ---- stubs.c ---- */
 /* Writes the common stubs at the start of the cache. */
 void bt_stubs(struct bt *bt, struct cursor *c);

@@ -12,11 +12,6 @@
 #include "engine/bt/xlate.h"
 #include "engine/interp/ops.h"
 
-static struct bt *bt_of(const struct icpu *cpu)
-{
-	return ((const struct bt_area *)(const void *)cpu->area)->bt;
-}
-
 /* ---- in C ---- */
 
 typedef const u8 *callout_fn(struct icpu *cpu, u32 value);

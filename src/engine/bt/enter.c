@@ -31,11 +31,6 @@ enum {
 /* The one thing that a signal handler can't be told otherwise. */
 static _Thread_local struct bt *thread_bt;
 
-static struct bt *bt_of(const struct icpu *cpu)
-{
-	return ((const struct bt_area *)(const void *)cpu->area)->bt;
-}
-
 /* ---- what host code relies on ---- */
 
 /* What an address near it leads to faults on the host. */
