@@ -141,12 +141,8 @@ static int spawn(int listener, uid_t user, struct error *err)
 /* Connected, and it answers. */
 static int hello(struct error *err)
 {
-	struct helper_request r = { .version = HELPER_VERSION,
-		                    .op = HELPER_HELLO };
-	struct helper_answer a;
-	int fd = helper_connect(err), rc;
+	int fd = helper_connect(err), rc = fd < 0 ? fd : helper_hello(fd, err);
 
-	rc = fd < 0 ? fd : helper_ask(fd, &r, &a, NULL, err);
 	if (rc < 0 && fd >= 0)
 		close(fd);
 	return rc < 0 ? rc : fd;

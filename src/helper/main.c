@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * main - atoll-helper: does for a daemon that is not root the few things that
- * take root. It is started by atolld --user, while that is root still.
+ * take root. It is started by atolld --user, while that is root still. What
+ * does them is a process of its own, started again when it dies.
  */
 #include <errno.h>
 #include <linux/capability.h>
@@ -15,6 +16,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "helper/filter.h"
+#include "helper/keeper.h"
 #include "helper/serve.h"
 #include "launch/uid.h"
 
@@ -61,6 +64,19 @@ static int keep_some(void)
 	return 0;
 }
 
+static int work(void *ctx)
+{
+	struct error err = { 0 };
+	int rc = filter_enter(FILTER_WORKER, &err);
+
+	if (rc == 0)
+		rc = serve(ctx, &err);
+	if (rc == 0)
+		return 0;
+	log_error("helper", "%s", err.text);
+	return END_FAILED;
+}
+
 int main(int argc, char **argv)
 {
 	struct serve_config config = { .uids = UID_FOLDER,
@@ -90,8 +106,10 @@ int main(int argc, char **argv)
 	rc = keep_some();
 	if (rc < 0)
 		error_set(&err, rc, "privileges: %s", strerror(-rc));
-	else
-		rc = serve(&config, &err);
+	if (rc == 0)
+		rc = filter_enter(FILTER_KEEPER, &err);
+	if (rc == 0)
+		rc = keeper_run(work, &config);
 	if (rc == 0)
 		return 0;
 	log_error("helper", "%s", err.text);

@@ -24,7 +24,7 @@
 #include "launch/launch.h"
 #include "launch/uid.h"
 
-enum { CLIENTS_MAX = 2048, HELD_MAX = 8 };
+enum { CLIENTS_MAX = 2048 };
 
 struct client {
 	struct client *next;
@@ -32,8 +32,6 @@ struct client {
 	int fd;
 	uid_t user;
 	struct loop_fd *watch;
-	int held[HELD_MAX]; /* user ids given to it */
-	unsigned held_count;
 };
 
 struct server {
@@ -75,25 +73,18 @@ static int write_maps(int process, u32 uid, struct error *err)
 	           : 0;
 }
 
-static int do_map(struct client *c, const struct helper_request *r,
+/* Who asks holds the id by a descriptor of its own, whatever becomes of us. */
+static int do_map(struct client *c, const struct helper_request *r, int *fd,
                   struct helper_answer *a, struct error *err)
 {
-	int process, held, rc;
+	int process = check_namespace(r->pid, c->user, err), rc;
 
-	if (c->held_count == HELD_MAX)
-		return error_set(err, -EUSERS,
-		                 "more than %d user ids for one machine",
-		                 HELD_MAX);
-	process = check_namespace(r->pid, c->user, err);
 	if (process < 0)
 		return process;
-	held = uid_take(c->server->config->uids, r->name, &a->uid, err);
-	rc = held < 0 ? held : write_maps(process, a->uid, err);
+	rc = *fd = uid_take(c->server->config->uids, r->name, &a->uid, err);
+	if (rc >= 0)
+		rc = write_maps(process, a->uid, err);
 	close(process);
-	if (rc == 0)
-		c->held[c->held_count++] = held;
-	else if (held >= 0)
-		close(held);
 	return rc;
 }
 
@@ -164,10 +155,11 @@ static int do_request(struct client *c, const struct helper_request *r,
 	case HELPER_BRIDGE:
 		return do_bridge(c, r, fd, err);
 	case HELPER_MAP:
-		return do_map(c, r, a, err);
+		return do_map(c, r, fd, a, err);
 	case HELPER_CGROUPS_OPEN:
 		return do_groups(s, r, a);
 	case HELPER_HELLO:
+		a->pid = getpid();
 		return 0;
 	default:
 		break;
@@ -195,8 +187,6 @@ static void client_drop(struct client *c)
 	*at = c->next;
 	loop_fd_remove(c->watch);
 	close(c->fd);
-	while (c->held_count)
-		close(c->held[--c->held_count]);
 	free(c);
 	if (--s->client_count == 0)
 		loop_timer_arm(&s->leave, loop_now_ns() + s->config->linger_ms *
@@ -250,6 +240,9 @@ static void client_ready(void *ctx, unsigned events)
 	if (rc < 0) {
 		log_warn("helper", "%s", err.text);
 		a.rc = rc;
+		if (fd >= 0)
+			close(fd);
+		fd = -1;
 		snprintf(a.words, sizeof(a.words), "%s", err.text);
 		snprintf(a.hint, sizeof(a.hint), "%s", err.hint);
 	}

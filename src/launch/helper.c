@@ -93,6 +93,16 @@ static int request_init(struct helper_request *r, enum helper_op op,
 	return 0;
 }
 
+pid_t helper_hello(int helper, struct error *err)
+{
+	struct helper_request r = { .version = HELPER_VERSION,
+		                    .op = HELPER_HELLO };
+	struct helper_answer a;
+	int rc = helper_ask(helper, &r, &a, NULL, err);
+
+	return rc < 0 ? rc : a.pid;
+}
+
 int helper_bridge(int helper, const char *bridge, u64 mtu, struct error *err)
 {
 	struct helper_request r;
@@ -111,10 +121,14 @@ int helper_map(int helper, pid_t pid, const char *machine, struct error *err)
 {
 	struct helper_request r;
 	struct helper_answer a;
-	int rc = request_init(&r, HELPER_MAP, machine, err);
+	int fd = -1, rc = request_init(&r, HELPER_MAP, machine, err);
 
 	r.pid = pid;
-	return rc == 0 ? helper_ask(helper, &r, &a, NULL, err) : rc;
+	if (rc == 0)
+		rc = helper_ask(helper, &r, &a, &fd, err);
+	if (rc == 0 && fd < 0)
+		rc = error_set(err, -EPROTO, "atoll-helper sent no user id");
+	return rc < 0 ? rc : fd;
 }
 
 void helper_cgroups_open(int helper, const char *name, struct cgroups *g)

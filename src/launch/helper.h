@@ -4,8 +4,8 @@
  *
  * A request and its answer are one message each, of fixed size, on a
  * SOCK_SEQPACKET socket; nothing in them is parsed. Who connects must be the
- * daemon's user. What was given to a connection (a user id) is given back when
- * it closes.
+ * daemon's user. What is given (a device, a user id) is a descriptor, and given
+ * back when that is closed: it outlives the helper.
  */
 #pragma once
 
@@ -17,13 +17,13 @@ struct cgroup_limits;
 struct cgroups;
 struct error;
 
-enum { HELPER_VERSION = 1, HELPER_NAME = 64, HELPER_PIN = 256 };
+enum { HELPER_VERSION = 2, HELPER_NAME = 64, HELPER_PIN = 256 };
 
 enum helper_op {
-	HELPER_HELLO,  /* is it there, and of this version */
+	HELPER_HELLO,  /* is it there, and of this version: pid */
 	HELPER_BRIDGE, /* name, mtu: a tap device on it, as a descriptor */
 	/* name, pid: user 0 of that process's namespace becomes the user id of
-	 * the machine of that name, for as long as the connection lasts */
+	 * the machine of that name, for as long as the descriptor is open */
 	HELPER_MAP,
 	HELPER_CGROUPS_OPEN, /* name */
 	HELPER_CGROUPS_WEIGH,
@@ -43,6 +43,7 @@ struct helper_request {
 
 struct helper_answer {
 	s32 rc; /* 0 or -errno, with words */
+	s32 pid;
 	u32 uid;
 	u32 kind, cpuset; /* of struct cgroups */
 	char words[512], hint[256];
@@ -57,8 +58,11 @@ int helper_ask(int helper, const struct helper_request *request,
                struct helper_answer *answer, int *fd,
                struct error *err) MUST_CHECK;
 
+/* It answers: its process. */
+pid_t helper_hello(int helper, struct error *err) MUST_CHECK;
 int helper_bridge(int helper, const char *bridge, u64 mtu,
                   struct error *err) MUST_CHECK;
+/* A descriptor that holds the user id. */
 int helper_map(int helper, pid_t pid, const char *machine,
                struct error *err) MUST_CHECK;
 

@@ -121,7 +121,7 @@ static int write_proc(pid_t pid, const char *file, const char *text)
 	return rc;
 }
 
-static int write_maps(pid_t pid, const struct isolate *how)
+static int write_maps(pid_t pid, struct isolate *how)
 {
 	struct error err = { 0 };
 	char text[32];
@@ -131,7 +131,8 @@ static int write_maps(pid_t pid, const struct isolate *how)
 		rc = helper_map(how->helper, pid, how->machine, &err);
 		if (rc < 0)
 			log_warn("launch", "%s", err.text);
-		return rc;
+		how->held = rc;
+		return MIN(rc, 0);
 	}
 	snprintf(text, sizeof(text), "0 %u 1\n",
 	         how->own_uid ? how->uid : geteuid());
@@ -156,7 +157,7 @@ static bool say(int line)
 	return send(line, "g", 1, MSG_NOSIGNAL) == 1;
 }
 
-static int talk(pid_t pid, const struct isolate *how, int line)
+static int talk(pid_t pid, struct isolate *how, int line)
 {
 	ssize_t n;
 	u8 why;
@@ -176,7 +177,7 @@ static int talk(pid_t pid, const struct isolate *how, int line)
 	return n == 1 && why ? -(int)why : -ECHILD;
 }
 
-pid_t isolate_start(const struct isolate *how)
+pid_t isolate_start(struct isolate *how)
 {
 	static const int flags[ISOLATE_KINDS] = {
 		[ISOLATE_ALL] = OWN | CLONE_NEWUSER,
@@ -185,6 +186,7 @@ pid_t isolate_start(const struct isolate *how)
 	int pair[2], rc;
 	pid_t pid;
 
+	how->held = -1;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
 	pid = (pid_t)syscall(SYS_clone, flags[how->kind] | SIGCHLD, NULL, NULL,
@@ -200,6 +202,8 @@ pid_t isolate_start(const struct isolate *how)
 	close(pair[0]);
 	if (rc == 0)
 		return pid;
+	if (how->held >= 0)
+		close(how->held);
 	if (pid > 0) {
 		kill(pid, SIGKILL);
 		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)

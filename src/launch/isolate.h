@@ -24,6 +24,7 @@ struct isolate {
 	u32 uid;      /* for root */
 	int helper;   /* launch/helper.h: knows it by the machine; -1: none */
 	const char *machine;
+	int held; /* out: holds the id that the helper gave; -1: none */
 	/* In the child, once all is done; returns an errno. */
 	int (*become)(void *ctx, enum isolate_kind kind);
 	void *ctx;
@@ -33,4 +34,4 @@ struct isolate {
  * The child's pid once become() has put another program in its place. The
  * child dies with us, whenever that is. -errno: nothing is left of it.
  */
-pid_t isolate_start(const struct isolate *how) MUST_CHECK;
+pid_t isolate_start(struct isolate *how) MUST_CHECK;

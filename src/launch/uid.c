@@ -28,15 +28,27 @@ static u32 hash_of(const char *text)
 	return hash;
 }
 
-static int open_slot(int folder, u32 slot)
+static int open_slot(int folder, u32 slot, int how)
 {
 	char name[16];
 	int fd;
 
 	snprintf(name, sizeof(name), "%u", UID_FIRST + slot);
-	fd = openat(folder, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
-	            0600);
+	fd = openat(folder, name, how | O_NOFOLLOW | O_CLOEXEC, 0600);
 	return fd < 0 ? -errno : fd;
+}
+
+/* By another descriptor than the one that is given away. */
+static int set_owner(int folder, u32 slot, const char *machine)
+{
+	size_t size = strlen(machine);
+	int fd = open_slot(folder, slot, O_WRONLY | O_TRUNC), rc;
+
+	if (fd < 0)
+		return fd;
+	rc = write(fd, machine, size) == (ssize_t)size ? 0 : -EIO;
+	close(fd);
+	return rc;
 }
 
 /* A number may be taken from a machine that does not run only where all are
@@ -44,8 +56,7 @@ static int open_slot(int folder, u32 slot)
 static int try_slot(int folder, u32 slot, const char *machine, bool steal)
 {
 	char owner[NAME_ROOM] = "";
-	size_t size = strlen(machine);
-	int fd = open_slot(folder, slot), rc = -EBUSY;
+	int fd = open_slot(folder, slot, O_RDONLY | O_CREAT), rc = -EBUSY;
 	ssize_t n;
 
 	if (fd < 0)
@@ -60,10 +71,8 @@ static int try_slot(int folder, u32 slot, const char *machine, bool steal)
 	if (rc == 0 && n == 0 && pread(fd, owner, sizeof(owner) - 1, 0) > 0 &&
 	    strcmp(owner, machine) != 0)
 		rc = -EBUSY;
-	if (rc == 0 && strcmp(owner, machine) != 0 &&
-	    (ftruncate(fd, 0) < 0 ||
-	     pwrite(fd, machine, size, 0) != (ssize_t)size))
-		rc = -EIO;
+	if (rc == 0 && strcmp(owner, machine) != 0)
+		rc = set_owner(folder, slot, machine);
 	if (rc == 0)
 		return fd;
 	close(fd);

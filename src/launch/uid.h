@@ -19,8 +19,8 @@ enum { UID_FIRST = 1900000000, UID_COUNT = 65536 };
 #define UID_FOLDER "/run/atoll/uids"
 
 /*
- * A descriptor that holds *uid for as long as it is open, or -errno. For root:
- * the folder is nobody else's. folder: UID_FOLDER.
+ * A descriptor that holds *uid for as long as it is open, for reading alone, or
+ * -errno. For root: the folder is nobody else's. folder: UID_FOLDER.
  */
 int uid_take(const char *folder, const char *machine, u32 *uid,
              struct error *err) MUST_CHECK;

@@ -6,6 +6,7 @@ own, their control groups, bridges; and what a hostile one may not do with the
 helper. For root; skipped (77) for others.
 """
 import ctypes
+import fcntl
 import os
 import pathlib
 import pwd
@@ -22,7 +23,8 @@ import harness
 
 USER = "nobody"
 REQUEST = struct.Struct("=IIiI64sQQQQ256s")
-ANSWER = struct.Struct("=iIII512s256s512s512s")
+ANSWER = struct.Struct("=iiIII512s256s512s512s")
+VERSION = 2
 HELLO, BRIDGE, MAP, OPEN, WEIGH, APPLY, REMOVE = range(7)
 FUZZ = 3000
 passed = failed = 0
@@ -35,7 +37,7 @@ def check(what, good, more=""):
 
 
 def request(op, name=b"", pid=0, mtu=1500, weight=100, percent=0, low=0,
-            high=0, pin=b"", version=1):
+            high=0, pin=b"", version=VERSION):
     return REQUEST.pack(version, op, pid, mtu, name, weight, percent, low,
                         high, pin)
 
@@ -55,7 +57,7 @@ class Helper:
             return None, "", []
         assert len(data) == ANSWER.size, len(data)
         fields = ANSWER.unpack(data)
-        return fields[0], fields[4].split(b"\0")[0].decode(), fds
+        return fields[0], fields[5].split(b"\0")[0].decode(), fds
 
     def close(self):
         self.sock.close()
@@ -196,6 +198,77 @@ def bridges(daemon):
         subprocess.run(["ip", "link", "del", bridge], check=False)
 
 
+# ---- what it may do itself, and that it comes back ----
+
+def worker_of(keeper):
+    """The one process that the helper's first keeps; None: between two."""
+    children = pathlib.Path(f"/proc/{keeper}/task/{keeper}/children")
+    pids = children.read_text().split()
+    return int(pids[0]) if pids else None
+
+
+def is_held(uid):
+    with open(f"/run/atoll/uids/{uid}", "rb") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def verdict(daemon):
+    checks = daemon.call("GET", "/v1/host/audit").json["checks"]
+    return next(c for c in checks if c["name"] == "helper")["state"]
+
+
+def filtered(keeper):
+    for pid in (keeper, worker_of(keeper)):
+        check(f"process {pid} of the helper is filtered",
+              status(pid, "Seccomp") == ["2"] and
+              status(pid, "NoNewPrivs") == ["1"])
+        check("it has six capabilities",
+              int(status(pid, "CapPrm")[0], 16).bit_count() == 6 and
+              int(status(pid, "CapBnd")[0], 16) > 0)
+
+
+def comes_back(daemon, path, keeper):
+    check("the host's checklist passes it", verdict(daemon) == "pass")
+    uid = int(status(daemon.vm("two")["pid"], "Uid")[0])
+    own = uid >= 1900000000
+    for _ in range(4):
+        worker = worker_of(keeper)
+        os.kill(worker, signal.SIGKILL)
+        check("a dead helper is started again", harness.wait_for(
+            lambda: worker_of(keeper) not in (None, worker)))
+        wrong = as_user(lambda: answers(path))
+        check("it answers", wrong == "", wrong)
+        if own:
+            check("a machine's user id is nobody else's", is_held(uid))
+    check("the daemon finds it again",
+          harness.wait_for(lambda: verdict(daemon) == "pass"))
+    filtered(keeper)
+    daemon.do("POST", "/v1/vms/one/kill")
+    harness.wait_for(lambda: daemon.vm("one")["state"] == "stopped")
+    daemon.do("POST", "/v1/vms/one/start")
+    pid = harness.wait_for(lambda: daemon.vm("one").get("pid"))
+    other = int(status(pid, "Uid")[0])
+    check("a machine gets a user id from the new one",
+          not own or (other >= 1900000000 and other != uid), (uid, other))
+    groups(daemon)
+    daemon.do("POST", "/v1/vms/two/kill")
+    check("an id is given back when its machine ends",
+          not own or harness.wait_for(lambda: not is_held(uid)))
+    daemon.do("POST", "/v1/vms/two/start")
+    harness.wait_for(lambda: daemon.vm("two").get("pid"))
+
+
+def answers(path):
+    helper = Helper(path)
+    rc, words, _ = helper.ask(request(HELLO))
+    helper.close()
+    assert rc == 0, words
+
+
 # ---- what a hostile one may not do ----
 
 def is_refused(path, message, words):
@@ -310,6 +383,7 @@ def main():
         words = as_user(lambda: noise(path))
         check(f"{FUZZ} messages of noise", words == "", words)
         strangers(path)
+        comes_back(daemon, path, helper)
         daemon.kill(signal.SIGKILL)
         daemon.start("--user", USER)
         check("the next daemon finds machines and helper",

@@ -3,6 +3,7 @@
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -101,6 +102,38 @@ static void check_filters(struct harden *h)
 	          "Landlock refuses all", "the kernel has no Landlock");
 }
 
+static bool is_filtered(const struct harden *h, pid_t pid)
+{
+	char path[48], text[4096];
+
+	snprintf(path, sizeof(path), "proc/%d/status", (int)pid);
+	return harden_read(h, path, text, sizeof(text)) &&
+	       strstr(text, "\nNoNewPrivs:\t1\n") &&
+	       strstr(text, "\nSeccomp:\t2\n");
+}
+
+static void check_helper(struct harden *h, struct daemon *d)
+{
+	static const struct harden_check check = {
+		"helper", HARDEN_PLATFORM,
+		"What is root for the daemon may do little",
+		"start atolld again: atoll-helper comes with it"
+	};
+	pid_t pid = limits_helper(d);
+
+	if (!getenv("ATOLL_HELPER"))
+		harden_add(h, &check, HARDEN_NOT_APPLICABLE,
+		           "there is no atoll-helper");
+	else if (!pid)
+		harden_add(h, &check, HARDEN_FAIL,
+		           "atoll-helper does not answer");
+	else
+		harden_if(h, &check, is_filtered(h, pid),
+		          "atoll-helper may use few system calls, gets no new "
+		          "privileges, and is started again when it dies",
+		          "atoll-helper has no filter of system calls");
+}
+
 static void check_limits(struct harden *h, struct daemon *d)
 {
 	static const struct harden_check cpu = {
@@ -157,6 +190,7 @@ void harden_confined(struct harden *h, struct daemon *d)
 	check_namespaces(h, may);
 	check_users(h, may);
 	check_filters(h);
+	check_helper(h, d);
 	check_limits(h, d);
 	check_state(h, d);
 }

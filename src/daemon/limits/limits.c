@@ -14,16 +14,16 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "daemon/api.h"
+#include "daemon/limits/helped.h"
 #include "daemon/store.h"
 #include "daemon/watch/watch.h"
-#include "launch/helper.h"
 
 enum { OVERCOMMIT_MAX = 1000, IDLE_MILLIONTHS = 30000 };
 #define HEADROOM_MIN (256 * MIB)
 
 struct limits {
 	struct cgroups cgroups;
-	int helper; /* launch/helper.h; -1: none */
+	struct helped helper;
 	struct host_policy policy;
 	unsigned processors;
 	bool dirty; /* shares must be settled anew */
@@ -87,23 +87,29 @@ void limits_host_read(const struct daemon *d, struct host_figures *f)
 	             &f->available_bytes);
 }
 
-int limits_start(struct daemon *d, struct error *err)
+static void open_groups(struct daemon *d)
 {
-	struct limits *l = xalloc(sizeof(*l));
-	struct error none = { 0 }; /* no helper is no failure */
-	struct host_figures host;
+	struct limits *l = d->limits;
 	u32 hash = 2166136261u;
 	char name[32];
 
-	d->limits = l;
 	/* FNV-1a: two daemons on one host don't share a group. */
 	for (const char *c = d->place.state; *c; c++)
 		hash = (hash ^ (u8)*c) * 16777619u;
 	snprintf(name, sizeof(name), "atoll-%08x", hash);
-	l->helper = helper_connect(&none);
-	cgroups_open(&l->cgroups, name, l->helper);
+	cgroups_open(&l->cgroups, name, l->helper.fd);
 	if (l->cgroups.words[0])
 		log_warn("daemon", "%s", l->cgroups.words);
+}
+
+int limits_start(struct daemon *d, struct error *err)
+{
+	struct limits *l = xalloc(sizeof(*l));
+	struct host_figures host;
+
+	d->limits = l;
+	helped_open(&l->helper);
+	open_groups(d);
 	limits_host_read(d, &host);
 	l->processors = (unsigned)MAX(1L, sysconf(_SC_NPROCESSORS_ONLN));
 	l->policy.overcommit = 100;
@@ -119,8 +125,7 @@ void limits_stop(struct daemon *d)
 	if (!d->limits)
 		return;
 	cgroups_close(&d->limits->cgroups);
-	if (d->limits->helper >= 0)
-		close(d->limits->helper);
+	helped_close(&d->limits->helper);
 	free(d->limits);
 	d->limits = NULL;
 }
@@ -311,8 +316,25 @@ static void share_memory(struct daemon *d)
 	free(guests);
 }
 
+/* What was asked of the former one may not have been done. */
+static void begin_again(struct daemon *d)
+{
+	cgroups_close(&d->limits->cgroups);
+	open_groups(d);
+	for (struct vm *vm = d->vms; vm; vm = vm->next)
+		vm->limits_changed = true;
+	d->limits->dirty = true;
+}
+
+pid_t limits_helper(const struct daemon *d)
+{
+	return d->limits->helper.pid;
+}
+
 void limits_round(struct daemon *d)
 {
+	if (helped_renew(&d->limits->helper, loop_now_ns()))
+		begin_again(d);
 	if (d->limits->dirty)
 		settle(d);
 	share_memory(d);

@@ -5,6 +5,7 @@
  *	shares.c   weights that keep reservations: a pure function
  *	memory.c   who gives memory back under pressure: a pure function
  *	admit.c    whether a machine may start
+ *	helped.c   the connection to atoll-helper
  *	limits.c   what applies them to machines that run, by launch/cgroup.h
  */
 #pragma once
@@ -94,6 +95,8 @@ void limits_apply(struct vm *vm);
 void limits_vm_ended(struct vm *vm);
 /* Whether a machine that runs goes by the whole of a change. */
 bool limits_change_is_live(json_t *before, json_t *after);
+/* The process of atoll-helper's that answers; 0: none. */
+pid_t limits_helper(const struct daemon *d);
 /* Every two seconds. */
 void limits_round(struct daemon *d);
 json_t *limits_json(const struct daemon *d);
