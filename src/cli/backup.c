@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "cli/backup.h"
 #include "cli/remote.h"
 #include "cli/resource.h"
 #include "cli/say.h"
@@ -241,6 +242,7 @@ int command_backup(int argc, char **argv)
 		{ "inspect", "the same", backup_show },
 		{ "create", "copy what a machine's disks hold now",
 		  backup_create },
+		{ "schedule", "when that is done by itself", backup_schedule },
 		{ "restore", "a machine out of one", backup_restore },
 		{ "verify", "is it whole?", backup_verify },
 		{ "delete", "those that no other builds on", backup_delete },

@@ -24,6 +24,7 @@ enum {
 	OPT_MEMORY,
 	OPT_DISK,
 	OPT_SNAPSHOTS,
+	OPT_BACKUPS,
 	OPT_PROJECT,
 };
 
@@ -32,8 +33,9 @@ enum {
 	    { "vcpus", "N", "processors of all of them", OPT_VCPUS },          \
 	    { "memory", "SIZE", "what they have or may grow to", OPT_MEMORY }, \
 	    { "disk", "SIZE", "their copies of images", OPT_DISK },            \
+	    { "snapshots", "N", "of their disks", OPT_SNAPSHOTS },             \
 	{                                                                      \
-		"snapshots", "N", "of their disks", OPT_SNAPSHOTS              \
+		"backups", "SIZE", "what backups take", OPT_BACKUPS            \
 	}
 
 static const struct body_key keys[] = {
@@ -43,6 +45,7 @@ static const struct body_key keys[] = {
 	{ OPT_MEMORY, "memory_bytes", BODY_SIZE, "quotas" },
 	{ OPT_DISK, "disk_bytes", BODY_SIZE, "quotas" },
 	{ OPT_SNAPSHOTS, "snapshots", BODY_NUMBER, "quotas" },
+	{ OPT_BACKUPS, "backup_bytes", BODY_SIZE, "quotas" },
 	{ 0 },
 };
 
@@ -168,14 +171,16 @@ static const char *snapshots_of(json_t *e, char *room, size_t size)
 	return of(e, "snapshots", false, room, size);
 }
 
+static const char *backups_of(json_t *e, char *room, size_t size)
+{
+	return of(e, "backup_bytes", true, room, size);
+}
+
 static const struct column quota_columns[] = {
-	{ "PROJECT", .path = "name" },
-	{ "MACHINES", machines_of },
-	{ "VCPUS", vcpus_of },
-	{ "MEMORY", memory_of },
-	{ "DISK", disk_of },
-	{ "SNAPSHOTS", snapshots_of },
-	{ NULL },
+	{ "PROJECT", .path = "name" }, { "MACHINES", machines_of },
+	{ "VCPUS", vcpus_of },         { "MEMORY", memory_of },
+	{ "DISK", disk_of },           { "SNAPSHOTS", snapshots_of },
+	{ "BACKUPS", backups_of },     { NULL },
 };
 
 static int quota_list(int argc, char **argv)

@@ -17,6 +17,7 @@
 #include "daemon/access/rights.h"
 
 struct alarm;
+struct backup_schedules;
 struct guest;
 struct http;
 struct holder;
@@ -57,9 +58,10 @@ struct daemon {
 	u64 requests, requests_failed; /* for /metrics */
 	u64 tasks_done, tasks_failed;
 	struct wrong wrong[64];
-	struct watch *watch;   /* watch/ */
-	struct alarm *alarms;  /* by name */
-	struct limits *limits; /* limits/ */
+	struct watch *watch;                /* watch/ */
+	struct alarm *alarms;               /* by name */
+	struct limits *limits;              /* limits/ */
+	struct backup_schedules *schedules; /* backup/schedule.h */
 	bool ending;
 };
 

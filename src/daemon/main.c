@@ -26,6 +26,7 @@
 #include "base/log.h"
 #include "daemon/api.h"
 #include "daemon/backup/backup.h"
+#include "daemon/backup/schedule.h"
 #include "daemon/limits/limits.h"
 #include "daemon/network.h"
 #include "daemon/privileges.h"
@@ -333,7 +334,9 @@ static int take_over(struct program *p, struct error *err)
 	remove_leftovers(d);
 	for (struct vm *vm = d->vms; vm; vm = vm->next)
 		holder_find(vm);
-	rc = task_load_all(d, err);
+	rc = backup_schedules_start(d, err);
+	if (rc == 0)
+		rc = task_load_all(d, err);
 	if (rc == 0)
 		vm_autostart(d, booted);
 	event_emit(d, "daemon.started", NULL, 0,
@@ -411,6 +414,7 @@ static void say_ready(const struct options *o)
 static void program_fini(struct program *p)
 {
 	streams_end(&p->d);
+	backup_schedules_stop(&p->d);
 	network_free_all(&p->d);
 	watch_stop(&p->d);
 	vm_free_all(&p->d);

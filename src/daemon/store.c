@@ -94,8 +94,13 @@ static const char second[] =
     "CREATE TABLE image_projects(name TEXT PRIMARY KEY,"
     " project TEXT NOT NULL);";
 
+static const char third[] =
+    "CREATE TABLE backup_schedules(vm_id TEXT PRIMARY KEY,"
+    " plan TEXT NOT NULL, since INTEGER NOT NULL, last INTEGER NOT NULL,"
+    " failures INTEGER NOT NULL, error TEXT);";
+
 /* From each version of the registry to the next. */
-static const char *const steps[] = { first, second };
+static const char *const steps[] = { first, second, third };
 
 static int failed(struct store *s, struct error *err)
 {

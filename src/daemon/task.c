@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "daemon/api.h"
+#include "daemon/backup/schedule.h"
 #include "daemon/daemon.h"
 #include "daemon/store.h"
 
@@ -253,6 +254,7 @@ static void conclude(struct task *t, enum task_state state)
 	tell(t);
 	streams_task(d, t->id);
 	forget_old(d, t->id);
+	backup_schedules_ended(d, t);
 	task_free(t);
 	if (vm->deleted)
 		/* Later: whoever called may still look at the machine. */

@@ -315,6 +315,22 @@ class Routes(unittest.TestCase):
                          204)
         self.assertEqual(D.call("DELETE", at).status, 204)
 
+    def test_39_backup_schedules(self):
+        """What they do is schedule.py's."""
+        path = "/v1/vms/one/backup-schedule"
+        self.refused(get(path), 404, "not-found", "by itself")
+        self.refused(D.call("DELETE", path), 404, "not-found", "by itself")
+        self.refused(D.call("PUT", path, {"every_s": 5, "at": "02:00"}), 400,
+                     "bad-request", "every_s")
+        self.refused(D.call("PUT", path.replace("one", "none"),
+                            {"every_s": 5}), 404, "not-found", "none")
+        made = D.call("PUT", path, {"at": "02:00", "keep": {"daily": 7}})
+        self.assertEqual(made.status, 200, made.body)
+        self.assertEqual(get(path).json, made.json)
+        self.assertEqual(get("/v1/backup-schedules").json["schedules"],
+                         [made.json])
+        self.assertEqual(D.call("DELETE", path).status, 204)
+
     def test_40_life(self):
         first = post("/v1/vms/one/start")
         self.assertRegex(first.headers["location"], "^/v1/tasks/[0-9]+$")
@@ -970,7 +986,8 @@ class Routes(unittest.TestCase):
                              "for")
         self.assertEqual(get("/v1/projects/small").json["used"],
                          {"machines": 5, "vcpus": 5, "snapshots": 0,
-                          "memory_bytes": 160 << 20, "disk_bytes": 0})
+                          "memory_bytes": 160 << 20, "disk_bytes": 0,
+                          "backup_bytes": 0})
         # Grown at once, each by three: 5 of 12 are used.
         at = [f"/v1/vms/{name}" for name in made]
         answers.clear()

@@ -8,6 +8,7 @@
 #include "daemon/access/fields.h"
 #include "daemon/access/quota.h"
 #include "daemon/api.h"
+#include "daemon/backup/backup.h"
 #include "daemon/network.h"
 #include "daemon/store.h"
 
@@ -20,6 +21,7 @@ static json_t *project_json(struct daemon *d, const char *name,
 	json_t *usage = json_object();
 
 	quota_used(d, name, NULL, used);
+	used[QUOTA_BACKUPS] = backups_bytes(d, name);
 	for (enum quota q = 0; quota_name(q); q++)
 		json_object_set_new(usage, quota_name(q),
 		                    json_integer((json_int_t)used[q]));
@@ -83,8 +85,8 @@ static bool quotas_valid(struct call *c, json_t *quotas)
 			continue;
 		call_fail(c, "bad-request",
 		          "quotas are whole numbers of machines, vcpus, "
-		          "memory_bytes, disk_bytes, snapshots, or null for "
-		          "none",
+		          "memory_bytes, disk_bytes, snapshots, backup_bytes, "
+		          "or null for none",
 		          "");
 		return false;
 	}

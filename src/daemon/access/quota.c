@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/access/quota.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include "base/alloc.h"
 #include "base/units.h"
 #include "daemon/api.h"
+#include "daemon/backup/backup.h"
 #include "daemon/store.h"
 
 static const struct {
@@ -23,6 +25,7 @@ static const struct {
 	[QUOTA_MEMORY] = { "memory_bytes", "memory", true },
 	[QUOTA_DISK] = { "disk_bytes", "disk", true },
 	[QUOTA_SNAPSHOTS] = { "snapshots", "snapshots", false },
+	[QUOTA_BACKUPS] = { "backup_bytes", "backups", true },
 };
 
 const char *quota_name(enum quota quota)
@@ -191,21 +194,28 @@ static void spell(char *text, size_t size, enum quota quota, u64 n)
 		snprintf(text, size, "%" PRIu64, n);
 }
 
-static void refuse(struct call *c, const char *project, enum quota quota,
+static int refusal(struct error *err, const char *project, enum quota quota,
                    u64 limit, u64 used, u64 more)
 {
-	char words[256], l[32], u[32], m[32];
+	char l[32], u[32], m[32];
 
 	spell(l, sizeof(l), quota, limit);
 	spell(u, sizeof(u), quota, used);
 	spell(m, sizeof(m), quota, more);
-	snprintf(words, sizeof(words),
-	         "project %.63s: the quota of %s is %s; it has %s, and %s more "
-	         "was asked for",
-	         project, quotas[quota].words, l, u, m);
-	call_fail(c, "quota", words,
-	          "delete what nobody needs, or have an administrator raise "
-	          "it: atoll quota set");
+	error_set(err, -EDQUOT,
+	          "project %.63s: the quota of %s is %s; it has %s, and %s "
+	          "more was asked for",
+	          project, quotas[quota].words, l, u, m);
+	return error_hint(err,
+	                  "delete what nobody needs, or have an administrator "
+	                  "raise it: atoll quota set");
+}
+
+static void refuse(struct call *c, const char *project, enum quota quota,
+                   u64 limit, u64 used, u64 more)
+{
+	if (refusal(&c->err, project, quota, limit, used, more) < 0)
+		call_fail(c, "quota", c->err.text, c->err.hint);
 }
 
 /* used and next are with and without the change. What is beyond a quota that
@@ -250,6 +260,23 @@ bool quota_allows_snapshot(struct call *c, const struct vm *vm)
 	memcpy(then, used, sizeof(then));
 	then[QUOTA_SNAPSHOTS]++;
 	return within(c, vm_project(vm), used, then);
+}
+
+int quota_allows_backup(struct daemon *d, const char *project, u64 bytes,
+                        struct error *err)
+{
+	json_t *limits = quota_limits(d, project);
+	json_t *limit = json_object_get(limits, quotas[QUOTA_BACKUPS].name);
+	u64 most = (u64)json_integer_value(limit), used = 0;
+	int rc = 0;
+
+	if (limit)
+		used = backups_bytes(d, project);
+	/* Of one that begins nobody knows how large it will be. */
+	if (limit && used + MAX(bytes, (u64)1) > most)
+		rc = refusal(err, project, QUOTA_BACKUPS, most, used, bytes);
+	json_decref(limits);
+	return rc;
 }
 
 bool quota_allows_disk(struct call *c, const struct vm *vm, u64 bytes)

@@ -16,6 +16,7 @@
 
 struct call;
 struct daemon;
+struct error;
 struct vm;
 
 enum quota {
@@ -24,12 +25,14 @@ enum quota {
 	QUOTA_MEMORY,
 	QUOTA_DISK,
 	QUOTA_SNAPSHOTS,
+	QUOTA_BACKUPS,
 	QUOTA_COUNT
 };
 
 /* As the API spells it; NULL: there are no more. */
 const char *quota_name(enum quota quota);
-/* What the machines of a project have, one of them (or NULL) left out. */
+/* What the machines of a project have, one of them (or NULL) left out. Of its
+ * backups, which have to be looked for, backups_bytes() tells. */
 void quota_used(struct daemon *d, const char *project, const struct vm *but,
                 u64 used[QUOTA_COUNT]);
 /* A project's limits: an object, without what has none. New. */
@@ -40,5 +43,8 @@ json_t *quota_limits(struct daemon *d, const char *project);
 bool quota_allows(struct call *c, const struct vm *vm, json_t *next,
                   unsigned count);
 bool quota_allows_snapshot(struct call *c, const struct vm *vm);
+/* Another backup of so many bytes, beside those that there are? In words. */
+int quota_allows_backup(struct daemon *d, const char *project, u64 bytes,
+                        struct error *err) MUST_CHECK;
 /* The machine's own disk, that much larger or smaller than it is. */
 bool quota_allows_disk(struct call *c, const struct vm *vm, u64 bytes);

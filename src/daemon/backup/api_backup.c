@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "daemon/access/fields.h"
+#include "daemon/access/quota.h"
 #include "daemon/api.h"
 #include "daemon/backup/backup.h"
 
@@ -23,6 +24,8 @@ static json_t *shown(json_t *head)
 	json_t *o = json_copy(head);
 
 	json_object_del(o, "bitmap");
+	if (!json_object_get(o, "scheduled"))
+		json_object_set_new(o, "scheduled", json_false());
 	return o;
 }
 
@@ -52,6 +55,10 @@ void api_backup_create(struct call *c)
 	    (!word || (strcmp(word, "full") && strcmp(word, "incremental")))) {
 		call_fail(c, "bad-request",
 		          "kind is neither full nor incremental", "");
+		return;
+	}
+	if (quota_allows_backup(c->daemon, vm_project(vm), 0, &c->err) < 0) {
+		call_fail(c, "quota", c->err.text, c->err.hint);
 		return;
 	}
 	if (id_new(id, &c->err) < 0) {

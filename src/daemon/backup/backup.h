@@ -28,6 +28,8 @@ void backups_tidy(struct daemon *d);
 json_t *backup_find(const struct daemon *d, const char *id);
 /* All heads, the newest first. */
 json_t *backup_list(const struct daemon *d);
+/* Of a project's that are whole. */
+u64 backups_bytes(const struct daemon *d, const char *project);
 char *backup_path(const struct daemon *d, const char *id,
                   bool partial) MUST_CHECK;
 char *backup_file(const struct daemon *d, const char *id, bool partial,

@@ -77,6 +77,26 @@ json_t *backup_list(const struct daemon *d)
 	return list;
 }
 
+u64 backups_bytes(const struct daemon *d, const char *project)
+{
+	json_t *list = backup_list(d), *head;
+	u64 bytes = 0;
+	size_t i;
+
+	json_array_foreach(list, i, head)
+	{
+		const char *of =
+		    json_string_value(json_object_get(head, "project"));
+
+		if (of && strcmp(of, project) == 0)
+			bytes += (u64)MAX(
+			    json_integer_value(json_object_get(head, "bytes")),
+			    (json_int_t)0);
+	}
+	json_decref(list);
+	return bytes;
+}
+
 static bool names(json_t *head, const char *key, const char *id)
 {
 	const char *value = json_string_value(json_object_get(head, key));

@@ -18,6 +18,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "daemon/access/quota.h"
 #include "daemon/api.h"
 #include "daemon/backup/backup.h"
 
@@ -57,7 +58,17 @@ static void tidy(struct task *t)
 static void fail(struct task *t, const struct error *err)
 {
 	tidy(t);
-	task_fail(t, error_code_of(err->code), err->text, err->hint);
+	task_fail(t, err->code == -EDQUOT ? "quota" : error_code_of(err->code),
+	          err->text, err->hint);
+}
+
+/* Its project may have what is there of it by now. */
+static int within_quota(struct task *t, json_t *head, struct error *err)
+{
+	json_int_t bytes = json_integer_value(json_object_get(head, "bytes"));
+
+	return quota_allows_backup(t->vm->daemon, text(head, "project"),
+	                           (u64)bytes, err);
 }
 
 static s64 size_of(const char *path)
@@ -230,7 +241,9 @@ static void disk_done(struct task *t, json_t *head)
 	    head, "bytes",
 	    json_integer(json_integer_value(json_object_get(head, "bytes")) +
 	                 bytes));
-	rc = backup_begin(t->vm->daemon, head, &err);
+	rc = within_quota(t, head, &err);
+	if (rc == 0)
+		rc = backup_begin(t->vm->daemon, head, &err);
 	t->step++;
 	if (rc < 0)
 		fail(t, &err);
@@ -326,8 +339,12 @@ static void begin_anew(struct task *t, json_t *parent)
 		forget_records(t, json_object_get(machine, "disks"), bitmap);
 		json_decref(machine);
 	}
+	if (json_is_true(json_object_get(t->params, "scheduled")))
+		json_object_set_new(head, "scheduled", json_true());
 	t->step = 0;
-	rc = backup_set_last(d, t->vm->id, NULL, &err);
+	rc = within_quota(t, head, &err);
+	if (rc == 0)
+		rc = backup_set_last(d, t->vm->id, NULL, &err);
 	if (rc == 0)
 		rc = backup_begin(d, head, &err);
 	if (rc < 0)
