@@ -93,8 +93,9 @@ static void what_is_shown_is_read_again(void **state)
 	static const char *const good[] = {
 		"{\"every_s\": 1}",
 		"{\"at\": \"23:59\", \"full_every\": 0}",
-		"{\"at\": \"00:00\", \"days\": [\"sunday\", \"monday\"],"
-		" \"keep\": {\"last\": 3, \"daily\": 7, \"weekly\": 4}}",
+		"{\"at\": \"00:00\", \"days\": [\"sunday\", \"friday\"]}",
+		"{\"at\": \"00:00\", \"keep\": {\"last\": 3, \"daily\": 7}}",
+		"{\"every_s\": 60, \"keep\": {\"weekly\": 4}}",
 	};
 
 	(void)state;
@@ -157,11 +158,12 @@ static void at_is_of_the_local_day(void **state)
  * 29 March has no half past two, 25 October has two of them. */
 static void a_year_has_no_gap(void **state)
 {
-	static const char *const zones[] = { "UTC0",
-		                             "CET-1CEST,M3.5.0,M10.5.0/3",
-		                             "EST5EDT,M3.2.0,M11.1.0",
-		                             "<+1030>-10:30<+11>-11,M10.1.0,"
-		                             "M4.1.0" };
+	static const char *const zones[] = {
+		"UTC0",
+		"CET-1CEST,M3.5.0,M10.5.0/3",
+		"EST5EDT,M3.2.0,M11.1.0",
+		"<+1030>-10:30<+11>-11,M10.1.0,M4.1.0",
+	};
 	struct backup_plan p;
 
 	(void)state;
