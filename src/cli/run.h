@@ -65,7 +65,7 @@ struct run_options {
 	bool disposable;  /* nothing that it wrote is left */
 	struct seed seed; /* what it is told at its first start */
 
-	const char *cpu;     /* "host", "baseline" */
+	const char *cpu;     /* "host", "baseline", "max" */
 	const char *restore; /* a saved machine */
 	/* It is the same machine, and the file is gone when it runs. */
 	bool restore_move;

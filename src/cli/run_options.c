@@ -58,7 +58,8 @@ static const struct option_spec specs[] = {
 	{ "cpus", "N", "virtual CPUs (1)", OPT_CPUS },
 	{ "max-cpus", "N", "what they may grow to while it runs",
 	  OPT_MAX_CPUS },
-	{ "cpu", "host|baseline", "baseline: resumes on any host", OPT_CPU },
+	{ "cpu", "host|baseline|max", "baseline: resumes on any host",
+	  OPT_CPU },
 	{ "memory", "SIZE", "guest memory, as 512M or 2G (512M)", OPT_MEMORY },
 	{ "share-memory", NULL, "equal pages with other such machines (KSM)",
 	  OPT_SHARE_MEMORY },
@@ -317,9 +318,10 @@ static int set_cpus(const char *name, unsigned *cpus, const char *value,
 
 static int set_cpu(struct run_options *o, const char *value, struct error *err)
 {
-	if (strcmp(value, "host") != 0 && strcmp(value, "baseline") != 0)
-		return error_set(err, -EINVAL, "--cpu %s: not host or baseline",
-		                 value);
+	if (strcmp(value, "host") != 0 && strcmp(value, "baseline") != 0 &&
+	    strcmp(value, "max") != 0)
+		return error_set(err, -EINVAL,
+		                 "--cpu %s: not host, baseline or max", value);
 	o->cpu = value;
 	return 0;
 }

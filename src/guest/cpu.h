@@ -104,6 +104,8 @@ enum {
 #define CR4_OSXSAVE ((u64)1 << 18)
 #define CR4_SMEP ((u64)1 << 20)
 #define CR4_SMAP ((u64)1 << 21)
+#define CR4_PKE ((u64)1 << 22)
+#define CR4_PKS ((u64)1 << 24)
 
 #define EFER_SCE ((u64)1 << 0)
 #define EFER_LME ((u64)1 << 8)
@@ -129,6 +131,7 @@ enum {
 	PF_U = 1 << 2,
 	PF_RSVD = 1 << 3,
 	PF_I = 1 << 4,
+	PF_PK = 1 << 5,
 };
 
 enum {
@@ -141,6 +144,7 @@ enum {
 	MSR_MISC_ENABLE = 0x1a0,
 	MSR_PAT = 0x277,
 	MSR_TSC_DEADLINE = 0x6e0,
+	MSR_PKRS = 0x6e1,
 	MSR_X2APIC_FIRST = 0x800,
 	MSR_X2APIC_LAST = 0x8ff,
 	MSR_XSS = 0xda0,
@@ -158,6 +162,7 @@ enum {
 #define XCR0_X87 ((u64)1 << 0)
 #define XCR0_SSE ((u64)1 << 1)
 #define XCR0_AVX ((u64)1 << 2)
+#define XCR0_PKRU ((u64)1 << 9)
 
 enum cpu_mp_state {
 	CPU_RUNNING,
@@ -166,7 +171,10 @@ enum cpu_mp_state {
 	CPU_WAIT_SIPI,
 };
 
-/* XSAVE area in the standard (not compacted) form: legacy, header, AVX. */
+/*
+ * XSAVE area in the standard (not compacted) form: legacy, header, AVX. PKRU,
+ * which lies elsewhere on each processor, is a field of its own.
+ */
 enum {
 	CPU_XSAVE_SIZE = 832,
 	CPU_XSAVE_XMM = 160, /* 16 x 16 bytes */
@@ -221,7 +229,8 @@ struct cpu_state {
 	u64 pat;
 	u64 misc_enable;
 	u64 xss;
-	u64 tsc; /* at the moment of the get or set */
+	u64 pkru, pkrs; /* 32 bits each: rights by protection key */
+	u64 tsc;        /* at the moment of the get or set */
 	u64 tsc_adjust;
 	struct cpu_mtrr mtrr;
 

@@ -236,6 +236,7 @@ static int create_engine(struct machine *m, struct error *err)
 		.kvm_leaves = true,
 		.kvm_features = PV_FEATURES,
 		.baseline = m->config.cpu_baseline,
+		.emulated = m->config.cpu_max,
 	};
 	struct engine_config config = {
 		.memory = m->memory,

@@ -110,6 +110,7 @@ struct machine_config {
 	bool restore_copy;
 	const char *origin; /* JSON that a saved machine carries; NULL: none */
 	bool cpu_baseline;  /* x86-64-v2 and no more */
+	bool cpu_max;       /* also what the host lacks and an engine has */
 
 	int gdb_fd;     /* listening socket, taken over; -1: none */
 	u64 timeout_ns; /* 0: none */

@@ -453,12 +453,13 @@ static int read_cpu(const struct reader *r, struct machine_config *m)
 {
 	static const struct choice cpu = { "cpu",
 		                           16,
-		                           "is neither host nor baseline",
-		                           { "host", "baseline" } };
+		                           "is none of host, baseline, max",
+		                           { "host", "baseline", "max" } };
 	unsigned which = 0;
 	int rc = get_choice(r, &cpu, &which);
 
 	m->cpu_baseline = which == 1;
+	m->cpu_max = which == 2;
 	return rc;
 }
 

@@ -178,11 +178,40 @@ static void wait_ticks(u64 n)
 		__asm__ volatile("sti; hlt; cli");
 }
 
+enum { PKRU_WORD = 0x55554554, PKRS_WORD = 0x2a8, PKRS = 0x6e1 };
+#define CR4_KEYS (1ul << 22 | 1ul << 24)
+
+/* Rights by protection key, where the processor has both kinds. */
+static bool set_keys(void)
+{
+	u32 r[4];
+
+	cpuid(7, 0, r);
+	if (!(r[2] & 1u << 3) || !(r[2] & 1u << 31))
+		return false;
+	write_cr4(read_cr(4) | CR4_KEYS);
+	__asm__ volatile("wrpkru" : : "a"(PKRU_WORD), "c"(0), "d"(0));
+	wrmsr(PKRS, PKRS_WORD);
+	return true;
+}
+
+static void check_keys(void)
+{
+	u32 a, d;
+
+	check((read_cr(4) & CR4_KEYS) == CR4_KEYS);
+	__asm__ volatile("rdpkru" : "=a"(a), "=d"(d) : "c"(0));
+	check(a == PKRU_WORD);
+	check(rdmsr(PKRS) == PKRS_WORD);
+	print("with keys, ");
+}
+
 int main(void)
 {
 	static const u64 words[4] = { 1, 2, 3, 4 };
 	u64 before, after, out[4] = { 0 };
 	struct moment begin;
+	bool keys;
 	u32 r[4];
 
 	on_interrupt = tick;
@@ -193,6 +222,7 @@ int main(void)
 	wait_ticks(60);
 	before = ratio(begin);
 	cpuid(1, 0, r);
+	keys = set_keys();
 	print("ready\n");
 	/* Neither memory nor the stack holds these meanwhile. */
 	__asm__ volatile("movdqu %0, %%xmm6; movdqu %1, %%xmm7"
@@ -221,6 +251,8 @@ int main(void)
 	u32 now[4];
 	cpuid(1, 0, now);
 	check(now[0] == r[0] && now[2] == r[2] && now[3] == r[3]);
+	if (keys)
+		check_keys();
 	print("same after %u ticks\n", (unsigned)ticks);
 	return failures();
 }

@@ -295,6 +295,8 @@ static void say_system(struct lockstep *l)
 		{ "fsbase", offsetof(struct cpu_state, seg[SEG_FS].base) },
 		{ "gsbase", offsetof(struct cpu_state, seg[SEG_GS].base) },
 		{ "gskernel", offsetof(struct cpu_state, kernel_gs_base) },
+		{ "pkru", offsetof(struct cpu_state, pkru) },
+		{ "pkrs", offsetof(struct cpu_state, pkrs) },
 	};
 	const struct cpu_state *w = &l->want, *g = &l->got;
 

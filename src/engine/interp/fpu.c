@@ -161,7 +161,7 @@ static bool all_zero(const u8 *p, size_t n)
 	return true;
 }
 
-u64 fpu_in_use(const u8 *xsave)
+u64 fpu_in_use(const u8 *xsave, u32 pkru)
 {
 	u64 used = 0;
 
@@ -173,6 +173,8 @@ u64 fpu_in_use(const u8 *xsave)
 		used |= XCR0_SSE;
 	if (!all_zero(xsave + CPU_XSAVE_YMMH, 256))
 		used |= XCR0_AVX;
+	if (pkru)
+		used |= XCR0_PKRU;
 	return used;
 }
 

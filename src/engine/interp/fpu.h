@@ -8,7 +8,8 @@
  * the canonical area is valid and XSTATE_BV is 7; FIP and FDP are 64 bits
  * wide, and the selectors beside them are not kept: they read as zero, as
  * CPUID.7.EBX[13] says. FIP and FDP are offsets in their segments, but linear
- * in real and virtual-8086 mode.
+ * in real and virtual-8086 mode. PKRU, which XSAVE takes along, comes beside
+ * it.
  *
  * Intel SDM vol. 1 ch. 8.1.10, 10.5, 13; AMD APM vol. 2 ch. 11.
  */
@@ -30,8 +31,14 @@ static inline bool fpu_mxcsr_valid(u32 mxcsr)
  */
 void fpu_state_expand(u8 *xsave);
 
+/* PKRU, and its place in an area of standard form. */
+struct fpu_pkru {
+	u32 value;
+	u16 at;
+};
+
 /* Which of XCR0_* are not in their initial state: XGETBV with ECX = 1. */
-u64 fpu_in_use(const u8 *xsave);
+u64 fpu_in_use(const u8 *xsave, u32 pkru);
 
 /* FNINIT; FNSAVE does it at its end. */
 void fpu_init(u8 *xsave);
@@ -89,24 +96,27 @@ enum fpu_xsave_kind { FPU_XSAVE, FPU_XSAVEOPT, FPU_XSAVEC, FPU_XSAVES };
 struct fpu_range {
 	u16 offset, size;
 };
-enum { FPU_RANGES = 8, FPU_HEADER_END = 576 };
+enum { FPU_RANGES = 8, FPU_HEADER_END = 576, FPU_AREA_MAX = 4096 };
 
 /*
- * rfbm: EDX:EAX and XCR0 (| XSS for XSAVES). area is CPU_XSAVE_SIZE bytes, in
+ * rfbm: EDX:EAX and XCR0 (| XSS for XSAVES). area is FPU_AREA_MAX bytes, in
  * which the caller has read the 8 bytes of XSTATE_BV (offset 512); ranges say
  * what to write to the guest, in order. Returns their number.
  */
-size_t fpu_xsave(const u8 *xsave, struct fpu_mode mode,
+size_t fpu_xsave(const u8 *xsave, struct fpu_pkru pkru, struct fpu_mode mode,
                  enum fpu_xsave_kind kind, u64 rfbm, u8 *area,
                  struct fpu_range ranges[FPU_RANGES]);
 /* How far from its start such an area reaches. */
-size_t fpu_xsave_extent(enum fpu_xsave_kind kind, u64 rfbm);
+size_t fpu_xsave_extent(struct fpu_pkru pkru, enum fpu_xsave_kind kind,
+                        u64 rfbm);
 
 /*
- * supervisor: XRSTORS. The caller reads FPU_HEADER_END bytes, asks the extent,
- * reads that many. false: #GP, nothing changed. enabled: XCR0 (| XSS for
- * XRSTORS); compact: the processor has XSAVEC.
+ * supervisor: XRSTORS. The caller reads FPU_HEADER_END bytes, and then those
+ * ranges. false: #GP, nothing changed. enabled: XCR0 (| XSS for XRSTORS);
+ * compact: the processor has XSAVEC. pkru->value changes, too.
  */
-size_t fpu_xrstor_extent(const u8 *area, u64 rfbm);
-bool fpu_xrstor(u8 *xsave, struct fpu_mode mode, bool supervisor, bool compact,
-                u64 rfbm, u64 enabled, const u8 *area) MUST_CHECK;
+size_t fpu_xrstor_ranges(struct fpu_pkru pkru, const u8 *area, u64 rfbm,
+                         struct fpu_range ranges[FPU_RANGES]);
+bool fpu_xrstor(u8 *xsave, struct fpu_pkru *pkru, struct fpu_mode mode,
+                bool supervisor, bool compact, u64 rfbm, u64 enabled,
+                const u8 *area) MUST_CHECK;

@@ -2,8 +2,8 @@
 /*
  * fpu_xsave.c - the XSAVE family: standard and compacted areas.
  *
- * Intel SDM vol. 1 ch. 13.7 to 13.12. Of the components only x87, SSE and AVX
- * exist here, so a compacted area is as long as a standard one.
+ * Intel SDM vol. 1 ch. 13.7 to 13.12. Of the components x87, SSE, AVX and PKRU
+ * exist here. In a compacted area PKRU comes next after what is there.
  *
  *	512 XSTATE_BV  520 XCOMP_BV  528-575 reserved  576 upper halves of YMM
  */
@@ -17,6 +17,8 @@ enum {
 	AT_XSTATE_BV = CPU_XSAVE_HEADER,
 	AT_XCOMP_BV = CPU_XSAVE_HEADER + 8,
 	AT_RESERVED = CPU_XSAVE_HEADER + 16,
+	YMMH_SIZE = CPU_XSAVE_SIZE - CPU_XSAVE_YMMH,
+	PKRU_SIZE = 8,
 };
 #define COMPACTED BIT(63)
 
@@ -56,6 +58,14 @@ static bool is_compact(enum fpu_xsave_kind kind)
 	return kind == FPU_XSAVEC || kind == FPU_XSAVES;
 }
 
+/* comp: what is in the area, if it is compacted. */
+static unsigned pkru_at(struct fpu_pkru pkru, bool compacted, u64 comp)
+{
+	if (!compacted)
+		return pkru.at;
+	return CPU_XSAVE_YMMH + (comp & XCR0_AVX ? YMMH_SIZE : 0);
+}
+
 struct ranges {
 	struct fpu_range *at;
 	size_t n;
@@ -74,12 +84,12 @@ static u64 to_write(enum fpu_xsave_kind kind, u64 rfbm, u64 used)
 	return kind == FPU_XSAVE ? rfbm : rfbm & used;
 }
 
-size_t fpu_xsave(const u8 *xsave, struct fpu_mode mode,
+size_t fpu_xsave(const u8 *xsave, struct fpu_pkru pkru, struct fpu_mode mode,
                  enum fpu_xsave_kind kind, u64 rfbm, u8 *area,
                  struct fpu_range ranges[FPU_RANGES])
 {
 	struct ranges r = { ranges, 0 };
-	u64 used = fpu_in_use(xsave), parts;
+	u64 used = fpu_in_use(xsave, pkru.value), parts;
 	u32 mxcsr = get_mxcsr(xsave), mask = FPU_MXCSR_MASK;
 	u16 vector = vector_bytes(mode);
 	bool write_mxcsr;
@@ -118,19 +128,42 @@ size_t fpu_xsave(const u8 *xsave, struct fpu_mode mode,
 		memcpy(area + CPU_XSAVE_YMMH, xsave + CPU_XSAVE_YMMH, vector);
 		add(&r, CPU_XSAVE_YMMH, vector);
 	}
+	if (parts & XCR0_PKRU) {
+		unsigned at = pkru_at(pkru, is_compact(kind), rfbm);
+
+		put64(area + at, pkru.value);
+		add(&r, at, PKRU_SIZE);
+	}
 	return r.n;
 }
 
-size_t fpu_xsave_extent(enum fpu_xsave_kind kind, u64 rfbm)
+size_t fpu_xsave_extent(struct fpu_pkru pkru, enum fpu_xsave_kind kind,
+                        u64 rfbm)
 {
-	(void)kind;
+	if (rfbm & XCR0_PKRU)
+		return pkru_at(pkru, is_compact(kind), rfbm) + PKRU_SIZE;
 	return rfbm & XCR0_AVX ? CPU_XSAVE_SIZE : FPU_HEADER_END;
 }
 
-size_t fpu_xrstor_extent(const u8 *area, u64 rfbm)
+/* Of a header that nobody has looked at yet. */
+static unsigned pkru_in(struct fpu_pkru pkru, const u8 *area)
 {
-	return rfbm & get64(area + AT_XSTATE_BV) & XCR0_AVX ? CPU_XSAVE_SIZE
-	                                                    : FPU_HEADER_END;
+	u64 comp = get64(area + AT_XCOMP_BV);
+
+	return pkru_at(pkru, comp & COMPACTED, comp);
+}
+
+size_t fpu_xrstor_ranges(struct fpu_pkru pkru, const u8 *area, u64 rfbm,
+                         struct fpu_range ranges[FPU_RANGES])
+{
+	struct ranges r = { ranges, 0 };
+	u64 parts = rfbm & get64(area + AT_XSTATE_BV);
+
+	if (parts & XCR0_AVX)
+		add(&r, CPU_XSAVE_YMMH, YMMH_SIZE);
+	if (parts & XCR0_PKRU)
+		add(&r, pkru_in(pkru, area), PKRU_SIZE);
+	return r.n;
 }
 
 static bool zero(const u8 *p, size_t n)
@@ -167,8 +200,9 @@ static void restore(u8 *xsave, size_t offset, bool from, const u8 *area,
 		memset(xsave + offset, 0, size);
 }
 
-bool fpu_xrstor(u8 *xsave, struct fpu_mode mode, bool supervisor, bool compact,
-                u64 rfbm, u64 enabled, const u8 *area)
+bool fpu_xrstor(u8 *xsave, struct fpu_pkru *pkru, struct fpu_mode mode,
+                bool supervisor, bool compact, u64 rfbm, u64 enabled,
+                const u8 *area)
 {
 	u64 bv = get64(area + AT_XSTATE_BV);
 	bool compacted = get64(area + AT_XCOMP_BV) & COMPACTED;
@@ -194,5 +228,9 @@ bool fpu_xrstor(u8 *xsave, struct fpu_mode mode, bool supervisor, bool compact,
 		restore(xsave, CPU_XSAVE_XMM, bv & XCR0_SSE, area, vector);
 	if (rfbm & XCR0_AVX)
 		restore(xsave, CPU_XSAVE_YMMH, bv & XCR0_AVX, area, vector);
+	if (rfbm & XCR0_PKRU)
+		pkru->value = bv & XCR0_PKRU
+		                  ? (u32)get64(area + pkru_in(*pkru, area))
+		                  : 0;
 	return true;
 }

@@ -65,8 +65,14 @@ enum icpu_access { ACCESS_READ = 0, ACCESS_WRITE = 1, ACCESS_EXEC = 2 };
 struct tlb_entry {
 	u64 rtag, wtag;
 	u64 addend; /* host address = lin + addend */
-	u64 gpa;    /* of the page; bit 0: global */
+	u64 gpa;    /* of the page; bit 0: global, and ENTRY_KEY */
 };
+
+/*
+ * In the low bits of tlb_entry.gpa: 1 + the protection key that the entry hangs
+ * on, those of supervisor pages after those of users'; 0 if it does on none.
+ */
+enum { KEYS = 16, ENTRY_KEY_SHIFT = 1, ENTRY_KEY = 63 };
 
 struct xtlb_entry {
 	u64 tag; /* linear page | 1 when valid */
@@ -92,6 +98,7 @@ struct exec_half {
 struct tlb_fills {
 	u32 count;  /* of entries, up to TLB_LOG + 1 */
 	bool local; /* some are not global */
+	u32 keys;   /* that some hang on, a bit each */
 	u16 log[TLB_LOG];
 	/* Those pieces of the table that are not all empty. */
 	u64 piece[TLB_ENTRIES / TLB_PIECE / 64];
@@ -228,6 +235,7 @@ struct icpu {
 	u64 star, lstar, cstar, sfmask, kernel_gs_base;
 	u64 sysenter_cs, sysenter_esp, sysenter_eip;
 	u64 tsc_aux, pat, misc_enable, xss, tsc_adjust;
+	u64 pkru, pkrs;         /* change by x86/keys.h */
 	_Atomic u64 tsc_offset; /* guest = host + offset; others read it */
 	u64 cr8;                /* only when the host has no tpr_get */
 	struct cpu_mtrr mtrr;
@@ -490,6 +498,8 @@ void icpu_tlb_flush_page(struct icpu *cpu, gva_t lin);
 void icpu_tlb_flush_pcid(struct icpu *cpu, u64 pcid);
 void icpu_tlb_flush_pcid_page(struct icpu *cpu, u64 pcid, gva_t lin);
 void icpu_tlb_drop_writes(struct icpu *cpu, const u8 *host); /* NULL: all */
+/* A bit for each protection key that lost a right: in all spaces. */
+void icpu_tlb_drop_keys(struct icpu *cpu, u32 keys);
 /* Switch to the space of this PCID, flushing its non-global entries or not. */
 void icpu_tlb_switch(struct icpu *cpu, u64 pcid, bool flush);
 

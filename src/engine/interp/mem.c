@@ -76,7 +76,10 @@ static void fill(struct icpu *cpu, gva_t lin, unsigned priv,
 		cpu->space->fills[priv].local = true;
 	e->rtag = tag;
 	e->addend = addend;
-	e->gpa = (r->gpa & PAGE_MASK) | r->global;
+	e->gpa =
+	    (r->gpa & PAGE_MASK) | r->global | (u64)r->key << ENTRY_KEY_SHIFT;
+	if (unlikely(r->key))
+		cpu->space->fills[priv].keys |= (u32)BIT(r->key - 1);
 	if (r->shift > PAGE_SHIFT)
 		tlb_note_large(cpu->space, lin, r->shift, r->global);
 	if (wtag) {

@@ -649,7 +649,7 @@ static struct block *op_xgetbv(struct icpu *cpu, struct iop *op)
 	if (!(cpu->cr4 & CR4_OSXSAVE))
 		icpu_ud(cpu);
 	if (index == 1 && cpuid_has(cpu->cpuid, FEATURE_XGETBV1))
-		v &= fpu_in_use(cpu->xsave);
+		v &= fpu_in_use(cpu->xsave, (u32)cpu->pkru);
 	else if (index)
 		icpu_gp(cpu);
 	cpu->gpr[GPR_RAX] = (u32)v;

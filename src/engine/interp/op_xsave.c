@@ -8,6 +8,7 @@
 #include "engine/interp/ops.h"
 #include "engine/x86/cpuid.h"
 #include "engine/x86/decode.h"
+#include "engine/x86/keys.h"
 
 static void check(struct icpu *cpu, bool supervisor)
 {
@@ -40,6 +41,14 @@ static struct fpu_mode mode_of(const struct icpu *cpu, const struct iop *op)
 	};
 }
 
+static struct fpu_pkru pkru_of(const struct icpu *cpu)
+{
+	return (struct fpu_pkru){
+		.value = (u32)cpu->pkru,
+		.at = (u16)cpuid_pkru_offset(cpu->cpuid),
+	};
+}
+
 static gva_t area_address(struct icpu *cpu, struct iop *op, size_t extent,
                           enum icpu_access access)
 {
@@ -52,7 +61,8 @@ static gva_t area_address(struct icpu *cpu, struct iop *op, size_t extent,
 
 static struct block *op_xsave(struct icpu *cpu, struct iop *op)
 {
-	_Alignas(64) u8 area[CPU_XSAVE_SIZE];
+	_Alignas(64) u8 area[FPU_AREA_MAX];
+	struct fpu_pkru pkru = pkru_of(cpu);
 	enum fpu_xsave_kind kind = op->aux;
 	struct fpu_range ranges[FPU_RANGES];
 	size_t extent, n;
@@ -62,12 +72,13 @@ static struct block *op_xsave(struct icpu *cpu, struct iop *op)
 	ENTER;
 	check(cpu, kind == FPU_XSAVES);
 	rfbm = requested(cpu, kind == FPU_XSAVES);
-	extent = fpu_xsave_extent(kind, rfbm);
+	extent = fpu_xsave_extent(pkru, kind, rfbm);
 	lin = area_address(cpu, op, extent, ACCESS_WRITE);
 	icpu_probe(cpu, lin, extent, ACCESS_WRITE, cpu->priv);
-	memset(area, 0, sizeof(area));
+	memset(area, 0, extent);
 	icpu_read(cpu, lin + 512, area + 512, 8, cpu->priv);
-	n = fpu_xsave(cpu->xsave, mode_of(cpu, op), kind, rfbm, area, ranges);
+	n = fpu_xsave(cpu->xsave, pkru, mode_of(cpu, op), kind, rfbm, area,
+	              ranges);
 	for (size_t i = 0; i < n; i++)
 		icpu_write(cpu, lin + ranges[i].offset, area + ranges[i].offset,
 		           ranges[i].size, cpu->priv);
@@ -76,9 +87,11 @@ static struct block *op_xsave(struct icpu *cpu, struct iop *op)
 
 static struct block *op_xrstor(struct icpu *cpu, struct iop *op)
 {
-	_Alignas(64) u8 area[CPU_XSAVE_SIZE];
+	_Alignas(64) u8 area[FPU_AREA_MAX];
+	struct fpu_pkru pkru = pkru_of(cpu);
+	struct fpu_range ranges[FPU_RANGES];
 	bool supervisor = op->aux;
-	size_t extent;
+	size_t n;
 	u64 rfbm;
 	gva_t lin;
 
@@ -86,15 +99,17 @@ static struct block *op_xrstor(struct icpu *cpu, struct iop *op)
 	check(cpu, supervisor);
 	rfbm = requested(cpu, supervisor);
 	lin = area_address(cpu, op, FPU_HEADER_END, ACCESS_READ);
-	memset(area, 0, sizeof(area));
 	icpu_read(cpu, lin, area, FPU_HEADER_END, cpu->priv);
-	extent = fpu_xrstor_extent(area, rfbm);
-	if (extent > FPU_HEADER_END)
-		icpu_read(cpu, lin, area, MIN(extent, sizeof(area)), cpu->priv);
-	if (!fpu_xrstor(cpu->xsave, mode_of(cpu, op), supervisor,
+	n = fpu_xrstor_ranges(pkru, area, rfbm, ranges);
+	for (size_t i = 0; i < n; i++)
+		icpu_read(cpu, lin + ranges[i].offset, area + ranges[i].offset,
+		          ranges[i].size, cpu->priv);
+	if (!fpu_xrstor(cpu->xsave, &pkru, mode_of(cpu, op), supervisor,
 	                cpuid_has(cpu->cpuid, FEATURE_XSAVEC), rfbm,
 	                enabled(cpu, supervisor), area))
 		icpu_gp(cpu);
+	if (pkru.value != cpu->pkru)
+		keys_set_user(cpu, pkru.value);
 	NEXT;
 }
 

@@ -158,6 +158,8 @@ void icpu_get(struct icpu *cpu, struct cpu_state *s)
 	s->pat = cpu->pat;
 	s->misc_enable = cpu->misc_enable;
 	s->xss = cpu->xss;
+	s->pkru = cpu->pkru;
+	s->pkrs = cpu->pkrs;
 	s->tsc = icpu_tsc(cpu);
 	s->tsc_adjust = cpu->tsc_adjust;
 	s->mtrr = cpu->mtrr;
@@ -199,6 +201,8 @@ static void set_registers(struct icpu *cpu, const struct cpu_state *s)
 	cpu->pat = s->pat;
 	cpu->misc_enable = s->misc_enable;
 	cpu->xss = s->xss;
+	cpu->pkru = s->pkru;
+	cpu->pkrs = s->pkrs;
 	cpu->tsc_offset = s->tsc - __rdtsc();
 	cpu->tsc_adjust = s->tsc_adjust;
 	cpu->mtrr = s->mtrr;
@@ -232,6 +236,11 @@ int icpu_set(struct icpu *cpu, const struct cpu_state *s, struct error *err)
 		                 "vCPU %u: CR4 %#" PRIx64
 		                 " has features that this engine lacks",
 		                 cpu->index, s->cr4);
+	if (s->xcr0 & ~control_xcr0_valid(cpu))
+		return error_set(err, -EINVAL,
+		                 "vCPU %u: XCR0 %#" PRIx64
+		                 " has components that this engine lacks",
+		                 cpu->index, s->xcr0);
 	set_registers(cpu, s);
 	if (cpu->host.tpr_set)
 		cpu->host.tpr_set(cpu->host.ctx, (u8)(s->cr8 & 0xf));

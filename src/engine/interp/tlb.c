@@ -31,6 +31,22 @@ static bool keep(const struct tlb_entry *e, bool global)
 	return !global && e->gpa & 1;
 }
 
+/* What a flush takes: all, all that is not global, or what hangs on keys. */
+struct goes {
+	bool global;
+	u32 keys;
+};
+
+static bool stays(const struct tlb_entry *e, unsigned index, struct goes goes)
+{
+	unsigned key = e->gpa >> ENTRY_KEY_SHIFT & ENTRY_KEY;
+
+	if (likely(!goes.keys))
+		return keep(e, goes.global);
+	return e->rtag != tlb_invalid_tag(index) &&
+	       !(key && goes.keys >> (key - 1) & 1);
+}
+
 /* ---- what runs ---- */
 
 static void half_reset(struct icpu *cpu, struct exec_half *h)
@@ -195,7 +211,7 @@ void tlb_drop_code(struct icpu *cpu)
 
 /* Some of 64 pieces. What is kept is logged again. */
 static u64 flush_pieces(struct tlb_space *s, unsigned p, u64 pieces,
-                        unsigned first, bool global)
+                        unsigned first, struct goes goes)
 {
 	struct tlb_fills *f = &s->fills[p];
 	u64 left = 0;
@@ -205,7 +221,7 @@ static u64 flush_pieces(struct tlb_space *s, unsigned p, u64 pieces,
 		unsigned x = (first + bit) * TLB_PIECE;
 
 		for (unsigned end = x + TLB_PIECE; x < end; x++) {
-			if (!keep(&s->data[p][x], global)) {
+			if (!stays(&s->data[p][x], x, goes)) {
 				entry_clear(&s->data[p][x], x);
 				continue;
 			}
@@ -217,16 +233,16 @@ static u64 flush_pieces(struct tlb_space *s, unsigned p, u64 pieces,
 	return left;
 }
 
-static void flush_all_data(struct tlb_space *s, unsigned p, bool global)
+static void flush_all_data(struct tlb_space *s, unsigned p, struct goes goes)
 {
 	struct tlb_fills *f = &s->fills[p];
 
 	f->count = 0;
 	for (unsigned i = 0; i < ARRAY_SIZE(f->piece); i++)
-		flush_pieces(s, p, f->piece[i], i * 64, global);
+		flush_pieces(s, p, f->piece[i], i * 64, goes);
 }
 
-static void flush_logged(struct tlb_space *s, unsigned p, bool global)
+static void flush_logged(struct tlb_space *s, unsigned p, struct goes goes)
 {
 	struct tlb_fills *f = &s->fills[p];
 	u32 n = 0;
@@ -234,7 +250,7 @@ static void flush_logged(struct tlb_space *s, unsigned p, bool global)
 	for (u32 i = 0; i < f->count; i++) {
 		unsigned x = f->log[i];
 
-		if (keep(&s->data[p][x], global))
+		if (stays(&s->data[p][x], x, goes))
 			f->log[n++] = f->log[i];
 		else
 			entry_clear(&s->data[p][x], x);
@@ -244,19 +260,28 @@ static void flush_logged(struct tlb_space *s, unsigned p, bool global)
 		memset(f->piece, 0, sizeof(f->piece));
 }
 
+static void flush_some(struct tlb_space *s, unsigned p, struct goes goes)
+{
+	struct tlb_fills *f = &s->fills[p];
+
+	if (f->count > TLB_LOG)
+		flush_all_data(s, p, goes);
+	else
+		flush_logged(s, p, goes);
+	if (f->count)
+		return;
+	f->keys = 0;
+	memset(f->writable, 0, sizeof(f->writable));
+}
+
 static void flush_table(struct tlb_space *s, unsigned p, bool global)
 {
 	struct tlb_fills *f = &s->fills[p];
 
 	if (!f->count || (!global && !f->local))
 		return;
-	if (f->count > TLB_LOG)
-		flush_all_data(s, p, global);
-	else
-		flush_logged(s, p, global);
+	flush_some(s, p, (struct goes){ .global = global });
 	f->local = false;
-	if (!f->count)
-		memset(f->writable, 0, sizeof(f->writable));
 }
 
 /*
@@ -558,4 +583,21 @@ void icpu_tlb_drop_writes(struct icpu *cpu, const u8 *host)
 		for (unsigned p = 0; p < PRIV_COUNT; p++)
 			drop_in_table(cpu->spaces[n].data[p],
 			              &cpu->spaces[n].fills[p], host);
+}
+
+/* ---- protection keys ---- */
+
+void icpu_tlb_drop_keys(struct icpu *cpu, u32 keys)
+{
+	for (unsigned n = 0; n < TLB_SPACES; n++)
+		for (unsigned p = 0; p < PRIV_COUNT; p++) {
+			struct tlb_fills *f = &cpu->spaces[n].fills[p];
+
+			if (!(f->keys & keys))
+				continue;
+			flush_some(&cpu->spaces[n], p,
+			           (struct goes){ .keys = keys });
+			f->keys &= ~keys;
+			cpu->tlb_epoch++;
+		}
 }

@@ -37,6 +37,7 @@ static const struct {
 	IN(MSR_MISC_ENABLE, misc_enable),
 	IN(MSR_PAT, pat),
 	IN(MSR_XSS, xss),
+	IN(MSR_PKRS, pkrs),
 	IN(MSR_STAR, star),
 	IN(MSR_LSTAR, lstar),
 	IN(MSR_CSTAR, cstar),

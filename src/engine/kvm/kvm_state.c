@@ -237,16 +237,31 @@ static u32 set_mp_state(enum cpu_mp_state state)
 	}
 }
 
+/* PKRU lies where the processor's own XSAVE has it: kvm_cpuid_limit(). */
+static u8 *pkru_in(struct vcpu *v, struct kvm_xsave *xsave)
+{
+	const struct cpuid_model *m = v->engine->cpuid;
+	u32 at = cpuid_pkru_offset(m);
+
+	_Static_assert(sizeof(xsave->region) >= CPUID_XSAVE_MAX,
+	               "any offset of PKRU is in it");
+	return cpuid_has(m, FEATURE_PKU) ? (u8 *)xsave->region + at : NULL;
+}
+
 /*
  * The canonical area is the beginning of the kernel's, components 0 to 2. The
  * kernel leaves its own marks in the bytes for software's use.
  */
-static void get_xsave(struct cpu_state *to, const struct kvm_xsave *from)
+static void get_xsave(struct vcpu *v, struct cpu_state *to,
+                      struct kvm_xsave *from)
 {
+	u8 *pkru = pkru_in(v, from);
 	u64 bv;
 
 	memcpy(to->xsave, from->region, CPU_XSAVE_SIZE);
 	memcpy(&bv, to->xsave + CPU_XSAVE_HEADER, sizeof(bv));
+	if (pkru && bv & XCR0_PKRU)
+		memcpy(&to->pkru, pkru, sizeof(u32));
 	bv &= XCR0_X87 | XCR0_SSE | XCR0_AVX;
 	memset(to->xsave + XSAVE_SOFTWARE, 0, CPU_XSAVE_YMMH - XSAVE_SOFTWARE);
 	memcpy(to->xsave + CPU_XSAVE_HEADER, &bv, sizeof(bv));
@@ -287,7 +302,7 @@ void kvm_vcpu_get(struct vcpu *v, struct cpu_state *state)
 	state->mp_state = get_mp_state(mp_state.mp_state);
 	get_regs(state, &regs);
 	get_sregs(state, &sregs);
-	get_xsave(state, &xsave);
+	get_xsave(v, state, &xsave);
 	get_debugregs(state, &debugregs);
 	kvm_msrs_get(v, state);
 }
@@ -296,12 +311,17 @@ void kvm_vcpu_get(struct vcpu *v, struct cpu_state *state)
 static void set_xsave(struct vcpu *v, struct kvm_xsave *to,
                       const struct cpu_state *from)
 {
+	u8 *pkru = pkru_in(v, to);
 	u64 bv;
 
 	memcpy(to->region, from->xsave, CPU_XSAVE_SIZE);
 	memcpy(&bv, from->xsave + CPU_XSAVE_HEADER, sizeof(bv));
 	if (!cpuid_has(v->engine->cpuid, FEATURE_AVX))
 		bv &= ~XCR0_AVX;
+	if (pkru) {
+		bv |= XCR0_PKRU;
+		memcpy(pkru, &from->pkru, sizeof(u32));
+	}
 	memcpy((u8 *)to->region + CPU_XSAVE_HEADER, &bv, sizeof(bv));
 }
 

@@ -25,6 +25,10 @@ u64 control_cr4_valid(const struct icpu *cpu)
 		v |= CR4_SMEP;
 	if (cpuid_has(m, FEATURE_SMAP))
 		v |= CR4_SMAP;
+	if (cpuid_has(m, FEATURE_PKU))
+		v |= CR4_PKE;
+	if (cpuid_has(m, FEATURE_PKS))
+		v |= CR4_PKS;
 	return v;
 }
 
@@ -164,8 +168,8 @@ static void write_cr4(struct icpu *cpu, u64 v)
 			cpu->pdpte[i] = pdpte[i];
 	}
 	cpu->cr4 = v;
-	if (changed &
-	    (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP))
+	if (changed & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP |
+	               CR4_SMAP | CR4_PKE | CR4_PKS))
 		icpu_tlb_flush(cpu, true);
 	if (changed & CR4_PCIDE)
 		icpu_tlb_switch(cpu, current_pcid(cpu), true);
@@ -244,13 +248,20 @@ void control_write_debug(struct icpu *cpu, unsigned dr, u64 v)
 	}
 }
 
-void control_xsetbv(struct icpu *cpu, u32 index, u64 v)
+u64 control_xcr0_valid(const struct icpu *cpu)
 {
-	u64 valid = XCR0_X87 | XCR0_SSE;
+	u64 v = XCR0_X87 | XCR0_SSE;
 
 	if (cpuid_has(cpu->cpuid, FEATURE_AVX))
-		valid |= XCR0_AVX;
-	if (index != 0 || v & ~valid || !(v & XCR0_X87) ||
+		v |= XCR0_AVX;
+	if (cpuid_has(cpu->cpuid, FEATURE_PKU))
+		v |= XCR0_PKRU;
+	return v;
+}
+
+void control_xsetbv(struct icpu *cpu, u32 index, u64 v)
+{
+	if (index != 0 || v & ~control_xcr0_valid(cpu) || !(v & XCR0_X87) ||
 	    (v & XCR0_AVX && !(v & XCR0_SSE)))
 		icpu_gp(cpu);
 	cpu->xcr0 = v;

@@ -26,3 +26,4 @@ struct invpcid {
 void control_invpcid(struct icpu *cpu, u64 type, const struct invpcid *d);
 /* CR4 bits that the CPUID model has. */
 u64 control_cr4_valid(const struct icpu *cpu);
+u64 control_xcr0_valid(const struct icpu *cpu); /* ...of XCR0 */

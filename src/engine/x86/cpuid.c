@@ -23,6 +23,7 @@ enum {
 	MACHINE = 1 << 1,   /* not the host's to give */
 	NEEDS_AVX = 1 << 2, /* the host's kernel must have it switched on */
 	NOT_MODELLED = 1 << 3,
+	EMULATED = 1 << 4, /* needs nothing of the host */
 };
 
 const struct cpuid_bit cpuid_bits[FEATURE_COUNT] = {
@@ -57,9 +58,11 @@ const struct cpuid_bit cpuid_bits[FEATURE_COUNT] = {
 	[FEATURE_CLWB] = { 7, 0, REG_EBX, 24, 0 },
 	[FEATURE_SHA] = { 7, 0, REG_EBX, 29, 0 },
 	[FEATURE_UMIP] = { 7, 0, REG_ECX, 2, 0 },
+	[FEATURE_PKU] = { 7, 0, REG_ECX, 3, EMULATED },
 	[FEATURE_VAES] = { 7, 0, REG_ECX, 9, NEEDS_AVX },
 	[FEATURE_VPCLMUL] = { 7, 0, REG_ECX, 10, NEEDS_AVX },
 	[FEATURE_RDPID] = { 7, 0, REG_ECX, 22, 0 },
+	[FEATURE_PKS] = { 7, 0, REG_ECX, 31, EMULATED },
 	[FEATURE_FSRM] = { 7, 0, REG_EDX, 4, 0 },
 	[FEATURE_XSAVEOPT] = { 0xd, 1, REG_EAX, 0, 0 },
 	[FEATURE_XSAVEC] = { 0xd, 1, REG_EAX, 1, 0 },
@@ -101,13 +104,14 @@ static bool host_avx_on(void)
 	return (low & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX);
 }
 
-static bool shown(const struct cpuid_bit *f, bool baseline, bool avx)
+static bool shown(const struct cpuid_bit *f, const struct cpuid_config *config,
+                  bool avx)
 {
 	if (f->flags & NOT_MODELLED)
 		return false;
-	if (baseline && !(f->flags & BASELINE))
+	if (config->baseline && !(f->flags & BASELINE))
 		return false;
-	if (f->flags & MACHINE)
+	if (f->flags & MACHINE || (f->flags & EMULATED && config->emulated))
 		return true;
 	if ((f->flags & NEEDS_AVX) && !avx)
 		return false;
@@ -128,7 +132,7 @@ void cpuid_drop_orphans(struct cpuid_model *m)
 {
 	static const enum cpuid_feature of_xsave[] = {
 		FEATURE_AVX,     FEATURE_XSAVEOPT, FEATURE_XSAVEC,
-		FEATURE_XGETBV1, FEATURE_XSAVES,
+		FEATURE_XGETBV1, FEATURE_XSAVES,   FEATURE_PKU,
 	};
 	static const enum cpuid_feature of_avx[] = {
 		FEATURE_FMA,  FEATURE_F16C, FEATURE_AVX2,    FEATURE_BMI1,
@@ -166,6 +170,10 @@ static void read_host(struct cpuid_model *m, bool baseline)
 		m->lfence_serializes = m->amd && (a & BIT(2));
 		m->tsa_no = m->amd && !baseline && (c & BIT(1)) && (c & BIT(2));
 	}
+	m->pkru_at = CPU_XSAVE_SIZE;
+	if (__get_cpuid_count(0xd, 9, &a, &b, &c, &d) && a == 8 &&
+	    cpuid_pkru_fits(b))
+		m->pkru_at = (u16)b;
 	m->srso_no = m->amd && !baseline;
 	for (i = 0; i < 3; i++) {
 		u32 *words = &m->brand[4 * i];
@@ -187,7 +195,7 @@ struct cpuid_model *cpuid_model_create(const struct cpuid_config *config)
 	m->config = *config;
 	read_host(m, config->baseline);
 	for (i = 0; i < FEATURE_COUNT; i++)
-		m->has[i] = shown(&cpuid_bits[i], config->baseline, avx);
+		m->has[i] = shown(&cpuid_bits[i], config, avx);
 	cpuid_drop_orphans(m);
 	for (m->apic_bits = 0; (1u << m->apic_bits) < config->cpus;)
 		m->apic_bits++;
@@ -202,6 +210,17 @@ void cpuid_model_destroy(struct cpuid_model *model)
 bool cpuid_has(const struct cpuid_model *model, enum cpuid_feature feature)
 {
 	return feature < FEATURE_COUNT && model->has[feature];
+}
+
+u32 cpuid_pkru_offset(const struct cpuid_model *model)
+{
+	return model->pkru_at;
+}
+
+bool cpuid_pkru_fits(u32 offset)
+{
+	return offset >= CPU_XSAVE_SIZE && offset % 8 == 0 &&
+	       offset + 8 <= CPUID_XSAVE_MAX;
 }
 
 void cpuid_add_features(const struct cpuid_model *m, u32 leaf, u32 subleaf,

@@ -17,7 +17,11 @@ struct cpuid_config {
 	bool kvm_leaves;  /* paravirtual clock and the rest */
 	u32 kvm_features; /* KVM_FEATURE_* bits the machine implements */
 	bool baseline;    /* x86-64-v2 only: a portable machine */
+	/* Also what the host lacks, where soft engines need nothing of it. */
+	bool emulated;
 };
+
+enum { CPUID_XSAVE_MAX = 4096 }; /* bytes of the largest XSAVE area */
 
 struct cpuid_regs {
 	u32 eax, ebx, ecx, edx;
@@ -25,7 +29,8 @@ struct cpuid_regs {
 
 struct cpuid_model;
 
-/* For the soft engines: host features masked by what interp implements. */
+/* For the soft engines: host features masked by what interp implements, and
+ * some that it has without the host, if the config says so. */
 struct cpuid_model *
 cpuid_model_create(const struct cpuid_config *config) MUST_CHECK;
 void cpuid_model_destroy(struct cpuid_model *model);
@@ -33,6 +38,9 @@ void cpuid_model_destroy(struct cpuid_model *model);
 /* One CPUID instruction. cr4 and xcr0 show in OSXSAVE, OSPKE and leaf 0xd. */
 void cpuid_query(const struct cpuid_model *model, u32 apic_id, u64 cr4,
                  u64 xcr0, u32 leaf, u32 subleaf, struct cpuid_regs *out);
+
+/* Of PKRU in an XSAVE area of standard form, if there is a PKRU. */
+u32 cpuid_pkru_offset(const struct cpuid_model *model);
 
 /* Walk every leaf and subleaf (for kvm's table): false at the end. */
 bool cpuid_leaf_at(const struct cpuid_model *model, size_t i, u32 *leaf,
@@ -72,9 +80,11 @@ enum cpuid_feature {
 	FEATURE_CLWB,
 	FEATURE_SHA,
 	FEATURE_UMIP,
+	FEATURE_PKU,
 	FEATURE_VAES,
 	FEATURE_VPCLMUL,
 	FEATURE_RDPID,
+	FEATURE_PKS,
 	FEATURE_FSRM,
 	FEATURE_XSAVEOPT,
 	FEATURE_XSAVEC,

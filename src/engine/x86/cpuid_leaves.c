@@ -29,6 +29,7 @@ enum {
 #define LEAF1_EDX_HTT (1u << 28)
 #define LEAF1_ECX_OSXSAVE (1u << 27)
 #define LEAF1_ECX_HYPERVISOR (1u << 31)
+#define LEAF7_ECX_OSPKE (1u << 4)
 
 static u32 threads(const struct cpuid_model *m)
 {
@@ -100,28 +101,47 @@ static void leaf_topology(const struct cpuid_model *m, u32 apic_id, u32 subleaf,
 	}
 }
 
+enum { AVX_BYTES = CPU_XSAVE_SIZE - CPU_XSAVE_YMMH, PKRU_BYTES = 8 };
+
+/* Of an area in standard form, and of one that is compacted. */
+static u32 xsave_size(const struct cpuid_model *m, u64 xcr0)
+{
+	if (xcr0 & XCR0_PKRU)
+		return m->pkru_at + PKRU_BYTES;
+	return xcr0 & XCR0_AVX ? CPU_XSAVE_SIZE : CPU_XSAVE_YMMH;
+}
+
+static u32 xsavec_size(u64 xcr0)
+{
+	return CPU_XSAVE_YMMH + (xcr0 & XCR0_AVX ? AVX_BYTES : 0) +
+	       (xcr0 & XCR0_PKRU ? PKRU_BYTES : 0);
+}
+
 static void leaf_xsave(const struct cpuid_model *m, u32 subleaf, u64 xcr0,
                        struct cpuid_regs *out)
 {
-	u32 enabled = xcr0 & XCR0_AVX ? CPU_XSAVE_SIZE : CPU_XSAVE_YMMH;
+	u64 all = XCR0_X87 | XCR0_SSE;
 
 	if (!m->has[FEATURE_XSAVE])
 		return;
+	if (m->has[FEATURE_AVX])
+		all |= XCR0_AVX;
+	if (m->has[FEATURE_PKU])
+		all |= XCR0_PKRU;
 	if (subleaf == 0) {
-		out->eax = XCR0_X87 | XCR0_SSE;
-		out->ecx = CPU_XSAVE_YMMH;
-		if (m->has[FEATURE_AVX]) {
-			out->eax |= XCR0_AVX;
-			out->ecx = CPU_XSAVE_SIZE;
-		}
-		out->ebx = enabled;
+		out->eax = (u32)all;
+		out->ebx = xsave_size(m, xcr0);
+		out->ecx = xsave_size(m, all);
 	} else if (subleaf == 1) {
 		cpuid_add_features(m, 0xd, 1, out);
 		if (m->has[FEATURE_XSAVEC])
-			out->ebx = enabled;
+			out->ebx = xsavec_size(xcr0);
 	} else if (subleaf == 2 && m->has[FEATURE_AVX]) {
-		out->eax = CPU_XSAVE_SIZE - CPU_XSAVE_YMMH;
+		out->eax = AVX_BYTES;
 		out->ebx = CPU_XSAVE_YMMH;
+	} else if (subleaf == 9 && m->has[FEATURE_PKU]) {
+		out->eax = PKRU_BYTES;
+		out->ebx = m->pkru_at;
 	}
 }
 
@@ -170,6 +190,8 @@ static void query_basic(const struct cpuid_model *m, u32 apic_id, u64 cr4,
 		if (m->tsc_adjust)
 			out->ebx |= 1 << 1;
 		out->ebx |= 1 << 13; /* no FCS and FDS: see fpu.h */
+		if (m->has[FEATURE_PKU] && (cr4 & CR4_PKE))
+			out->ecx |= LEAF7_ECX_OSPKE;
 		break;
 	case 0xb:
 		leaf_topology(m, apic_id, subleaf, out);
@@ -323,7 +345,7 @@ bool cpuid_leaf_at(const struct cpuid_model *model, size_t i, u32 *leaf,
 	} table[] = {
 		{ 0, 0 },          { 1, 0 },          { 2, 0 },
 		{ 4, 5 },          { 5, 0 },          { 6, 0 },
-		{ 7, 1 },          { 0xb, 3 },        { 0xd, 3 },
+		{ 7, 1 },          { 0xb, 3 },        { 0xd, 10 },
 		{ 0x15, 0 },       { 0x16, 0 },       { 0x40000000, 0 },
 		{ 0x40000001, 0 }, { 0x40000010, 0 }, { 0x80000000, 0 },
 		{ 0x80000001, 0 }, { 0x80000002, 0 }, { 0x80000003, 0 },

@@ -14,6 +14,7 @@ struct cpuid_model {
 	u32 signature; /* leaf 1 EAX */
 	u32 brand[12];
 	u8 phys_bits;
+	u16 pkru_at;  /* offset of PKRU in a standard XSAVE area */
 	u8 apic_bits; /* of an APIC ID, to tell the cores apart */
 	bool xsave_error_pointers, ffxsr, tsc_adjust, lfence_serializes;
 	/*
@@ -34,6 +35,9 @@ struct cpuid_bit {
 	u8 subleaf, reg, bit, flags;
 };
 extern const struct cpuid_bit cpuid_bits[FEATURE_COUNT];
+
+/* Can PKRU lie there in an XSAVE area? */
+bool cpuid_pkru_fits(u32 offset);
 
 /* A feature says nothing without those that it builds on. */
 void cpuid_drop_orphans(struct cpuid_model *m);

@@ -50,9 +50,11 @@ static const char *const names[FEATURE_COUNT] = {
 	[FEATURE_CLWB] = "clwb",
 	[FEATURE_SHA] = "sha_ni",
 	[FEATURE_UMIP] = "umip",
+	[FEATURE_PKU] = "pku",
 	[FEATURE_VAES] = "vaes",
 	[FEATURE_VPCLMUL] = "vpclmulqdq",
 	[FEATURE_RDPID] = "rdpid",
+	[FEATURE_PKS] = "pks",
 	[FEATURE_FSRM] = "fsrm",
 	[FEATURE_XSAVEOPT] = "xsaveopt",
 	[FEATURE_XSAVEC] = "xsavec",
@@ -83,6 +85,7 @@ struct saved_model {
 	u8 amd, baseline, kvm_leaves;
 	u8 xsave_error_pointers, ffxsr, tsc_adjust, lfence_serializes;
 	u8 srso_no, tsa_no;
+	u16 pkru_at;
 	u32 kvm_features;
 	u32 cpus;
 	u64 tsc_hz;
@@ -103,6 +106,7 @@ static const struct field saved_fields[] = {
 	FIELD_VALUE(struct saved_model, lfence_serializes),
 	FIELD_VALUE(struct saved_model, srso_no),
 	FIELD_VALUE(struct saved_model, tsa_no),
+	FIELD_VALUE(struct saved_model, pkru_at),
 	FIELD_VALUE(struct saved_model, kvm_features),
 	FIELD_VALUE(struct saved_model, cpus),
 	FIELD_VALUE(struct saved_model, tsc_hz),
@@ -125,6 +129,7 @@ void cpuid_model_save(const struct cpuid_model *m, struct state_writer *w)
 		.lfence_serializes = m->lfence_serializes,
 		.srso_no = m->srso_no,
 		.tsa_no = m->tsa_no,
+		.pkru_at = m->pkru_at,
 		.kvm_features = m->config.kvm_features,
 		.cpus = m->config.cpus,
 		.tsc_hz = m->config.tsc_hz,
@@ -216,6 +221,14 @@ static int take_rest(struct cpuid_model *m, const struct saved_model *s,
 		                 "the machine was saved with physical "
 		                 "addresses of %u bits; here they have %u",
 		                 s->phys_bits, m->phys_bits);
+	if (m->has[FEATURE_PKU]) {
+		if (!cpuid_pkru_fits(s->pkru_at))
+			return error_set(err, -EPROTO,
+			                 "the saved processor has PKRU at %u "
+			                 "of its XSAVE area",
+			                 s->pkru_at);
+		m->pkru_at = s->pkru_at;
+	}
 	memcpy(m->vendor, s->vendor, sizeof(m->vendor));
 	memcpy(m->brand, s->brand, sizeof(m->brand));
 	m->signature = s->signature;
@@ -248,6 +261,7 @@ int cpuid_model_load(struct cpuid_model **out, const struct state_reader *r,
 		                 s.cpus, config->cpus);
 	s.features[sizeof(s.features) - 1] = '\0';
 	c.tsc_hz = s.tsc_hz;
+	c.emulated = true; /* whatever of it the machine was saved with */
 	m = cpuid_model_create(&c);
 	take_features(m, s.features, &missing);
 	rc = take_rest(m, &s, err);
@@ -260,6 +274,15 @@ int cpuid_model_load(struct cpuid_model **out, const struct state_reader *r,
 	}
 	*out = m;
 	return 0;
+}
+
+/* The processor's own XSAVE is what the guest's runs on. */
+static bool pkru_lies_there(const struct cpuid_model *m, cpuid_leaf_fn *leaf,
+                            void *ctx)
+{
+	struct cpuid_regs r = { 0 };
+
+	return leaf(ctx, 0xd, 9, &r) && r.ebx == m->pkru_at;
 }
 
 static bool shows(cpuid_leaf_fn *leaf, void *ctx, const struct cpuid_bit *bit)
@@ -291,7 +314,9 @@ int cpuid_model_limit(struct cpuid_model *m, cpuid_leaf_fn *leaf, void *ctx,
 	struct missing missing = { 0 };
 
 	for (int i = 0; i < FEATURE_COUNT; i++) {
-		if (!m->has[i] || shows(leaf, ctx, &cpuid_bits[i]))
+		if (!m->has[i] ||
+		    (shows(leaf, ctx, &cpuid_bits[i]) &&
+		     (i != FEATURE_PKU || pkru_lies_there(m, leaf, ctx))))
 			continue;
 		m->has[i] = false;
 		add_missing(&missing, names[i]);

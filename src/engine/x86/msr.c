@@ -7,6 +7,7 @@
 #include <x86intrin.h>
 
 #include "engine/x86/cpuid.h"
+#include "engine/x86/keys.h"
 
 enum {
 	MSR_PLATFORM_ID = 0x17,
@@ -212,6 +213,9 @@ bool msr_read(struct icpu *cpu, u32 msr, u64 *v)
 	case MSR_XSS:
 		*v = cpu->xss;
 		return cpuid_has(cpu->cpuid, FEATURE_XSAVES);
+	case MSR_PKRS:
+		*v = cpu->pkrs;
+		return cpuid_has(cpu->cpuid, FEATURE_PKS);
 	case MSR_EFER:
 		*v = cpu->efer;
 		return true;
@@ -333,6 +337,11 @@ bool msr_write(struct icpu *cpu, u32 msr, u64 v)
 		return true;
 	case MSR_XSS:
 		return cpuid_has(cpu->cpuid, FEATURE_XSAVES) && v == 0;
+	case MSR_PKRS:
+		if (v >> 32 || !cpuid_has(cpu->cpuid, FEATURE_PKS))
+			return false;
+		keys_set_super(cpu, (u32)v);
+		return true;
 	case MSR_EFER:
 		return write_efer(cpu, v);
 	case MSR_STAR:

@@ -19,6 +19,7 @@ enum {
 	PTE_G = 1 << 8,
 };
 #define PTE_NX ((u64)1 << 63)
+#define PTE_KEY_SHIFT 59
 #define PTE_ADDRESS ((u64)0x000ffffffffff000)
 
 /* An entry of a table and where it lives; host is NULL outside memory. */
@@ -83,6 +84,9 @@ static bool entry_set_bits(struct icpu *cpu, struct entry *e, u64 bits)
 	return true;
 }
 
+/* Of each key in PKRU and PKRS. */
+enum { KEY_NO_ACCESS = 1 << 0, KEY_NO_WRITE = 1 << 1 };
+
 struct walk {
 	struct icpu *cpu;
 	gva_t lin;
@@ -129,6 +133,36 @@ static bool allowed(const struct walk *w)
 	return w->access != ACCESS_EXEC || !w->nx;
 }
 
+/*
+ * SDM vol. 3 4.6.2: the leaf's protection key, as ENTRY_KEY of icpu.h; 0 where
+ * none counts. It is the page that says whose rights they are.
+ */
+static unsigned key_of(const struct walk *w, u64 leaf)
+{
+	const struct icpu *cpu = w->cpu;
+	unsigned key = 1 + (leaf >> PTE_KEY_SHIFT & (KEYS - 1));
+
+	if (likely(!(cpu->cr4 & (CR4_PKE | CR4_PKS))) || !icpu_long(cpu))
+		return 0;
+	if (w->user)
+		return cpu->cr4 & CR4_PKE ? key : 0;
+	return cpu->cr4 & CR4_PKS ? KEYS + key : 0;
+}
+
+/* Fetches are not its business; CR0.WP is asked as it is for other rights. */
+static bool key_denies(const struct walk *w, unsigned key, bool write)
+{
+	const struct icpu *cpu = w->cpu;
+	u64 rights = key > KEYS ? cpu->pkrs : cpu->pkru;
+
+	if (!key)
+		return false;
+	rights >>= 2 * ((key - 1) & (KEYS - 1));
+	return rights & KEY_NO_ACCESS ||
+	       (write && rights & KEY_NO_WRITE &&
+	        (w->priv == PRIV_USER || cpu->cr0 & CR0_WP));
+}
+
 static u64 reserved_bits(const struct icpu *cpu)
 {
 	u64 r = cpu->reserved;
@@ -155,10 +189,13 @@ static enum outcome finish(struct walk *w, struct entry *path, unsigned n,
 {
 	struct entry *leaf = &path[n - 1];
 	u64 bits = PTE_A | (w->access == ACCESS_WRITE ? PTE_D : 0);
+	unsigned key = key_of(w, leaf->value);
+	bool denied = w->access != ACCESS_EXEC &&
+	              key_denies(w, key, w->access == ACCESS_WRITE);
 
 	if (w->set_bits) {
-		if (!allowed(w)) {
-			fail(w, PF_P);
+		if (denied || !allowed(w)) {
+			fail(w, PF_P | (denied ? PF_PK : 0));
 			return FAULT;
 		}
 		for (unsigned i = 0; i + 1 < n; i++)
@@ -171,8 +208,9 @@ static enum outcome finish(struct walk *w, struct entry *path, unsigned n,
 	w->out->shift = (u8)shift;
 	w->out->global = leaf->value & PTE_G && w->cpu->cr4 & CR4_PGE;
 	w->out->writable =
-	    leaf->value & PTE_D &&
+	    leaf->value & PTE_D && !key_denies(w, key, true) &&
 	    (w->write || (w->priv != PRIV_USER && !(w->cpu->cr0 & CR0_WP)));
+	w->out->key = (u8)key;
 	return DONE;
 }
 

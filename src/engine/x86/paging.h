@@ -18,6 +18,7 @@ struct paging_result {
 	                * dirty bit is set already */
 	bool global;
 	u8 shift; /* of the page: 12, 21, 22 or 30 */
+	u8 key;   /* ENTRY_KEY of icpu.h: that these rights hang on */
 };
 
 /*

@@ -67,6 +67,8 @@ const struct field cpu_state_fields[] = {
 	FIELD_VALUE(struct cpu_state, pat),
 	FIELD_VALUE(struct cpu_state, misc_enable),
 	FIELD_VALUE(struct cpu_state, xss),
+	FIELD_VALUE(struct cpu_state, pkru),
+	FIELD_VALUE(struct cpu_state, pkrs),
 	FIELD_VALUE(struct cpu_state, tsc),
 	FIELD_VALUE(struct cpu_state, tsc_adjust),
 	FIELD_VALUE(struct cpu_state, mtrr.def_type),
@@ -127,9 +129,11 @@ int cpu_state_check(struct cpu_state *s, struct error *err)
 	else if (get64(s->xsave + CPU_XSAVE_HEADER) &
 	         ~(XCR0_X87 | XCR0_SSE | XCR0_AVX))
 		wrong = "XSTATE_BV";
-	else if (s->xcr0 & ~(XCR0_X87 | XCR0_SSE | XCR0_AVX) ||
+	else if (s->xcr0 & ~(XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_PKRU) ||
 	         !(s->xcr0 & XCR0_X87))
 		wrong = "XCR0";
+	else if (s->pkru >> 32 || s->pkrs >> 32)
+		wrong = "the rights by protection key";
 	else if ((s->cr0 & CR0_PG && !(s->cr0 & CR0_PE)) || s->cr0 >> 32)
 		wrong = "CR0";
 	else if (s->efer & EFER_LMA &&

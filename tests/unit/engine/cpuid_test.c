@@ -78,7 +78,7 @@ static void no_more_than_host(void **state)
 	cpuid_model_destroy(m);
 }
 
-/* EVEX, MPX, PKU, CET, TSX, SVM, VMX, MONITOR, PMU: in no leaf. */
+/* EVEX, MPX, CET, TSX, SVM, VMX, MONITOR, PMU: in no leaf. */
 static void nothing_unimplemented(void **state)
 {
 	struct cpuid_model *m = model(1, false);
@@ -86,11 +86,47 @@ static void nothing_unimplemented(void **state)
 	(void)state;
 	assert_int_equal(query(m, 1, 0).ecx & (1u << 3 | 1u << 5), 0);
 	assert_int_equal(query(m, 7, 0).ebx & (0xd0210810u | 1u << 14), 0);
-	assert_int_equal(query(m, 7, 0).ecx & (1u << 3 | 1u << 7), 0);
+	assert_int_equal(query(m, 7, 0).ecx & (1u << 5 | 1u << 7), 0);
 	assert_int_equal(query(m, 0xa, 0).eax, 0);
 	assert_int_equal(query(m, 0x80000001, 0).ecx & 1u << 2, 0);
 	assert_int_equal(query(m, 0x1f, 0).ebx, 0);
-	assert_int_equal(query(m, 0xd, 0).eax & ~7u, 0);
+	assert_int_equal(query(m, 0xd, 0).eax & ~0x207u, 0);
+	cpuid_model_destroy(m);
+}
+
+/* What is emulated is there whatever the host has, if one asks for it. */
+static void protection_keys(void **state)
+{
+	struct cpuid_config config = { .cpus = 1, .emulated = true };
+	struct cpuid_model *m = cpuid_model_create(&config);
+	struct cpuid_regs r;
+	u32 at = cpuid_pkru_offset(m);
+
+	(void)state;
+	if (!cpuid_has(m, FEATURE_XSAVE))
+		skip();
+	assert_true(cpuid_has(m, FEATURE_PKU) && cpuid_has(m, FEATURE_PKS));
+	r = query(m, 7, 0);
+	assert_int_equal(r.ecx & (1u << 3 | 1u << 4 | 1u << 31),
+	                 1u << 3 | 1u << 31);
+	cpuid_query(m, 0, CR4_PKE, 1, 7, 0, &r);
+	assert_true(r.ecx & 1u << 4);
+	r = query(m, 0xd, 9);
+	assert_int_equal(r.eax, 8);
+	assert_int_equal(r.ebx, at);
+	cpuid_query(m, 0, CR4_OSXSAVE, 0x207, 0xd, 0, &r);
+	assert_true(r.eax & 0x200);
+	assert_int_equal(r.ebx, at + 8);
+	assert_int_equal(r.ecx, at + 8);
+	if (cpuid_has(m, FEATURE_XSAVEC)) {
+		cpuid_query(m, 0, CR4_OSXSAVE, 0x203, 0xd, 1, &r);
+		assert_int_equal(r.ebx, 576 + 8);
+	}
+	cpuid_model_destroy(m);
+	config.emulated = false;
+	m = cpuid_model_create(&config);
+	assert_int_equal(cpuid_has(m, FEATURE_PKU), host(7, 0).ecx >> 3 & 1);
+	assert_int_equal(cpuid_has(m, FEATURE_PKS), host(7, 0).ecx >> 31);
 	cpuid_model_destroy(m);
 }
 
@@ -196,6 +232,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(no_more_than_host),
 		cmocka_unit_test(nothing_unimplemented),
+		cmocka_unit_test(protection_keys),
 		cmocka_unit_test(topology),
 		cmocka_unit_test(dynamic_bits),
 		cmocka_unit_test(baseline),

@@ -50,9 +50,10 @@ static void expand_gives_initial_state(void **state)
 	fresh(x);
 	assert_int_equal(get16(x), 0x37f);
 	assert_int_equal(get32(x + 24), 0x1f80);
-	assert_int_equal(fpu_in_use(x), 0);
+	assert_int_equal(fpu_in_use(x, 0), 0);
 	x[CPU_XSAVE_XMM] = 1;
-	assert_int_equal(fpu_in_use(x), XCR0_SSE);
+	assert_int_equal(fpu_in_use(x, 0), XCR0_SSE);
+	assert_int_equal(fpu_in_use(x, 4), XCR0_SSE | XCR0_PKRU);
 	/* What no register can hold goes. */
 	memset(x, 0xff, sizeof(x));
 	fpu_state_expand(x);
@@ -136,61 +137,94 @@ static void restore_checks_the_header(void **state)
 {
 	const struct fpu_mode mode = { .long_mode = true, .rex_w = true };
 	_Alignas(64) u8 x[CPU_XSAVE_SIZE], area[CPU_XSAVE_SIZE] = { 0 };
+	struct fpu_pkru pkru = { 0 };
 	u8 *bv = area + 512, *comp = area + 520;
 
 	(void)state;
 	fresh(x);
 	area[24] = 0x80;
 	area[25] = 0x1f;
-	assert_true(fpu_xrstor(x, mode, false, true, 7, 7, area));
+	assert_true(fpu_xrstor(x, &pkru, mode, false, true, 7, 7, area));
 	put64(bv, 8); /* not in XCR0 */
-	assert_false(fpu_xrstor(x, mode, false, true, 7, 7, area));
+	assert_false(fpu_xrstor(x, &pkru, mode, false, true, 7, 7, area));
 	put64(bv, 0);
 	put64(comp, 1); /* standard form with bits in XCOMP_BV */
-	assert_false(fpu_xrstor(x, mode, false, true, 7, 7, area));
+	assert_false(fpu_xrstor(x, &pkru, mode, false, true, 7, 7, area));
 	put64(comp, BIT(63) | 3);
-	assert_true(fpu_xrstor(x, mode, false, true, 7, 7, area));
-	assert_false(fpu_xrstor(x, mode, false, false, 7, 7, area));
+	assert_true(fpu_xrstor(x, &pkru, mode, false, true, 7, 7, area));
+	assert_false(fpu_xrstor(x, &pkru, mode, false, false, 7, 7, area));
 	put64(bv, 4); /* a component that is not in the area */
-	assert_false(fpu_xrstor(x, mode, false, true, 7, 7, area));
+	assert_false(fpu_xrstor(x, &pkru, mode, false, true, 7, 7, area));
 	put64(bv, 0);
 	area[560] = 1;
-	assert_false(fpu_xrstor(x, mode, false, true, 7, 7, area));
+	assert_false(fpu_xrstor(x, &pkru, mode, false, true, 7, 7, area));
 	area[560] = 0;
 	put64(comp, 0); /* XRSTORS wants it compacted */
-	assert_false(fpu_xrstor(x, mode, true, true, 7, 7, area));
+	assert_false(fpu_xrstor(x, &pkru, mode, true, true, 7, 7, area));
 	area[26] = 1; /* a reserved bit of MXCSR */
-	assert_false(fpu_xrstor(x, mode, false, true, 7, 7, area));
-	assert_true(fpu_xrstor(x, mode, false, true, 1, 7, area));
+	assert_false(fpu_xrstor(x, &pkru, mode, false, true, 7, 7, area));
+	assert_true(fpu_xrstor(x, &pkru, mode, false, true, 1, 7, area));
 }
 
 static void save_and_restore(void **state)
 {
 	static const enum fpu_xsave_kind kinds[] = { FPU_XSAVE, FPU_XSAVEOPT,
 		                                     FPU_XSAVEC, FPU_XSAVES };
+	/* With PKRU behind AVX, behind a gap, and where there is no AVX. */
+	static const struct {
+		u16 pkru_at, compact_at;
+		u64 parts;
+	} forms[] = { { 832, 832, 7 | XCR0_PKRU },
+		      { 2688, 832, 7 | XCR0_PKRU },
+		      { 2688, 576, 3 | XCR0_PKRU },
+		      { 832, 832, 7 } };
 	const struct fpu_mode mode = { .long_mode = true, .rex_w = true };
 	_Alignas(64) u8 x[CPU_XSAVE_SIZE], y[CPU_XSAVE_SIZE];
-	_Alignas(64) u8 area[CPU_XSAVE_SIZE], seen[CPU_XSAVE_SIZE];
+	_Alignas(64) u8 area[FPU_AREA_MAX], seen[FPU_AREA_MAX];
+	_Alignas(64) u8 read[FPU_AREA_MAX];
 	struct fpu_range r[FPU_RANGES];
-	size_t i, j, n;
+	size_t i, j, n, end;
 
 	(void)state;
-	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+	for (i = 0; i < ARRAY_SIZE(kinds) * ARRAY_SIZE(forms); i++) {
+		enum fpu_xsave_kind kind = kinds[i % ARRAY_SIZE(kinds)];
+		bool compact = kind == FPU_XSAVEC || kind == FPU_XSAVES;
+		u64 parts = forms[i / ARRAY_SIZE(kinds)].parts;
+		u16 at = forms[i / ARRAY_SIZE(kinds)].pkru_at;
+		struct fpu_pkru pkru = { 0x55555554, at };
+		struct fpu_pkru other = { 0x1234, at };
+
 		fresh(x);
 		fresh(y);
 		memset(x + CPU_XSAVE_XMM, 0x5a, 256);
 		x[24] = 0xa0;
-		y[CPU_XSAVE_YMMH] = 1; /* becomes initial again */
+		if (parts & XCR0_AVX)
+			y[CPU_XSAVE_YMMH] = 1; /* becomes initial again */
 		memset(area, 0, sizeof(area));
 		memset(seen, 0, sizeof(seen));
-		n = fpu_xsave(x, mode, kinds[i], 7, area, r);
+		memset(read, 0xee, sizeof(read));
+		n = fpu_xsave(x, pkru, mode, kind, parts, area, r);
 		assert_true(n <= FPU_RANGES);
-		for (j = 0; j < n; j++)
+		end = fpu_xsave_extent(pkru, kind, parts);
+		for (j = 0; j < n; j++) {
 			memcpy(seen + r[j].offset, area + r[j].offset,
 			       r[j].size);
-		assert_true(fpu_xrstor(y, mode, kinds[i] == FPU_XSAVES, true, 7,
-		                       7, seen));
+			assert_true(r[j].offset + r[j].size <= end);
+		}
+		if (compact)
+			at = forms[i / ARRAY_SIZE(kinds)].compact_at;
+		assert_int_equal(get32(seen + at),
+		                 parts & XCR0_PKRU ? 0x55555554 : 0);
+		memcpy(read, seen, FPU_HEADER_END);
+		n = fpu_xrstor_ranges(other, seen, parts, r);
+		for (j = 0; j < n; j++)
+			memcpy(read + r[j].offset, seen + r[j].offset,
+			       r[j].size);
+		assert_true(fpu_xrstor(y, &other, mode, kind == FPU_XSAVES,
+		                       true, parts, parts, read));
 		assert_memory_equal(x, y, sizeof(x));
+		assert_int_equal(other.value,
+		                 parts & XCR0_PKRU ? 0x55555554 : 0x1234);
 	}
 }
 
