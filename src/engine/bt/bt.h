@@ -116,6 +116,7 @@ struct bt_area {
 	struct iop entry;
 	u64 helper_rsp; /* the host's, during a helper */
 	u32 answer;     /* a helper's */
+	u32 again;      /* of exit_again */
 	/* Of a callout: where in the block it goes on; were vectors absent when
 	 * it began, and are they to be loaded again? */
 	const u8 *resume;
@@ -170,6 +171,7 @@ struct bt_out {
 	u16 span;   /* bytes that a probe of the instruction spans, or 0 */
 	u16 insn;   /* its number in the block */
 	u32 misses; /* of the probe's slot, those looked at */
+	s32 moved;  /* of RSP, when it goes to a target that is unknown */
 };
 
 /* Host code of one block. */
@@ -236,10 +238,12 @@ struct bt {
 	const u8 *exit_link_saved;
 	/* R14: rip; flags saved. Goes on there if that has host code. */
 	const u8 *exit_rip;
-	const u8 *exit_dead;  /* likewise; what the table has is dead */
-	const u8 *exit_known; /* rip is in icpu; flags saved */
-	const u8 *callout;    /* R15: a bt_out in meta; flags saved or dead */
-	const u8 *fill[2][2]; /* [write][user]: R14 lin, R15 how (helper.h) */
+	const u8 *exit_target; /* likewise; R15: the bt_out of who goes there */
+	const u8 *exit_again;  /* area.again: a bt_out in meta; flags saved */
+	const u8 *exit_dead;   /* likewise; what the table has is dead */
+	const u8 *exit_known;  /* rip is in icpu; flags saved */
+	const u8 *callout;     /* R15: a bt_out in meta; flags saved or dead */
+	const u8 *fill[2][2];  /* [write][user]: R14 lin, R15 how (helper.h) */
 	const u8 *fill_line[2][2];
 	const u8 *fill_tlb[2];
 	const u8 *rep_movs, *rep_stos;
@@ -338,7 +342,7 @@ const u8 *bt_dispatch(struct bt *bt);
 /* ---- callout.c ---- */
 /* May host code have the interpreter do this one, and go on? */
 bool bt_can_callout(u32 key, const struct insn *insn);
-/* The stubs exit_rip, exit_known and callout. */
+/* The stubs exit_rip, exit_target, exit_again, exit_known and callout. */
 void bt_emit_callouts(struct bt *bt, struct cursor *c, const u8 *leave);
 
 /* ---- transfer.c ---- */

@@ -27,17 +27,33 @@ static const u8 *find(struct icpu *cpu, u32 unused)
 	return bt_dispatch(bt);
 }
 
+enum { NO_OUT = 0xffffffff };
+
+/* To no address: the fault is that of the instruction that goes there. */
+static const u8 *go_back(struct bt *bt, u32 at)
+{
+	const struct bt_out *out = (const void *)(bt->meta + at);
+
+	bt->area->vector_wanted = 0;
+	bt->cpu->gpr[GPR_RSP] -= (u64)(s64)out->moved;
+	bt->area->again = at;
+	return bt->exit_again;
+}
+
 /* What the table says may be dead: never for who comes from there. */
-static const u8 *find_second(struct icpu *cpu, u32 unused)
+static const u8 *find_second(struct icpu *cpu, u32 at)
 {
 	struct bt *bt = bt_of(cpu);
 	const u8 *host = NULL;
 
+	if (unlikely(at != NO_OUT && icpu_code64(cpu) &&
+	             !icpu_canonical(cpu->rip)))
+		return go_back(bt, at);
 	if (likely(
 		!atomic_load_explicit(&cpu->attention, memory_order_relaxed)))
 		host = bt_second_target(bt);
 	if (unlikely(!host))
-		return find(cpu, unused);
+		return find(cpu, at);
 	bt->area->vector_wanted = 0;
 	return host;
 }
@@ -140,7 +156,13 @@ void bt_emit_callouts(struct bt *bt, struct cursor *c, const u8 *leave)
 	asm_mov_imm64(c, H_RDX, BT_EXIT_RIP);
 	asm_jmp_to(c, leave);
 
+	bt->exit_again = cursor_x(c);
+	asm_load_gs32(c, H_S1, AREA(again));
+	asm_jmp_to(c, bt->exit_op_saved);
+
 	bt->exit_rip = cursor_x(c);
+	asm_mov_imm64(c, H_S1, NO_OUT);
+	bt->exit_target = cursor_x(c);
 	asm_store_gs(c, H_S0, CPU(rip));
 	emit_call(bt, c, find_second);
 	bt->exit_dead = cursor_x(c);

@@ -192,10 +192,10 @@ static void compare_canonical(struct cursor *c, unsigned reg, unsigned scratch)
  * To the address in R14, flags saved, with RSP moved by so much: the table's
  * line for it, or out. This is also where attention is paid: no loop gets by
  * without it or a poll. While somebody wants it there is no table, and the
- * fault leaves to instruction k, which begins anew. k is -1 if it can't, or if
- * there is none. wild: R14 may not be an address, which is a fault of k's.
+ * fault leaves to instruction k, which begins anew. So it does, one way on, if
+ * R14 is no address. k is -1 if it can't, or if there is none.
  */
-static void go_to_target(struct xlate *x, int k, s32 by, bool wild)
+static void go_to_target(struct xlate *x, int k, s32 by)
 {
 	struct cursor *c = &x->c;
 	u8 *attention = NULL, *other;
@@ -214,17 +214,19 @@ static void go_to_target(struct xlate *x, int k, s32 by, bool wild)
 	asm_gs(c, true, 0x2b, H_S0, AREA(context)); /* sub r14, */
 	if (attention)
 		asm_patch(c, attention);
-	if (wild) {
-		compare_canonical(c, H_S0, H_S1);
-		x_leave_if(x, (unsigned)k, CC_NE);
-	}
 	x_move_rsp(x, by);
-	asm_jmp_to(c, x->bt->exit_rip);
+	if (k < 0) {
+		asm_jmp_to(c, x->bt->exit_rip);
+		return;
+	}
+	x->code->out[k].moved = by;
+	asm_mov_imm64(c, H_S1, (u64)((u8 *)&x->code->out[k] - x->bt->meta));
+	asm_jmp_to(c, x->bt->exit_target);
 }
 
 void x_go_to_target(struct xlate *x)
 {
-	go_to_target(x, -1, 0, false);
+	go_to_target(x, -1, 0);
 }
 
 /* ---- links ---- */
@@ -330,7 +332,7 @@ static void jump_to(struct xlate *x, int k, s64 off, s32 by)
 	}
 	x_flags_clobber(x, RFLAGS_STATUS);
 	x_load_rip(x, H_S0, off);
-	go_to_target(x, k, by, false);
+	go_to_target(x, k, by);
 }
 
 void x_go_on(struct xlate *x, u16 off)
@@ -403,8 +405,7 @@ static void call(struct xlate *x, unsigned k)
 	}
 	asm_load_gs(&x->c, H_S0, AREA(value));
 	/* The operand may be where the return address is by now. */
-	go_to_target(x, op->kind == OPERAND_MEM ? -1 : (int)k, -LAG_WORD,
-	             false);
+	go_to_target(x, op->kind == OPERAND_MEM ? -1 : (int)k, -LAG_WORD);
 }
 
 static void jump(struct xlate *x, unsigned k)
@@ -425,7 +426,7 @@ static void jump(struct xlate *x, unsigned k)
 	} else {
 		asm_mov_rr(&x->c, H_S0, x_read_gpr(x, op->reg, H_S0));
 	}
-	go_to_target(x, (int)k, 0, true);
+	go_to_target(x, (int)k, 0);
 }
 
 static void ret(struct xlate *x, unsigned k)
@@ -436,7 +437,7 @@ static void ret(struct xlate *x, unsigned k)
 	x_flags_clobber(x, RFLAGS_STATUS);
 	at = stack_reach(x, k, 0, false);
 	asm_rm(&x->c, true, 0x8b, H_S0, H_S0, at);
-	go_to_target(x, (int)k, LAG_WORD + extra, true);
+	go_to_target(x, (int)k, LAG_WORD + extra);
 }
 
 bool x_flow(struct xlate *x, unsigned k)

@@ -212,10 +212,26 @@ static void find_live(struct xlate *x, u32 self)
 	}
 }
 
+/*
+ * A direct call from here to what is no address: the interpreter's, as host
+ * code would push first. A page may have other names, too, from which it is a
+ * call like any; what goes wrong then is what a fault leaves below the stack.
+ */
+static bool calls_nowhere(const struct xlate *x, unsigned k)
+{
+	const struct insn *in = &x->insn[k];
+
+	return in->z.mnemonic == ZYDIS_MNEMONIC_CALL &&
+	       in->op[0].kind == OPERAND_REL && x->block->key & KEY_CODE64 &&
+	       !icpu_canonical(x->cpu->pcbase + (u64)x_end_of(x, k) +
+	                       in->op[0].value);
+}
+
 static void analyse(struct xlate *x)
 {
-	while (x->count < x->total && (bt_can(x->cpu, &x->insn[x->count]) ||
-	                               x_can_system(x, x->count)))
+	while (
+	    x->count < x->total && !calls_nowhere(x, x->count) &&
+	    (bt_can(x->cpu, &x->insn[x->count]) || x_can_system(x, x->count)))
 		x->count++;
 	/* A block that leads to itself: if it then needs none, it needs none.
 	 */

@@ -101,7 +101,8 @@ JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13) JCC(14) JCC(15)
 {
 	op->imm = (u64)op->off + op->len + b->insn->op[0].value;
 	op->amask = build_ip_mask(b);
-	op->check = !(b->key & (KEY_CODE64 | KEY_FLAT_CS));
+	op->check = b->key & KEY_CODE64 ? op->imm >= PAGE_SIZE
+	                                : !(b->key & KEY_FLAT_CS);
 	op->aux = op->imm < PAGE_SIZE && op->amask != 0xffff && b->max > 1
 	              ? INSIDE_PAGE
 	              : 0;
@@ -276,8 +277,12 @@ static void push_any(struct icpu *cpu, struct iop *op, u64 v)
 
 static struct block *op_call64(struct icpu *cpu, struct iop *op)
 {
+	u64 rip = cpu->pcbase + op->imm;
+
+	if (op->check)
+		check_target(cpu, op, rip);
 	push64(cpu, op, cpu->pcbase + op->off + op->len);
-	cpu->rip = cpu->pcbase + op->imm;
+	cpu->rip = rip;
 	return linked(cpu, op);
 }
 
