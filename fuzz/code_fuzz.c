@@ -47,6 +47,7 @@ enum {
 	RUN_US = 1500,
 };
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40 };
+enum { PTE_KEY_SHIFT = 59 };
 enum { PTE_LARGE = 0x80, PTE_USUAL = PTE_P | PTE_W | PTE_U | PTE_A | PTE_D };
 
 struct header {
@@ -227,8 +228,9 @@ static void page_tables(const struct header *h, struct isa_rng *rng)
 	put64(PD, large ? PTE_LARGE | PTE_USUAL : PT | PTE_USUAL);
 	put64(PD + 8, (PT + 0x1000) | PTE_USUAL);
 	for (u32 i = 0; i < 1024; i++)
-		put64(PT + i * 8,
-		      entry(h, rng, (u64)i % (RAM >> 12) << 12 | PTE_USUAL));
+		put64(PT + i * 8, entry(h, rng,
+		                        (u64)i % (RAM >> 12) << 12 | PTE_USUAL |
+		                            (u64)i % 16 << PTE_KEY_SHIFT));
 }
 
 static void descriptors(const struct header *h, struct isa_rng *rng)
@@ -294,9 +296,10 @@ static void control(struct cpu_state *s, const struct header *h)
 	s->cr0 =
 	    CR0_ET |
 	    (h->cr0 & (CR0_MP | CR0_EM | CR0_TS | CR0_NE | CR0_WP | CR0_AM));
-	s->cr4 = h->cr4 & (CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE |
-	                   CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP |
-	                   CR4_FSGSBASE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP);
+	s->cr4 =
+	    h->cr4 & (CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PGE |
+	              CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP | CR4_FSGSBASE |
+	              CR4_OSXSAVE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS);
 	s->efer = 0;
 	if (mode)
 		s->cr0 |= CR0_PE;
@@ -330,7 +333,15 @@ static void set_cpu(struct cpu *c, const struct header *h, struct isa_rng *rng)
 		                     .limit = 0x67,
 		                     .selector = 0x40,
 		                     .attr = 11 | SEG_ATTR_P };
-	s.xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
+	s.xcr0 = XCR0_X87 | XCR0_SSE;
+	if (cpuid_has(all.cpuid, FEATURE_AVX))
+		s.xcr0 |= XCR0_AVX;
+	if (cpuid_has(all.cpuid, FEATURE_PKU))
+		s.xcr0 |= XCR0_PKRU;
+	if (isa_once_in(rng, 4))
+		s.pkru = (u32)isa_random(rng) & (u32)isa_random(rng);
+	if (isa_once_in(rng, 4))
+		s.pkrs = (u32)isa_random(rng) & (u32)isa_random(rng);
 	s.star = (u64)0x23 << 48 | (u64)0x10 << 32;
 	s.lstar = CODE + isa_below(rng, CODE_SIZE);
 	s.rflags = RFLAGS_FIXED | (h->flags & 0x257fd5);
@@ -385,7 +396,9 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 
 static int build(struct error *err)
 {
-	struct cpuid_config cpuid = { .cpus = CPUS, .tsc_hz = 1000000000 };
+	struct cpuid_config cpuid = { .cpus = CPUS,
+		                      .tsc_hz = 1000000000,
+		                      .emulated = true };
 	struct engine_config config = { .cpus = CPUS,
 		                        .options = "hot=1",
 		                        .code_cache_bytes = 4 << 20 };

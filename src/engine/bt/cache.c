@@ -236,12 +236,16 @@ static int map_code(struct bt *bt, size_t size)
 int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
               const struct insn_decoder *decoder, struct error *err)
 {
-	struct bt *bt = xalloc(sizeof(*bt));
+	/* It has operations in it, which are lines of the cache. */
+	struct bt *bt = aligned_alloc(
+	    _Alignof(struct bt), ALIGN_UP(sizeof(*bt), _Alignof(struct bt)));
 	struct cursor c;
 	int rc;
 
 	_Static_assert(sizeof(struct bt_area) <= sizeof(cpu->area),
 	               "the area is within reach of GS");
+	ASSERT(bt);
+	memset(bt, 0, sizeof(*bt));
 	bt->cpu = cpu;
 	bt->decoder = decoder;
 	bt->area = (struct bt_area *)(void *)cpu->area;
