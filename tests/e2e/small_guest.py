@@ -59,9 +59,10 @@ esac
 
 
 def big_file(mib):
-    """What to type for /big on its web server; it says BIG-FILE then."""
+    """What to type for /big on its web server; it says BIG-FILE then, and how
+    many bytes it has."""
     return (f"dd if=/dev/zero of=/web/big bs=1M count={mib} 2>/dev/null; "
-            "echo BIG-FI''LE")
+            "echo BIG-FI''LE $(stat -c %s /web/big)")
 
 
 def build(cache, folder, modules=None, files=None):
