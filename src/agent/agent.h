@@ -67,6 +67,10 @@ json_t *agent_interfaces(json_t *answer);
 /* A text of printable ASCII and at most max bytes, or NULL: owned. */
 char *agent_text(json_t *answer, const char *key, size_t max);
 
+/* Of an answer to guest-get-vcpus: what asks, by guest-set-vcpus, for all that
+ * are off line from that number on; NULL: none is. */
+json_t *agent_online(json_t *answer, s64 from);
+
 /* How a program stands. */
 struct agent_program {
 	bool exited;

@@ -14,6 +14,7 @@
 #include "base/error.h"
 
 enum { INTERFACES_MAX = 32, ADDRESSES_MAX = 16, NAME_MAX_BYTES = 64 };
+enum { CPUS_MAX = 1024 };
 
 char *agent_text(json_t *answer, const char *key, size_t max)
 {
@@ -140,6 +141,29 @@ static int data_of(json_t *answer, const char *key, const char **out,
 		                 "the guest's agent: %s is not base64", key);
 	*out = text;
 	return 0;
+}
+
+json_t *agent_online(json_t *answer, s64 from)
+{
+	json_t *list = json_array(), *one;
+	size_t i;
+
+	json_array_foreach(answer, i, one)
+	{
+		s64 id = agent_number(one, "logical-id");
+
+		if (id < from || id >= CPUS_MAX ||
+		    !json_is_false(json_object_get(one, "online")) ||
+		    json_array_size(list) == CPUS_MAX)
+			continue;
+		json_array_append_new(list,
+		                      json_pack("{s:I, s:b}", "logical-id",
+		                                (json_int_t)id, "online", 1));
+	}
+	if (json_array_size(list))
+		return json_pack("{s:o}", "vcpus", list);
+	json_decref(list);
+	return NULL;
 }
 
 int agent_program(json_t *answer, struct agent_program *p, struct error *err)

@@ -79,10 +79,12 @@ struct vm {
 	char *spec_text[2]; /* the same as text, whole and brief: vm_list.c */
 	s64 revision;
 	char created[TIME_SIZE], updated[TIME_SIZE];
-	bool wanted;         /* should run: what restarts and autostart go by */
-	bool prepared;       /* its disks are there */
-	bool deleted;        /* out of the registry: goes when its task ends */
-	unsigned cpus_given; /* limits/cpus.c: asked for in this run */
+	bool wanted;   /* should run: what restarts and autostart go by */
+	bool prepared; /* its disks are there */
+	bool deleted;  /* out of the registry: goes when its task ends */
+	/* limits/cpus.c: asked for in this run; the first that the guest may
+	 * still have to be told of, and how often it will be. */
+	unsigned cpus_given, cpus_new, cpus_tell;
 	s64 run, run_revision; /* of the last start */
 	json_t *last_end;      /* NULL: never ended */
 

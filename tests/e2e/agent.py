@@ -51,7 +51,7 @@ def wait_for(what):
 class Agent(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        atoll("launch", "debian:12", "guest")
+        atoll("launch", "debian:12", "guest", "--max-cpus", "3")
         wait_for(lambda: (shown("guest")["agent"] or {}).get("os"))
 
     def test_1_says_who_it_is(self):
@@ -118,6 +118,26 @@ class Agent(unittest.TestCase):
         atoll("vm", "set", "guest", "--memory-target", "0")
         wait_for(lambda: figures("guest")["memory"]["balloon"]
                  ["actual_bytes"] == 0)
+
+    def test_5_processors(self):
+        """One more while it runs: the agent has the guest use it, and is in
+        nobody's way where a rule of udev does."""
+        def at_work():
+            got = atoll("exec", "guest", "--", "nproc")
+            return int(got.stdout)
+        self.assertEqual(at_work(), 1)
+        atoll("exec", "guest", "--", "rm", "-f",
+              "/etc/udev/rules.d/80-added-cpu.rules")
+        atoll("exec", "guest", "--", "udevadm", "control", "--reload")
+        atoll("vm", "set", "guest", "--cpus", "2")
+        wait_for(lambda: at_work() == 2)
+        (WORK / "rule").write_text('ACTION=="add", SUBSYSTEM=="cpu", '
+                                   'ATTR{online}=="0", ATTR{online}="1"\n')
+        atoll("cp", str(WORK / "rule"),
+              "guest:/etc/udev/rules.d/80-added-cpu.rules")
+        atoll("exec", "guest", "--", "udevadm", "control", "--reload")
+        atoll("vm", "set", "guest", "--cpus", "3")
+        wait_for(lambda: at_work() == 3)
 
     def test_6_steal(self):
         """Two that are busy on the one processor that the guest may use: it

@@ -36,6 +36,7 @@ struct guest {
 	bool asked_line, synced, asking;
 	bool leaving; /* was asked to shut down: not to be asked again */
 	u64 heard_ns, news_ns, silent_ns;
+	unsigned cpus_from; /* guest_online() */
 	json_t *interfaces;
 	char *hostname, *os;
 };
@@ -374,6 +375,26 @@ void guest_shutdown(struct vm *vm)
 	vm->guest->leaving = true;
 	guest_ask(vm, "guest-shutdown", json_pack("{s:s}", "mode", "powerdown"),
 	          AGENT_ANSWER_USUAL, SHUTDOWN_S, ignore, NULL);
+}
+
+/* Who asked may be gone by the time of the answer: it is asked by the guest. */
+static void take_cpus(void *ctx, json_t *answer, const struct error *err)
+{
+	struct guest *g = ctx;
+	json_t *wish = answer ? agent_online(answer, g->cpus_from) : NULL;
+
+	(void)err;
+	if (wish)
+		guest_ask(g->vm, "guest-set-vcpus", wish, AGENT_ANSWER_USUAL,
+		          NEWS_TIMEOUT_S, ignore, NULL);
+}
+
+void guest_online(struct vm *vm, unsigned from)
+{
+	if (!guest_there(vm))
+		return;
+	vm->guest->cpus_from = from;
+	ask_news(vm->guest, "guest-get-vcpus", take_cpus);
 }
 
 json_t *guest_json(const struct vm *vm)

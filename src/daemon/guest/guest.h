@@ -27,6 +27,9 @@ void guest_ask(struct vm *vm, const char *command, json_t *arguments,
 bool guest_there(const struct vm *vm);
 /* Asks it to shut down, if it is there; nothing is waited for. */
 void guest_shutdown(struct vm *vm);
+/* vCPUs that were added, from that number on, are set on line; a guest that
+ * does so by itself is left alone. Nothing is waited for. */
+void guest_online(struct vm *vm, unsigned from);
 /* {"connected":..., "hostname":..., "os":..., "interfaces":[...]} */
 json_t *guest_json(const struct vm *vm);
 

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "daemon/api.h"
+#include "daemon/guest/guest.h"
 #include "daemon/limits/limits.h"
 #include "daemon/watch/watch.h"
 
@@ -15,6 +16,9 @@ static unsigned spec_cpus(json_t *spec, const char *key)
 {
 	return (unsigned)json_integer_value(json_object_get(spec, key));
 }
+
+/* Rounds in which a guest finds them, and may be told to use them. */
+enum { TELL_ROUNDS = 8 };
 
 static void added(void *ctx, bool ok, const char *words, json_t *answer)
 {
@@ -25,6 +29,7 @@ static void added(void *ctx, bool ok, const char *words, json_t *answer)
 		log_warn("daemon", "%s: no more vCPUs: %s", vm->name, words);
 		return;
 	}
+	vm->cpus_tell = TELL_ROUNDS;
 	event_emit(vm->daemon, "vm.cpus", vm, 0,
 	           json_pack("{s:i}", "cpus", (int)vm->cpus_given));
 }
@@ -37,9 +42,15 @@ void cpus_settle(struct vm *vm)
 
 	if (!vm_is_up(vm) || !r)
 		return;
+	/* A guest without a rule that does it leaves them off line. */
+	if (vm->cpus_tell) {
+		vm->cpus_tell--;
+		guest_online(vm, vm->cpus_new);
+	}
 	wanted = MIN(wanted, r->cpus_max);
 	if (wanted <= MAX(r->cpus, vm->cpus_given))
 		return;
+	vm->cpus_new = MAX(r->cpus, vm->cpus_given);
 	vm->cpus_given = wanted;
 	holder_request(
 	    vm, json_pack("{s:s, s:i}", "op", "cpus", "count", (int)wanted),

@@ -243,7 +243,7 @@ void limits_vm_ended(struct vm *vm)
 {
 	vm->limits_weight = 0;
 	vm->limits_given = 0;
-	vm->cpus_given = 0;
+	vm->cpus_given = vm->cpus_tell = 0;
 	vm->limits_pinned = false;
 	vm->daemon->limits->dirty = true;
 	if (vm->daemon->limits->cgroups.kind != CGROUP_NONE)

@@ -166,6 +166,24 @@ static void test_answers(void **state)
 	    json_is_null(json_object_get(json_array_get(list, 1), "mac")));
 	json_decref(a);
 	json_decref(list);
+	a = parse("[{\"logical-id\":0,\"online\":true,\"can-offline\":false},"
+	          "{\"logical-id\":1,\"online\":false},"
+	          "{\"logical-id\":2,\"online\":false},"
+	          "{\"logical-id\":3,\"online\":\"no\"},"
+	          "{\"logical-id\":-1,\"online\":false},"
+	          "{\"logical-id\":99999,\"online\":false},"
+	          "{\"online\":false}, 5, null]");
+	list = agent_online(a, 2);
+	first = json_object_get(list, "vcpus");
+	assert_int_equal(json_array_size(first), 1);
+	assert_int_equal(agent_number(json_array_get(first, 0), "logical-id"),
+	                 2);
+	json_decref(list);
+	assert_null(agent_online(a, 3));
+	json_decref(a);
+	a = parse("{\"vcpus\":[]}");
+	assert_null(agent_online(a, 0));
+	json_decref(a);
 	a = parse("{\"exited\":true,\"exitcode\":3,\"out-data\":\"aGk=\"}");
 	assert_int_equal(agent_program(a, &p, &err), 0);
 	assert_true(p.exited && p.code == 3);
