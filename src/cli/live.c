@@ -97,7 +97,7 @@ int live_arg(struct live_args *a, int id, const char *value, struct error *err)
 }
 
 /* By its folder a path of any length fits. */
-static int connect_to(const char *path, struct error *err)
+int live_connect(const char *path, struct error *err)
 {
 	struct sockaddr_un at = { .sun_family = AF_UNIX };
 	const char *slash = strrchr(path, '/');
@@ -163,7 +163,7 @@ int live_open_disk(struct live_args *a, struct error *err)
 	if (!a->socket)
 		return open_named_disk(d, err);
 	take_path(d, a->path, a->disk_format);
-	d->sock = connect_to(a->socket, err);
+	d->sock = live_connect(a->socket, err);
 	return d->sock < 0 ? d->sock : 0;
 }
 

@@ -89,6 +89,8 @@ void live_put_text(json_t *body, const char *key, const char *text);
 void live_put_number(json_t *body, const char *key, u64 number);
 void live_put_switch(json_t *body, const char *key, bool on);
 
+/* To the socket of one of the daemon's machines. */
+int live_connect(const char *path, struct error *err) MUST_CHECK;
 /* NAME:DISK, the first of args->names, resolved and connected. */
 int live_open_disk(struct live_args *a, struct error *err) MUST_CHECK;
 void live_close_disk(struct live_args *a);

@@ -359,13 +359,14 @@ static int check_snapshots(const struct commit *c, struct error *err)
 {
 	char *folder = named_folder(c->a.disk.machine, false, err);
 	bool none = folder && access(folder, F_OK) < 0;
+	const struct snapshot_of of = { .machine = c->a.disk.machine };
 	struct snapshots s;
 	size_t count;
 
 	free(folder);
 	if (c->force || c->a.socket || none)
 		return 0;
-	if (snapshots_open(&s, c->a.disk.machine, false, err) < 0)
+	if (snapshots_open(&s, &of, false, err) < 0)
 		return err->code;
 	count = json_object_size(s.all);
 	snapshots_fini(&s);

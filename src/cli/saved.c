@@ -262,10 +262,7 @@ static int rename_synced(const char *from, const char *to, struct error *err)
 	return rc;
 }
 
-/* A file in the folder of path, without a name where the file system knows
- * such: then nothing is left of it if we end here. temp is what it is called,
- * or what it will be. */
-static int open_unnamed(const char *path, char **temp)
+int saved_open_unnamed(const char *path, char **temp)
 {
 	char *copy = xstrdup(path);
 	int fd = open(dirname(copy), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -284,8 +281,8 @@ static int cannot_write(const char *path, char *temp, struct error *err)
 	return rc;
 }
 
-static int give_name(int fd, const char *temp, const char *path,
-                     struct error *err)
+int saved_give_name(int fd, const char *temp, const char *path,
+                    struct error *err)
 {
 	char proc[64];
 	struct stat st;
@@ -305,7 +302,7 @@ int saved_write(int sock, const char *path, const struct saved_how *how,
                 json_t **figures, struct error *err)
 {
 	char *temp;
-	int fds[CONTROL_FDS_MAX], fd = open_unnamed(path, &temp), rc;
+	int fds[CONTROL_FDS_MAX], fd = saved_open_unnamed(path, &temp), rc;
 	size_t count = 0;
 	json_t *answer = NULL;
 
@@ -319,7 +316,7 @@ int saved_write(int sock, const char *path, const struct saved_how *how,
 	if (rc == 0) {
 		rc = visit_disks(answer, fds, count, how, err);
 		if (rc == 0)
-			rc = give_name(fd, temp, path, err);
+			rc = saved_give_name(fd, temp, path, err);
 		if (rc == 0 && figures)
 			*figures = json_incref(answer);
 		json_decref(answer);
@@ -369,7 +366,7 @@ static int make_copy(json_t *disk, struct error *err)
 	int fd, rc = image_create(&how, err);
 
 	if (rc < 0)
-		return rc;
+		return error_prefix(err, "cannot make the copy of a disk: ");
 	fd = open(how.path, O_RDWR | O_CLOEXEC);
 	return fd < 0 ? error_set(err, -errno, "cannot open %s: %s", how.path,
 	                          strerror(errno))
@@ -394,7 +391,7 @@ static int add_disk(struct moment *m, json_t *disk, const char *path,
 	if (fd < 0)
 		return fd;
 	json_object_set_new(entry, "target", add_file(m, fd));
-	scratch = open_unnamed(path, &temp);
+	scratch = saved_open_unnamed(path, &temp);
 	if (scratch >= 0) {
 		unlink(temp);
 		json_object_set_new(entry, "scratch", add_file(m, scratch));
@@ -425,7 +422,7 @@ int saved_moment(int sock, const char *path, const struct saved_how *how,
 	json_t *disk;
 	char *temp;
 
-	fd = open_unnamed(path, &temp);
+	fd = saved_open_unnamed(path, &temp);
 	if (fd < 0)
 		return cannot_write(path, temp, err);
 	m.message = json_pack("{s:s,s:o,s:s,s:b,s:[]}", "op", "snapshot",
@@ -446,7 +443,7 @@ int saved_moment(int sock, const char *path, const struct saved_how *how,
 	if (rc == 0) {
 		rc = sync_all(&m, err);
 		if (rc == 0)
-			rc = give_name(fd, temp, path, err);
+			rc = saved_give_name(fd, temp, path, err);
 		if (rc < 0)
 			json_decref(*figures);
 	}

@@ -69,3 +69,10 @@ int saved_keep_disk(void *ctx, json_t *disk, int fd,
 int saved_request(int sock, json_t *message, const int *fds, size_t count,
                   json_t **answer, int *got, size_t *got_count,
                   struct error *err) MUST_CHECK;
+/* A file in the folder of path, without a name where the file system knows
+ * such: then nothing is left of it if we end here. temp is what it is called,
+ * or what it will be; owned. -1 and errno. */
+int saved_open_unnamed(const char *path, char **temp) MUST_CHECK;
+/* It becomes path, and that is on the disk. */
+int saved_give_name(int fd, const char *temp, const char *path,
+                    struct error *err) MUST_CHECK;

@@ -1,38 +1,36 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * atoll snapshot - create, list, revert, delete.
+ * atoll snapshot - the verbs; create, list, delete.
  */
 #include "cli/snapshot.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
-#include "base/copy.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "cli/command.h"
-#include "cli/image.h"
+#include "cli/live.h"
 #include "cli/named.h"
 #include "cli/options.h"
 #include "cli/saved.h"
 #include "cli/say.h"
 #include "control/control.h"
-#include "storage/image.h"
 
 struct wish {
-	const char *machine, *name, *description;
-	bool tree, json, fast;
+	struct snapshot_of of;
+	const char *name, *description;
+	struct snapshot_remote remote;
+	bool tree, fast, force, start;
 };
 
-enum { OPT_DESCRIPTION = 1, OPT_TREE, OPT_JSON, OPT_FAST };
+enum { OPT_DESCRIPTION = 1, OPT_TREE, OPT_FAST, OPT_KILL, OPT_START };
 
 static int one(void *ctx, int id, const char *value, struct error *err)
 {
@@ -45,27 +43,33 @@ static int one(void *ctx, int id, const char *value, struct error *err)
 	case OPT_TREE:
 		w->tree = true;
 		return 0;
-	case OPT_JSON:
-		w->json = true;
-		return 0;
 	case OPT_FAST:
 		w->fast = true;
+		return 0;
+	case OPT_KILL:
+		w->force = true;
+		return 0;
+	case OPT_START:
+		w->start = true;
 		return 0;
 	default:
 		break;
 	}
+	if (id)
+		return snapshot_where_option(&w->of, &w->remote, id, value,
+		                             err);
 	if (w->name)
 		return error_set(err, -EINVAL, "%s: one name too many", value);
-	if (named_check(value, err) < 0)
+	if (w->of.machine && named_check(value, err) < 0)
 		return err->code;
-	*(w->machine ? &w->name : &w->machine) = value;
+	*(w->of.machine ? &w->name : &w->of.machine) = value;
 	return 0;
 }
 
-/* 0, or the exit code plus one. */
+/* 0, or the exit code plus one. remote: the daemon is to be asked. */
 static int parse(struct wish *w, const struct option_spec *specs,
-                 bool need_name, int argc, char **argv, const char *usage,
-                 const char *summary)
+                 bool need_name, int argc, char **argv, bool *remote,
+                 const char *usage, const char *summary)
 {
 	struct error err = { 0 };
 
@@ -75,54 +79,28 @@ static int parse(struct wish *w, const struct option_spec *specs,
 	}
 	if (options_parse(specs, argc, argv, one, w, &err) < 0)
 		return say_error(&err) + 1;
-	if (!w->machine)
+	if (!w->of.machine)
 		return say_usage("which machine?") + 1;
 	if (need_name && !w->name)
 		return say_usage("which snapshot?") + 1;
+	if (snapshot_is_remote(&w->of, &w->remote, remote, &err) < 0)
+		return say_error(&err) + 1;
 	return 0;
-}
-
-/* Copies by content, to a name that appears when it is whole. */
-static int copy_to(int from, const char *path, bool sync, struct error *err)
-{
-	char *temp = xasprintf("%s.new", path);
-	int to = open(temp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	struct stat st;
-	int rc = 0;
-
-	if (to < 0 || fstat(from, &st) < 0)
-		rc = -errno;
-	if (rc == 0)
-		rc = copy_sparse(from, to, st.st_size);
-	if (rc == 0 && ((sync && fsync(to) < 0) || rename(temp, path) < 0))
-		rc = -errno;
-	if (to >= 0)
-		close(to);
-	if (rc < 0) {
-		error_set(err, rc, "cannot copy a disk to %s: %s", path,
-		          strerror(-rc));
-		unlink(temp);
-	}
-	free(temp);
-	return rc;
 }
 
 /* ---- create ---- */
 
-/* The folder that a path was meant from may be another than ours. */
-static void note_path(json_t *disk, const char *cwd)
+/* What a machine of the daemon's is to be when it goes on from here. */
+static void note_definition(json_t *json, json_t *definition)
 {
-	const char *path = json_string_value(json_object_get(disk, "path"));
-	char *whole, *real;
+	static const char *const keys[] = { "spec", "revision" };
 
-	if (json_is_true(json_object_get(disk, "private")) || !path)
-		return;
-	whole = path[0] == '/' || !cwd ? xstrdup(path)
-	                               : xasprintf("%s/%s", cwd, path);
-	real = realpath(whole, NULL);
-	json_object_set_new(disk, "path", json_string(real ? real : whole));
-	free(real);
-	free(whole);
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		json_t *value = json_object_get(definition, keys[i]);
+
+		if (value)
+			json_object_set(json, keys[i], value);
+	}
 }
 
 /* Can it be put back? */
@@ -140,39 +118,58 @@ static int check_disk(json_t *disk, struct error *err)
 	return 0;
 }
 
+/* Where a disk lies is said by whoever started the machine. The machine is
+ * not asked: it may be its guest's by now, and a revert writes there. */
+static int place_disk(json_t *disk, json_t *known, const char *folder,
+                      json_t *status, struct error *err)
+{
+	json_t *path = json_object_get(known, "path");
+	json_t *format = json_object_get(known, "format");
+	bool private = json_string_length(path) == 0;
+	char *copy;
+
+	json_object_set_new(disk, "private", json_boolean(private));
+	json_object_set(disk, "path", private ? json_null() : path);
+	if (!private)
+		json_object_set_new(disk, "format",
+		                    format ? json_incref(format)
+		                           : json_string("raw"));
+	copy =
+	    xasprintf("%s/disk%d", folder,
+	              (int)json_integer_value(json_object_get(disk, "disk")));
+	json_object_set_new(disk, "copy", json_string(copy));
+	json_object_set_new(disk, "stored",
+	                    json_string(saved_stored(disk, status)));
+	free(copy);
+	return check_disk(disk, err);
+}
+
 /* Those that the machine writes to. */
-static int list_disks(int sock, const char *folder, json_t **out,
+static int list_disks(int sock, json_t *known, const char *folder, json_t **out,
                       struct error *err)
 {
 	json_t *status = NULL, *answer = NULL, *disk, *list;
 	int fds[CONTROL_FDS_MAX], rc;
-	const char *cwd = NULL;
 	size_t count = 0, i;
 
 	rc = saved_request(sock, json_pack("{s:s}", "op", "status"), NULL, 0,
 	                   &status, fds, &count, err);
 	if (rc < 0)
 		return rc;
-	json_unpack(status, "{s?{s?s}}", "origin", "cwd", &cwd);
 	rc = saved_request(sock, json_pack("{s:s}", "op", "disks"), NULL, 0,
 	                   &answer, fds, &count, err);
 	list = json_array();
-	json_array_foreach(json_object_get(answer, "disks"), i, disk)
+	json_array_foreach(known, i, disk)
 	{
-		char *copy;
+		json_t *said =
+		    json_array_get(json_object_get(answer, "disks"), i);
 
 		if (rc < 0 || json_is_true(json_object_get(disk, "readonly")))
 			continue;
-		note_path(disk, cwd);
-		rc = check_disk(disk, err);
-		copy = xasprintf(
-		    "%s/disk%d", folder,
-		    (int)json_integer_value(json_object_get(disk, "disk")));
-		json_object_set_new(disk, "copy", json_string(copy));
-		json_object_set_new(disk, "stored",
-		                    json_string(saved_stored(disk, status)));
-		json_array_append(list, disk);
-		free(copy);
+		said = json_pack("{s:i,s:O?}", "disk", (int)i, "bytes",
+		                 json_object_get(said, "bytes"));
+		rc = place_disk(said, disk, folder, status, err);
+		json_array_append_new(list, said);
 	}
 	json_decref(answer);
 	json_decref(status);
@@ -192,11 +189,12 @@ static json_t *kept(json_t *disks)
 	json_array_foreach(disks, i, disk)
 	{
 		json_t *one =
-		    json_pack("{s:O,s:O,s:O,s:O,s:s}", "disk",
+		    json_pack("{s:O,s:O,s:O,s:O?,s:O}", "disk",
 		              json_object_get(disk, "disk"), "private",
 		              json_object_get(disk, "private"), "path",
 		              json_object_get(disk, "path"), "format",
-		              json_object_get(disk, "format"), "stored", "raw");
+		              json_object_get(disk, "format"), "stored",
+		              json_object_get(disk, "stored"));
 
 		json_array_append_new(list, one);
 	}
@@ -205,20 +203,22 @@ static json_t *kept(json_t *disks)
 
 static int describe(const struct wish *w, const struct snapshots *s,
                     const char *folder, json_t *disks, json_t *figures,
-                    struct error *err)
+                    json_t *definition, struct error *err)
 {
 	struct timespec now;
 	json_t *json;
 	int rc;
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	json = json_pack("{s:s,s:s?,s:I,s:s?,s:O,s:O}", "name", w->name,
+	json = json_pack("{s:s,s:s?,s:I,s:s?,s:O,s:O,s:O?}", "name", w->name,
 	                 "description", w->description, "time",
 	                 (json_int_t)now.tv_sec * 1000 + now.tv_nsec / 1000000,
 	                 "parent", s->current, "disks", disks, "memory_bytes",
-	                 json_object_get(figures, "stored_bytes"));
+	                 json_object_get(figures, "stored_bytes"), "pause_us",
+	                 json_object_get(figures, "pause_us"));
 	if (!json)
 		return error_set(err, -EILSEQ, "the description isn't UTF-8");
+	note_definition(json, definition);
 	rc = snapshots_write(folder, "snapshot.json", json, err);
 	json_decref(json);
 	return rc;
@@ -229,14 +229,21 @@ static int fill(const struct wish *w, struct snapshots *s, int sock,
 {
 	char *state = xasprintf("%s/state", folder);
 	const struct saved_how how = { .plain = w->fast };
-	json_t *disks = NULL, *said;
-	int rc = list_disks(sock, folder, &disks, err);
+	json_t *disks = NULL, *said, *definition = NULL, *known = NULL;
+	int rc = w->of.socket ? snapshot_definition(sock, &definition, err) : 0;
 
+	if (rc == 0) {
+		known = definition
+		            ? json_incref(json_object_get(definition, "disks"))
+		            : named_disks(w->of.machine, err);
+		rc = known ? list_disks(sock, known, folder, &disks, err)
+		           : err->code;
+	}
 	if (rc == 0)
 		rc = saved_moment(sock, state, &how, disks, figures, err);
 	if (rc == 0) {
 		said = kept(disks);
-		rc = describe(w, s, folder, said, *figures, err);
+		rc = describe(w, s, folder, said, *figures, definition, err);
 		json_decref(said);
 	}
 	if (rc == 0)
@@ -244,8 +251,20 @@ static int fill(const struct wish *w, struct snapshots *s, int sock,
 	if (rc == 0)
 		rc = snapshots_set_current(s, w->name, err);
 	json_decref(disks);
+	json_decref(known);
+	json_decref(definition);
 	free(state);
 	return rc;
+}
+
+static int reach(const struct wish *w, struct error *err)
+{
+	int rc;
+
+	if (w->of.socket)
+		return live_connect(w->of.socket, err);
+	rc = named_check_lasting(w->of.machine, err);
+	return rc < 0 ? rc : named_connect(w->of.machine, err);
 }
 
 static int create(const struct wish *w, struct snapshots *s, struct error *err)
@@ -258,9 +277,7 @@ static int create(const struct wish *w, struct snapshots *s, struct error *err)
 		rc = error_set(err, -EEXIST, "there is a snapshot %s already",
 		               w->name);
 	if (rc == 0)
-		rc = named_check_lasting(w->machine, err);
-	if (rc == 0)
-		rc = sock = named_connect(w->machine, err);
+		rc = sock = reach(w, err);
 	if (rc >= 0 && mkdir(folder, 0700) < 0) {
 		rc = error_set(err, -errno, "cannot make %s: %s", folder,
 		               strerror(errno));
@@ -274,7 +291,7 @@ static int create(const struct wish *w, struct snapshots *s, struct error *err)
 		}
 	}
 	if (rc == 0)
-		fprintf(stderr, "%s stood still for %.1f ms\n", w->machine,
+		fprintf(stderr, "%s stood still for %.1f ms\n", w->of.machine,
 		        (double)json_integer_value(
 			    json_object_get(figures, "pause_us")) /
 		            1e3);
@@ -285,19 +302,35 @@ static int create(const struct wish *w, struct snapshots *s, struct error *err)
 	return rc;
 }
 
+static int create_here(const struct wish *w)
+{
+	struct error err = { 0 };
+	struct snapshots s;
+	int code;
+
+	if (snapshots_open(&s, &w->of, true, &err) < 0)
+		return say_error(&err);
+	code = create(w, &s, &err) < 0 ? say_error(&err) : 0;
+	if (!code)
+		puts(w->name);
+	snapshots_fini(&s);
+	return code;
+}
+
 static int command_create(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
 		{ "description", "TEXT", "what it is for", OPT_DESCRIPTION },
 		{ "fast", NULL, "leave memory as it is: larger, reverts sooner",
 		  OPT_FAST },
+		SNAPSHOT_OPT_TASK,
+		SNAPSHOT_OPTIONS,
 		{ 0 },
 	};
 	struct wish w = { 0 };
-	struct snapshots s;
-	struct error err = { 0 };
 	char name[32];
-	int code = parse(&w, specs, false, argc, argv,
+	bool remote;
+	int code = parse(&w, specs, false, argc, argv, &remote,
 	                 "atoll snapshot create [OPTION]... MACHINE [NAME]",
 	                 "Save a running machine and its disks; it goes on.");
 
@@ -311,13 +344,12 @@ static int command_create(int argc, char **argv)
 		         localtime_r(&now, &tm));
 		w.name = name;
 	}
-	if (snapshots_open(&s, w.machine, true, &err) < 0)
-		return say_error(&err);
-	code = create(&w, &s, &err) < 0 ? say_error(&err) : 0;
-	if (!code)
-		puts(w.name);
-	snapshots_fini(&s);
-	return code;
+	if (!remote)
+		return create_here(&w);
+	return snapshot_remote_create(&w.of, &w.remote,
+	                              json_pack("{s:s,s:s*,s:b}", "name",
+	                                        w.name, "description",
+	                                        w.description, "fast", w.fast));
 }
 
 /* ---- list ---- */
@@ -346,6 +378,13 @@ static u64 folder_bytes(const struct snapshots *s, const char *name)
 	return bytes;
 }
 
+static u64 bytes_of(const struct snapshots *s, json_t *one, const char *name)
+{
+	json_t *told = json_object_get(one, "bytes");
+
+	return told ? (u64)json_integer_value(told) : folder_bytes(s, name);
+}
+
 static void print_one(const struct snapshots *s, json_t *one, unsigned depth)
 {
 	const char *name = text_of(one, "name");
@@ -359,7 +398,7 @@ static void print_one(const struct snapshots *s, json_t *one, unsigned depth)
 	printf("%*s%s%-*s %s %10s  %s\n", (int)(depth * 2), "",
 	       s->current && strcmp(s->current, name) == 0 ? "* " : "  ",
 	       depth > 10 ? 4 : 24 - (int)depth * 2, name, text,
-	       format_size(folder_bytes(s, name), size, sizeof(size)),
+	       format_size(bytes_of(s, one, name), size, sizeof(size)),
 	       text_of(one, "description"));
 }
 
@@ -399,170 +438,118 @@ static void print_list(const struct snapshots *s, bool tree)
 	json_decref(seen);
 }
 
+static void print_all(const struct wish *w, const struct snapshots *s)
+{
+	json_t *json;
+
+	if (!w->remote.json) {
+		print_list(s, w->tree);
+		return;
+	}
+	json =
+	    json_pack("{s:s?,s:O}", "current", s->current, "snapshots", s->all);
+	json_dumpf(json, stdout, JSON_INDENT(2));
+	putchar('\n');
+	json_decref(json);
+}
+
 static int command_snapshots(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
 		{ "tree", NULL, "show which came of which", OPT_TREE },
-		{ "json", NULL, "print JSON", OPT_JSON },
+		SNAPSHOT_OPT_JSON,
+		SNAPSHOT_OPTIONS,
 		{ 0 },
 	};
 	struct wish w = { 0 };
-	struct snapshots s;
+	struct snapshots s = { .lock_fd = -1 };
 	struct error err = { 0 };
+	bool remote;
 	int code =
-	    parse(&w, specs, false, argc, argv,
+	    parse(&w, specs, false, argc, argv, &remote,
 	          "atoll snapshot list [OPTION]... MACHINE",
 	          "List snapshots; * is where the machine goes on from.");
 
 	if (code)
 		return code - 1;
-	if (snapshots_open(&s, w.machine, false, &err) < 0)
-		return say_error(&err);
-	if (w.json) {
-		json_t *json = json_pack("{s:s?,s:O}", "current", s.current,
-		                         "snapshots", s.all);
-
-		json_dumpf(json, stdout, JSON_INDENT(2));
-		putchar('\n');
-		json_decref(json);
-	} else {
-		print_list(&s, w.tree);
-	}
+	if (remote)
+		code = snapshot_remote_list(&w.of, &w.remote, &s);
+	else if (snapshots_open(&s, &w.of, false, &err) < 0)
+		code = say_error(&err);
+	if (code == 0)
+		print_all(&w, &s);
 	snapshots_fini(&s);
-	return 0;
+	return code;
 }
 
 /* ---- revert ---- */
 
-/* What the image has besides its contents would be lost. */
-static int check_present(const char *path, struct error *err)
-{
-	const struct block_open how = { .path = path,
-		                        .fd = -1,
-		                        .format = "qcow2",
-		                        .flags = BLOCK_OPEN_READONLY |
-		                                 IMAGE_OPEN_NO_BACKING |
-		                                 IMAGE_OPEN_NO_DATA };
-	struct image_details d;
-	struct block *b;
-	int rc;
-
-	if (access(path, F_OK) < 0)
-		return 0;
-	rc = block_open(&b, &how, err);
-	if (rc < 0)
-		return rc;
-	image_details(b, &d);
-	if (d.snapshot_count || d.data_file) {
-		rc = error_set(
-		    err, -ENOTSUP, "%s has %s, which a revert would lose", path,
-		    d.data_file ? "a data file" : "snapshots inside");
-		error_hint(err, "convert it (atoll disk convert), or delete "
-		                "them (atoll disk snapshot)");
-	}
-	image_details_free(&d);
-	block_close(b);
-	return rc;
-}
-
-static int copy_file_back(const char *from, const char *to, struct error *err)
-{
-	int fd = open(from, O_RDONLY | O_CLOEXEC), rc;
-
-	if (fd < 0)
-		return error_set(err, -errno, "cannot read %s: %s", from,
-		                 strerror(errno));
-	rc = copy_to(fd, to, true, err);
-	close(fd);
-	return rc;
-}
-
-static int copy_back(const struct snapshots *s, const char *name, json_t *disk,
-                     const char *suspended, struct error *err)
-{
-	bool private = json_is_true(json_object_get(disk, "private"));
-	json_int_t i = json_integer_value(json_object_get(disk, "disk"));
-	char *file = xasprintf("disk%d", (int)i);
-	char *from = snapshots_path(s, name, file);
-	char *to = private ? xasprintf("%s.disk", suspended)
-	                   : xstrdup(text_of(disk, "path"));
-	int rc = 0;
-
-	if (!private && strcmp(text_of(disk, "stored"), "qcow2") == 0)
-		rc = check_present(to, err);
-	if (rc == 0)
-		rc = copy_file_back(from, to, err);
-	free(file);
-	free(from);
-	free(to);
-	return rc;
-}
-
-/* What is suspended is made anew; its state comes last, and shares the
- * snapshot's file, which nobody changes. */
-static int put_back(const struct snapshots *s, const char *name, json_t *one,
-                    const char *suspended, struct error *err)
-{
-	char *state = snapshots_path(s, name, "state");
-	json_t *disk;
-	size_t i;
-	int rc = 0;
-
-	unlink(suspended);
-	json_array_foreach(json_object_get(one, "disks"), i, disk)
-	{
-		if (rc == 0)
-			rc = copy_back(s, name, disk, suspended, err);
-	}
-	if (rc == 0)
-		rc = snapshots_set_current(s, name, err);
-	if (rc == 0 && link(state, suspended) < 0)
-		rc = error_set(err, -errno, "cannot make %s: %s", suspended,
-		               strerror(errno));
-	free(state);
-	return rc;
-}
-
 static int revert(const struct wish *w, const struct snapshots *s,
                   struct error *err)
 {
-	json_t *one = snapshots_find(s, w->name, err);
-	char *suspended = named_suspended(w->machine, err);
-	struct named claim;
-	int rc =
-	    one && suspended ? named_claim(&claim, w->machine, err) : err->code;
+	struct named claim = { .lock_fd = -1, .listen_fd = -1 };
+	int rc = snapshots_find(s, w->name, err) ? 0 : err->code;
 
+	/* The daemon knows that its own do not run. */
+	if (rc == 0 && !w->of.folder)
+		rc = named_claim(&claim, w->of.machine, err);
 	if (rc == -EEXIST)
 		error_hint(err, "end it first: what it did since is lost by a "
 		                "revert");
 	if (rc == 0) {
-		rc = put_back(s, w->name, one, suspended, err);
-		named_release(&claim);
+		rc = snapshot_put_back(&w->of, s, w->name, err);
+		if (!w->of.folder)
+			named_release(&claim);
 	}
-	free(suspended);
 	return rc;
+}
+
+static int revert_here(const struct wish *w)
+{
+	struct error err = { 0 };
+	struct snapshots s;
+	int code;
+
+	if (w->force || w->start) {
+		error_set(&err, -EINVAL,
+		          "--force and --start are for machines that a daemon "
+		          "keeps");
+		return say_error(&err);
+	}
+	if (snapshots_open(&s, &w->of, true, &err) < 0)
+		return say_error(&err);
+	code = revert(w, &s, &err) < 0 ? say_error(&err) : 0;
+	if (!code && !w->of.folder)
+		printf("atoll resume %s\n", w->of.machine);
+	snapshots_fini(&s);
+	return code;
 }
 
 static int command_revert(int argc, char **argv)
 {
-	static const struct option_spec specs[] = { { 0 } };
+	static const struct option_spec specs[] = {
+		{ "force", NULL, "of a daemon's: end it if it runs", OPT_KILL },
+		{ "start", NULL, "of a daemon's: go on with it at once",
+		  OPT_START },
+		SNAPSHOT_OPT_TASK,
+		SNAPSHOT_OPTIONS,
+		{ 0 },
+	};
 	struct wish w = { 0 };
-	struct snapshots s;
-	struct error err = { 0 };
-	int code = parse(&w, specs, true, argc, argv,
-	                 "atoll snapshot revert MACHINE NAME",
+	bool remote;
+	int code = parse(&w, specs, true, argc, argv, &remote,
+	                 "atoll snapshot revert [OPTION]... MACHINE NAME",
 	                 "Put a machine that has ended, and its disks, back to "
-	                 "a snapshot; atoll resume goes on with it.");
+	                 "a snapshot; atoll resume goes on with it, of a "
+	                 "daemon's atoll start.");
 
 	if (code)
 		return code - 1;
-	if (snapshots_open(&s, w.machine, true, &err) < 0)
-		return say_error(&err);
-	code = revert(&w, &s, &err) < 0 ? say_error(&err) : 0;
-	if (!code)
-		printf("atoll resume %s\n", w.machine);
-	snapshots_fini(&s);
-	return code;
+	if (!remote)
+		return revert_here(&w);
+	return snapshot_remote_revert(
+	    &w.of, &w.remote, w.name,
+	    json_pack("{s:b,s:b}", "force", w.force, "start", w.start));
 }
 
 /* ---- delete ---- */
@@ -598,17 +585,24 @@ static int erase(const struct wish *w, const struct snapshots *s,
 
 static int command_delete(int argc, char **argv)
 {
-	static const struct option_spec specs[] = { { 0 } };
+	static const struct option_spec specs[] = {
+		SNAPSHOT_OPT_TASK,
+		SNAPSHOT_OPTIONS,
+		{ 0 },
+	};
 	struct wish w = { 0 };
 	struct snapshots s;
 	struct error err = { 0 };
-	int code = parse(&w, specs, true, argc, argv,
+	bool remote;
+	int code = parse(&w, specs, true, argc, argv, &remote,
 	                 "atoll snapshot delete MACHINE NAME",
 	                 "Delete a snapshot; those that came of it stay.");
 
 	if (code)
 		return code - 1;
-	if (snapshots_open(&s, w.machine, true, &err) < 0)
+	if (remote)
+		return snapshot_remote_delete(&w.of, &w.remote, w.name);
+	if (snapshots_open(&s, &w.of, true, &err) < 0)
 		return say_error(&err);
 	code = erase(&w, &s, &err) < 0 ? say_error(&err) : 0;
 	snapshots_fini(&s);
@@ -632,8 +626,9 @@ int cmd_snapshot(int argc, char **argv)
 
 	if (argc < 2 || options_want_help(2, argv)) {
 		puts("usage: atoll snapshot VERB [OPTION]... MACHINE [NAME]\n\n"
-		     "Moments of a machine that was started with --name: its "
-		     "memory and its disks.\n\nVerbs:");
+		     "Moments of a machine, its memory and its disks, to go "
+		     "back to. One that was started with --name here, or "
+		     "one that a daemon keeps.\n\nVerbs:");
 		command_list(verbs);
 		return argc < 2 ? END_USAGE : 0;
 	}

@@ -1,8 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * snapshot.h - atoll snapshot: moments of a named machine, to go back to.
+ * snapshot.h - atoll snapshot: moments of a machine, to go back to.
  *
- *	STATE/named/NAME/snapshots/SNAPSHOT/
+ *	snapshot.c         the verbs; create, list, delete
+ *	snapshot_revert.c  revert
+ *	snapshot_diff.c    diff
+ *	snapshot_where.c   whose machine it is
+ *	snapshot_remote.c  the same verbs, by the daemon's API
+ *	snapshot_store.c   the folders
+ *
+ * A machine is one that was started by name (named.h), or one that a daemon
+ * keeps. That one's snapshots are the daemon's to change: it starts this
+ * program, and says where the machine's folder and socket are.
+ *
+ *	STATE/named/NAME/snapshots/SNAPSHOT/ (or FOLDER/snapshots/SNAPSHOT/)
  *		snapshot.json   written last: without it there is no snapshot
  *		state           memory, processors, devices (saved.h)
  *		disk0, disk1    what the disks held; the same blocks where the
@@ -19,9 +30,98 @@
 #include "base/types.h"
 
 struct error;
+struct snapshots;
 
 int cmd_snapshot(int argc, char **argv);
 int snapshot_diff(int argc, char **argv); /* snapshot_diff.c */
+
+/* ---- snapshot_where.c ---- */
+
+struct snapshot_of {
+	const char *machine;
+	const char *folder, *socket; /* as the daemon says; NULL: by name */
+};
+
+/* How the daemon is asked. */
+struct snapshot_remote {
+	const char *where; /* NULL: the user's own */
+	bool json, async, quiet;
+};
+
+enum {
+	SNAPSHOT_JSON = 700,
+	SNAPSHOT_REMOTE,
+	SNAPSHOT_ASYNC,
+	SNAPSHOT_QUIET,
+	SNAPSHOT_FOLDER,
+	SNAPSHOT_SOCKET,
+};
+#define SNAPSHOT_OPT_JSON                                                      \
+	{                                                                      \
+		"json", NULL, "print JSON", SNAPSHOT_JSON                      \
+	}
+#define SNAPSHOT_OPT_TASK                                                      \
+	{ "async", NULL,                                                       \
+	  "of a daemon's: print the task's number and don't wait",             \
+	  SNAPSHOT_ASYNC },                                                    \
+	{                                                                      \
+		"quiet", NULL, "no progress", SNAPSHOT_QUIET                   \
+	}
+/* The last two are the daemon's, for its own machines. */
+#define SNAPSHOT_OPTIONS                                                       \
+	{ "remote", "WHERE", "a daemon's: unix:PATH or https://HOST:PORT",     \
+	  SNAPSHOT_REMOTE },                                                   \
+	    { "machine-folder", "PATH", "the machine's folder is there",       \
+	      SNAPSHOT_FOLDER },                                               \
+	{                                                                      \
+		"machine-socket", "PATH", "ask the machine there",             \
+		    SNAPSHOT_SOCKET                                            \
+	}
+int snapshot_where_option(struct snapshot_of *of, struct snapshot_remote *r,
+                          int id, const char *value,
+                          struct error *err) MUST_CHECK;
+/* Is it a daemon's, to be asked for by the API? Else its name is checked. */
+int snapshot_is_remote(const struct snapshot_of *of,
+                       const struct snapshot_remote *r, bool *remote,
+                       struct error *err) MUST_CHECK;
+/* What one of the daemon's was started by: "spec", "revision", "disks". */
+int snapshot_definition(int sock, json_t **out, struct error *err) MUST_CHECK;
+/* The path of what it goes on from when it is started next; owned. */
+char *snapshot_suspended(const struct snapshot_of *of,
+                         struct error *err) MUST_CHECK;
+/* What the daemon needs to know of that: the definition (of a snapshot, or as
+ * snapshot_definition() gave it), and whether another may have gone on from it
+ * before. */
+int snapshot_write_saved(const struct snapshot_of *of, json_t *definition,
+                         bool copy, struct error *err) MUST_CHECK;
+
+/* ---- snapshot_remote.c: exit codes ---- */
+
+int snapshot_remote_create(const struct snapshot_of *of,
+                           const struct snapshot_remote *r, json_t *body);
+/* *s: as they are read from a folder; each with "bytes". 0, or the code. */
+int snapshot_remote_list(const struct snapshot_of *of,
+                         const struct snapshot_remote *r, struct snapshots *s);
+int snapshot_remote_revert(const struct snapshot_of *of,
+                           const struct snapshot_remote *r, const char *name,
+                           json_t *body);
+int snapshot_remote_delete(const struct snapshot_of *of,
+                           const struct snapshot_remote *r, const char *name);
+/* suspend, pause or resume; body may be NULL, and is taken over. Resume also
+ * goes on with one that was suspended. */
+int snapshot_remote_act(const struct snapshot_of *of,
+                        const struct snapshot_remote *r, const char *verb,
+                        json_t *body);
+/* *out: what there is to print. 0, or the code. */
+int snapshot_remote_diff(const struct snapshot_of *of,
+                         const struct snapshot_remote *r, const char *a,
+                         const char *b, json_t **out);
+
+/* ---- snapshot_revert.c ---- */
+
+/* Disks first, the state last; the machine does not run. */
+int snapshot_put_back(const struct snapshot_of *of, const struct snapshots *s,
+                      const char *name, struct error *err) MUST_CHECK;
 
 /* ---- snapshot_store.c ---- */
 
@@ -34,8 +134,8 @@ struct snapshots {
 
 /* Reads them. To change them: nobody else does meanwhile, and what was never
  * finished is cleared away. */
-int snapshots_open(struct snapshots *s, const char *machine, bool change,
-                   struct error *err) MUST_CHECK;
+int snapshots_open(struct snapshots *s, const struct snapshot_of *of,
+                   bool change, struct error *err) MUST_CHECK;
 void snapshots_fini(struct snapshots *s);
 /* NULL with words. */
 json_t *snapshots_find(const struct snapshots *s, const char *name,

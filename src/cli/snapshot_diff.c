@@ -28,24 +28,24 @@ enum {
 	ROWS = 8, /* of ranges, in the table */
 };
 
-enum { OPT_JSON = 1 };
-
 struct wish {
-	const char *machine, *name[2];
-	bool json;
+	struct snapshot_of of;
+	struct snapshot_remote remote;
+	const char *name[2];
 };
 
 static int one(void *ctx, int id, const char *value, struct error *err)
 {
 	struct wish *w = ctx;
 
-	if (id == OPT_JSON) {
-		w->json = true;
+	if (id)
+		return snapshot_where_option(&w->of, &w->remote, id, value,
+		                             err);
+	if (!w->of.machine) {
+		w->of.machine = value;
 		return 0;
 	}
-	if (!w->machine)
-		w->machine = value;
-	else if (!w->name[0])
+	if (!w->name[0])
 		w->name[0] = value;
 	else if (!w->name[1])
 		w->name[1] = value;
@@ -407,17 +407,31 @@ static void print(json_t *o)
 	}
 }
 
+static int diff_here(const struct wish *w, json_t **out)
+{
+	struct error err = { 0 };
+	struct snapshots s;
+	int rc;
+
+	if (snapshots_open(&s, &w->of, false, &err) < 0)
+		return say_error(&err);
+	rc = diff(&s, w, out, &err);
+	snapshots_fini(&s);
+	return rc < 0 ? say_error(&err) : 0;
+}
+
 int snapshot_diff(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
-		{ "json", NULL, "print JSON", OPT_JSON },
+		SNAPSHOT_OPT_JSON,
+		SNAPSHOT_OPTIONS,
 		{ 0 },
 	};
 	struct wish w = { 0 };
-	struct snapshots s;
 	struct error err = { 0 };
 	json_t *o = NULL;
-	int rc;
+	bool remote;
+	int code;
 
 	if (options_want_help(argc, argv)) {
 		options_help("atoll snapshot diff [OPTION]... MACHINE A B",
@@ -429,16 +443,17 @@ int snapshot_diff(int argc, char **argv)
 		return say_error(&err);
 	if (!w.name[1])
 		return say_usage("which machine, and which two snapshots?");
-	if (snapshots_open(&s, w.machine, false, &err) < 0)
+	if (snapshot_is_remote(&w.of, &w.remote, &remote, &err) < 0)
 		return say_error(&err);
-	rc = diff(&s, &w, &o, &err);
-	if (rc == 0 && w.json) {
+	code = remote ? snapshot_remote_diff(&w.of, &w.remote, w.name[0],
+	                                     w.name[1], &o)
+	              : diff_here(&w, &o);
+	if (code == 0 && w.remote.json) {
 		json_dumpf(o, stdout, JSON_INDENT(2));
 		putchar('\n');
-	} else if (rc == 0) {
+	} else if (code == 0) {
 		print(o);
 	}
 	json_decref(o);
-	snapshots_fini(&s);
-	return rc < 0 ? say_error(&err) : 0;
+	return code;
 }

@@ -130,6 +130,8 @@ static int read_all(struct snapshots *s, struct error *err)
 	json_t *current;
 	char *path;
 
+	if (!dir && errno == ENOENT)
+		return 0;
 	if (!dir)
 		return error_set(err, -errno, "cannot read %s: %s", s->folder,
 		                 strerror(errno));
@@ -148,10 +150,13 @@ static int read_all(struct snapshots *s, struct error *err)
 	return 0;
 }
 
-static int lock(struct snapshots *s, struct error *err)
+/* The daemon lets one at a time work here; one that it does not remember is
+ * waited for. */
+static int lock(struct snapshots *s, bool wait, struct error *err)
 {
 	s->lock_fd = open(s->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (s->lock_fd >= 0 && flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0)
+	if (s->lock_fd >= 0 &&
+	    flock(s->lock_fd, LOCK_EX | (wait ? 0 : LOCK_NB)) == 0)
 		return 0;
 	if (errno == EWOULDBLOCK)
 		return error_set(err, -EBUSY,
@@ -161,10 +166,11 @@ static int lock(struct snapshots *s, struct error *err)
 	                 strerror(errno));
 }
 
-int snapshots_open(struct snapshots *s, const char *machine, bool change,
-                   struct error *err)
+int snapshots_open(struct snapshots *s, const struct snapshot_of *of,
+                   bool change, struct error *err)
 {
-	char *folder = named_folder(machine, false, err);
+	char *folder = of->folder ? xstrdup(of->folder)
+	                          : named_folder(of->machine, false, err);
 	int rc;
 
 	*s = (struct snapshots){ .all = json_object(), .lock_fd = -1 };
@@ -172,9 +178,9 @@ int snapshots_open(struct snapshots *s, const char *machine, bool change,
 		return err->code;
 	s->folder = xasprintf("%s/snapshots", folder);
 	free(folder);
-	rc = place_make(s->folder, err);
+	rc = change ? place_make(s->folder, err) : 0;
 	if (rc == 0 && change)
-		rc = lock(s, err);
+		rc = lock(s, of->folder != NULL, err);
 	if (rc == 0)
 		rc = read_all(s, err);
 	if (rc < 0)

@@ -14,24 +14,35 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "cli/command.h"
+#include "cli/live.h"
 #include "cli/named.h"
 #include "cli/options.h"
 #include "cli/saved.h"
 #include "cli/say.h"
+#include "cli/snapshot.h"
 #include "control/control.h"
 
 struct wish {
-	const char *name, *to;
+	struct snapshot_of of;
+	struct snapshot_remote remote;
+	const char *to;
 	bool fast;
 };
 
 enum { OPT_TO = 1, OPT_FAST };
 
-static const struct option_spec pause_options[] = { { 0 } };
+static const struct option_spec pause_options[] = {
+	SNAPSHOT_OPT_TASK,
+	{ "remote", "WHERE", "a daemon's: unix:PATH or https://HOST:PORT",
+	  SNAPSHOT_REMOTE },
+	{ 0 },
+};
 static const struct option_spec suspend_options[] = {
 	{ "to", "FILE", "write it there (atoll run --restore FILE)", OPT_TO },
 	{ "fast", NULL, "leave memory as it is: larger, resumes at once",
 	  OPT_FAST },
+	SNAPSHOT_OPT_TASK,
+	SNAPSHOT_OPTIONS,
 	{ 0 },
 };
 
@@ -43,18 +54,22 @@ static int one(void *ctx, int id, const char *value, struct error *err)
 		w->to = value;
 	else if (id == OPT_FAST)
 		w->fast = true;
-	else if (w->name)
+	else if (id)
+		return snapshot_where_option(&w->of, &w->remote, id, value,
+		                             err);
+	else if (w->of.machine)
 		return error_set(err, -EINVAL,
-		                 "one machine at a time: %s or %s", w->name,
-		                 value);
+		                 "one machine at a time: %s or %s",
+		                 w->of.machine, value);
 	else
-		w->name = value;
+		w->of.machine = value;
 	return 0;
 }
 
-/* 0, or the exit code plus one. */
+/* 0, or the exit code plus one. remote: the daemon is to be asked. */
 static int parse(struct wish *w, const struct option_spec *specs, int argc,
-                 char **argv, const char *usage, const char *summary)
+                 char **argv, bool *remote, const char *usage,
+                 const char *summary)
 {
 	struct error err = { 0 };
 
@@ -64,10 +79,10 @@ static int parse(struct wish *w, const struct option_spec *specs, int argc,
 	}
 	if (options_parse(specs, argc, argv, one, w, &err) < 0)
 		return say_error(&err) + 1;
-	if (!w->name || !named_valid(w->name))
-		return say_usage("which machine? It was named by atoll run "
-		                 "--name") +
-		       1;
+	if (!w->of.machine)
+		return say_usage("which machine?") + 1;
+	if (snapshot_is_remote(&w->of, &w->remote, remote, &err) < 0)
+		return say_error(&err) + 1;
 	return 0;
 }
 
@@ -91,12 +106,16 @@ int command_pause(int argc, char **argv)
 {
 	struct wish w = { 0 };
 	struct error err = { 0 };
-	int code = parse(&w, pause_options, argc, argv, "atoll pause NAME",
-	                 "Hold a running machine; atoll resume lets it go on.");
+	bool remote;
+	int code =
+	    parse(&w, pause_options, argc, argv, &remote, "atoll pause NAME",
+	          "Hold a running machine; atoll resume lets it go on.");
 
 	if (code)
 		return code - 1;
-	return simple(w.name, "pause", &err) < 0 ? say_error(&err) : 0;
+	if (remote)
+		return snapshot_remote_act(&w.of, &w.remote, "pause", NULL);
+	return simple(w.of.machine, "pause", &err) < 0 ? say_error(&err) : 0;
 }
 
 static void tell(json_t *figures, const char *path)
@@ -189,10 +208,28 @@ static int put_away(int sock, const char *path, const struct saved_how *how,
 	return rc;
 }
 
+static int reach(const struct wish *w, struct error *err)
+{
+	json_t *definition = NULL;
+	int rc, sock;
+
+	if (!w->of.socket) {
+		rc = named_check_lasting(w->of.machine, err);
+		return rc < 0 ? rc : named_connect(w->of.machine, err);
+	}
+	sock = live_connect(w->of.socket, err);
+	rc = sock < 0 ? sock : snapshot_definition(sock, &definition, err);
+	if (rc == 0)
+		rc = snapshot_write_saved(&w->of, definition, false, err);
+	if (rc < 0 && sock >= 0)
+		close(sock);
+	json_decref(definition);
+	return rc < 0 ? rc : sock;
+}
+
 static int suspend(const struct wish *w, const char *path, struct error *err)
 {
-	int rc = named_check_lasting(w->name, err);
-	int sock = rc < 0 ? rc : named_connect(w->name, err);
+	int rc, sock = reach(w, err);
 	json_t *figures = NULL, *quit;
 	const struct saved_how how = { .plain = w->fast,
 		                       .stay = true,
@@ -215,40 +252,70 @@ static int suspend(const struct wish *w, const char *path, struct error *err)
 	return rc;
 }
 
+static int suspend_here(const struct wish *w)
+{
+	struct error err = { 0 };
+	char *path = NULL, *folder = NULL;
+	int code;
+
+	/* Its disk would be replaced a moment before it is. */
+	if (w->to && access(w->to, F_OK) == 0) {
+		error_set(&err, -EEXIST, "%s exists already", w->to);
+	} else if (w->to) {
+		path = xstrdup(w->to);
+	} else if (w->of.folder) {
+		path = xasprintf("%s/saving.state", w->of.folder);
+	} else {
+		folder = named_folder(w->of.machine, true, &err);
+		if (folder)
+			path = snapshot_suspended(&w->of, &err);
+	}
+	code = !path || suspend(w, path, &err) < 0 ? say_error(&err) : 0;
+	free(folder);
+	free(path);
+	return code;
+}
+
 int command_suspend(int argc, char **argv)
 {
 	struct wish w = { 0 };
-	struct error err = { 0 };
-	char *path = NULL, *folder = NULL;
-	int code = parse(&w, suspend_options, argc, argv,
+	bool remote;
+	int code = parse(&w, suspend_options, argc, argv, &remote,
 	                 "atoll suspend [OPTION]... NAME",
 	                 "Save a running machine and end it; atoll resume goes "
 	                 "on with it.");
 
 	if (code)
 		return code - 1;
-	/* Its disk would be replaced a moment before it is. */
-	if (w.to && access(w.to, F_OK) == 0) {
-		error_set(&err, -EEXIST, "%s exists already", w.to);
-	} else if (w.to) {
-		path = xstrdup(w.to);
-	} else {
-		folder = named_folder(w.name, true, &err);
-		if (folder)
-			path = named_suspended(w.name, &err);
-	}
-	code = !path || suspend(&w, path, &err) < 0 ? say_error(&err) : 0;
-	free(folder);
-	free(path);
-	return code;
+	if (!remote)
+		return suspend_here(&w);
+	if (w.to)
+		return say_usage("--to is for machines that were started "
+		                 "here; the daemon keeps its own");
+	return snapshot_remote_act(&w.of, &w.remote, "suspend",
+	                           json_pack("{s:b}", "fast", w.fast));
+}
+
+/* Options are not those of atoll run then. */
+static int resume_remote(int argc, char **argv)
+{
+	struct wish w = { 0 };
+	bool remote;
+	int code = parse(&w, pause_options, argc, argv, &remote,
+	                 "atoll resume NAME", "");
+
+	return code ? code - 1
+	            : snapshot_remote_act(&w.of, &w.remote, "resume", NULL);
 }
 
 /* One that is held goes on; one that was put away starts here. */
 int command_resume(int argc, char **argv)
 {
+	struct wish w = { 0 };
 	struct error err = { 0 };
 	char *path, **all;
 	int code, n = 0;
+	bool remote;
 
 	if (argc < 2 || options_want_help(argc, argv)) {
 		options_help("atoll resume NAME [OPTION]...",
@@ -257,8 +324,13 @@ int command_resume(int argc, char **argv)
 		             pause_options);
 		return argc < 2 ? END_USAGE : 0;
 	}
-	if (!named_valid(argv[1]))
+	if (argv[1][0] == '-')
 		return say_usage("atoll resume NAME: the name comes first");
+	w.of.machine = argv[1];
+	if (snapshot_is_remote(&w.of, &w.remote, &remote, &err) < 0)
+		return say_error(&err);
+	if (remote)
+		return resume_remote(argc, argv);
 	path = named_suspended(argv[1], &err);
 	if (!path)
 		return say_error(&err);

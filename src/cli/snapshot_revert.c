@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * snapshot_revert - a machine's disks and its state as a snapshot has them.
+ *
+ * All is copied first, to files that nobody knows of yet; what is there stays
+ * as it is until the last copy is on the disk. Then they get their names, one
+ * after another, and that is not given up by a signal half way.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/copy.h"
+#include "base/error.h"
+#include "cli/run.h"
+#include "cli/saved.h"
+#include "cli/snapshot.h"
+#include "storage/image.h"
+
+struct copy {
+	char *path; /* what it becomes */
+	char *temp;
+	int fd;
+};
+
+struct copies {
+	struct copy disk[RUN_DISKS_MAX + 1];
+	size_t count;
+};
+
+static const char *text_of(json_t *one, const char *key)
+{
+	const char *text = json_string_value(json_object_get(one, key));
+
+	return text ? text : "";
+}
+
+/* What the image has besides its contents would be lost. */
+static int check_present(const char *path, struct error *err)
+{
+	const struct block_open how = { .path = path,
+		                        .fd = -1,
+		                        .format = "qcow2",
+		                        .flags = BLOCK_OPEN_READONLY |
+		                                 IMAGE_OPEN_NO_BACKING |
+		                                 IMAGE_OPEN_NO_DATA };
+	struct image_details d;
+	struct block *b;
+	int rc;
+
+	if (access(path, F_OK) < 0)
+		return 0;
+	rc = block_open(&b, &how, err);
+	if (rc < 0)
+		return rc;
+	image_details(b, &d);
+	if (d.snapshot_count || d.data_file) {
+		rc = error_set(
+		    err, -ENOTSUP, "%s has %s, which a revert would lose", path,
+		    d.data_file ? "a data file" : "snapshots inside");
+		error_hint(err, "convert it (atoll disk convert), or delete "
+		                "them (atoll disk snapshot)");
+	}
+	image_details_free(&d);
+	block_close(b);
+	return rc;
+}
+
+/* ---- copies ---- */
+
+static int copy_contents(const char *from, int to, struct error *err)
+{
+	int fd = open(from, O_RDONLY | O_CLOEXEC), rc = 0;
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		rc = -errno;
+	if (rc == 0)
+		rc = copy_sparse(fd, to, st.st_size);
+	if (rc == 0 && fsync(to) < 0)
+		rc = -errno;
+	if (fd >= 0)
+		close(fd);
+	return rc < 0 ? error_set(err, rc, "cannot copy %s: %s", from,
+	                          strerror(-rc))
+	              : 0;
+}
+
+static int copy_disk(struct copies *all, const struct snapshots *s,
+                     const char *name, json_t *disk, const char *suspended,
+                     struct error *err)
+{
+	bool private = json_is_true(json_object_get(disk, "private"));
+	char file[24], *from;
+	struct copy *c;
+	int rc = 0;
+
+	if (all->count == ARRAY_SIZE(all->disk))
+		return error_set(err, -E2BIG, "too many disks");
+	c = &all->disk[all->count++];
+	c->path = private ? xasprintf("%s.disk", suspended)
+	                  : xstrdup(text_of(disk, "path"));
+	c->fd = -1;
+	if (!private && strcmp(text_of(disk, "stored"), "qcow2") == 0)
+		rc = check_present(c->path, err);
+	if (rc < 0)
+		return rc;
+	c->fd = saved_open_unnamed(c->path, &c->temp);
+	if (c->fd < 0)
+		return error_set(err, -errno, "cannot write beside %s: %s",
+		                 c->path, strerror(errno));
+	snprintf(file, sizeof(file), "disk%d",
+	         (int)json_integer_value(json_object_get(disk, "disk")));
+	from = snapshots_path(s, name, file);
+	rc = copy_contents(from, c->fd, err);
+	free(from);
+	return rc;
+}
+
+static void copies_fini(struct copies *all)
+{
+	for (size_t i = 0; i < all->count; i++) {
+		struct copy *c = &all->disk[i];
+
+		if (c->fd >= 0) {
+			unlink(c->temp); /* where it had to have a name */
+			close(c->fd);
+		}
+		free(c->path);
+		free(c->temp);
+	}
+}
+
+static int name_all(struct copies *all, struct error *err)
+{
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < all->count; i++) {
+		struct copy *c = &all->disk[i];
+
+		rc = saved_give_name(c->fd, c->temp, c->path, err);
+	}
+	return rc;
+}
+
+/* ---- all of it ---- */
+
+static void hold_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+/* What was suspended is gone first: it fits to no disk but those of before. Its
+ * successor comes last, and shares the snapshot's file, which nobody
+ * changes. */
+static int take(const struct snapshot_of *of, const struct snapshots *s,
+                json_t *one, const char *suspended, struct copies *all,
+                struct error *err)
+{
+	const char *name = text_of(one, "name");
+	char *state = snapshots_path(s, name, "state");
+	int rc;
+
+	unlink(suspended);
+	rc = snapshot_write_saved(of, one, true, err);
+	if (rc == 0)
+		rc = name_all(all, err);
+	if (rc == 0)
+		rc = snapshots_set_current(s, name, err);
+	if (rc == 0 && link(state, suspended) < 0)
+		rc = error_set(err, -errno, "cannot make %s: %s", suspended,
+		               strerror(errno));
+	free(state);
+	return rc;
+}
+
+int snapshot_put_back(const struct snapshot_of *of, const struct snapshots *s,
+                      const char *name, struct error *err)
+{
+	json_t *one = snapshots_find(s, name, err), *disk;
+	char *suspended = one ? snapshot_suspended(of, err) : NULL;
+	struct copies all = { .count = 0 };
+	size_t i;
+	int rc = suspended ? 0 : err->code;
+
+	json_array_foreach(json_object_get(one, "disks"), i, disk)
+	{
+		if (rc == 0)
+			rc = copy_disk(&all, s, name, disk, suspended, err);
+	}
+	if (rc == 0) {
+		hold_signals();
+		rc = take(of, s, one, suspended, &all, err);
+	}
+	copies_fini(&all);
+	free(suspended);
+	return rc;
+}
