@@ -25,6 +25,12 @@ _atoll_of()
 	ATOLL_NO_START=1 "${COMP_WORDS[0]}" "$1" list --format name 2>/dev/null
 }
 
+_atoll_snapshots()
+{
+	ATOLL_NO_START=1 "${COMP_WORDS[0]}" snapshot list "$1" 2>/dev/null |
+		sed 's/^[ *]*\([^ ]*\).*/\1/'
+}
+
 _atoll()
 {
 	local word=${COMP_WORDS[COMP_CWORD]} noun=${COMP_WORDS[1]}
@@ -42,13 +48,13 @@ _atoll()
 		words=$(_atoll_of "${before#--}")
 	elif [[ $word == -* ]]; then
 		case $noun in
-		vm | backup | net | task | event | token | audit | stack | disk | image | host | alarm | report | project | quota | user | role)
+		vm | snapshot | backup | net | task | event | token | audit | stack | disk | image | host | alarm | report | project | quota | user | role)
 			words=$(_atoll_options "$noun" "$verb") ;;
 		*) words=$(_atoll_options "$noun") ;;
 		esac
 	else
 		case $noun in
-		start | stop | restart | kill | console | shell | exec | metrics)
+		start | stop | restart | kill | pause | suspend | resume | fork | console | shell | exec | metrics)
 			words=$(_atoll_names) ;;
 		vm)
 			if [ "$COMP_CWORD" = 2 ]; then
@@ -62,6 +68,13 @@ _atoll()
 			elif [ "$verb" != create ]; then
 				words=$(_atoll_of "$noun")
 			fi ;;
+		snapshot)
+			case $COMP_CWORD in
+			2) words=$(_atoll_verbs snapshot) ;;
+			3) words=$(_atoll_names) ;;
+			*) [ "$verb" = create ] ||
+				words=$(_atoll_snapshots "${COMP_WORDS[3]}") ;;
+			esac ;;
 		quota)
 			if [ "$COMP_CWORD" = 2 ]; then
 				words=$(_atoll_verbs quota)

@@ -17,11 +17,16 @@ function __atoll_names
 	ATOLL_NO_START=1 command atoll $argv[1] list --format name 2>/dev/null
 end
 
+function __atoll_snapshots
+	ATOLL_NO_START=1 command atoll snapshot list $argv[1] 2>/dev/null |
+		sed 's/^[ *]*\([^ ]*\).*/\1/'
+end
+
 function __atoll_complete
 	set -l words (commandline -opc)
 	set -l now (commandline -ct)
 	set -l count (count $words)
-	set -l nouns vm backup net task event token audit stack disk image host alarm report project quota user role
+	set -l nouns vm snapshot backup net task event token audit stack disk image host alarm report project quota user role
 
 	if test $count -eq 1
 		__atoll_verbs
@@ -40,13 +45,21 @@ function __atoll_complete
 		end
 	else
 		switch $words[2]
-			case start stop restart kill console shell
+			case start stop restart kill pause suspend resume fork console shell
 				__atoll_names vm
 			case vm net project user role token alarm
 				if test $count -eq 2
 					__atoll_verbs $words[2]
 				else if test "$words[3]" != create
 					__atoll_names $words[2]
+				end
+			case snapshot
+				if test $count -eq 2
+					__atoll_verbs snapshot
+				else if test $count -eq 3
+					__atoll_names vm
+				else if test "$words[3]" != create
+					__atoll_snapshots $words[4]
 				end
 			case quota
 				if test $count -eq 2

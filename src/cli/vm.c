@@ -16,7 +16,7 @@
 #include "cli/remote.h"
 #include "cli/say.h"
 
-enum { OPT_FORCE = OPT_OWN };
+enum { OPT_FORCE = OPT_OWN, OPT_DISCARD, OPT_FAST };
 /* Of list: what the query of the API calls them. */
 enum {
 	OPT_STATE = OPT_OWN,
@@ -194,6 +194,8 @@ static void show_text(json_t *vm)
 	    printf("%-18s %s %s %s\n", "spec.nic", remote_text(one, "type"),
 	           remote_text(one, "mac"), remote_text(one, "tap"));
 	show_agent(json_object_get(vm, "agent"));
+	if (json_is_true(json_object_get(vm, "saved")))
+		puts("saved              its start goes on from there");
 	if (json_is_true(json_object_get(vm, "restart_needed")))
 		puts("restart_needed     the definition was changed since it "
 		     "started");
@@ -252,7 +254,7 @@ static int vm_show(int argc, char **argv)
 
 struct act {
 	const char *verb; /* as the API spells it */
-	bool force;
+	bool force, discard, fast;
 	bool delete;
 };
 
@@ -264,6 +266,10 @@ static int act_option(void *ctx, int id, const char *value, struct error *err)
 	(void)err;
 	if (id == OPT_FORCE)
 		a->force = true;
+	else if (id == OPT_DISCARD)
+		a->discard = true;
+	else if (id == OPT_FAST)
+		a->fast = true;
 	return 0;
 }
 
@@ -299,6 +305,8 @@ static int begin_one(struct remote *r, const struct act *a, const char *name,
 		path = xasprintf("/v1/vms/%s/%s", part, a->verb);
 	if (can_stop(a->verb))
 		body = stop_body(r, a);
+	else if (a->discard || a->fast)
+		body = json_pack("{s:b}", a->discard ? "discard" : "fast", 1);
 	rc = client_call(r->client, a->delete ? "DELETE" : "POST", path, body,
 	                 task, &err);
 	json_decref(body);
@@ -354,6 +362,11 @@ static int act(struct act *a, const char *summary, int argc, char **argv)
 	static const struct option_spec specs[] = {
 		{ "force", NULL, "end a guest that does not go by itself",
 		  OPT_FORCE },
+		{ "discard", NULL, "start: boot, and drop what was saved",
+		  OPT_DISCARD },
+		{ "fast", NULL,
+		  "suspend: leave memory as it is, larger; goes on sooner",
+		  OPT_FAST },
 		{ "yes", NULL, "don't ask", OPT_YES },
 		REMOTE_TASK_OPTIONS,
 		REMOTE_OPTIONS,
@@ -389,6 +402,8 @@ static const struct {
 	{ "kill", "End machines at once, as pulling the plug does." },
 	{ "pause", "Halt machines where they are." },
 	{ "resume", "Let paused machines go on." },
+	{ "suspend",
+	  "Save machines and end them; a start goes on from there." },
 	{ "reset", "Press the reset button." },
 	{ "powerdown", "Press the power button, and don't wait." },
 	{ "delete", "Delete machines, with their disks' copies and consoles." },
@@ -520,6 +535,7 @@ static const struct command verbs[] = {
 	{ "kill", "end at once", vm_act },
 	{ "pause", "halt", vm_act },
 	{ "resume", "go on", vm_act },
+	{ "suspend", "save, and end; a start goes on", vm_act },
 	{ "reset", "press the reset button", vm_act },
 	{ "powerdown", "press the power button only", vm_act },
 	{ "console", "the machine's terminal", vm_console },

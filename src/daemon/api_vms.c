@@ -402,9 +402,25 @@ void api_vm_action(struct call *c)
 
 	if (!vm || !call_match(c, vm->revision))
 		return;
-	if (strcmp(kind, "start") == 0)
-		vm->restarts = 0;
 	call_task(c, vm, kind, json_object());
+}
+
+void api_vm_start(struct call *c)
+{
+	static const char *const keys[] = { "discard", NULL };
+	struct vm *vm = call_vm(c);
+	json_t *discard = json_object_get(c->body, "discard");
+
+	if (!vm || !call_match(c, vm->revision) || !call_known_keys(c, keys))
+		return;
+	if (discard && !json_is_boolean(discard)) {
+		call_fail(c, "bad-request", "discard is neither true nor false",
+		          "");
+		return;
+	}
+	vm->restarts = 0;
+	call_task(c, vm, "start",
+	          c->body ? json_incref(c->body) : json_object());
 }
 
 void api_vm_stop(struct call *c)

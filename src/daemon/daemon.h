@@ -82,6 +82,7 @@ struct vm {
 	bool wanted;   /* should run: what restarts and autostart go by */
 	bool prepared; /* its disks are there */
 	bool deleted;  /* out of the registry: goes when its task ends */
+	bool saved;    /* goes on from what was saved: moment/ */
 	/* limits/cpus.c: asked for in this run; the first that the guest may
 	 * still have to be told of, and how often it will be. */
 	unsigned cpus_given, cpus_new, cpus_tell;
@@ -230,6 +231,10 @@ const struct operation *operation_find(const char *kind);
 /* What the machine is started from: with what its image gives. NULL. */
 json_t *vm_resolve(struct vm *vm, struct error *err);
 
+/* The part of a task that starts its machine. */
+void operate_start_begin(struct task *task);
+void operate_start_changed(struct task *task);
+
 /* Work on a disk of a machine that runs: disk_work.c. */
 void disk_work_begin(struct task *task);
 void disk_work_changed(struct task *task);
@@ -243,8 +248,15 @@ void operate_changed(struct vm *vm);
 
 /* ---- the holder: holder.c ---- */
 
+struct holder_start {
+	json_t *machine; /* resolved: what the holder opens */
+	json_t *spec;    /* the definition that this is of, and its revision */
+	s64 revision;
+	json_t *restore; /* goes on from what was saved; NULL: boots */
+};
 /* Starts one, run vm->run. 0 or -errno with words. */
-int holder_start(struct vm *vm, json_t *machine, struct error *err) MUST_CHECK;
+int holder_start(struct vm *vm, const struct holder_start *how,
+                 struct error *err) MUST_CHECK;
 /* At the daemon's start: finds one that runs, and reads how a run ended that
  * ended meanwhile. */
 void holder_find(struct vm *vm);
@@ -265,6 +277,9 @@ void holder_unask(struct vm *vm, void *ctx);
 typedef void job_fn(void *ctx, const char *words);
 struct job *job_start(struct loop *loop, const char *const *arguments,
                       job_fn *done, void *ctx, struct error *err);
+/* The same; what it prints goes to that descriptor, which is borrowed. */
+struct job *job_start_to(struct loop *loop, const char *const *arguments,
+                         int out, job_fn *done, void *ctx, struct error *err);
 void job_end(struct job *job);    /* asked to; done is called when it has */
 void job_kill(struct job *job);   /* done is called soon */
 void job_forget(struct job *job); /* killed, and done is not called */

@@ -275,11 +275,13 @@ void holder_find(struct vm *vm)
 
 /* ---- starting one ---- */
 
-static int start_in(struct vm *vm, int folder, int lock, json_t *machine,
-                    struct error *err)
+static int start_in(struct vm *vm, int folder, int lock,
+                    const struct holder_start *what, struct error *err)
 {
-	json_t *document = json_pack("{s:I, s:O}", "run", (json_int_t)vm->run,
-	                             "machine", machine);
+	json_t *document =
+	    json_pack("{s:I, s:O, s:O, s:I, s:O*}", "run", (json_int_t)vm->run,
+	              "machine", what->machine, "spec", what->spec, "revision",
+	              (json_int_t)what->revision, "restore", what->restore);
 	char *path = vm_folder_path(vm), *runtime = sockets(vm);
 	const struct held_start how = {
 		.path = path,
@@ -292,6 +294,9 @@ static int start_in(struct vm *vm, int folder, int lock, json_t *machine,
 	int rc;
 
 	unlinkat(folder, "end.json", 0);
+	/* Of one that was killed with its holder: how far it came, nobody
+	 * knows. */
+	unlinkat(folder, "resuming.state", 0);
 	rc = held_start(&how, err);
 	free(path);
 	free(runtime);
@@ -299,7 +304,8 @@ static int start_in(struct vm *vm, int folder, int lock, json_t *machine,
 	return rc;
 }
 
-int holder_start(struct vm *vm, json_t *machine, struct error *err)
+int holder_start(struct vm *vm, const struct holder_start *how,
+                 struct error *err)
 {
 	int folder = vm_folder(vm, err), lock, rc;
 
@@ -312,7 +318,7 @@ int holder_start(struct vm *vm, json_t *machine, struct error *err)
 		rc = error_set(err, lock, "the machine's lock: %s",
 		               strerror(-lock));
 	} else {
-		rc = start_in(vm, folder, lock, machine, err);
+		rc = start_in(vm, folder, lock, how, err);
 	}
 	close(folder);
 	if (rc == 0)

@@ -24,12 +24,14 @@ struct job {
 };
 
 /* arguments[0] is the program, one of ours. */
-static int spawn(const char *const *arguments, int words, pid_t *pid,
+static int spawn(const char *const *arguments, int out, int words, pid_t *pid,
                  struct error *err)
 {
 	char *program = place_program(arguments[0], err);
 	char *argv[ARGUMENTS_MAX] = { NULL };
 	posix_spawn_file_actions_t files;
+	posix_spawnattr_t attr;
+	sigset_t none;
 	int code;
 
 	if (!program)
@@ -38,9 +40,15 @@ static int spawn(const char *const *arguments, int words, pid_t *pid,
 		argv[i] = xstrdup(arguments[i]);
 	posix_spawn_file_actions_init(&files);
 	posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDWR, 0);
-	posix_spawn_file_actions_adddup2(&files, 0, 1);
+	posix_spawn_file_actions_adddup2(&files, out >= 0 ? out : 0, 1);
 	posix_spawn_file_actions_adddup2(&files, words >= 0 ? words : 0, 2);
-	code = posix_spawn(pid, program, &files, NULL, argv, environ);
+	/* The daemon waits for signals in its loop; they are to reach this. */
+	sigemptyset(&none);
+	posix_spawnattr_init(&attr);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
+	posix_spawnattr_setsigmask(&attr, &none);
+	code = posix_spawn(pid, program, &files, &attr, argv, environ);
+	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&files);
 	for (size_t i = 0; argv[i]; i++)
 		free(argv[i]);
@@ -84,6 +92,12 @@ static void ended(void *ctx, unsigned events)
 struct job *job_start(struct loop *loop, const char *const *arguments,
                       job_fn *done, void *ctx, struct error *err)
 {
+	return job_start_to(loop, arguments, -1, done, ctx, err);
+}
+
+struct job *job_start_to(struct loop *loop, const char *const *arguments,
+                         int out, job_fn *done, void *ctx, struct error *err)
+{
 	struct job *job = xalloc(sizeof(*job));
 	int ends[2];
 
@@ -92,7 +106,7 @@ struct job *job_start(struct loop *loop, const char *const *arguments,
 		free(job);
 		return NULL;
 	}
-	if (spawn(arguments, ends[1], &job->pid, err) < 0) {
+	if (spawn(arguments, out, ends[1], &job->pid, err) < 0) {
 		close(ends[0]);
 		close(ends[1]);
 		free(job);
@@ -133,6 +147,6 @@ void job_remove_folder(const char *path)
 	pid_t pid;
 
 	/* It forks at once; what goes on is nobody's child. */
-	if (spawn(arguments, -1, &pid, &err) == 0)
+	if (spawn(arguments, -1, -1, &pid, &err) == 0)
 		waitpid(pid, NULL, 0);
 }

@@ -21,6 +21,7 @@
 #include "daemon/daemon.h"
 #include "daemon/guest/guest.h"
 #include "daemon/limits/limits.h"
+#include "daemon/moment/moment.h"
 #include "daemon/network.h"
 #include "daemon/store.h"
 
@@ -61,9 +62,9 @@ static bool is_down(const struct vm *vm)
 /* ---- start ---- */
 
 /* What the image gives goes before what the definition says. */
-json_t *vm_resolve(struct vm *vm, struct error *err)
+static json_t *resolve(struct vm *vm, json_t *spec, struct error *err)
 {
-	json_t *machine = json_deep_copy(vm->spec), *boot, *manifest, *disk;
+	json_t *machine = json_deep_copy(spec), *boot, *manifest, *disk;
 	const char *own, *words;
 	char *folder, *path, *line;
 	bool clone;
@@ -113,29 +114,65 @@ json_t *vm_resolve(struct vm *vm, struct error *err)
 	return machine;
 }
 
+json_t *vm_resolve(struct vm *vm, struct error *err)
+{
+	return resolve(vm, vm->spec, err);
+}
+
 /* Written before the holder runs: a daemon that dies in between finds the
  * holder, and knows its run's number. */
-static int count_run(struct vm *vm, struct error *err)
+static int count_run(struct vm *vm, s64 revision, struct error *err)
 {
 	int rc = store_run(vm->daemon->store, err,
 	                   "UPDATE vms SET run = ?, run_revision = ?,"
 	                   " wanted = 1 WHERE id = ?",
-	                   "iit", vm->run + 1, vm->revision, vm->id);
+	                   "iit", vm->run + 1, revision, vm->id);
 
 	if (rc < 0)
 		return rc;
 	vm->run++;
-	vm->run_revision = vm->revision;
+	vm->run_revision = revision;
 	vm->wanted = true;
 	loop_timer_cancel(&vm->restart);
 	return 0;
+}
+
+/* As it is defined; or as it was when it was saved. */
+static int what_to_start(struct vm *vm, struct holder_start *how,
+                         struct error *err)
+{
+	json_t *then = NULL;
+	int rc = 0;
+
+	how->revision = vm->revision;
+	if (vm->saved) {
+		then = saved_read(vm, err);
+		rc = then ? saved_fits(vm, then, err) : err->code;
+	}
+	if (rc == 0 && then) {
+		how->spec = saved_spec(vm, then);
+		how->restore =
+		    json_pack("{s:O}", "copy", json_object_get(then, "copy"));
+		how->revision =
+		    json_integer_value(json_object_get(then, "revision"));
+	} else if (rc == 0) {
+		how->spec = json_incref(vm->spec);
+	}
+	json_decref(then);
+	if (rc == 0) {
+		how->machine = resolve(vm, how->spec, err);
+		rc = how->machine
+		         ? network_resolve(vm->daemon, how->machine, err)
+		         : err->code;
+	}
+	return rc;
 }
 
 static void launch(struct task *t)
 {
 	struct vm *vm = t->vm;
 	struct error err = { 0 };
-	json_t *machine = NULL;
+	struct holder_start how = { .machine = NULL };
 	int rc;
 
 	if (json_object_get(vm->spec, "image") && !vm->prepared) {
@@ -149,20 +186,21 @@ static void launch(struct task *t)
 		task_fail(t, "no-capacity", err.text, err.hint);
 		return;
 	}
-	machine = vm_resolve(vm, &err);
-	rc = machine ? network_resolve(vm->daemon, machine, &err) : err.code;
+	rc = what_to_start(vm, &how, &err);
 	if (rc == 0)
-		rc = count_run(vm, &err);
+		rc = count_run(vm, how.revision, &err);
 	if (rc == 0) {
 		vm_set_state(vm, VM_STARTING);
-		rc = holder_start(vm, machine, &err);
+		rc = holder_start(vm, &how, &err);
 		if (rc == -EBUSY) {
 			/* Of a run that is over, and on its way out. */
 			arm_ms(t, SOON_MS);
 			rc = late(t) ? rc : 0;
 		}
 	}
-	json_decref(machine);
+	json_decref(how.machine);
+	json_decref(how.spec);
+	json_decref(how.restore);
 	if (rc < 0) {
 		vm_set_state(vm, VM_STOPPED);
 		vm_set_wanted(vm, false);
@@ -221,6 +259,9 @@ static void start_changed(struct task *t)
 static void start_begin(struct task *t)
 {
 	deadline_s(t, START_S);
+	if (is_down(t->vm) &&
+	    json_is_true(json_object_get(t->params, "discard")))
+		saved_discard(t->vm);
 	if (vm_is_up(t->vm))
 		task_succeed(t, json_pack("{s:s, s:b}", "state",
 		                          vm_state_name(t->vm->state),
@@ -229,6 +270,16 @@ static void start_begin(struct task *t)
 		arm_ms(t, TICK_MS);
 	else
 		launch(t);
+}
+
+void operate_start_begin(struct task *t)
+{
+	start_begin(t);
+}
+
+void operate_start_changed(struct task *t)
+{
+	start_changed(t);
 }
 
 /* ---- stop, restart ---- */
@@ -608,6 +659,14 @@ static const struct operation operations[] = {
 	  backup_work_cancel },
 	{ "restore", true, backup_restore_begin, backup_restore_changed,
 	  backup_restore_cancel },
+	{ "snapshot-create", true, moment_create_begin, moment_create_changed,
+	  moment_cancel },
+	{ "snapshot-revert", true, moment_revert_begin, moment_revert_changed,
+	  moment_cancel },
+	{ "snapshot-delete", true, moment_delete_begin, prepare_changed,
+	  moment_cancel },
+	{ "suspend", true, moment_suspend_begin, moment_suspend_changed,
+	  moment_cancel },
 	{ "disk-snapshot", false, disk_work_begin, disk_work_changed,
 	  disk_work_cancel },
 	{ "disk-commit", false, disk_work_begin, disk_work_changed,

@@ -16,6 +16,7 @@
 #define ROLE "/v1/roles/{role}"
 #define BACKUP "/v1/backups/{backup}"
 #define DISK VM "/disks/{disk}"
+#define SNAPSHOT VM "/snapshots/{snapshot}"
 
 const struct route routes[] = {
 	{ "GET", "/v1", RIGHT_NONE, BODY_NONE, "", api_root, .some = true },
@@ -31,7 +32,7 @@ const struct route routes[] = {
 	{ "GET", VM, RIGHT_READ, BODY_NONE, "", api_vm_get },
 	{ "PATCH", VM, RIGHT_DEFINE, BODY_JSON, "", api_vm_patch },
 	{ "DELETE", VM, RIGHT_DEFINE, BODY_NONE, "force", api_vm_delete },
-	{ "POST", VM "/start", RIGHT_OPERATE, BODY_NONE, "", api_vm_action },
+	{ "POST", VM "/start", RIGHT_OPERATE, BODY_MAYBE, "", api_vm_start },
 	{ "POST", VM "/stop", RIGHT_OPERATE, BODY_MAYBE, "", api_vm_stop },
 	{ "POST", VM "/restart", RIGHT_OPERATE, BODY_MAYBE, "", api_vm_stop },
 	{ "POST", VM "/kill", RIGHT_OPERATE, BODY_NONE, "", api_vm_action },
@@ -40,6 +41,8 @@ const struct route routes[] = {
 	{ "POST", VM "/reset", RIGHT_OPERATE, BODY_NONE, "", api_vm_action },
 	{ "POST", VM "/powerdown", RIGHT_OPERATE, BODY_NONE, "",
 	  api_vm_action },
+	{ "POST", VM "/suspend", RIGHT_OPERATE, BODY_MAYBE, "",
+	  api_vm_suspend },
 	{ "GET", VM "/status", RIGHT_READ, BODY_NONE, "", api_vm_status },
 	{ "GET", VM "/log", RIGHT_READ, BODY_NONE, "", api_vm_log },
 	{ "GET", VM "/console", RIGHT_OPERATE, BODY_NONE,
@@ -103,6 +106,16 @@ const struct route routes[] = {
 	{ "POST", DISK "/backup", RIGHT_HOST, BODY_JSON, "", api_disk_work },
 	{ "POST", VM "/jobs/{job}/cancel", RIGHT_OPERATE, BODY_NONE, "",
 	  api_job_cancel },
+
+	{ "GET", VM "/snapshots", RIGHT_READ, BODY_NONE, "", api_moment_list },
+	{ "POST", VM "/snapshots", RIGHT_DEFINE, BODY_MAYBE, "",
+	  api_moment_create },
+	{ "GET", SNAPSHOT, RIGHT_READ, BODY_NONE, "", api_moment_get },
+	{ "DELETE", SNAPSHOT, RIGHT_DEFINE, BODY_NONE, "", api_moment_delete },
+	{ "POST", SNAPSHOT "/revert", RIGHT_DEFINE, BODY_MAYBE, "",
+	  api_moment_revert },
+	{ "GET", SNAPSHOT "/diff", RIGHT_OPERATE, BODY_NONE, "with",
+	  api_moment_diff },
 
 	{ "POST", VM "/backups", RIGHT_DEFINE, BODY_MAYBE, "",
 	  api_backup_create },

@@ -16,6 +16,7 @@
 #include "daemon/daemon.h"
 #include "daemon/guest/guest.h"
 #include "daemon/limits/limits.h"
+#include "daemon/moment/moment.h"
 #include "daemon/store.h"
 #include "daemon/watch/watch.h"
 
@@ -156,6 +157,7 @@ static int load_one(void *ctx, struct row *row)
 	vm->run_revision = row_int(row, 7);
 	vm->prepared = row_int(row, 8) != 0;
 	vm->last_end = row_json(row, 9);
+	saved_look(vm);
 	vm_insert(vm);
 	return 0;
 }
@@ -225,6 +227,7 @@ json_t *vm_head_json(const struct vm *vm)
 	json_object_set_new(o, "restart_needed",
 	                    json_boolean(vm->state != VM_STOPPED &&
 	                                 vm->run_revision != vm->revision));
+	json_object_set_new(o, "saved", json_boolean(vm->saved));
 	json_object_set_new(o, "restarts", json_integer(vm->restarts));
 	json_object_set_new(o, "pid",
 	                    vm->pid ? json_integer(vm->pid) : json_null());
@@ -278,6 +281,7 @@ void vm_came_up(struct vm *vm, enum vm_state state)
 {
 	if (vm->state == VM_STOPPED || vm->state == VM_STARTING)
 		vm->running_ns = loop_now_ns();
+	vm->saved = false;
 	vm_set_state(vm, state);
 	limits_apply(vm);
 	operate_changed(vm);
@@ -291,7 +295,8 @@ static bool failed(json_t *end)
 	/* debug-exit: 1 is what a guest that is content writes. */
 	if (cause && strcmp(cause, "guest-exit") == 0)
 		return code > 1;
-	return !cause || strcmp(cause, "power-off") != 0;
+	return !cause || (strcmp(cause, "power-off") != 0 &&
+	                  strcmp(cause, "suspended") != 0);
 }
 
 static void plan_restart(struct vm *vm, json_t *end)
@@ -362,6 +367,7 @@ void vm_ended(struct vm *vm, json_t *end)
 	              "UPDATE vms SET last_end = ? WHERE id = ?", "jt", end,
 	              vm->id) < 0)
 		log_error("daemon", "%s: %s", vm->name, err.text);
+	saved_look(vm);
 	vm_set_state(vm, VM_STOPPED);
 	guest_gone(vm);
 	limits_vm_ended(vm);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A guest that stays: it says that it is up, gives back what is typed, counts
- * lines when "c" is typed, ends badly on "x", and shuts down when the power
- * button is pressed, unless "d" made it deaf.
+ * lines when "c" is typed, remembers how often "n" was, ends badly on "x", and
+ * shuts down when the power button is pressed, unless "d" made it deaf.
  */
 #include "../guest/guest.h"
 
@@ -35,6 +35,10 @@ static void sleep_a_bit(void)
 
 static void typed(char c, bool *deaf)
 {
+	static int times;
+
+	if (c == 'n')
+		print("n came %d times\n", ++times);
 	if (c == 'x')
 		guest_exit(3); /* 7, as atoll sees it */
 	if (c == 'd')

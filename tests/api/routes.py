@@ -17,6 +17,7 @@ import unittest
 
 import harness
 from harness import wait_for
+from route_moments import MomentRoutes
 
 PROGRAMS = harness.programs(sys.argv[1:4])
 SPEC = harness.Spec()
@@ -33,7 +34,9 @@ def post(path, body=None, **how):
     return D.call("POST", path, body, **how)
 
 
-class Routes(unittest.TestCase):
+class Routes(MomentRoutes, unittest.TestCase):
+    D = D
+
     def refused(self, answer, status, code, words=""):
         self.assertEqual((answer.status, answer.code), (status, code),
                          answer.body)

@@ -309,8 +309,18 @@ class Cli(unittest.TestCase):
                          ["default"])
         self.assertEqual(complete("user", "grant", "x", "--role", "view"),
                          ["viewer"])
+        self.assertEqual(complete("suspend", "comp"), ["completed"])
+        self.assertEqual(complete("snapshot", "rev"), ["revert"])
+        self.good("vm", "start", "completed")
+        self.good("snapshot", "create", "completed", "early")
+        self.assertEqual(complete("snapshot", "revert", "comp"),
+                         ["completed"])
+        self.assertEqual(complete("snapshot", "revert", "completed", "ea"),
+                         ["early"])
+        self.assertEqual(complete("snapshot", "revert", "--fo"), ["--force"])
         self.check_zsh()
         self.check_fish()
+        self.good("vm", "kill", "completed")
         self.good("net", "delete", "wired")
         self.good("vm", "delete", "completed", "--yes")
 

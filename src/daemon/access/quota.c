@@ -14,6 +14,7 @@
 #include "base/units.h"
 #include "daemon/api.h"
 #include "daemon/backup/backup.h"
+#include "daemon/moment/moment.h"
 #include "daemon/store.h"
 
 static const struct {
@@ -124,6 +125,34 @@ static bool makes_snapshot(const struct task *t)
 	return strcmp(t->kind, "disk-snapshot") == 0;
 }
 
+/* Of a snapshot that waits for its turn, or is being made; 0: it is no such
+ * task, or done with it. */
+static u64 makes_moment(const struct vm *vm, const struct task *t)
+{
+	json_t *found;
+
+	if (strcmp(t->kind, "snapshot-create"))
+		return 0;
+	found = moment_find(
+	    vm, json_string_value(json_object_get(t->params, "snapshot")));
+	json_decref(found);
+	return found ? 0 : MAX(number(t->params, "bytes_most"), (u64)1);
+}
+
+/* Snapshots of the whole machine. */
+static void add_moments(u64 used[QUOTA_COUNT], const struct vm *vm)
+{
+	u64 bytes, most;
+
+	used[QUOTA_SNAPSHOTS] += moment_count(vm, &bytes);
+	for (const struct task *t = vm->queue; t; t = t->next) {
+		most = makes_moment(vm, t);
+		used[QUOTA_SNAPSHOTS] += most > 0;
+		bytes += most;
+	}
+	used[QUOTA_DISK] += bytes;
+}
+
 static u64 snapshots(const struct vm *vm)
 {
 	char *own = vm_folder_path(vm), *root = xasprintf("%s/root.qcow2", own);
@@ -155,8 +184,10 @@ static void add(struct daemon *d, u64 used[QUOTA_COUNT], json_t *spec,
 	used[QUOTA_MEMORY] +=
 	    MAX(number(spec, "memory_bytes"), number(spec, "memory_max_bytes"));
 	used[QUOTA_DISK] += own_disk(d, spec, vm);
-	if (vm)
-		used[QUOTA_SNAPSHOTS] += snapshots(vm);
+	if (!vm)
+		return;
+	used[QUOTA_SNAPSHOTS] += snapshots(vm);
+	add_moments(used, vm);
 }
 
 void quota_used(struct daemon *d, const char *project, const struct vm *but,
@@ -277,6 +308,40 @@ int quota_allows_backup(struct daemon *d, const char *project, u64 bytes,
 		rc = refusal(err, project, QUOTA_BACKUPS, most, used, bytes);
 	json_decref(limits);
 	return rc;
+}
+
+/* What blocks a raw file has; a qcow2 one may lie on others. */
+static u64 disk_most(json_t *disk)
+{
+	const char *path = json_string_value(json_object_get(disk, "path"));
+	const char *format = json_string_value(json_object_get(disk, "format"));
+	struct stat st;
+
+	if (json_is_true(json_object_get(disk, "readonly")))
+		return 0;
+	if (format && strcmp(format, "qcow2") == 0)
+		return qcow2_bytes("", path);
+	return stat(path, &st) < 0 ? 0 : (u64)st.st_blocks * 512;
+}
+
+bool quota_allows_moment(struct call *c, const struct vm *vm, u64 *most)
+{
+	u64 used[QUOTA_COUNT], then[QUOTA_COUNT];
+	json_t *disk;
+	size_t i;
+
+	*most = MAX(number(vm->spec, "memory_bytes"),
+	            number(vm->spec, "memory_max_bytes")) +
+	        own_disk(c->daemon, vm->spec, vm);
+	json_array_foreach(json_object_get(vm->spec, "disks"), i, disk)
+	{
+		*most += disk_most(disk);
+	}
+	quota_used(c->daemon, vm_project(vm), NULL, used);
+	memcpy(then, used, sizeof(then));
+	then[QUOTA_SNAPSHOTS]++;
+	then[QUOTA_DISK] += *most;
+	return within(c, vm_project(vm), used, then);
 }
 
 bool quota_allows_disk(struct call *c, const struct vm *vm, u64 bytes)

@@ -46,5 +46,8 @@ bool quota_allows_snapshot(struct call *c, const struct vm *vm);
 /* Another backup of so many bytes, beside those that there are? In words. */
 int quota_allows_backup(struct daemon *d, const char *project, u64 bytes,
                         struct error *err) MUST_CHECK;
+/* A snapshot of the whole machine. It counts by what it takes of the disk;
+ * before it is there by *most, what it may take. */
+bool quota_allows_moment(struct call *c, const struct vm *vm, u64 *most);
 /* The machine's own disk, that much larger or smaller than it is. */
 bool quota_allows_disk(struct call *c, const struct vm *vm, u64 bytes);

@@ -341,6 +341,30 @@ int hold_files_open(struct hold_files *f, json_t *machine, struct error *err)
 	return rc;
 }
 
+int hold_files_restore(struct hold_files *f, const struct hold_config *config,
+                       struct error *err)
+{
+	json_t *how = json_object_get(config->document, "restore");
+	json_t *restore = json_object();
+	int fd = openat(config->folder, HOLD_SAVED, O_RDONLY | O_CLOEXEC), rc;
+
+	json_object_set_new(f->file, "restore", restore);
+	copy_key(restore, how, "copy");
+	if (fd < 0)
+		return error_set(err, -errno,
+		                 "cannot open the saved machine: %s",
+		                 strerror(errno));
+	rc = add_fd(f, restore, "fd", fd, err);
+	/* It is lost if this host goes down now; that its guest did everything
+	 * twice would be worse. */
+	if (rc == 0 && renameat(config->folder, HOLD_SAVED, config->folder,
+	                        HOLD_RESUMING) < 0)
+		rc = error_set(err, -errno, "the saved machine: %s",
+		               strerror(errno));
+	f->restores = rc == 0;
+	return rc;
+}
+
 void hold_files_sent(struct hold_files *f)
 {
 	for (unsigned i = 0; i < f->fd_count; i++)

@@ -14,6 +14,10 @@
  *	{"event":"stopped", ... as in end.json}
  *	{"op":"input","data":HEX}   {"op":"kill"}   others: to atoll-vm
  *	{"op":"agent"}: the answer brings the guest agent's line
+ *	{"op":"definition"}: what it was started by
+ *
+ * A machine that goes on from a saved state uses that up: the state has another
+ * name while the machine is built, and none once its guest runs.
  */
 #include "daemon/hold/hold.h"
 
@@ -65,6 +69,7 @@ struct hold {
 	struct hold_files files;
 	struct console_log log;
 	struct client clients[CLIENTS_MAX];
+	struct client *stayer; /* the machine stands still for it; or NULL */
 	struct request requests[REQUESTS_MAX];
 	u64 last_id;
 
@@ -80,16 +85,30 @@ struct hold {
 
 	const char *state;
 	json_t *end; /* how it ended, when atoll-vm said so */
-	bool killed;
+	bool killed, began;
 };
 
 /* ---- to the daemon ---- */
+
+/* Nobody is there any more to say what becomes of the machine. */
+static void let_go_on(struct hold *h)
+{
+	json_t *go = json_pack("{s:s}", "op", "go");
+	struct error err;
+
+	h->stayer = NULL;
+	if (h->control >= 0 && control_send(h->control, go, NULL, 0, &err) < 0)
+		log_debug("hold", "%s", err.text);
+	json_decref(go);
+}
 
 static void client_drop(struct client *c)
 {
 	for (size_t i = 0; i < REQUESTS_MAX; i++)
 		if (c->hold->requests[i].client == c)
 			c->hold->requests[i].client = NULL;
+	if (c->hold->stayer == c)
+		let_go_on(c->hold);
 	loop_fd_remove(c->watch);
 	close(c->fd);
 	c->watch = NULL;
@@ -246,6 +265,21 @@ static void answer_agent(struct client *c, json_t *id)
 	json_decref(message);
 }
 
+static void answer_definition(struct client *c, json_t *id)
+{
+	json_t *document = c->hold->config->document;
+	json_t *message = json_pack(
+	    "{s:b, s:O?, s:O?, s:O?}", "ok", 1, "spec",
+	    json_object_get(document, "spec"), "revision",
+	    json_object_get(document, "revision"), "disks",
+	    json_object_get(json_object_get(document, "machine"), "disks"));
+
+	if (id)
+		json_object_set(message, "id", id);
+	client_send(c, message);
+	json_decref(message);
+}
+
 static void kill_vm(struct hold *h)
 {
 	h->killed = true;
@@ -284,6 +318,18 @@ static const char *relay(struct hold *h, struct client *c, json_t *message,
 	return "the machine does not listen";
 }
 
+/* To atoll-vm all of our clients are one. */
+static void note_stay(struct client *c, json_t *message, const char *op)
+{
+	struct hold *h = c->hold;
+
+	if (json_is_true(json_object_get(message, "stay")))
+		h->stayer = c;
+	else if (h->stayer == c &&
+	         (strcmp(op, "go") == 0 || strcmp(op, "quit") == 0))
+		h->stayer = NULL;
+}
+
 static void do_request(struct client *c, json_t *message, const int *fds,
                        size_t count)
 {
@@ -303,6 +349,10 @@ static void do_request(struct client *c, json_t *message, const int *fds,
 		answer_agent(c, id);
 		return;
 	}
+	if (strcmp(op, "definition") == 0) {
+		answer_definition(c, id);
+		return;
+	}
 	if (strcmp(op, "input") == 0) {
 		const char *hex =
 		    json_string_value(json_object_get(message, "data"));
@@ -311,6 +361,8 @@ static void do_request(struct client *c, json_t *message, const int *fds,
 		return;
 	}
 	refusal = relay(h, c, message, op, fds, count);
+	if (!refusal)
+		note_stay(c, message, op);
 	if (refusal)
 		answer(c, id, refusal);
 	else if (strcmp(op, "quit") == 0)
@@ -459,6 +511,8 @@ static void control_ready(void *ctx, unsigned events)
 	if (!event) {
 		take_answer(h, message);
 	} else if (strcmp(event, "started") == 0) {
+		h->began = true;
+		unlinkat(h->config->folder, HOLD_RESUMING, 0);
 		set_state(h, "running");
 	} else if (strcmp(event, "record") == 0) {
 		record(h, message);
@@ -528,6 +582,8 @@ static int start(struct hold *h, struct error *err)
 	json_t *message;
 	int log, rc = hold_files_open(&h->files, machine, err);
 
+	if (rc == 0 && json_object_get(h->config->document, "restore"))
+		rc = hold_files_restore(&h->files, h->config, err);
 	if (rc < 0)
 		return rc;
 	log = openat(h->config->folder, "vm.log",
@@ -603,10 +659,28 @@ static void write_end(struct hold *h, json_t *end)
 	free(text);
 }
 
+/* A start that failed can be tried again. What a machine ended for, it goes on
+ * from; of one that went on, what was written is nothing. */
+static void settle_saved(struct hold *h, json_t *end)
+{
+	const char *cause = json_string_value(json_object_get(end, "cause"));
+	int folder = h->config->folder;
+
+	if (h->files.restores && !h->began)
+		renameat(folder, HOLD_RESUMING, folder, HOLD_SAVED);
+	if (!h->began)
+		return;
+	if (cause && strcmp(cause, "suspended") == 0 && !h->killed)
+		renameat(folder, HOLD_SAVING, folder, HOLD_SAVED);
+	else
+		unlinkat(folder, HOLD_SAVING, 0);
+}
+
 static void finish(struct hold *h, json_t *end)
 {
 	json_object_set(end, "run",
 	                json_object_get(h->config->document, "run"));
+	settle_saved(h, end);
 	write_end(h, end);
 	h->state = "stopped";
 	if (h->noticed_end != h->log.end)

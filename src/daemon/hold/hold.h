@@ -22,6 +22,11 @@ struct error;
 
 enum { HOLD_FDS_MAX = 64, HOLD_NETS_MAX = 8 };
 
+/* In the machine's folder (moment/moment.h says what they are). */
+#define HOLD_SAVED "suspended.state"
+#define HOLD_SAVING "saving.state"
+#define HOLD_RESUMING "resuming.state"
+
 /* What goes to atoll-vm, and what is kept of it. */
 struct hold_files {
 	json_t *file; /* the machine file */
@@ -33,12 +38,17 @@ struct hold_files {
 	unsigned net_count;
 	struct cable *cables[HOLD_NETS_MAX]; /* in switches of networks */
 	unsigned cable_count;
+	bool restores;
 };
 
 /* Opens all that the definition names and starts the networks. On failure
  * nothing is left. */
 int hold_files_open(struct hold_files *f, json_t *machine,
                     struct error *err) MUST_CHECK;
+struct hold_config;
+/* It is to go on from what was saved. */
+int hold_files_restore(struct hold_files *f, const struct hold_config *config,
+                       struct error *err) MUST_CHECK;
 /* Closes what was to be sent: atoll-vm has it. */
 void hold_files_sent(struct hold_files *f);
 void hold_files_fini(struct hold_files *f);

@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * work - the tasks that save a machine and put it back.
+ *
+ * Each is one process that does all of it, or nothing. So a task that a daemon
+ * died in is begun again by the next one: it waits for a process that is still
+ * at it, and finds what is there already.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "daemon/api.h"
+#include "daemon/moment/moment.h"
+#include "daemon/store.h"
+
+enum { WORDS_MAX = 12, KILL_S = 30, TICK_MS = 100, DOUBT_MS = 1000 };
+enum { FIRST, PUT_BACK, STARTING, IN_DOUBT };
+
+struct words {
+	char *word[WORDS_MAX + 1];
+	size_t count;
+};
+
+static void add(struct words *w, char *word)
+{
+	ASSERT(w->count < WORDS_MAX);
+	w->word[w->count++] = word;
+}
+
+static const char *text(const struct task *t, const char *key)
+{
+	return json_string_value(json_object_get(t->params, key));
+}
+
+static bool is_set(const struct task *t, const char *key)
+{
+	return json_is_true(json_object_get(t->params, key));
+}
+
+static void arm(struct task *t)
+{
+	loop_timer_arm(&t->timer, loop_now_ns() + TICK_MS * NSEC_PER_MSEC);
+}
+
+static void fail_with(struct task *t, const struct error *err)
+{
+	task_fail(t, error_code_of(err->code), err->text, err->hint);
+}
+
+/* What a process of ours said on its way out. */
+static void fail_of(struct task *t, const char *words)
+{
+	static const int full[] = { ENOSPC, EDQUOT, EFBIG };
+	const char *code = "conflict";
+
+	for (size_t i = 0; i < ARRAY_SIZE(full); i++)
+		if (strstr(words, strerror(full[i])))
+			code = "storage";
+	if (strncmp(words, "error: ", 7) == 0)
+		words += 7;
+	task_fail(t, code, words, "");
+}
+
+/* atoll NOUN VERB with the machine's own place; more follows. */
+static void begin_words(struct words *w, const struct task *t, const char *noun,
+                        const char *verb)
+{
+	char *folder = vm_folder_path(t->vm);
+
+	add(w, xstrdup("atoll"));
+	add(w, xstrdup(noun));
+	if (verb)
+		add(w, xstrdup(verb));
+	add(w, xasprintf("--machine-folder=%s", folder));
+	add(w, xasprintf("--machine-socket=%s/machines/%s.sock",
+	                 t->vm->daemon->place.runtime, t->vm->id));
+	free(folder);
+}
+
+/* Ends the task when it can't be started. */
+static void start(struct task *t, struct words *w, job_fn *over)
+{
+	struct error err = { 0 };
+
+	t->job = job_start(t->vm->daemon->loop,
+	                   (const char *const *)(void *)w->word, over, t, &err);
+	for (size_t i = 0; i < w->count; i++)
+		free(w->word[i]);
+	if (!t->job)
+		fail_with(t, &err);
+}
+
+void moment_cancel(struct task *t)
+{
+	/* It ends at once, or is past the point from which it goes through. */
+	if (t->job)
+		job_end(t->job);
+	else if (t->step == IN_DOUBT || t->step == PUT_BACK)
+		arm(t);
+	else if (t->step == STARTING)
+		operate_start_changed(t);
+	else
+		task_cancelled(t, "cancelled before it began");
+}
+
+/* ---- create ---- */
+
+static void created(void *ctx, const char *words)
+{
+	struct task *t = ctx;
+
+	json_t *found = moment_find(t->vm, text(t, "snapshot"));
+
+	t->job = NULL;
+	json_decref(found);
+	if (words)
+		moment_tidy(t->vm, text(t, "snapshot"));
+	/* An earlier daemon's process may have made it while this one waited
+	 * for that. */
+	if (found)
+		task_succeed(
+		    t, json_pack("{s:s}", "snapshot", text(t, "snapshot")));
+	else if (!words)
+		task_fail(t, "storage", "the snapshot is damaged", "");
+	else if (t->cancelling)
+		task_cancelled(t, "cancelled; nothing was kept");
+	else
+		fail_of(t, words);
+}
+
+/* The machine runs; else the task has ended, or waits for that. */
+static bool is_ready(struct task *t)
+{
+	if (t->vm->state == VM_STARTING) {
+		arm(t);
+		return false;
+	}
+	if (vm_is_up(t->vm))
+		return true;
+	task_fail(t, "conflict", "the machine does not run",
+	          "start it first; atoll backup keeps what disks hold");
+	return false;
+}
+
+void moment_create_begin(struct task *t)
+{
+	const char *name = text(t, "snapshot");
+	const char *description = text(t, "description");
+	json_t *found = moment_find(t->vm, name);
+	struct words w = { .count = 0 };
+
+	json_decref(found);
+	if (found) {
+		/* By an earlier daemon's process. */
+		task_succeed(t, json_pack("{s:s}", "snapshot", name));
+		return;
+	}
+	if (!is_ready(t))
+		return;
+	begin_words(&w, t, "snapshot", "create");
+	if (description && description[0])
+		add(&w, xasprintf("--description=%s", description));
+	if (is_set(t, "fast"))
+		add(&w, xstrdup("--fast"));
+	add(&w, xstrdup("--"));
+	add(&w, xstrdup(t->vm->name));
+	add(&w, xstrdup(name));
+	task_progress(t, 10, "saving memory and disks");
+	start(t, &w, created);
+}
+
+void moment_create_changed(struct task *t)
+{
+	if (!t->job)
+		moment_create_begin(t);
+}
+
+/* ---- revert ---- */
+
+/* An earlier daemon may have come that far. */
+static void note_put_back(struct task *t)
+{
+	struct error err = { 0 };
+
+	json_object_set_new(t->params, "put_back", json_true());
+	if (store_run(t->vm->daemon->store, &err,
+	              "UPDATE tasks SET params = ? WHERE id = ?", "ji",
+	              t->params, t->id) < 0)
+		fail_with(t, &err);
+	else if (is_set(t, "start")) {
+		t->step = STARTING;
+		operate_start_begin(t);
+	} else {
+		task_succeed(t, json_pack("{s:s, s:b}", "snapshot",
+		                          text(t, "snapshot"), "saved", 1));
+	}
+}
+
+static void put_back(void *ctx, const char *words)
+{
+	struct task *t = ctx;
+
+	t->job = NULL;
+	saved_look(t->vm);
+	if (!words)
+		note_put_back(t);
+	else if (t->cancelling)
+		task_cancelled(t, "cancelled; the machine is as it was");
+	else
+		fail_of(t, words);
+}
+
+static void put_it_back(struct task *t)
+{
+	json_t *then = moment_find(t->vm, text(t, "snapshot"));
+	struct words w = { .count = 0 };
+	struct error err = { 0 };
+	int rc = then ? saved_fits(t->vm, then, &err)
+	              : error_set(&err, -ENOENT, "the snapshot is gone");
+
+	json_decref(then);
+	if (rc < 0) {
+		fail_with(t, &err);
+		return;
+	}
+	t->step = PUT_BACK;
+	begin_words(&w, t, "snapshot", "revert");
+	add(&w, xstrdup("--"));
+	add(&w, xstrdup(t->vm->name));
+	add(&w, xstrdup(text(t, "snapshot")));
+	task_progress(t, 30, "copying its disks back");
+	start(t, &w, put_back);
+}
+
+void moment_revert_changed(struct task *t)
+{
+	struct vm *vm = t->vm;
+
+	if (t->step == STARTING) {
+		operate_start_changed(t);
+	} else if (t->job) {
+		return;
+	} else if (vm->state == VM_STOPPED && !vm->holder) {
+		put_it_back(t);
+	} else if (!is_set(t, "force")) {
+		task_fail(t, "conflict", "the machine runs",
+		          "stop it first, or revert with force: what it did "
+		          "since is lost");
+	} else if (loop_now_ns() >= t->deadline_ns) {
+		task_fail(t, "timeout", "the machine's process does not end",
+		          "");
+	} else {
+		vm_set_wanted(vm, false);
+		holder_request(vm, json_pack("{s:s}", "op", "kill"), NULL,
+		               NULL);
+		arm(t);
+	}
+}
+
+void moment_revert_begin(struct task *t)
+{
+	t->deadline_ns = loop_now_ns() + KILL_S * NSEC_PER_SEC;
+	if (is_set(t, "put_back"))
+		note_put_back(t);
+	else
+		moment_revert_changed(t);
+}
+
+/* ---- delete ---- */
+
+static void deleted(void *ctx, const char *words)
+{
+	struct task *t = ctx;
+
+	t->job = NULL;
+	if (!words)
+		task_succeed(t, NULL);
+	else if (t->cancelling)
+		task_cancelled(t, "cancelled; the snapshot is not whole, or "
+		                  "still there");
+	else
+		fail_of(t, words);
+}
+
+void moment_delete_begin(struct task *t)
+{
+	const char *name = text(t, "snapshot");
+	json_t *found = moment_find(t->vm, name);
+	struct words w = { .count = 0 };
+
+	json_decref(found);
+	if (!found) {
+		moment_tidy(t->vm, name);
+		task_succeed(t, NULL);
+		return;
+	}
+	begin_words(&w, t, "snapshot", "delete");
+	add(&w, xstrdup("--"));
+	add(&w, xstrdup(t->vm->name));
+	add(&w, xstrdup(name));
+	start(t, &w, deleted);
+}
+
+/* ---- suspend ---- */
+
+static void put_away(void *ctx, const char *words)
+{
+	struct task *t = ctx;
+
+	t->job = NULL;
+	t->step = words ? IN_DOUBT : PUT_BACK;
+	t->deadline_ns = loop_now_ns() + (words ? DOUBT_MS * NSEC_PER_MSEC
+	                                        : KILL_S * NSEC_PER_SEC);
+	if (words)
+		task_progress(t, t->progress, words);
+	moment_suspend_changed(t);
+}
+
+/* Its process failed; but an earlier daemon's may have done it, and the
+ * machine be on its way out. */
+static void fail_in_doubt(struct task *t)
+{
+	char *words = xstrdup(t->words);
+
+	vm_set_wanted(t->vm, is_set(t, "wanted"));
+	if (t->cancelling)
+		task_cancelled(t, "cancelled; the machine goes on");
+	else
+		fail_of(t, words);
+	free(words);
+}
+
+void moment_suspend_begin(struct task *t)
+{
+	struct words w = { .count = 0 };
+
+	/* An earlier daemon's process has done it. */
+	if (t->vm->state == VM_STOPPED && !t->vm->holder && t->vm->saved) {
+		task_succeed(t, json_pack("{s:b}", "saved", 1));
+		return;
+	}
+	if (!is_ready(t))
+		return;
+	begin_words(&w, t, "suspend", NULL);
+	if (is_set(t, "fast"))
+		add(&w, xstrdup("--fast"));
+	add(&w, xstrdup("--"));
+	add(&w, xstrdup(t->vm->name));
+	/* Its end is what was asked for. */
+	vm_set_wanted(t->vm, false);
+	task_progress(t, 10, "saving memory");
+	start(t, &w, put_away);
+}
+
+void moment_suspend_changed(struct task *t)
+{
+	if (t->step == FIRST) {
+		if (!t->job)
+			moment_suspend_begin(t);
+	} else if (t->vm->state == VM_STOPPED && !t->vm->holder) {
+		if (t->vm->saved)
+			task_succeed(t, json_pack("{s:b}", "saved", 1));
+		else
+			task_fail(t, "conflict",
+			          "the machine ended before it was saved",
+			          "its last end says why");
+	} else if (loop_now_ns() < t->deadline_ns) {
+		arm(t);
+	} else if (t->step == IN_DOUBT) {
+		fail_in_doubt(t);
+	} else {
+		task_fail(t, "timeout", "the machine's process does not end",
+		          "");
+	}
+}

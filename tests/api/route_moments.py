@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of snapshots and of machines put away: a part of routes.py."""
+import subprocess
+import threading
+
+from harness import wait_for
+
+AT = "/v1/vms/kept"
+ALL = AT + "/snapshots"
+
+
+class MomentRoutes:
+    def post(self, path, body=None, **how):
+        return self.D.call("POST", path, body, **how)
+
+    def get(self, path, **how):
+        return self.D.call("GET", path, **how)
+
+    def count(self, name, wanted):
+        """What the guest remembers, in its memory."""
+        shown = b"n came %d times" % wanted
+        before = self.D.shown(name, shown)
+        self.post(f"/v1/vms/{name}/console", b"n")
+        self.D.console(name, shown, before)
+
+    def make_kept(self):
+        self.disk = self.D.work / "kept.raw"
+        self.disk.write_bytes(b"first" + bytes((4 << 20) - 5))
+        made = self.D.define("kept", disks=[{"path": str(self.disk)}])
+        self.assertEqual(made.status, 201)
+        self.refused(self.post(ALL), 409, "conflict", "does not run")
+        self.D.do("POST", AT + "/start")
+        self.D.console("kept", b"resident is up")
+        self.count("kept", 1)
+
+    def moment_refusals(self):
+        for body, words in (
+                ({"name": "../x"}, "name"), ({"name": "a\nb"}, "name"),
+                ({"name": "-x"}, "name"), ({"name": ""}, "name"),
+                ({"name": "x" * 64}, "name"), ({"name": 5}, "name"),
+                ({"name": "a.b"}, "name"), ({"colour": 1}, "colour"),
+                ({"fast": "yes"}, "fast"), ({"description": 5}, "description"),
+                ({"description": "x" * 5000}, "description")):
+            with self.subTest(body=body):
+                self.refused(self.post(ALL, body), 400, "bad-request", words)
+        for path in (ALL, ALL + "/x/revert", AT + "/suspend", AT + "/start"):
+            path = path.replace("kept", "none")
+            self.refused(self.post(path), 404, "not-found", "none")
+        for method, path in (("GET", ""), ("GET", "/x"), ("DELETE", "/x"),
+                             ("GET", "/x/diff?with=y")):
+            at = ALL.replace("kept", "none") + path
+            self.refused(self.D.call(method, at), 404, "not-found", "none")
+            if path:
+                self.refused(self.D.call(method, ALL + path), 404,
+                             "not-found", "no snapshot x")
+        self.refused(self.post(ALL + "/x/revert"), 404, "not-found")
+        for old in (ALL, ALL + "/first/revert", AT + "/suspend",
+                    AT + "/start"):
+            self.refused(self.post(old, headers={"If-Match": '"999"'}), 412,
+                         "precondition")
+        self.refused(self.post(ALL + "/first/revert", {"force": 1}), 400,
+                     "bad-request", "force")
+        self.refused(self.post(AT + "/suspend", {"x": 1}), 400, "bad-request")
+        for body in ({"discard": 1}, {"x": True}):
+            self.refused(self.post(AT + "/start", body), 400, "bad-request")
+        self.refused(self.get(ALL + "/first/diff"), 400, "bad-request",
+                     "with which")
+        self.refused(self.get(ALL + "/first/diff?with=none"), 404,
+                     "not-found", "none")
+
+    def test_460_snapshots(self):
+        self.make_kept()
+        self.assertEqual(self.get(ALL).json,
+                         {"current": None, "snapshots": []})
+        key = {"Idempotency-Key": "snap"}
+        body = {"name": "first", "description": "as it was"}
+        made = self.post(ALL, body, headers=key)
+        again = self.post(ALL, body, headers=key)
+        self.assertEqual(made.json["id"], again.json["id"])
+        # Its name is taken from now on.
+        self.refused(self.post(ALL, body), 409, "conflict", "already")
+        task = self.D.task(made)
+        self.assertEqual((task["state"], task["result"]),
+                         ("succeeded", {"snapshot": "first"}))
+        self.refused(self.post(ALL, body), 409, "conflict", "already")
+        self.moment_refusals()
+        self.count("kept", 2)
+        self.D.do("POST", ALL, {"name": "second", "fast": True})
+        listed = self.get(ALL).json
+        self.assertEqual(listed["current"], "second")
+        self.assertEqual([(s["name"], s["parent"], s["description"])
+                          for s in listed["snapshots"]],
+                         [("first", None, "as it was"),
+                          ("second", "first", "")])
+        one = self.get(ALL + "/first").json
+        self.assertEqual(one["spec"], self.D.vm("kept")["spec"])
+        self.assertGreater(one["bytes"], one["memory_bytes"])
+        self.assertGreater(one["pause_us"], 0)
+        differs = self.get(ALL + "/first/diff?with=second").json
+        self.assertGreater(differs["memory"]["differing_bytes"], 0)
+        self.assertEqual(differs["disks"][0]["differing_bytes"], 0)
+        (self.folder("kept") / "snapshots/second/state").rename(
+            self.D.work / "state-of-second")
+        self.refused(self.get(ALL + "/first/diff?with=second"), 409,
+                     "conflict", "state")
+        (self.D.work / "state-of-second").rename(
+            self.folder("kept") / "snapshots/second/state")
+
+    def folder(self, name):
+        return self.D.state / "machines" / self.D.vm(name)["id"]
+
+    def test_461_revert(self):
+        self.refused(self.post(ALL + "/first/revert"), 409, "conflict",
+                     "runs")
+        # Of what waits in the queue nobody knows yet.
+        self.D.do("POST", AT + "/kill")
+        self.disk = self.D.work / "kept.raw"
+        with open(self.disk, "r+b") as f:
+            f.write(b"later")
+        self.D.do("POST", ALL + "/first/revert")
+        self.assertEqual(self.disk.read_bytes()[:5], b"first")
+        vm = self.D.vm("kept")
+        self.assertEqual((vm["state"], vm["saved"]), ("stopped", True))
+        self.assertEqual(self.get(ALL).json["current"], "first")
+        self.D.do("POST", AT + "/start")
+        self.assertFalse(self.D.vm("kept")["saved"])
+        # It remembers what it did before the first one, and no more.
+        self.count("kept", 2)
+        self.assertFalse((self.folder("kept") / "resuming.state").exists())
+        self.D.do("POST", ALL + "/second/revert",
+                  {"force": True, "start": True})
+        self.assertEqual(self.D.vm("kept")["state"], "running")
+        self.count("kept", 3)
+        self.D.do("POST", ALL, {"name": "third"})
+        # Those below it stay when it goes.
+        self.D.do("DELETE", ALL + "/second")
+        left = {s["name"]: s["parent"]
+                for s in self.get(ALL).json["snapshots"]}
+        self.assertEqual(left, {"first": None, "third": "first"})
+        self.refused(self.post(ALL + "/second/revert"), 404, "not-found")
+
+    def test_462_what_was_taken_away_stays_so(self):
+        self.D.do("POST", AT + "/kill")
+        self.assertEqual(self.D.call("PATCH", AT, {"disks": []}).status, 200)
+        self.refused(self.post(ALL + "/third/revert"), 409, "conflict",
+                     "other disks")
+        disks = self.get(ALL + "/third").json["spec"]["disks"]
+        self.D.call("PATCH", AT, {"disks": disks, "description": "new"})
+        self.D.do("POST", ALL + "/third/revert", {"start": True})
+        vm = self.D.vm("kept")
+        # It is what it was; what it is to be comes with its next boot.
+        self.assertTrue(vm["restart_needed"])
+        self.assertEqual(vm["spec"]["description"], "new")
+        self.D.do("POST", AT + "/suspend")
+        self.D.call("PATCH", AT, {"memory_bytes": 64 << 20, "cpus": 2})
+        self.D.do("POST", AT + "/start")
+        self.count("kept", 4)
+        self.D.do("POST", AT + "/suspend")
+        self.D.call("PATCH", AT, {"cpus": 1, "nics": [{"type": "user"}]})
+        task = self.D.task(self.post(AT + "/start"))
+        self.assertEqual(task["error"]["code"], "conflict")
+        self.assertIn("other nics", task["error"]["words"])
+        self.D.call("PATCH", AT, {"nics": []})
+        ups = self.D.shown("kept", b"resident is up")
+        self.D.do("POST", AT + "/start", {"discard": True})
+        self.D.console("kept", b"resident is up", ups)
+        self.assertFalse(self.D.vm("kept")["restart_needed"])
+        self.count("kept", 1)
+
+    def test_463_suspend(self):
+        self.D.do("POST", AT + "/suspend", {"fast": True})
+        vm = self.D.vm("kept")
+        self.assertEqual((vm["state"], vm["saved"], vm["wanted"],
+                          vm["last_end"]["cause"]),
+                         ("stopped", True, "stopped", "suspended"))
+        task = self.D.task(self.post(AT + "/suspend"))
+        self.assertEqual(task["state"], "succeeded")
+        self.D.do("POST", AT + "/start")
+        self.count("kept", 2)
+        self.D.do("POST", AT + "/kill")
+        task = self.D.task(self.post(AT + "/suspend"))
+        self.assertEqual(task["error"]["code"], "conflict")
+        # A state that does not fit is tried again, or dropped.
+        self.D.do("POST", ALL + "/third/revert")
+        state = self.folder("kept") / "suspended.state"
+        whole = state.read_bytes()
+        state.unlink()
+        state.write_bytes(whole[:-1])
+        task = self.D.task(self.post(AT + "/start"))
+        self.assertEqual(task["error"]["code"], "start-failed", task)
+        self.assertTrue(self.D.vm("kept")["saved"])
+        self.D.do("POST", AT + "/start", {"discard": True})
+        self.assertFalse(state.exists())
+        folder = self.folder("kept")
+        self.D.do("DELETE", AT + "?force=true")
+        wait_for(lambda: not folder.exists())
+
+    def test_843_quotas_of_snapshots(self):
+        self.D.call("POST", "/v1/projects", {"name": "few", "quotas": {
+            "snapshots": 1}})
+        self.D.define("counted", project="few")
+        self.D.do("POST", "/v1/vms/counted/start")
+        at = "/v1/vms/counted/snapshots"
+        answers = []
+        threads = [threading.Thread(target=lambda n=n: answers.append(
+            self.post(at, {"name": f"n{n}"}))) for n in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(sorted(a.status for a in answers),
+                         [202, 409, 409, 409])
+        name = [self.D.task(a) for a in answers
+                if a.status == 202][0]["params"]["snapshot"]
+        self.refused(self.post(at, {"name": "late"}), 409, "quota",
+                     "snapshots is 1; it has 1")
+        used = self.get("/v1/projects/few").json["used"]
+        self.assertEqual((used["snapshots"], used["disk_bytes"]),
+                         (1, self.get(f"{at}/{name}").json["bytes"]))
+        self.D.do("DELETE", f"{at}/{name}")
+        # Before it is there it counts by what it may take.
+        self.D.call("PATCH", "/v1/projects/few", {"quotas": {
+            "disk_bytes": (32 << 20) - 1}})
+        self.refused(self.post(at), 409, "quota", "32 MiB more")
+        self.D.call("PATCH", "/v1/projects/few", {"quotas": {
+            "disk_bytes": 32 << 20}})
+        self.D.do("POST", at)
+        self.D.do("DELETE", "/v1/vms/counted?force=true")
+        self.D.call("DELETE", "/v1/projects/few")
+
+    def test_464_snapshots_of_images(self):
+        """One whose disk lies on an image, by the command line's words."""
+        self.D.define("cloned", image="tiny:1", boot={})
+        self.D.do("POST", "/v1/vms/cloned/start")
+        self.D.console("cloned", b"resident is up")
+
+        def atoll(*words):
+            return subprocess.run(
+                [self.D.programs["atoll"], *words], env=self.D.env,
+                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+        done = atoll("snapshot", "create", "cloned", "a", "--description",
+                     "of an image")
+        self.assertEqual((done.returncode, done.stdout), (0, "a\n"),
+                         done.stderr)
+        self.assertIn("cloned stood still for", done.stderr)
+        self.assertEqual(atoll("snapshot", "create", "cloned",
+                               "b").returncode, 0)
+        lines = atoll("snapshot", "list", "--tree",
+                      "cloned").stdout.splitlines()
+        self.assertRegex(lines[0], r"^  a +\d{4}-.* of an image$")
+        self.assertRegex(lines[1], r"^  \* b ")
+        done = atoll("snapshot", "diff", "cloned", "a", "b")
+        self.assertIn("disk 0", done.stdout, done.stderr)
+        done = atoll("snapshot", "revert", "cloned", "a")
+        self.assertEqual(done.returncode, 4, done.stderr)
+        done = atoll("snapshot", "revert", "--force", "cloned", "a")
+        self.assertEqual((done.returncode, done.stdout),
+                         (0, "atoll start cloned\n"), done.stderr)
+        self.assertEqual(atoll("resume", "cloned").returncode, 0)
+        self.assertEqual(self.D.vm("cloned")["state"], "running")
+        self.assertEqual(atoll("suspend", "cloned").returncode, 0)
+        self.assertEqual(atoll("vm", "start", "--discard",
+                               "cloned").returncode, 0)
+        self.assertEqual(atoll("pause", "cloned").returncode, 0)
+        self.assertEqual(self.D.vm("cloned")["state"], "paused")
+        self.assertEqual(atoll("resume", "cloned").returncode, 0)
+        self.assertEqual(atoll("snapshot", "delete", "cloned",
+                               "a").returncode, 0)
+        self.assertEqual(atoll("snapshot", "delete", "cloned",
+                               "a").returncode, 3)
+        self.assertEqual(atoll("snapshot", "list", "nobody").returncode, 3)
+        self.D.do("DELETE", "/v1/vms/cloned?force=true")
