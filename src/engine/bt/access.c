@@ -424,7 +424,9 @@ s32 x_reach(struct xlate *x, unsigned k, const struct access *a, int stack_slot)
 			probe_line(x, k, whole.size, whole.write, a->write);
 		else
 			probe(x, k, whole.size, whole.write, a->write,
-			      stack_slot);
+			      stack_slot < 0 ? stack_slot
+			      : whole.write  ? SLOT_STACK_WRITE
+			                     : SLOT_STACK_READ);
 		x->span.access = whole;
 		x->span.valid = x->merge;
 		x->code->out[k].span = whole.size;
