@@ -4,9 +4,9 @@
  *
  * The image is real-mode setup sectors, then the protected-mode kernel: a
  * small unpacker with the compressed kernel inside. Either that part is put
- * where it wants to be and entered at its 64-bit entry point, or the
- * compressed kernel (an ELF file) is unpacked here and entered directly; both
- * take the same boot_params ("zero page").
+ * where it wants to be and entered at its 64-bit entry point, or the 32-bit one
+ * if it has no other, or the compressed kernel (an ELF file) is unpacked here
+ * and entered directly; all take the same boot_params ("zero page").
  */
 #include "machine/boot/linux.h"
 
@@ -74,6 +74,7 @@ struct linux_image {
 	gpa_t load;      /* where the kernel unpacks to */
 	u64 init_size;   /* what it needs there */
 	gpa_t entry;
+	bool is_64;
 };
 
 bool linux_detect(const u8 *head, u64 size)
@@ -96,15 +97,13 @@ static int read_header(const struct boot_request *req, const u8 *head,
 		                 "%s is truncated in its setup "
 		                 "header",
 		                 path);
-	if (version < 0x20c || !(get16(head + XLOADFLAGS) & XLF_KERNEL_64) ||
-	    !(head[LOADFLAGS] & LOADED_HIGH)) {
+	if (version < 0x20c || !(head[LOADFLAGS] & LOADED_HIGH)) {
 		error_set(err, -ENOEXEC,
-		          "%s has no 64-bit entry point (boot "
-		          "protocol %u.%02u)",
+		          "%s is of boot protocol %u.%02u, which is too old",
 		          path, version >> 8, version & 0xff);
-		return error_hint(err, "use an x86-64 kernel, version 3.8 or "
-		                       "later");
+		return error_hint(err, "use a kernel of version 3.8 or later");
 	}
+	img->is_64 = get16(head + XLOADFLAGS) & XLF_KERNEL_64;
 	end = MIN(HEADER_MAGIC + (u64)head[HEADER_LENGTH], (u64)HEADER_MAX);
 	memcpy(img->params + SETUP_SECTS, head + SETUP_SECTS,
 	       MIN(end, head_size) - SETUP_SECTS);
@@ -156,7 +155,7 @@ static int choose_place(const struct boot_request *req, struct linux_image *img,
 static int load_packed(const struct boot_request *req, struct linux_image *img,
                        struct error *err)
 {
-	img->entry = img->load + ENTRY_64;
+	img->entry = img->load + (img->is_64 ? ENTRY_64 : 0);
 	put32(img->params + CODE32_START, (u32)img->load);
 	return boot_file_load(&req->kernel, img->kernel_offset, req->memory,
 	                      img->load, img->kernel_size, err);
@@ -176,11 +175,12 @@ static int load_elf(const struct boot_request *req, struct linux_image *img,
 
 	if (rc < 0)
 		return rc;
-	if (!info.is_64 || info.entry < info.low || info.entry >= info.high)
+	if (info.is_64 != img->is_64 || info.entry < info.low ||
+	    info.entry >= info.high)
 		return error_set(err, -ENOEXEC,
 		                 "%s is corrupt: the kernel in "
-		                 "it has no 64-bit entry",
-		                 req->kernel.path);
+		                 "it has no %u-bit entry",
+		                 req->kernel.path, img->is_64 ? 64 : 32);
 	img->load = info.low;
 	img->init_size = MAX(img->init_size, info.high - info.low);
 	img->entry = info.entry;
@@ -329,7 +329,10 @@ int linux_load(const struct boot_request *req, const u8 *head, u64 head_size,
 	if (rc == 0) {
 		fill_params(req, img);
 		boot_put(req->memory, BOOT_PARAMS, img->params, PAGE_SIZE);
-		boot_enter_64(req->memory, bsp, img->entry);
+		if (img->is_64)
+			boot_enter_64(req->memory, bsp, img->entry);
+		else
+			boot_enter_32(req->memory, bsp, (u32)img->entry);
 		bsp->gpr[GPR_RSI] = BOOT_PARAMS;
 	}
 	free(img);

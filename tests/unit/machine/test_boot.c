@@ -181,6 +181,29 @@ static void initrd_lies_under_the_top(void **state)
 	free(data);
 }
 
+static void kernels_without_64_bits_load(void **state)
+{
+	size_t size;
+	u8 *data = kernel_make(KERNEL_BZIMAGE, &size);
+	struct cpu_state cpu;
+	struct error err;
+	int fd;
+
+	(void)state;
+	data[0x236] = 0;
+	fd = kernel_file(data, size);
+	assert_int_equal(load(fd, -1, RAM, false, &cpu, &err), 0);
+	assert_int_equal(cpu.rip, KERNEL_LOAD);
+	assert_int_equal(cpu.gpr[GPR_RSI], BOOT_PARAMS);
+	assert_int_equal(cpu.gpr[GPR_RBX] | cpu.gpr[GPR_RBP], 0);
+	assert_int_equal(cpu.cr0 & (CR0_PE | CR0_PG), CR0_PE);
+	assert_true(cpu.seg[SEG_CS].attr & SEG_ATTR_DB);
+	assert_int_equal(cpu.efer, 0);
+	assert_body(KERNEL_LOAD, 0, 0x300);
+	close(fd);
+	free(data);
+}
+
 static void assert_refused(int fd, int initrd, u64 ram, const char *words)
 {
 	struct cpu_state cpu;
@@ -210,11 +233,16 @@ static void bad_files_are_refused(void **state)
 	assert_refused(fd, pipes[0], RAM, "not a regular file");
 	close(fd);
 
-	data[0x236] = 0; /* no 64-bit entry */
+	data[0x236] = 0; /* no 64-bit entry, but what is packed is 64-bit */
 	fd = kernel_file(data, size);
-	assert_refused(fd, -1, RAM, "no 64-bit entry");
+	assert_refused(fd, -1, RAM, "no 32-bit entry");
 	close(fd);
 	data[0x236] = 1;
+	data[0x206] = 0x0b;
+	fd = kernel_file(data, size);
+	assert_refused(fd, -1, RAM, "too old");
+	close(fd);
+	data[0x206] = 0x0f;
 	memset(data + 1024 + 0x300 + 8, 0, 64); /* the packed kernel */
 	fd = kernel_file(data, size);
 	assert_refused(fd, -1, RAM, "corrupt");
@@ -292,6 +320,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(kernels_load),
+		cmocka_unit_test(kernels_without_64_bits_load),
 		cmocka_unit_test(packed_kernel_is_left_alone),
 		cmocka_unit_test(initrd_lies_under_the_top),
 		cmocka_unit_test(bad_files_are_refused),
