@@ -8,6 +8,8 @@
  * It writes into its own code, changes mappings, and faults; every exception
  * goes on at the address in RECOVER. FUEL bounds all that goes backwards.
  *
+ * With --bits 32 they are of 32-bit code (programs32.c).
+ *
  *	0x010000  code, kernel's; again at 0x110000; user's at 0x210000
  *	0x020000  data, kernel's; again at 0x120000; user's at 0x220000, where
  *	          a page is missing and one is not writable
@@ -22,57 +24,7 @@
 #include "engine/x86/cpuid.h"
 #include "guest/memory.h"
 #include "tests/isa/isa.h"
-
-enum {
-	RAM = 0x40000,
-	PML4 = 0x1000,
-	PDPT = 0x2000,
-	PD = 0x3000,
-	PT = 0x4000, /* two of them: 4 MiB */
-	GDT = 0x6000,
-	IDT = 0x7000,
-	TSS = 0x8000,
-	HANDLERS = 0x9000,
-	COMMON = 0x9400,
-	SYSCALL = 0x9800,
-	END = 0x9900,
-	FAULT_STACK = 0xc000, /* top */
-	LAST_FLAGS = FAULT_STACK - 0x18,
-	FUEL = 0xc000,
-	RECOVER = 0xc008,
-	COUNTS = 0xc100,
-	CODE = 0x10000,
-	CODE_PAGES = 4,
-	DATA = 0x20000,
-	DATA_PAGES = 8,
-	STACK = 0x32000,
-	ALIAS = 0x100000,
-	USER = 0x200000,
-	WINDOW = 0x300000, /* on the page tables */
-	CHUNKS = 24,
-	USER_CHUNKS = 8,
-	CHUNK_BYTES = 0x180,
-	CHUNK_ROOM = 0x140,
-	FUEL_START = 200,
-	VECTORS = 32,
-};
-enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_AD = 0x60 };
-#define PTE_NX ((u64)1 << 63)
-
-struct program {
-	u8 ram[RAM];
-	struct isa_rng rng;
-	u32 chunk[CHUNKS + USER_CHUNKS];
-	u32 patch[64]; /* addresses of immediates that may be overwritten */
-	unsigned patches;
-	u8 *p; /* where the next byte goes */
-	bool user;
-	/* It sets TF; then flags left undefined would be seen at once. */
-	bool stepping;
-	/* Flags that nobody reads may be stale at a fault (decisions/0010):
-	 * its handlers clear those in the frame. */
-	bool loose;
-};
+#include "tests/isa/programs.h"
 
 struct machine {
 	const struct engine_type *type;
@@ -82,64 +34,6 @@ struct machine {
 	struct vcpu *vcpu;
 	u8 *ram;
 };
-
-/* ---- bytes ---- */
-
-static u64 below(struct program *g, u64 n)
-{
-	return isa_below(&g->rng, n);
-}
-
-static bool once_in(struct program *g, u64 n)
-{
-	return isa_once_in(&g->rng, n);
-}
-
-static void b1(struct program *g, unsigned v)
-{
-	*g->p++ = (u8)v;
-}
-
-static void b2(struct program *g, unsigned a, unsigned b)
-{
-	b1(g, a);
-	b1(g, b);
-}
-
-static void b3(struct program *g, unsigned a, unsigned b, unsigned c)
-{
-	b2(g, a, b);
-	b1(g, c);
-}
-
-static void b32(struct program *g, u64 v)
-{
-	u32 w = (u32)v;
-
-	memcpy(g->p, &w, 4);
-	g->p += 4;
-}
-
-static void b64(struct program *g, u64 v)
-{
-	memcpy(g->p, &v, 8);
-	g->p += 8;
-}
-
-static u32 here(const struct program *g)
-{
-	return (u32)(g->p - g->ram);
-}
-
-static void rel32(struct program *g, u32 to)
-{
-	b32(g, to - (here(g) + 4));
-}
-
-static void put64(u8 *p, u64 v)
-{
-	memcpy(p, &v, sizeof(v));
-}
 
 /* ---- the machine's tables ---- */
 
@@ -228,6 +122,12 @@ static void build_handlers(struct program *g)
 		b1(g, 16);
 		b32(g, ~(u32)RFLAGS_STATUS);
 	}
+	if (g->bits32) {
+		b3(g, 0x8e, 0x1c, 0x25); /* mov ds, [] */
+		b32(g, SELECTORS);
+		b3(g, 0x8e, 0x04, 0x25); /* mov es, [] */
+		b32(g, SELECTORS);
+	}
 	b1(g, 0x50); /* push rax */
 	b2(g, 0x48, 0x8b);
 	b2(g, 0x04, 0x25);
@@ -235,11 +135,13 @@ static void build_handlers(struct program *g)
 	b3(g, 0x48, 0x89, 0x44); /* mov [rsp + 8], rax */
 	b2(g, 0x24, 8);
 	b1(g, 0x58);
-	set_frame(g, 8, 0x10);
+	set_frame(g, 8, g->cs);
 	set_frame(g, 24, STACK);
 	set_frame(g, 32, 0x18);
 	b2(g, 0x48, 0xcf); /* iretq */
 	g->p = g->ram + SYSCALL;
+	if (g->bits32) /* to 32-bit code by its handler */
+		b1(g, 0xcc);
 	b3(g, 0x48, 0xc7, 0xc4); /* mov rsp, */
 	b32(g, STACK);
 	spend_fuel(g);
@@ -249,7 +151,7 @@ static void build_handlers(struct program *g)
 	b2(g, 0xfa, 0xf4); /* cli; hlt */
 }
 
-static void build_tables(struct program *g)
+void programs_tables64(struct program *g)
 {
 	u8 *ram = g->ram;
 
@@ -739,9 +641,10 @@ static void generate(struct program *g, u64 seed, bool loose)
 
 	memset(g, 0, sizeof(*g));
 	g->loose = loose;
+	g->cs = 0x10;
 	isa_seed(&g->rng, seed);
 	g->stepping = once_in(g, 8);
-	build_tables(g);
+	programs_tables64(g);
 	for (unsigned i = 0; i < DATA_PAGES * 512; i++)
 		put64(g->ram + DATA + i * 8, isa_random(&g->rng));
 	for (unsigned i = 0; i < CHUNKS + USER_CHUNKS; i++)
@@ -893,6 +796,8 @@ static bool run(struct machine *m, const struct program *g, u64 seed,
 	memcpy(m->ram, g->ram, RAM);
 	memory_written(m->memory, 0, RAM);
 	start_state(&s, g->chunk[0], &rng);
+	if (g->bits32)
+		programs_start32(g, &s);
 	if (m->type->vcpu_set(m->vcpu, &s, &err)) {
 		fprintf(stderr, "programs: %s\n", err.text);
 		exit(1);
@@ -908,6 +813,9 @@ static bool run(struct machine *m, const struct program *g, u64 seed,
 	out->tsc = 0;
 	if (g->loose) /* it may be out of fuel before it clears them */
 		put64(m->ram + LAST_FLAGS, 0);
+	/* So are they where a fault had no handler that could be reached. */
+	if (g->loose && e.reason == EXIT_SHUTDOWN)
+		out->rflags = 0;
 	return true;
 }
 
@@ -986,7 +894,7 @@ int main(int argc, char **argv)
 	static struct cpu_state s, t;
 	u64 seed = 1, count = 2000, failed = 0, i;
 	const char *options = NULL;
-	bool loose = false;
+	bool loose = false, bits32 = false;
 	struct error err;
 
 	for (int k = 1; k + 1 < argc; k += 2) {
@@ -998,6 +906,8 @@ int main(int argc, char **argv)
 			options = argv[k + 1];
 		else if (!strcmp(argv[k], "--loose"))
 			loose = number(argv[k + 1]);
+		else if (!strcmp(argv[k], "--bits"))
+			bits32 = number(argv[k + 1]) == 32;
 	}
 	if (!options)
 		options = loose ? "hot=1" : "hot=1,exact";
@@ -1007,7 +917,10 @@ int main(int argc, char **argv)
 		return 77;
 	}
 	for (i = 0; i < count && failed < 5; i++) {
-		generate(&g, seed + i, loose);
+		if (bits32)
+			programs_generate32(&g, seed + i, loose);
+		else
+			generate(&g, seed + i, loose);
 		if (run(&interp, &g, seed + i, &s) &&
 		    run(&bt, &g, seed + i, &t)) {
 			if (same(&interp, &s, &bt, &t))

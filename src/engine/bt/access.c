@@ -32,7 +32,8 @@ enum {
 /* ---- addresses ---- */
 
 /* R14 = base + index << shift + disp, linear. */
-static void address(struct xlate *x, const struct access *a, s64 disp)
+static void address(struct xlate *x, unsigned k, const struct access *a,
+                    s64 disp)
 {
 	unsigned base = NO_REG, index = NO_REG;
 
@@ -48,6 +49,8 @@ static void address(struct xlate *x, const struct access *a, s64 disp)
 	}
 	if (a->index != INSN_NO_REG)
 		index = x_read_gpr(x, a->index, H_S1);
+	if (!a->wide)
+		disp = (s32)disp;
 	if (disp == (s32)disp) {
 		asm_lea(&x->c, a->wide, H_S0, base, index, a->shift, (s32)disp);
 	} else {
@@ -55,10 +58,11 @@ static void address(struct xlate *x, const struct access *a, s64 disp)
 		asm_mov_imm64(&x->c, H_S1, (u64)disp);
 		asm_lea(&x->c, a->wide, H_S0, base, H_S1, 0, 0);
 	}
-	if (a->seg == SEG_FS || a->seg == SEG_GS)
-		asm_gs(&x->c, true, 0x03, H_S0,
-		       CPU(seg[0].base) +
-		           a->seg * (u32)sizeof(struct cpu_segment));
+	if (a->seg == SEG_DS)
+		return;
+	if (!x->wide)
+		x_check_segment(x, k, a);
+	asm_gs(&x->c, x->wide, 0x03, H_S0, SEG_FIELD(a->seg, base));
 }
 
 static void operand_access(const struct xlate *x, unsigned k, s64 rsp,
@@ -96,7 +100,7 @@ void x_address(struct xlate *x, unsigned k)
 	struct access a;
 
 	operand_access(x, k, x->rsp, &a);
-	address(x, &a, a.at);
+	address(x, k, &a, a.at);
 }
 
 /* ---- probes ---- */
@@ -244,18 +248,20 @@ static bool plain_access(const struct xlate *x, unsigned k, s64 rsp,
 
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
-		if (op->kind == OPERAND_MEM)
+		if (op->kind == OPERAND_MEM || x_moves_segment(in))
 			return false;
-		*a = x_stack_access(rsp - 8, true);
+		*a = x_stack_access(x, rsp - x_word(x), true);
 		return true;
 	case ZYDIS_MNEMONIC_CALL:
 		if (op->kind == OPERAND_MEM)
 			return false;
-		*a = x_stack_access(rsp - 8, true);
+		*a = x_stack_access(x, rsp - x_word(x), true);
 		return true;
 	case ZYDIS_MNEMONIC_POP:
 	case ZYDIS_MNEMONIC_RET:
-		*a = x_stack_access(rsp, false);
+		if (x_moves_segment(in))
+			return false;
+		*a = x_stack_access(x, rsp, false);
 		return true;
 	case ZYDIS_MNEMONIC_LEAVE:
 	case ZYDIS_MNEMONIC_JMP:
@@ -309,17 +315,20 @@ static u32 written_gprs(const struct insn *in)
 static bool rsp_move(const struct insn *in, s64 *by)
 {
 	const struct insn_operand *op = in->op;
+	unsigned word = bt_word(in);
 	bool to_rsp = op[0].kind == OPERAND_GPR && op[0].reg == GPR_RSP &&
-	              op[0].size == 8 && !op[0].high;
+	              op[0].size == word && !op[0].high;
 
 	*by = 0;
+	if (x_moves_segment(in))
+		return false;
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_CALL:
-		*by = -8;
+		*by = -(s64)word;
 		return true;
 	case ZYDIS_MNEMONIC_POP:
-		*by = 8;
+		*by = word;
 		return !to_rsp;
 	case ZYDIS_MNEMONIC_ADD:
 	case ZYDIS_MNEMONIC_SUB:
@@ -330,7 +339,7 @@ static bool rsp_move(const struct insn *in, s64 *by)
 		return true;
 	case ZYDIS_MNEMONIC_LEA:
 		if (!to_rsp || in->mem.base != GPR_RSP ||
-		    in->mem.index != INSN_NO_REG || in->asize != 8)
+		    in->mem.index != INSN_NO_REG || in->asize != word)
 			return false;
 		*by = in->mem.disp;
 		return true;
@@ -417,7 +426,7 @@ s32 x_reach(struct xlate *x, unsigned k, const struct access *a, int stack_slot)
 				.host = cursor_x(&x->c),
 				.flags = (u8)x->at,
 			};
-		address(x, &whole, whole.at);
+		address(x, k, &whole, whole.at);
 		if (x->direct & BIT(k))
 			probe_direct(x, k, whole.size, whole.write, a->write);
 		else if (x->paged & BIT(k))

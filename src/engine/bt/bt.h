@@ -28,6 +28,7 @@
 #include "engine/bt/asm.h"
 #include "engine/interp/code.h"
 #include "engine/interp/icpu.h"
+#include "engine/x86/decode.h"
 
 struct bt;
 struct lockstep;
@@ -47,7 +48,7 @@ enum {
 	MISS_CYCLES = 250, /* ...if they come so fast; a tenth is its cost */
 	MISSES_MAX = 32,   /* such of one site, and it goes without a slot */
 	HOT_RUNS = 100,    /* a block interpreted that often is translated */
-	LAG_WORD = 8,      /* of a push or a pop */
+	LAG_UNIT = 4,      /* of what RSP and R13 differ by */
 };
 
 /* A site's page: an access at lin hits if lin - tag <= 4096 - size. */
@@ -110,6 +111,7 @@ struct bt_area {
 	u32 miss_sampled; /* it was */
 	u64 miss_samples, last_sample; /* how many; the host's TSC then */
 	u32 slot_local; /* a supervisor slot holds what is not global */
+	u32 whole[2];   /* 32-bit code may be off FS, GS: code32.c */
 	struct bt *bt;
 	struct icpu *cpu; /* itself */
 	/* The operation of all blocks that have none of their own any more. */
@@ -201,7 +203,7 @@ struct bt_code {
 		u32 host; /* offset from start_w */
 		u16 insn;
 		u8 flags; /* enum flags_at */
-		s8 lag;   /* RSP less R13, in words */
+		s8 lag;   /* RSP less R13, in LAG_UNITs */
 	} * point;
 };
 
@@ -296,7 +298,6 @@ struct bt_code *bt_translate(struct bt *bt, struct block *block,
                              const struct bt_code *old, bool *full);
 
 /* ---- cache.c: the life of host code ---- */
-struct insn_decoder;
 int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
               const struct insn_decoder *decoder, struct error *err) MUST_CHECK;
 void bt_destroy(struct bt *bt); /* NULL is legal; before the icpu */
@@ -345,12 +346,32 @@ bool bt_can_callout(u32 key, const struct insn *insn);
 /* The stubs exit_rip, exit_target, exit_again, exit_known and callout. */
 void bt_emit_callouts(struct bt *bt, struct cursor *c, const u8 *leave);
 
+/* ---- code32.c: what is special to 32-bit code ---- */
+/* Is code of this key translated at all? */
+bool bt_translates(u32 key);
+enum insn_mode bt_mode(u32 key);
+/* Of instructions in 32-bit code: those that nothing speaks against... */
+bool bt_may_copy32(const struct insn *insn);
+/* ...and that are the same in 64-bit code by the word of the decoder. */
+bool bt_same_in_64(const struct insn_decoder *d, const struct insn *insn);
+/* What the interpreter does for host code in 32-bit code alone. */
+bool bt_can_callout32(const struct insn *insn);
+/* x_make_plain() would change it. */
+bool bt_is_short32(const struct insn *insn);
+/* The segments that host code goes by are as they are now. */
+void bt_sync_segments(struct bt *bt);
+
+/* Of a push, a pop and an address where the instruction stands. */
+static inline unsigned bt_word(const struct insn *insn)
+{
+	return insn->z.machine_mode == ZYDIS_MACHINE_MODE_LONG_64 ? 8 : 4;
+}
+
 /* ---- transfer.c ---- */
 /* Make ready what SYSCALL or SYSRET goes to. */
 void bt_sync_other(struct bt *bt);
 
 /* ---- insn.c: may host code do this instruction? ---- */
-struct insn;
 bool bt_can(const struct icpu *cpu, const struct insn *insn);
 /* ...if it is one of the system's, in code of this key (system.c)? */
 bool bt_can_system(u32 key, const struct insn *insn);

@@ -39,7 +39,7 @@ void *bt_meta_take(struct bt *bt, size_t n)
 static void made(struct icpu *cpu, struct block *b)
 {
 	(void)cpu;
-	if (!(b->key & KEY_CODE64) || b->key & (KEY_STEP | KEY_ALIGN))
+	if (!bt_translates(b->key))
 		return;
 	b->first = b->op[0].fn;
 	b->op[0].fn = bt_op_count;
@@ -137,7 +137,16 @@ static void flushed(struct icpu *cpu)
 /* What the interpreter is needed for ends a block: the rest is another. */
 static bool splits(struct icpu *cpu, u32 key, const struct insn *in)
 {
-	return key & KEY_CODE64 && !bt_can(cpu, in) && !bt_can_system(key, in);
+	struct insn plain;
+
+	if (!bt_translates(key))
+		return false;
+	if (unlikely(bt_is_short32(in))) {
+		plain = *in;
+		x_make_plain(bt_of(cpu)->decoder, &plain);
+		in = &plain;
+	}
+	return !bt_can(cpu, in) && !bt_can_system(key, in);
 }
 
 static void forgot(struct icpu *cpu, struct block *b)

@@ -95,7 +95,8 @@ static const u8 *callout(struct icpu *cpu, u32 at)
 		cpu->rip = cpu->pcbase + out->off;
 		return bt->exit_known;
 	}
-	next = cpu->pcbase + out->off + b->op[out->op].len;
+	next =
+	    (cpu->pcbase + out->off + b->op[out->op].len) & icpu_ip_mask(cpu);
 	run_operation(bt, out, next);
 	if (unlikely(
 		cpu->rip != next || cpu->key != key ||
@@ -251,7 +252,7 @@ bool bt_can_callout(u32 key, const struct insn *in)
 	bool kernel = !(key & (KEY_USER | KEY_MIDDLE));
 
 	return of_any_level(in) || special_move(in, kernel) ||
-	       (kernel && of_kernel(in)) ||
+	       bt_can_callout32(in) || (kernel && of_kernel(in)) ||
 	       (in->z.mnemonic == ZYDIS_MNEMONIC_SYSCALL && key & KEY_USER);
 }
 
@@ -266,6 +267,13 @@ void x_callout(struct xlate *x, unsigned k)
 	if (x_flags_written(in))
 		x->at = FLAGS_SAVED;
 	/* It may lead to what follows it. */
-	if (in->z.mnemonic == ZYDIS_MNEMONIC_IRETQ)
+	switch (in->z.meta.category) {
+	case ZYDIS_CATEGORY_RET:
+	case ZYDIS_CATEGORY_SYSCALL:
+	case ZYDIS_CATEGORY_SYSRET:
 		x_go_on(x, (u16)x_end_of(x, k));
+		break;
+	default:
+		break;
+	}
 }

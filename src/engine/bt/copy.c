@@ -241,8 +241,9 @@ bool x_lea_is_simple(const struct insn *in)
 {
 	const struct insn_mem *m = &in->mem;
 
-	return m->base != INSN_RIP && in->op[0].size >= 4 && in->asize == 8 &&
-	       m->disp == (s32)m->disp && !x_in_memory(in->op[0].reg) &&
+	return m->base != INSN_RIP && in->op[0].size >= 4 &&
+	       in->asize == bt_word(in) && m->disp == (s32)m->disp &&
+	       !x_in_memory(in->op[0].reg) &&
 	       (m->base == INSN_NO_REG || !x_in_memory(m->base)) &&
 	       (m->index == INSN_NO_REG || !x_in_memory(m->index));
 }

@@ -190,6 +190,7 @@ void bt_sync(struct bt *bt)
 	sync_slots(bt, 1);
 	sync_context(bt);
 	bt_sync_other(bt);
+	bt_sync_segments(bt);
 }
 
 /* A target gives way to another of its line by moving to the next one. */
@@ -470,7 +471,9 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 		at = bt_find_fault(bt, (const u8 *)(uintptr_t)regs[REG_RIP],
 		                   &out);
 	if (at) {
-		regs[REG_R13] += at->lag * LAG_WORD;
+		regs[REG_R13] += at->lag * LAG_UNIT;
+		if (!(out->block->key & KEY_CODE64))
+			regs[REG_R13] &= 0xffffffff;
 		regs[REG_R14] = 0; /* nothing that missed */
 		regs[REG_R15] = (greg_t)((u8 *)out - bt->meta);
 		regs[REG_RIP] = (greg_t)(uintptr_t)(at->flags == FLAGS_HOST

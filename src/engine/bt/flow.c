@@ -10,10 +10,10 @@
 
 /* ---- the stack ---- */
 
-/* R14 + the result = host address of the 8 bytes at RSP + disp. */
+/* R14 + the result = host address of the word at RSP + disp. */
 static s32 stack_reach(struct xlate *x, unsigned k, s32 disp, bool write)
 {
-	struct access a = x_stack_access(x->rsp + disp, write);
+	struct access a = x_stack_access(x, x->rsp + disp, write);
 
 	return x_reach(x, k, &a, write ? SLOT_STACK_WRITE : SLOT_STACK_READ);
 }
@@ -22,7 +22,7 @@ void x_move_rsp(struct xlate *x, s32 by)
 {
 	by += x->lag;
 	if (by)
-		asm_lea(&x->c, true, H_GSP, H_GSP, NO_REG, 0, by);
+		asm_lea(&x->c, x->wide, H_GSP, H_GSP, NO_REG, 0, by);
 	x->lag = 0;
 }
 
@@ -42,13 +42,12 @@ bool x_may_lag(const struct xlate *x, unsigned k)
 {
 	const struct insn *in = &x->insn[k];
 
-	_Static_assert(BLOCK_OPS < 128, "lag is a byte in points");
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_POP:
 	case ZYDIS_MNEMONIC_CALL:
 	case ZYDIS_MNEMONIC_RET:
-		return !names_rsp(in);
+		return !names_rsp(in) && !x_moves_segment(in);
 	case ZYDIS_MNEMONIC_LEA:
 		return in->mem.base != GPR_RSP && !names_rsp(in);
 	default:
@@ -58,19 +57,19 @@ bool x_may_lag(const struct xlate *x, unsigned k)
 	}
 }
 
-/* area.value = the memory operand of 8 bytes. */
+/* area.value = the memory operand of a word. */
 static void load_value(struct xlate *x, unsigned k)
 {
 	s32 at = x_reach_operand(x, k);
 
-	asm_rm(&x->c, true, 0x8b, H_S1, H_S0, at);
+	asm_rm(&x->c, x->wide, 0x8b, H_S1, H_S0, at);
 	asm_store_gs(&x->c, H_S1, AREA(value));
 }
 
-/* mov qword [r14 + at], imm */
+/* mov [r14 + at], imm */
 static void store_imm(struct xlate *x, s32 at, u32 imm)
 {
-	asm_rm(&x->c, true, 0xc7, 0, H_S0, at);
+	asm_rm(&x->c, x->wide, 0xc7, 0, H_S0, at);
 	asm_32(&x->c, imm);
 }
 
@@ -82,7 +81,7 @@ static void push(struct xlate *x, unsigned k)
 
 	if (op->kind == OPERAND_MEM)
 		load_value(x, k);
-	at = stack_reach(x, k, -8, true);
+	at = stack_reach(x, k, -x_word(x), true);
 	if (op->kind == OPERAND_IMM) {
 		store_imm(x, at, (u32)op->value);
 	} else {
@@ -90,9 +89,9 @@ static void push(struct xlate *x, unsigned k)
 			asm_load_gs(&x->c, reg, AREA(value));
 		else
 			reg = x_read_gpr(x, op->reg, H_S1);
-		asm_rm(&x->c, true, 0x89, reg, H_S0, at);
+		asm_rm(&x->c, x->wide, 0x89, reg, H_S0, at);
 	}
-	x->lag -= LAG_WORD;
+	x->lag -= x_word(x);
 }
 
 static void pop(struct xlate *x, unsigned k)
@@ -101,22 +100,22 @@ static void pop(struct xlate *x, unsigned k)
 	unsigned reg = x_in_memory(gpr) ? (unsigned)H_S1 : x_home(gpr);
 	s32 at = stack_reach(x, k, 0, false);
 
-	asm_rm(&x->c, true, 0x8b, reg, H_S0, at);
+	asm_rm(&x->c, x->wide, 0x8b, reg, H_S0, at);
 	if (x_in_memory(gpr))
 		asm_store_gs(&x->c, H_S1, GPR(gpr));
 	if (gpr != GPR_RSP)
-		x->lag += LAG_WORD;
+		x->lag += x_word(x);
 }
 
 static void leave(struct xlate *x, unsigned k)
 {
-	struct access a = x_stack_access(0, false);
+	struct access a = x_stack_access(x, 0, false);
 	s32 at;
 
 	a.base = GPR_RBP;
 	at = x_reach(x, k, &a, SLOT_STACK_READ);
-	asm_rm(&x->c, true, 0x8b, H_S1, H_S0, at);
-	asm_lea(&x->c, true, H_GSP, H_RBP, NO_REG, 0, 8);
+	asm_rm(&x->c, x->wide, 0x8b, H_S1, H_S0, at);
+	asm_lea(&x->c, x->wide, H_GSP, H_RBP, NO_REG, 0, x_word(x));
 	asm_mov_rr(&x->c, H_RBP, H_S1);
 }
 
@@ -124,6 +123,8 @@ bool x_stack(struct xlate *x, unsigned k)
 {
 	void (*fn)(struct xlate *, unsigned);
 
+	if (x_moves_segment(&x->insn[k]))
+		return false;
 	switch (x->insn[k].z.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
 		fn = push;
@@ -285,9 +286,11 @@ bool x_in_page(s64 off)
 
 void x_load_rip(struct xlate *x, unsigned reg, s64 off)
 {
+	if (!x->wide)
+		off = (s32)off;
 	if (off == (s32)off) {
 		asm_load_gs(&x->c, reg, CPU(pcbase));
-		asm_lea(&x->c, true, reg, reg, NO_REG, 0, (s32)off);
+		asm_lea(&x->c, x->wide, reg, reg, NO_REG, 0, (s32)off);
 	} else { /* the farthest jumps; flags are saved */
 		asm_mov_imm64(&x->c, reg, (u64)off);
 		asm_gs(&x->c, true, 0x03, reg, CPU(pcbase));
@@ -377,10 +380,12 @@ static void load_target(struct xlate *x, unsigned k)
 	if (op->kind == OPERAND_MEM)
 		load_value(x, k);
 	else
-		asm_mov_rr(c, H_S1, x_read_gpr(x, op->reg, H_S1));
+		asm_rr(c, x->wide, 0x8b, H_S1, x_read_gpr(x, op->reg, H_S1));
 	x->span.valid = false;
-	compare_canonical(c, H_S1, H_S0);
-	x_leave_if(x, k, CC_NE);
+	if (x->wide) {
+		compare_canonical(c, H_S1, H_S0);
+		x_leave_if(x, k, CC_NE);
+	}
 	asm_store_gs(c, H_S1, AREA(value));
 }
 
@@ -396,16 +401,16 @@ static void call(struct xlate *x, unsigned k)
 	x_flags_clobber(x, x->live[k]);
 	if (!direct)
 		load_target(x, k);
-	at = stack_reach(x, k, -8, true);
+	at = stack_reach(x, k, -x_word(x), true);
 	x_load_rip(x, H_S1, end);
-	asm_rm(&x->c, true, 0x89, H_S1, H_S0, at);
+	asm_rm(&x->c, x->wide, 0x89, H_S1, H_S0, at);
 	if (direct) {
-		jump_to(x, (int)k, to, -LAG_WORD);
+		jump_to(x, (int)k, to, -x_word(x));
 		return;
 	}
 	asm_load_gs(&x->c, H_S0, AREA(value));
 	/* The operand may be where the return address is by now. */
-	go_to_target(x, op->kind == OPERAND_MEM ? -1 : (int)k, -LAG_WORD);
+	go_to_target(x, op->kind == OPERAND_MEM ? -1 : (int)k, -x_word(x));
 }
 
 static void jump(struct xlate *x, unsigned k)
@@ -422,9 +427,10 @@ static void jump(struct xlate *x, unsigned k)
 	x_flags_clobber(x, RFLAGS_STATUS);
 	if (op->kind == OPERAND_MEM) {
 		at = x_reach_operand(x, k);
-		asm_rm(&x->c, true, 0x8b, H_S0, H_S0, at);
+		asm_rm(&x->c, x->wide, 0x8b, H_S0, H_S0, at);
 	} else {
-		asm_mov_rr(&x->c, H_S0, x_read_gpr(x, op->reg, H_S0));
+		asm_rr(&x->c, x->wide, 0x8b, H_S0,
+		       x_read_gpr(x, op->reg, H_S0));
 	}
 	go_to_target(x, (int)k, 0);
 }
@@ -436,8 +442,8 @@ static void ret(struct xlate *x, unsigned k)
 
 	x_flags_clobber(x, RFLAGS_STATUS);
 	at = stack_reach(x, k, 0, false);
-	asm_rm(&x->c, true, 0x8b, H_S0, H_S0, at);
-	go_to_target(x, (int)k, LAG_WORD + extra);
+	asm_rm(&x->c, x->wide, 0x8b, H_S0, H_S0, at);
+	go_to_target(x, (int)k, x_word(x) + extra);
 }
 
 bool x_flow(struct xlate *x, unsigned k)

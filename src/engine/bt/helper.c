@@ -119,10 +119,11 @@ static u64 in_page(gva_t lin, u64 n, unsigned shift)
 }
 
 /* Elements done at once; 0: one for the interpreter. */
-static u64 movs_span(struct icpu *cpu, unsigned shift)
+static u64 movs_span(struct icpu *cpu, unsigned shift, u64 mask)
 {
-	gva_t from = cpu->gpr[GPR_RSI], to = cpu->gpr[GPR_RDI];
-	u64 n = in_page(to, in_page(from, cpu->gpr[GPR_RCX], shift), shift);
+	gva_t from = cpu->gpr[GPR_RSI] & mask, to = cpu->gpr[GPR_RDI] & mask;
+	u64 count = cpu->gpr[GPR_RCX] & mask;
+	u64 n = in_page(to, in_page(from, count, shift), shift);
 	u8 *s = reach(cpu, from, false), *d;
 
 	if (!s || !n)
@@ -132,57 +133,60 @@ static u64 movs_span(struct icpu *cpu, unsigned shift)
 	if (!d || (u64)(d - s) < n << shift)
 		return 0;
 	guest_copy(d, s, n << shift);
-	cpu->gpr[GPR_RSI] += n << shift;
-	cpu->gpr[GPR_RDI] += n << shift;
+	cpu->gpr[GPR_RSI] = (from + (n << shift)) & mask;
+	cpu->gpr[GPR_RDI] = (to + (n << shift)) & mask;
 	return n;
 }
 
-static u64 stos_span(struct icpu *cpu, unsigned shift)
+static u64 stos_span(struct icpu *cpu, unsigned shift, u64 mask)
 {
-	gva_t to = cpu->gpr[GPR_RDI];
-	u64 n = in_page(to, cpu->gpr[GPR_RCX], shift);
+	gva_t to = cpu->gpr[GPR_RDI] & mask;
+	u64 n = in_page(to, cpu->gpr[GPR_RCX] & mask, shift);
 	u8 *d = reach(cpu, to, true);
 
 	if (!d || !n)
 		return 0;
 	guest_fill_n(d, cpu->gpr[GPR_RAX], shift, n);
-	cpu->gpr[GPR_RDI] += n << shift;
+	cpu->gpr[GPR_RDI] = (to + (n << shift)) & mask;
 	return n;
 }
 
-static u32 repeat(struct icpu *cpu, unsigned shift,
-                  u64 (*span)(struct icpu *cpu, unsigned shift))
+static u32 repeat(struct icpu *cpu, u32 how,
+                  u64 (*span)(struct icpu *cpu, unsigned shift, u64 mask))
 {
+	u64 mask = how & HOW_32 ? 0xffffffff : ~(u64)0;
+	unsigned shift = how & (HOW_32 - 1);
+
 	if (cpu->sysflags & RFLAGS_DF || compared(cpu))
 		return BT_HELPER_LEAVE;
-	while (cpu->gpr[GPR_RCX]) {
-		u64 n = span(cpu, shift);
+	while (cpu->gpr[GPR_RCX] & mask) {
+		u64 n = span(cpu, shift, mask);
 
 		if (!n)
 			return BT_HELPER_LEAVE;
-		cpu->gpr[GPR_RCX] -= n;
+		cpu->gpr[GPR_RCX] = (cpu->gpr[GPR_RCX] - n) & mask;
 		if (unlikely(atomic_load_explicit(&cpu->attention,
 		                                  memory_order_relaxed)))
 			break;
 	}
-	return cpu->gpr[GPR_RCX] ? BT_HELPER_LEAVE : BT_HELPER_DONE;
+	return cpu->gpr[GPR_RCX] & mask ? BT_HELPER_LEAVE : BT_HELPER_DONE;
 }
 
-u32 bt_rep_movs(struct icpu *cpu, gva_t unused, u32 shift)
+u32 bt_rep_movs(struct icpu *cpu, gva_t unused, u32 how)
 {
 	(void)unused;
-	return repeat(cpu, shift, movs_span);
+	return repeat(cpu, how, movs_span);
 }
 
-u32 bt_rep_stos(struct icpu *cpu, gva_t unused, u32 shift)
+u32 bt_rep_stos(struct icpu *cpu, gva_t unused, u32 how)
 {
 	(void)unused;
-	return repeat(cpu, shift, stos_span);
+	return repeat(cpu, how, stos_span);
 }
 
 /*
- * REP MOVS and REP STOS by 64-bit registers, off no segment base. Flags are
- * not touched, and DF is looked at when it runs.
+ * REP MOVS and REP STOS by registers as wide as addresses are, off no segment
+ * base. Flags are not touched, and DF is looked at when it runs.
  */
 bool bt_can_string(const struct insn *in)
 {
@@ -191,9 +195,11 @@ bool bt_can_string(const struct insn *in)
 
 	return z->meta.category == ZYDIS_CATEGORY_STRINGOP &&
 	       (op == 0xa4 || op == 0xaa) &&
-	       z->attributes & ZYDIS_ATTRIB_HAS_REP && in->asize == 8 &&
+	       z->attributes & ZYDIS_ATTRIB_HAS_REP &&
+	       in->asize == bt_word(in) &&
 	       !(z->attributes &
-	         (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS));
+	         (ZYDIS_ATTRIB_HAS_SEGMENT_CS | ZYDIS_ATTRIB_HAS_SEGMENT_FS |
+	          ZYDIS_ATTRIB_HAS_SEGMENT_GS));
 }
 
 void x_string(struct xlate *x, unsigned k)
@@ -204,7 +210,9 @@ void x_string(struct xlate *x, unsigned k)
 
 	x->span.valid = false;
 	x_flags_clobber(x, x->live[k]);
-	asm_mov_imm64(&x->c, H_S1, (u32)__builtin_ctz(in->opsize));
+	asm_mov_imm64(&x->c, H_S1,
+	              (u32)__builtin_ctz(in->opsize) |
+	                  (x->wide ? 0 : (u32)HOW_32));
 	asm_call_to(&x->c, stos ? x->bt->rep_stos : x->bt->rep_movs);
 	cold->jump = asm_jcc(&x->c, CC_B);
 	cold->kind = COLD_MISS;

@@ -32,7 +32,8 @@ enum {
 };
 bt_helper_fn bt_fill_read, bt_fill_write;
 
-/* how: log2 of the element's size. */
+/* how: log2 of the element's size; the address's. */
+enum { HOW_32 = 1 << 8 };
 bt_helper_fn bt_rep_movs, bt_rep_stos;
 
 bool bt_can_string(const struct insn *insn);

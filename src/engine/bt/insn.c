@@ -181,10 +181,10 @@ static bool control_flow(const struct insn *in)
 		       ((in->op[0].kind == OPERAND_GPR ||
 		         in->op[0].kind == OPERAND_MEM) &&
 		        in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR &&
-		        in->op[0].size == 8);
+		        in->op[0].size == bt_word(in));
 	case ZYDIS_MNEMONIC_RET:
 		return in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR &&
-		       in->z.operand_width == 64;
+		       in->z.operand_width == bt_word(in) * 8;
 	default:
 		return bt_condition(in) >= 0;
 	}
@@ -207,15 +207,15 @@ static bool stack(const struct insn *in)
 {
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
-		return in->z.operand_width == 64 &&
+		return in->z.operand_width == bt_word(in) * 8 &&
 		       (in->op[0].kind == OPERAND_GPR ||
 		        in->op[0].kind == OPERAND_IMM ||
 		        in->op[0].kind == OPERAND_MEM);
 	case ZYDIS_MNEMONIC_POP:
-		return in->z.operand_width == 64 &&
+		return in->z.operand_width == bt_word(in) * 8 &&
 		       in->op[0].kind == OPERAND_GPR;
 	case ZYDIS_MNEMONIC_LEAVE:
-		return in->z.operand_width == 64;
+		return in->z.operand_width == bt_word(in) * 8;
 	default:
 		return false;
 	}
@@ -241,10 +241,12 @@ bool bt_can(const struct icpu *cpu, const struct insn *in)
 		return false;
 	if (!insn_allowed(cpu->cpuid, in))
 		return false;
+	if (bt_word(in) == 4 && !bt_may_copy32(in))
+		return false;
 	if (control_flow(in))
 		return true;
 	if (stack(in))
-		return in->asize == 8;
+		return in->asize == bt_word(in);
 	/* A bit number in a register reaches beyond the operand. */
 	if ((m == ZYDIS_MNEMONIC_BT || m == ZYDIS_MNEMONIC_BTS ||
 	     m == ZYDIS_MNEMONIC_BTR || m == ZYDIS_MNEMONIC_BTC) &&
@@ -252,6 +254,11 @@ bool bt_can(const struct icpu *cpu, const struct insn *in)
 		return false;
 	/* 0F 0D with a register is no NOP everywhere. */
 	if (m == ZYDIS_MNEMONIC_NOP && in->z.opcode == 0x0d)
+		return false;
+	if (bt_word(in) == 4 &&
+	    (in->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
+	     !is_integer(in)) &&
+	    !bt_same_in_64(bt_of(cpu)->decoder, in))
 		return false;
 	if (is_integer(in))
 		return operands_fit(in);

@@ -375,8 +375,8 @@ static u64 look_again(const struct lockstep *l, const struct block *b,
 		const ZydisAccessedFlags *f;
 		struct insn in;
 
-		if (insn_decode(l->bt->decoder, INSN_64, bytes + at, len - at,
-		                &in) != INSN_OK)
+		if (insn_decode(l->bt->decoder, bt_mode(b->key), bytes + at,
+		                len - at, &in) != INSN_OK)
 			break;
 		*clock |= reads_clock(&in);
 		f = in.z.cpu_flags;

@@ -68,7 +68,7 @@ static void leave_unless_cr4(struct xlate *x, unsigned k, u32 bit, bool set)
 
 static void pushf(struct xlate *x, unsigned k)
 {
-	struct access a = x_stack_access(x->rsp - 8, true);
+	struct access a = x_stack_access(x, x->rsp - x_word(x), true);
 	struct cursor *c = &x->c;
 	s32 at;
 
@@ -80,8 +80,8 @@ static void pushf(struct xlate *x, unsigned k)
 	asm_load_gs32(c, H_S1, AREA(value));
 	asm_alu_imm32(&x->c, ALU_AND, H_S1, RFLAGS_STATUS);
 	asm_gs(c, false, 0x0b, H_S1, CPU(sysflags)); /* or */
-	asm_rm(c, true, 0x89, H_S1, H_S0, at);
-	asm_lea(c, true, H_GSP, H_GSP, NO_REG, 0, -8);
+	asm_rm(c, x->wide, 0x89, H_S1, H_S0, at);
+	x_move_rsp(x, -x_word(x));
 }
 
 void x_save_image(struct xlate *x)
@@ -102,14 +102,14 @@ void x_save_image(struct xlate *x)
 static void popf(struct xlate *x, unsigned k)
 {
 	bool user = x->block->key & KEY_USER;
-	struct access a = x_stack_access(x->rsp, false);
+	struct access a = x_stack_access(x, x->rsp, false);
 	struct cursor *c = &x->c;
 	u8 *closed;
 	s32 at;
 
 	x_flags_clobber(x, x->live[k]);
 	at = x_reach(x, k, &a, SLOT_STACK_READ);
-	asm_rm(c, true, 0x8b, H_S1, H_S0, at);
+	asm_rm(c, x->wide, 0x8b, H_S1, H_S0, at);
 	asm_rr(c, false, 0x8b, H_S0, H_S1);
 	asm_gs(c, false, 0x33, H_S0, CPU(sysflags)); /* xor */
 	asm_bytes(c, "\x41\xf7\xc6", 3);             /* test r14d, */
@@ -126,7 +126,7 @@ static void popf(struct xlate *x, unsigned k)
 		asm_alu_imm32(&x->c, ALU_AND, H_S0, RFLAGS_IF);
 		asm_gs(c, false, 0x31, H_S0, CPU(sysflags)); /* xor */
 	}
-	asm_lea(c, true, H_GSP, H_GSP, NO_REG, 0, 8);
+	x_move_rsp(x, x_word(x));
 	x_save_image(x);
 }
 
@@ -288,7 +288,8 @@ static void move_from(struct xlate *x, unsigned k)
 		asm_8(c, 0x66);
 		asm_rm(c, false, 0x89, H_S1, H_S0, at);
 	} else {
-		write_gpr(x, to->reg, H_S1, to->size == 2 ? 2 : 8);
+		write_gpr(x, to->reg, H_S1,
+		          to->size == 2 ? 2 : (unsigned)x_word(x));
 	}
 }
 
@@ -354,7 +355,7 @@ static void bit_string(struct xlate *x, unsigned k)
 	asm_rr(c, true, size == 8 ? 0x8b : 0x63, H_S1,
 	       x_read_gpr(x, number->reg, H_S1));
 	asm_shift(&x->c, true, 7, H_S1, size == 8 ? 6 : 5);
-	asm_lea(c, true, H_S0, H_S0, H_S1, size == 8 ? 3 : 2, 0);
+	asm_lea(c, x->wide, H_S0, H_S0, H_S1, size == 8 ? 3 : 2, 0);
 	asm_rr(c, false, 0x8b, H_S1, x_read_gpr(x, number->reg, H_S1));
 	asm_alu_imm32(&x->c, ALU_AND, H_S1, size * 8 - 1);
 	asm_store_gs(c, H_S1, AREA(value));
@@ -375,8 +376,12 @@ static void bit_string(struct xlate *x, unsigned k)
 
 static bool is_bit_string(const struct insn *in)
 {
+	/* How far it reaches is not known, nor if a segment holds that. */
+	if (bt_word(in) == 4 && in->mem.seg >= SEG_FS)
+		return false;
 	return in->op[0].kind == OPERAND_MEM && in->op[1].kind == OPERAND_GPR &&
-	       in->asize == 8 && in->op[1].size >= 4;
+	       in->asize == bt_word(in) && in->op[1].size >= 4 &&
+	       in->mem.seg != SEG_CS;
 }
 
 static bool can_move_from(const struct insn *in, bool kernel)
@@ -384,12 +389,12 @@ static bool can_move_from(const struct insn *in, bool kernel)
 	const struct insn_operand *from = &in->op[1];
 
 	if (from->kind == OPERAND_SEG && in->op[0].kind == OPERAND_MEM)
-		return in->asize == 8;
+		return in->asize == bt_word(in) && in->mem.seg != SEG_CS;
 	if (in->op[0].kind != OPERAND_GPR || in->op[0].size < 2)
 		return false;
 	if (from->kind == OPERAND_CR)
-		return kernel && in->op[0].size == 8 && from->reg <= 4 &&
-		       from->reg != 1;
+		return kernel && in->op[0].size == bt_word(in) &&
+		       from->reg <= 4 && from->reg != 1;
 	return from->kind == OPERAND_SEG;
 }
 
@@ -403,6 +408,7 @@ static bool can_alone(u32 key, const struct insn *in)
 		return true;
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSHFQ:
+	case ZYDIS_MNEMONIC_PUSHFD:
 	case ZYDIS_MNEMONIC_CLD:
 	case ZYDIS_MNEMONIC_STD:
 	case ZYDIS_MNEMONIC_RDFSBASE:
@@ -419,14 +425,18 @@ static bool can_alone(u32 key, const struct insn *in)
 	case ZYDIS_MNEMONIC_RDTSC:
 	case ZYDIS_MNEMONIC_RDTSCP:
 	case ZYDIS_MNEMONIC_POPFQ:
+	case ZYDIS_MNEMONIC_POPFD:
 		return user || kernel;
 	case ZYDIS_MNEMONIC_CLI:
 	case ZYDIS_MNEMONIC_STI:
 	case ZYDIS_MNEMONIC_STAC:
 	case ZYDIS_MNEMONIC_CLAC:
 	case ZYDIS_MNEMONIC_SWAPGS:
-	case ZYDIS_MNEMONIC_VERW:
 		return kernel;
+	case ZYDIS_MNEMONIC_VERW:
+		return kernel &&
+		       (in->op[0].kind == OPERAND_GPR ||
+		        (in->asize == bt_word(in) && in->mem.seg != SEG_CS));
 	case ZYDIS_MNEMONIC_MOV:
 		return can_move_from(in, kernel);
 	case ZYDIS_MNEMONIC_BT:
@@ -477,9 +487,11 @@ bool x_system(struct xlate *x, unsigned k)
 	}
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSHFQ:
+	case ZYDIS_MNEMONIC_PUSHFD:
 		pushf(x, k);
 		break;
 	case ZYDIS_MNEMONIC_POPFQ:
+	case ZYDIS_MNEMONIC_POPFD:
 		popf(x, k);
 		break;
 	case ZYDIS_MNEMONIC_CLI:

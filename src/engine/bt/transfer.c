@@ -233,6 +233,8 @@ static void system_return(struct xlate *x, unsigned k)
 
 bool x_can_transfer(u32 key, const struct insn *in)
 {
+	if (bt_word(in) == 4)
+		return false;
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_SYSCALL:
 		return key & KEY_USER;

@@ -73,7 +73,10 @@ u32 x_flags_read(const struct insn *in)
 {
 	const ZydisAccessedFlags *f = in->z.cpu_flags;
 
-	if (in->z.mnemonic == ZYDIS_MNEMONIC_SYSCALL)
+	/* Where they lead flags are as they are. */
+	if (in->z.meta.category == ZYDIS_CATEGORY_INTERRUPT ||
+	    in->z.meta.category == ZYDIS_CATEGORY_SYSCALL ||
+	    in->z.mnemonic == ZYDIS_MNEMONIC_SYSEXIT)
 		return RFLAGS_STATUS;
 	return f ? f->tested & RFLAGS_STATUS : 0;
 }
@@ -150,7 +153,8 @@ static bool decode(struct xlate *x, const struct insn_decoder *d)
 	while (off < end && x->total < BLOCK_OPS) {
 		struct insn *in = &x->insn[x->total];
 
-		if (insn_decode(d, INSN_64, bytes, avail, in) != INSN_OK)
+		if (insn_decode(d, bt_mode(b->key), bytes, avail, in) !=
+		    INSN_OK)
 			return false;
 		/* Operations and instructions go in step; one that is joined
 		 * to the one before has no operation of its own. */
@@ -158,10 +162,12 @@ static bool decode(struct xlate *x, const struct insn_decoder *d)
 			op++;
 		if (op >= b->ops || b->op[op].off != off)
 			return false;
-		x->op[x->total++] = (u16)op;
 		off += in->length;
 		bytes += in->length;
 		avail -= in->length;
+		x->op[x->total] = (u16)op;
+		x->end[x->total++] = (u16)off;
+		x_make_plain(d, in);
 	}
 	return off == end;
 }
@@ -249,7 +255,8 @@ void x_point(struct xlate *x, unsigned k)
 	p->host = (u32)(x->c.w - x->code->start_w);
 	p->insn = (u16)k;
 	p->flags = (u8)x->at;
-	p->lag = (s8)(x->lag / LAG_WORD);
+	_Static_assert(BLOCK_OPS * 8 / LAG_UNIT < 128, "lag is a byte");
+	p->lag = (s8)(x->lag / LAG_UNIT);
 }
 
 /* ---- out of line ---- */
@@ -277,7 +284,7 @@ static u32 how(const struct cold *cold)
 static void catch_up(struct xlate *x, const struct cold *cold)
 {
 	if (cold->lag)
-		asm_lea(&x->c, true, H_GSP, H_GSP, NO_REG, 0, cold->lag);
+		asm_lea(&x->c, x->wide, H_GSP, H_GSP, NO_REG, 0, cold->lag);
 }
 
 static void resume_unless_carry(struct xlate *x, const struct cold *cold)
@@ -620,6 +627,7 @@ struct bt_code *bt_translate(struct bt *bt, struct block *block,
 	x->bt = bt;
 	x->cpu = bt->cpu;
 	x->block = block;
+	x->wide = block->key & KEY_CODE64;
 	x->merge = true;
 	x->twin = old && old->twin;
 	x->paged = old ? old->paged : 0;

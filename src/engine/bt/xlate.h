@@ -72,6 +72,7 @@ struct xlate {
 	unsigned colds, links;
 	unsigned first_colds; /* of the first body */
 	bool polled; /* the jump that comes next goes back, and has its poll */
+	bool wide;   /* 64-bit code; else 32-bit code (code32.c) */
 	bool merge;  /* accesses may share a probe */
 	bool twin;   /* see struct bt_code */
 	u8 nth;      /* probes of this instruction so far */
@@ -85,6 +86,7 @@ struct xlate {
 		struct access access;
 	} span;
 	u16 op[BLOCK_OPS];       /* of each instruction, in block->op */
+	u16 end[BLOCK_OPS];      /* offset in the page of what follows it */
 	u32 live[BLOCK_OPS + 1]; /* status flags read before written */
 	struct cold cold[BODIES * BLOCK_OPS * COLDS + 8];
 	struct bt_point point[BODIES * BLOCK_OPS * POINTS];
@@ -124,15 +126,22 @@ void x_after(struct xlate *x, unsigned k);
 /* Does the memory operand stand for an access, not just an address? */
 bool x_touches_memory(const struct insn *in);
 
-/* 8 bytes at a position off RSP. */
-static inline struct access x_stack_access(s64 at, bool write)
+/* What a push or a pop moves. */
+static inline s32 x_word(const struct xlate *x)
+{
+	return x->wide ? 8 : 4;
+}
+
+/* A word at a position off RSP. */
+static inline struct access x_stack_access(const struct xlate *x, s64 at,
+                                           bool write)
 {
 	return (struct access){ .base = GPR_RSP,
 		                .index = INSN_NO_REG,
 		                .seg = SEG_DS,
-		                .wide = true,
+		                .wide = x->wide,
 		                .at = at,
-		                .size = 8,
+		                .size = (u16)x_word(x),
 		                .write = write };
 }
 
@@ -171,10 +180,22 @@ void x_go_on(struct xlate *x, u16 off); /* the block ends; next is at off */
 void x_load_rip(struct xlate *x, unsigned reg, s64 off);
 void x_go_to_target(struct xlate *x);
 
+/* ---- 32-bit code (code32.c) ---- */
+/* The instruction as its bytes mean it in 64-bit code, too. */
+void x_make_plain(const struct insn_decoder *d, struct insn *in);
+/* R14 is an offset from FS or GS: the interpreter does instruction k unless the
+ * segment holds all of the access. */
+void x_check_segment(struct xlate *x, unsigned k, const struct access *a);
+
 /* ---- to the kernel and back (transfer.c) ---- */
 bool x_can_transfer(u32 key, const struct insn *in);
 bool x_transfer(struct xlate *x, unsigned k); /* false: not one of these */
 
+/* PUSH and POP of a segment register are callouts. */
+static inline bool x_moves_segment(const struct insn *in)
+{
+	return in->op[0].kind == OPERAND_SEG;
+}
 static inline unsigned x_bodies(const struct xlate *x)
 {
 	return x->twin ? BODIES : 1;
@@ -195,7 +216,7 @@ static inline bool x_in_memory(unsigned gpr)
 /* Offset in the page of what follows instruction k. */
 static inline s64 x_end_of(const struct xlate *x, unsigned k)
 {
-	return x->block->op[x->op[k]].off + x->insn[k].length;
+	return x->end[k];
 }
 /* A host register that holds the guest's, loaded into scratch if it must. */
 static inline unsigned x_read_gpr(struct xlate *x, unsigned gpr,
