@@ -7,16 +7,14 @@
 #include <limits.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
-#include <seccomp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/filter.h"
 
 #define RESOLV_CONF "/etc/resolv.conf"
 
@@ -116,118 +114,6 @@ static int only_folder(int folder)
 	return keep_rules(rules);
 }
 
-/* Of both. */
-static const int common[] = {
-	SCMP_SYS(getsockopt),
-	SCMP_SYS(recvfrom),
-	SCMP_SYS(recvmmsg),
-	SCMP_SYS(recvmsg),
-	SCMP_SYS(sendmmsg),
-	SCMP_SYS(sendmsg),
-	SCMP_SYS(sendto),
-	SCMP_SYS(setsockopt),
-	/* descriptors */
-	SCMP_SYS(close),
-	SCMP_SYS(fcntl),
-	SCMP_SYS(fstat),
-	SCMP_SYS(lseek),
-	SCMP_SYS(newfstatat),
-	SCMP_SYS(poll),
-	SCMP_SYS(ppoll),
-	SCMP_SYS(read),
-	SCMP_SYS(write),
-	SCMP_SYS(writev),
-	/* memory, time, ending */
-	SCMP_SYS(brk),
-	SCMP_SYS(clock_gettime),
-	SCMP_SYS(exit),
-	SCMP_SYS(exit_group),
-	SCMP_SYS(futex),
-	SCMP_SYS(getpid),
-	SCMP_SYS(getrandom),
-	SCMP_SYS(gettid),
-	SCMP_SYS(gettimeofday),
-	SCMP_SYS(madvise),
-	SCMP_SYS(mremap),
-	SCMP_SYS(munmap),
-	SCMP_SYS(restart_syscall),
-	SCMP_SYS(rt_sigaction),
-	SCMP_SYS(rt_sigprocmask),
-	SCMP_SYS(rt_sigreturn),
-};
-
-static const int of_stack[] = {
-	SCMP_SYS(accept),  SCMP_SYS(accept4),     SCMP_SYS(bind),
-	SCMP_SYS(connect), SCMP_SYS(getpeername), SCMP_SYS(getsockname),
-	SCMP_SYS(ioctl),   SCMP_SYS(listen),      SCMP_SYS(shutdown),
-	SCMP_SYS(stat),
-};
-
-static const int of_switch[] = {
-	SCMP_SYS(accept4),         SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_pwait),
-	SCMP_SYS(epoll_wait),      SCMP_SYS(openat),    SCMP_SYS(renameat),
-	SCMP_SYS(timerfd_settime),
-};
-
-static int allow_all(scmp_filter_ctx ctx, const int *calls, size_t count)
-{
-	int rc = 0;
-
-	for (size_t i = 0; i < count && rc == 0; i++)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i], 0);
-	return rc;
-}
-
-/* Memory that holds no code. */
-static int allow_data(scmp_filter_ctx ctx)
-{
-	int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-	                          SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-
-	if (rc == 0)
-		rc =
-		    seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
-		                     SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	return rc;
-}
-
-static int allow_sockets(scmp_filter_ctx ctx)
-{
-	int rc = allow_all(ctx, of_stack, ARRAY_SIZE(of_stack));
-
-	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-		                      SCMP_A0(SCMP_CMP_EQ, AF_INET));
-	if (rc == 0)
-		rc = seccomp_rule_add(
-		    ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
-		    SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE, O_RDONLY));
-	return rc;
-}
-
-static int filter_calls(bool stack)
-{
-	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
-	int rc;
-
-	if (!ctx)
-		return -ENOMEM;
-	rc = allow_all(ctx, common, ARRAY_SIZE(common));
-	if (rc == 0)
-		rc = allow_data(ctx);
-	/* abort(); no other process is sent signals. */
-	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-		                      SCMP_A0_32(SCMP_CMP_EQ, (u32)getpid()));
-	if (rc == 0)
-		rc = stack ? allow_sockets(ctx)
-		           : allow_all(ctx, of_switch, ARRAY_SIZE(of_switch));
-	if (rc == 0)
-		rc = seccomp_load(ctx);
-	seccomp_release(ctx);
-	return rc;
-}
-
 static int cannot(int rc, struct error *err)
 {
 	return rc < 0 ? error_set(err, rc,
@@ -248,7 +134,7 @@ int confine_stack(struct error *err)
 	if (rc == 0)
 		rc = only_resolver();
 	if (rc == 0)
-		rc = filter_calls(true);
+		rc = filter_enter(&stack_filter);
 	return cannot(rc, err);
 }
 
@@ -263,6 +149,6 @@ int confine_switch(int folder, struct error *err)
 	if (rc == 0)
 		rc = only_folder(folder);
 	if (rc == 0)
-		rc = filter_calls(false);
+		rc = filter_enter(&switch_filter);
 	return cannot(rc, err);
 }

@@ -13,7 +13,11 @@
 #include "base/types.h"
 
 struct error;
+struct filter;
 
 int confine_stack(struct error *err) MUST_CHECK;
 /* folder: a descriptor of where it keeps its addresses. */
 int confine_switch(int folder, struct error *err) MUST_CHECK;
+
+/* The lists of system calls, as make_filter.c makes them. */
+extern const struct filter stack_filter, switch_filter;

@@ -5,6 +5,7 @@
 #pragma once
 
 struct error;
+struct filter;
 
 /*
  * From here on this process and all its threads, those to come too: no new
@@ -13,3 +14,6 @@ struct error;
  * where the kernel refuses, which is then fatal: nothing runs unconfined.
  */
 int sandbox_enter(struct error *err) __attribute__((warn_unused_result));
+
+/* The list, as make_filter.c makes it. */
+extern const struct filter vm_filter;
