@@ -29,12 +29,12 @@ struct program {
 	int kvm;          /* /dev/kvm for who may not open it; -1: none */
 };
 
-/* In the child: only keep[] and the standard three stay open. */
+/* In the child, in our memory: only keep[] and the standard three stay open. */
 static int become(void *ctx, enum isolate_kind kind)
 {
+	static char own_root[] = "--own-root";
 	const struct program *p = ctx;
 	const struct launch *l = p->launch;
-	char own_root[] = "--own-root";
 	int null;
 
 	if (l->own_group)
@@ -48,8 +48,7 @@ static int become(void *ctx, enum isolate_kind kind)
 		fcntl(l->keep[i], F_SETFD, 0);
 	if (p->kvm >= 0)
 		fcntl(p->kvm, F_SETFD, 0);
-	if (kind != ISOLATE_NOTHING)
-		p->argv[p->argc] = own_root;
+	p->argv[p->argc] = kind == ISOLATE_NOTHING ? NULL : own_root;
 	execve(p->path, p->argv, p->variables);
 	/* A folder above it may be closed to the machine's user. */
 	if (errno == EACCES)

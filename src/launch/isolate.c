@@ -9,6 +9,11 @@
  *
  * So there is no moment at which we could die and leave it.
  *
+ * The child has our memory until it becomes that program: to copy what a large
+ * process has mapped, and throw it away, takes longer than all the rest. It has
+ * a stack and signal handlers of its own; of the two one always waits for the
+ * other, as errno is common.
+ *
  * Inside, the machine's user is 0: the namespace's root can set up its mounts,
  * and owns what is in /proc of itself. Outside it is nobody.
  */
@@ -22,6 +27,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -33,6 +39,7 @@
 #include "launch/helper.h"
 
 enum {
+	STACK_BYTES = 64 * 1024,
 	OWN = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC |
 	      CLONE_NEWUTS
 };
@@ -83,15 +90,40 @@ static int change_user(const struct isolate *how)
 	return rc;
 }
 
-static NORETURN void child(const struct isolate *how, int line)
+/* No handler of ours runs in it. What is between the two kinds of signals is
+ * the C library's: it has no calls here that fail. */
+static void reset_signals(void)
 {
+	const struct sigaction usual = { .sa_handler = SIG_DFL };
+	struct sigaction now;
 	sigset_t none;
-	char byte;
-	int rc;
 
+	for (int i = 1; i <= SIGRTMAX; i++) {
+		if (i > SIGSYS && i < SIGRTMIN)
+			continue;
+		sigaction(i, NULL, &now);
+		if ((i == SIGPIPE || now.sa_handler != SIG_IGN) &&
+		    now.sa_handler != SIG_DFL)
+			sigaction(i, &usual, NULL);
+	}
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
+}
+
+struct start {
+	const struct isolate *how;
+	int ours, line;
+};
+
+static int child(void *arg)
+{
+	const struct start *s = arg;
+	const struct isolate *how = s->how;
+	int line = s->line, rc;
+	char byte;
+
+	reset_signals();
+	close(s->ours);
 	if (read(line, &byte, 1) != 1)
 		_exit(127);
 	rc = change_user(how);
@@ -177,37 +209,65 @@ static int talk(pid_t pid, struct isolate *how, int line)
 	return n == 1 && why ? -(int)why : -ECHILD;
 }
 
-pid_t isolate_start(struct isolate *how)
+static pid_t start_child(struct start *s, u8 *stack)
 {
 	static const int flags[ISOLATE_KINDS] = {
 		[ISOLATE_ALL] = OWN | CLONE_NEWUSER,
 		[ISOLATE_ROOT] = OWN,
 	};
+	sigset_t all, before;
+	pid_t pid;
+
+	/* Until it has none of our handlers. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pid = clone(child, stack + STACK_BYTES,
+	            CLONE_VM | flags[s->how->kind] | SIGCHLD, s);
+	if (pid < 0)
+		pid = -errno;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return pid;
+}
+
+/* 0 once it is another program and has left our memory. */
+static int bring_up(pid_t pid, struct isolate *how, int line)
+{
+	/* A process that changes its user makes its memory, which is ours, one
+	 * that nobody may look into. */
+	int dumpable = prctl(PR_GET_DUMPABLE);
+	int rc = talk(pid, how, line);
+
+	if (rc < 0) {
+		if (how->held >= 0)
+			close(how->held);
+		kill(pid, SIGKILL);
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
+	if (dumpable == 1)
+		prctl(PR_SET_DUMPABLE, 1);
+	return rc;
+}
+
+pid_t isolate_start(struct isolate *how)
+{
+	struct start s = { .how = how };
 	int pair[2], rc;
+	u8 *stack;
 	pid_t pid;
 
 	how->held = -1;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
-	pid = (pid_t)syscall(SYS_clone, flags[how->kind] | SIGCHLD, NULL, NULL,
-	                     NULL, NULL);
-	if (pid == 0) {
-		close(pair[0]);
-		child(how, pair[1]);
-	}
-	rc = pid < 0 ? -errno : 0;
+	s.ours = pair[0];
+	s.line = pair[1];
+	stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
+	             MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	pid = stack == MAP_FAILED ? -ENOMEM : start_child(&s, stack);
 	close(pair[1]);
-	if (rc == 0)
-		rc = talk(pid, how, pair[0]);
+	rc = pid < 0 ? pid : bring_up(pid, how, pair[0]);
 	close(pair[0]);
-	if (rc == 0)
-		return pid;
-	if (how->held >= 0)
-		close(how->held);
-	if (pid > 0) {
-		kill(pid, SIGKILL);
-		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-			;
-	}
-	return rc;
+	if (stack != MAP_FAILED)
+		munmap(stack, STACK_BYTES);
+	return rc < 0 ? rc : pid;
 }

@@ -25,7 +25,8 @@ struct isolate {
 	int helper;   /* launch/helper.h: knows it by the machine; -1: none */
 	const char *machine;
 	int held; /* out: holds the id that the helper gave; -1: none */
-	/* In the child, once all is done; returns an errno. */
+	/* In the child, once all is done; returns an errno. It has our memory
+	 * and a small stack: system calls alone. */
 	int (*become)(void *ctx, enum isolate_kind kind);
 	void *ctx;
 };
