@@ -84,13 +84,22 @@ const struct cpuid_bit cpuid_bits[FEATURE_COUNT] = {
 	[FEATURE_CLZERO] = { 0x80000008, 0, REG_EBX, 0, 0 },
 };
 
-static u32 host_reg(const struct cpuid_bit *f)
-{
-	u32 r[4] = { 0 };
+/* The last one that was looked at: under another hypervisor each question takes
+ * microseconds, and the list has the bits of a leaf together. */
+struct host_leaf {
+	u32 leaf, subleaf;
+	bool valid;
+	u32 reg[4];
+};
 
-	if (!__get_cpuid_count(f->leaf, f->subleaf, &r[0], &r[1], &r[2], &r[3]))
-		return 0;
-	return r[f->reg];
+static u32 host_reg(struct host_leaf *h, const struct cpuid_bit *f)
+{
+	if (!h->valid || h->leaf != f->leaf || h->subleaf != f->subleaf) {
+		*h = (struct host_leaf){ f->leaf, f->subleaf, true, { 0 } };
+		(void)__get_cpuid_count(f->leaf, f->subleaf, &h->reg[0],
+		                        &h->reg[1], &h->reg[2], &h->reg[3]);
+	}
+	return h->reg[f->reg];
 }
 
 /* Has the host's kernel switched on what VEX instructions need? */
@@ -104,8 +113,8 @@ static bool host_avx_on(void)
 	return (low & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX);
 }
 
-static bool shown(const struct cpuid_bit *f, const struct cpuid_config *config,
-                  bool avx)
+static bool shown(struct host_leaf *h, const struct cpuid_bit *f,
+                  const struct cpuid_config *config, bool avx)
 {
 	if (f->flags & NOT_MODELLED)
 		return false;
@@ -115,7 +124,7 @@ static bool shown(const struct cpuid_bit *f, const struct cpuid_config *config,
 		return true;
 	if ((f->flags & NEEDS_AVX) && !avx)
 		return false;
-	return (host_reg(f) & BIT(f->bit)) != 0;
+	return (host_reg(h, f) & BIT(f->bit)) != 0;
 }
 
 /* A feature says nothing without those that it builds on. */
@@ -189,13 +198,14 @@ static void read_host(struct cpuid_model *m, bool baseline)
 struct cpuid_model *cpuid_model_create(const struct cpuid_config *config)
 {
 	struct cpuid_model *m = xalloc(sizeof(*m));
+	struct host_leaf host = { 0 };
 	bool avx = host_avx_on();
 	size_t i;
 
 	m->config = *config;
 	read_host(m, config->baseline);
 	for (i = 0; i < FEATURE_COUNT; i++)
-		m->has[i] = shown(&cpuid_bits[i], config, avx);
+		m->has[i] = shown(&host, &cpuid_bits[i], config, avx);
 	cpuid_drop_orphans(m);
 	for (m->apic_bits = 0; (1u << m->apic_bits) < config->cpus;)
 		m->apic_bits++;
