@@ -27,7 +27,7 @@ static unsigned flags_of(const struct machine_disk *disk)
 		[CACHE_UNSAFE] = BLOCK_OPEN_NO_FLUSH,
 	};
 
-	return of[disk->cache] | (disk->readonly ? BLOCK_OPEN_READONLY : 0);
+	return of[disk->cache];
 }
 
 /* The image with its chain, of which every file is open already. */
@@ -41,7 +41,8 @@ static int open_image(struct block **out, struct machine_disk *disk,
 		.path = disk->path,
 		.fd = disk->fd,
 		.format = disk->format,
-		.flags = flags_of(disk),
+		.flags =
+		    flags_of(disk) | (disk->readonly ? BLOCK_OPEN_READONLY : 0),
 		.opener = &opener,
 	};
 	int rc;
@@ -68,22 +69,12 @@ static struct throttle_limits limits_of(const struct machine_disk *disk)
 	};
 }
 
-static int add_filters(struct machine *m, unsigned i, struct block *image,
-                       struct error *err)
+static void add_filters(struct machine *m, unsigned i, struct block *image)
 {
 	struct throttle_limits limits = limits_of(&m->config.disks[i]);
-	int rc = live_open(&m->lives[i], image, err);
 
-	if (rc < 0) {
-		block_close(image);
-		return rc;
-	}
-	rc = throttle_open(&m->blocks[i], m->lives[i], &limits, err);
-	if (rc < 0) {
-		block_close(m->lives[i]);
-		m->lives[i] = NULL;
-	}
-	return rc;
+	m->lives[i] = live_open(image);
+	m->blocks[i] = throttle_open(m->lives[i], &limits);
 }
 
 int board_add_disk(struct machine *m, unsigned i, struct error *err)
@@ -100,10 +91,9 @@ int board_add_disk(struct machine *m, unsigned i, struct error *err)
 	int rc;
 
 	rc = open_image(&image, disk, err);
-	if (rc == 0)
-		rc = add_filters(m, i, image, err);
 	if (rc < 0)
 		return rc;
+	add_filters(m, i, image);
 	config.block = m->blocks[i];
 	rc = virtio_blk_create(&m->disks[i], &m->host, m->pci, &config, err);
 	if (rc == 0)
@@ -153,6 +143,11 @@ void board_write_back(struct machine *m)
 struct block *machine_disk(struct machine *m, unsigned disk)
 {
 	return disk < m->config.disk_count ? m->lives[disk] : NULL;
+}
+
+unsigned machine_disk_flags(const struct machine *m, unsigned disk)
+{
+	return flags_of(&m->config.disks[disk]);
 }
 
 void machine_disk_limits(struct machine *m, unsigned disk,

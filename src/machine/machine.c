@@ -550,6 +550,11 @@ int machine_mapped_file(const struct machine *m)
 	return m->config.restore_layer_count ? -1 : memory_adopted(m->memory);
 }
 
+const char *machine_engine(const struct machine *m)
+{
+	return m->engine_type->name;
+}
+
 void machine_power_button(struct machine *m)
 {
 	acpi_pm_power_button(m->pm);

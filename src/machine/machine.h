@@ -198,6 +198,8 @@ int machine_moment(struct machine *m,
                    struct error *err) MUST_CHECK;
 /* Nobody looks at memory that was shared any more. */
 void machine_unshare(struct machine *m);
+/* Which engine it is that runs it. */
+const char *machine_engine(const struct machine *m);
 /* Nothing runs between the two, and disks stand still. They count, and the
  * loop's thread alone calls them. */
 void machine_freeze(struct machine *m);
@@ -207,6 +209,9 @@ void machine_thaw(struct machine *m);
  * borrowed. NULL: there is none of that number.
  */
 struct block *machine_disk(struct machine *m, unsigned disk);
+/* BLOCK_OPEN_*: how its cache= has an image opened that is to take its place.
+ */
+unsigned machine_disk_flags(const struct machine *m, unsigned disk);
 /* How fast it may be; the loop's thread. */
 void machine_disk_limits(struct machine *m, unsigned disk,
                          struct throttle_limits *limits);

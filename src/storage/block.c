@@ -98,26 +98,16 @@ static int check(const struct block *b, const struct block_request *req)
 	return rc;
 }
 
-void block_submit(struct block *b, struct block_request *req)
+static void enter(struct block *b)
 {
-	int rc = check(b, req);
-
-	req->driver_private[0] = b;
 	atomic_fetch_add_explicit(&b->inflight, 1, memory_order_relaxed);
-	if (rc < 0 || (req->length == 0 && req->op != BLOCK_FLUSH))
-		b->driver->post(b, req, rc);
-	else
-		b->driver->submit(b, req);
 }
 
-void block_complete(struct block_request *req, int result)
+/* b may be gone when this returns. */
+static void leave(struct block *b)
 {
-	struct block *b = req->driver_private[0];
-	u64 n;
+	u64 n = atomic_load_explicit(&b->inflight, memory_order_relaxed);
 
-	/* Counted until done() is back: a close must not overtake it. */
-	req->done(req, result);
-	n = atomic_load_explicit(&b->inflight, memory_order_relaxed);
 	while (n > 1)
 		if (atomic_compare_exchange_weak_explicit(
 			&b->inflight, &n, n - 1, memory_order_release,
@@ -131,11 +121,70 @@ void block_complete(struct block_request *req, int result)
 	pthread_mutex_unlock(&b->lock);
 }
 
+bool block_now(struct block *b, const struct block_io *io)
+{
+	bool done;
+
+	if (!b->driver->now)
+		return false;
+	enter(b);
+	done = b->driver->now(b, io);
+	/* b does not go away: what is on top of it is in a call. Either
+	 * block_drain() sees 0, or we see that it waits. */
+	if (atomic_fetch_sub(&b->inflight, 1) == 1 &&
+	    atomic_load(&b->drainers)) {
+		pthread_mutex_lock(&b->lock);
+		pthread_cond_broadcast(&b->idle);
+		pthread_mutex_unlock(&b->lock);
+	}
+	return done;
+}
+
+/* A read, or a write that need not be durable at once. */
+static bool done_now(struct block *b, struct block_request *req)
+{
+	const struct block_io io = { req->op, req->offset, req->length,
+		                     req->iov, req->iov_count };
+
+	if (!(req->flags & BLOCK_REQ_INLINE) || !b->driver->now ||
+	    !(req->op == BLOCK_READ ||
+	      (req->op == BLOCK_WRITE && !(req->flags & BLOCK_REQ_FUA))))
+		return false;
+	return b->driver->now(b, &io);
+}
+
+void block_submit(struct block *b, struct block_request *req)
+{
+	int rc = check(b, req);
+
+	req->driver_private[0] = b;
+	enter(b);
+	if (rc < 0 || (req->length == 0 && req->op != BLOCK_FLUSH)) {
+		b->driver->post(b, req, rc);
+	} else if (done_now(b, req)) {
+		req->done(req, 0);
+		leave(b);
+	} else {
+		b->driver->submit(b, req);
+	}
+}
+
+void block_complete(struct block_request *req, int result)
+{
+	struct block *b = req->driver_private[0];
+
+	/* Counted until done() is back: a close must not overtake it. */
+	req->done(req, result);
+	leave(b);
+}
+
 void block_drain(struct block *b)
 {
 	pthread_mutex_lock(&b->lock);
-	while (atomic_load_explicit(&b->inflight, memory_order_acquire) > 0)
+	atomic_fetch_add(&b->drainers, 1);
+	while (atomic_load(&b->inflight) > 0)
 		pthread_cond_wait(&b->idle, &b->lock);
+	atomic_fetch_sub(&b->drainers, 1);
 	pthread_mutex_unlock(&b->lock);
 }
 

@@ -33,7 +33,7 @@ enum {
 	BLOCK_REQ_FUA = 1 << 0,      /* write: durable when complete */
 	BLOCK_REQ_NO_UNMAP = 1 << 1, /* write zeroes: keep it allocated */
 	BLOCK_REQ_INLINE = 1 << 2,   /* may be over before submit returns, if
-	                              * that needs no waiting */
+	                              * that most likely needs no waiting */
 	BLOCK_REQ_BLOCKING = 1 << 3, /* the same, and submit may wait */
 };
 

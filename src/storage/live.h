@@ -16,8 +16,7 @@
 
 /* Takes over b: closing the live disk closes it, and all that jobs put in its
  * place. Jobs and points must be gone by then. */
-int live_open(struct block **out, struct block *b,
-              struct error *err) MUST_CHECK;
+struct block *live_open(struct block *b);
 
 /* The image that is the disk now, for image.h's calls; borrowed, until the
  * next change. */

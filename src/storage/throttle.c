@@ -31,12 +31,13 @@ struct throttle {
 	struct block *under; /* owned */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
+	_Atomic bool limited; /* there is a rate */
 	/* Under lock. */
 	struct bucket requests, bytes;
 	u64 filled_ns;
 	struct block_request *head, **tail;
-	bool stop;
-	pthread_t thread;
+	bool stop, threaded;
+	pthread_t thread; /* made when there is need of it */
 };
 
 /* Of a request, in its own private words and in the one passed on. */
@@ -124,24 +125,35 @@ static void pass(struct throttle *t, struct block_request *req)
 	block_submit(t->under, copy);
 }
 
-/* Lock held. */
-static void append(struct throttle *t, struct block_request *req)
+static void *throttle_thread(void *arg);
+
+/* Lock held. False: the host gives us no thread to do it. */
+static bool append(struct throttle *t, struct block_request *req)
 {
+	if (!t->threaded)
+		t->threaded = thread_start(&t->thread, STACK_BYTES,
+		                           throttle_thread, t) == 0;
+	if (!t->threaded)
+		return false;
 	state_of(req)->next = NULL;
 	*t->tail = req;
 	t->tail = &state_of(req)->next;
 	pthread_cond_signal(&t->changed);
+	return true;
 }
 
 static void throttle_post(struct block *b, struct block_request *req,
                           int result)
 {
 	struct throttle *t = throttle_of(b);
+	bool threaded;
 
 	*state_of(req) = (struct state){ .post = true, .posted = result };
 	pthread_mutex_lock(&t->lock);
-	append(t, req);
+	threaded = append(t, req);
 	pthread_mutex_unlock(&t->lock);
+	if (!threaded)
+		block_complete(req, result);
 }
 
 static void throttle_submit(struct block *b, struct block_request *req)
@@ -161,11 +173,19 @@ static void throttle_submit(struct block *b, struct block_request *req)
 	                        wait_for(&t->bytes) == 0);
 	if (now && limited(req))
 		spend(t, req);
-	if (!now)
-		append(t, req);
+	/* Rather too fast than never. */
+	now = now || !append(t, req);
 	pthread_mutex_unlock(&t->lock);
 	if (now)
 		pass(t, req);
+}
+
+static bool throttle_now(struct block *b, const struct block_io *io)
+{
+	struct throttle *t = throttle_of(b);
+
+	return !atomic_load_explicit(&t->limited, memory_order_relaxed) &&
+	       block_now(t->under, io);
 }
 
 static bool throttle_cancel(struct block *b, struct block_request *req)
@@ -239,7 +259,8 @@ static void throttle_close(struct block *b)
 	t->stop = true;
 	pthread_cond_signal(&t->changed);
 	pthread_mutex_unlock(&t->lock);
-	pthread_join(t->thread, NULL);
+	if (t->threaded)
+		pthread_join(t->thread, NULL);
 	block_close(t->under);
 	pthread_cond_destroy(&t->changed);
 	pthread_mutex_destroy(&t->lock);
@@ -275,6 +296,7 @@ static const char *throttle_lost(struct block *b)
 static const struct block_driver throttle_driver = {
 	.name = "throttle",
 	.submit = throttle_submit,
+	.now = throttle_now,
 	.post = throttle_post,
 	.close = throttle_close,
 	.resize = throttle_resize,
@@ -298,16 +320,16 @@ void throttle_set(struct block *b, const struct throttle_limits *limits)
 	fill_all(t);
 	set_bucket(&t->requests, limits->iops, limits->iops_burst);
 	set_bucket(&t->bytes, limits->bytes, limits->bytes_burst);
+	atomic_store(&t->limited, limits->iops || limits->bytes);
 	pthread_cond_signal(&t->changed);
 	pthread_mutex_unlock(&t->lock);
 }
 
-int throttle_open(struct block **out, struct block *b,
-                  const struct throttle_limits *limits, struct error *err)
+struct block *throttle_open(struct block *b,
+                            const struct throttle_limits *limits)
 {
 	struct throttle *t = xalloc(sizeof(*t));
 	pthread_condattr_t attr;
-	int rc;
 
 	block_init(&t->block, &throttle_driver);
 	block_info(b, &t->block.info);
@@ -325,14 +347,5 @@ int throttle_open(struct block **out, struct block *b,
 	/* Full at the start. */
 	t->requests.level = t->requests.burst;
 	t->bytes.level = t->bytes.burst;
-	rc = thread_start(&t->thread, STACK_BYTES, throttle_thread, t);
-	if (rc < 0) {
-		pthread_cond_destroy(&t->changed);
-		pthread_mutex_destroy(&t->lock);
-		block_fini(&t->block);
-		free(t);
-		return error_set(err, rc, "no thread for a throttle");
-	}
-	*out = &t->block;
-	return 0;
+	return &t->block;
 }

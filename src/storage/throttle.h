@@ -17,9 +17,8 @@ struct throttle_limits {
 };
 
 /* Takes over b: closing the throttle closes it. */
-int throttle_open(struct block **out, struct block *b,
-                  const struct throttle_limits *limits,
-                  struct error *err) MUST_CHECK;
+struct block *throttle_open(struct block *b,
+                            const struct throttle_limits *limits);
 /* Other limits, while in use. b is what throttle_open() gave. Any thread. */
 void throttle_set(struct block *b, const struct throttle_limits *limits);
 /* The disk below has got another size. */

@@ -357,10 +357,8 @@ static void transfer(struct virtio_blk *b, struct virtq *q, u64 sector,
 		data_buffers(r, c, 0, c->out, HEADER_SIZE, 0);
 	else
 		data_buffers(r, c, c->out, c->out + c->in, 0, 1);
-	if (!write)
-		r->io.flags = BLOCK_REQ_INLINE;
-	else if (write_through(b))
-		r->io.flags = BLOCK_REQ_FUA;
+	r->io.flags =
+	    write && write_through(b) ? BLOCK_REQ_FUA : BLOCK_REQ_INLINE;
 	submit(r);
 }
 

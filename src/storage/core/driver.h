@@ -15,9 +15,23 @@
 
 #include "storage/block.h"
 
+/* A read or write without a request of its own. */
+struct block_io {
+	enum block_op op;
+	u64 offset, length;
+	const struct iovec *iov;
+	int iov_count;
+};
+
 struct block_driver {
 	const char *name;
 	void (*submit)(struct block *b, struct block_request *req);
+	/*
+	 * Optional: do it here and now, if nothing has to be waited for. True:
+	 * done, durable no more than any other. False: it is to be submitted;
+	 * a part of it may have been done, and is done again.
+	 */
+	bool (*now)(struct block *b, const struct block_io *io);
 	/* Complete req with result from one of the driver's threads. */
 	void (*post)(struct block *b, struct block_request *req, int result);
 	/* No request is under way. Frees b, after block_fini(). */
@@ -48,7 +62,8 @@ struct block {
 
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
-	_Atomic u64 inflight; /* becomes 0 only under lock */
+	_Atomic u64 inflight;
+	_Atomic u32 drainers; /* who waits for idle */
 };
 
 /* driver_private[0] is the front's; drivers keep their state from [1] on. */
@@ -59,6 +74,10 @@ void block_fini(struct block *b);
 
 /* The request is over. It may be gone when this returns. */
 void block_complete(struct block_request *req, int result);
+
+/* For a driver on top of another: its driver's now(), if it has one. The
+ * caller has checked the range. */
+bool block_now(struct block *b, const struct block_io *io);
 
 static inline u64 block_size(const struct block *b)
 {

@@ -29,9 +29,10 @@ struct live {
 	struct block_request *slow, **slow_tail; /* for our thread */
 	bool stop, busy; /* busy: a job, or a change of the chain */
 	struct point *points;
-	_Atomic u64 *dirty;     /* a job's: granules written to; or NULL */
+	_Atomic u64 *dirty; /* a job's: granules written to; or NULL */
+	bool threaded;
 	pthread_rwlock_t graph; /* block_map() against changes of under */
-	pthread_t thread;
+	pthread_t thread;       /* for points, and what is completed here */
 };
 
 struct live *live_of(struct block *b);
@@ -39,6 +40,8 @@ struct live *live_of(struct block *b);
  * then it is taken until live_release(). */
 int live_claim(struct block *b, struct live **out, struct error *err);
 void live_release(struct live *l);
+/* Its thread, which is made when there is need of it. 0 or -errno. */
+int live_need_thread(struct live *l);
 /* Hold everything back, and wait until nothing is under way below. */
 void live_pause(struct live *l);
 void live_resume(struct live *l);

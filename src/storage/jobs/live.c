@@ -43,24 +43,22 @@ struct live *live_of(struct block *b)
 	return container_of(b, struct live, block);
 }
 
-static void mark_dirty(struct live *l, const struct block_request *req)
+static void mark_dirty(struct live *l, enum block_op op, u64 offset, u64 length)
 {
 	_Atomic u64 *dirty = l->dirty;
 
-	if (!dirty || req->op == BLOCK_READ || req->op == BLOCK_FLUSH ||
-	    req->length == 0)
+	if (!dirty || op == BLOCK_READ || op == BLOCK_FLUSH || length == 0)
 		return;
-	for (u64 g = req->offset / GRANULE;
-	     g <= (req->offset + req->length - 1) / GRANULE; g++)
+	for (u64 g = offset / GRANULE; g <= (offset + length - 1) / GRANULE;
+	     g++)
 		atomic_fetch_or(&dirty[g / 64], BIT(g % 64));
 }
 
 /* One that got past the pause is over. */
-static void leave(struct live *l, const struct block_request *req)
+static void leave(struct live *l, enum block_op op, u64 offset, u64 length)
 {
 	pthread_mutex_lock(&l->lock);
-	if (req)
-		mark_dirty(l, req);
+	mark_dirty(l, op, offset, length);
 	/* Our thread sleeps on it too, and is not to be woken each time. */
 	if (--l->below == 0 && l->paused)
 		pthread_cond_broadcast(&l->changed);
@@ -72,7 +70,7 @@ static void passed_done(struct block_request *copy, int result)
 	struct block_request *req = copy->ctx;
 	struct live *l = live_of(req->driver_private[0]);
 
-	leave(l, copy);
+	leave(l, copy->op, copy->offset, copy->length);
 	free(copy);
 	block_complete(req, result);
 }
@@ -101,18 +99,49 @@ static void append(struct block_request ***tail, struct block_request *req)
 	*tail = &state_of(req)->next;
 }
 
+static void *live_thread(void *arg);
+
+/* Lock held. */
+static int need_thread(struct live *l)
+{
+	int rc = 0;
+
+	if (!l->threaded)
+		rc = thread_start(&l->thread, STACK_BYTES, live_thread, l);
+	l->threaded = rc == 0;
+	return rc;
+}
+
+int live_need_thread(struct live *l)
+{
+	int rc;
+
+	pthread_mutex_lock(&l->lock);
+	rc = need_thread(l);
+	pthread_mutex_unlock(&l->lock);
+	return rc;
+}
+
 static void live_post(struct block *b, struct block_request *req, int result)
 {
 	struct live *l = live_of(b);
+	bool threaded;
 
 	*state_of(req) = (struct state){ .post = true, .posted = result };
 	pthread_mutex_lock(&l->lock);
-	append(&l->slow_tail, req);
-	pthread_cond_broadcast(&l->changed);
+	threaded = need_thread(l) == 0;
+	if (threaded) {
+		append(&l->slow_tail, req);
+		pthread_cond_broadcast(&l->changed);
+	}
 	pthread_mutex_unlock(&l->lock);
+	/* Who gets no thread from the host hears of it here and now. */
+	if (!threaded)
+		block_complete(req, result);
 }
 
-/* Lock held, not paused. True: pass it on now; false: our thread will. */
+/* Lock held, not paused. True: pass it on now; false: our thread will, which is
+ * there when there are points. */
 static bool admit(struct live *l, struct block_request *req)
 {
 	l->below++;
@@ -142,6 +171,24 @@ static void live_submit(struct block *b, struct block_request *req)
 	pthread_mutex_unlock(&l->lock);
 	if (now)
 		pass(l, req);
+}
+
+/* A write may have been made in part before it is submitted: then it is marked
+ * when it is done there. */
+static bool live_now(struct block *b, const struct block_io *io)
+{
+	struct live *l = live_of(b);
+	bool may, done;
+
+	pthread_mutex_lock(&l->lock);
+	may = !l->paused && (!l->points || io->op == BLOCK_READ);
+	l->below += may;
+	pthread_mutex_unlock(&l->lock);
+	if (!may)
+		return false;
+	done = block_now(l->under, io);
+	leave(l, io->op, io->offset, io->length);
+	return done;
 }
 
 void live_pause(struct live *l)
@@ -186,7 +233,7 @@ int live_read_under(struct live *l, u64 offset, void *buf, u64 length)
 	l->below++;
 	pthread_mutex_unlock(&l->lock);
 	rc = block_sync(l->under, BLOCK_READ, offset, buf, length);
-	leave(l, NULL);
+	leave(l, BLOCK_READ, offset, length);
 	return rc;
 }
 
@@ -249,7 +296,8 @@ static void live_close(struct block *b)
 	l->stop = true;
 	pthread_cond_broadcast(&l->changed);
 	pthread_mutex_unlock(&l->lock);
-	pthread_join(l->thread, NULL);
+	if (l->threaded)
+		pthread_join(l->thread, NULL);
 	block_close(l->under);
 	live_free(l);
 }
@@ -363,18 +411,17 @@ static bool live_cancel(struct block *b, struct block_request *req)
 		if (!*at)
 			l->held_tail = at;
 		free(state_of(r)->passed);
-		*state_of(r) =
-		    (struct state){ .post = true, .posted = -ECANCELED };
-		append(&l->slow_tail, r);
-		pthread_cond_broadcast(&l->changed);
 	}
 	pthread_mutex_unlock(&l->lock);
+	if (r)
+		live_post(b, r, -ECANCELED);
 	return r != NULL;
 }
 
 static const struct block_driver live_driver = {
 	.name = "live",
 	.submit = live_submit,
+	.now = live_now,
 	.post = live_post,
 	.close = live_close,
 	.resize = live_resize,
@@ -383,10 +430,9 @@ static const struct block_driver live_driver = {
 	.lost = live_lost,
 };
 
-int live_open(struct block **out, struct block *b, struct error *err)
+struct block *live_open(struct block *b)
 {
 	struct live *l = xalloc(sizeof(*l));
-	int rc;
 
 	block_init(&l->block, &live_driver);
 	block_info(b, &l->block.info);
@@ -397,13 +443,7 @@ int live_open(struct block **out, struct block *b, struct error *err)
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_cond_init(&l->changed, NULL);
 	pthread_rwlock_init(&l->graph, NULL);
-	rc = thread_start(&l->thread, STACK_BYTES, live_thread, l);
-	if (rc < 0) {
-		live_free(l);
-		return error_set(err, rc, "no thread for a disk");
-	}
-	*out = &l->block;
-	return 0;
+	return &l->block;
 }
 
 struct block *live_image(struct block *live)

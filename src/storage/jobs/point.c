@@ -345,6 +345,8 @@ int point_open_paused(struct block **out, struct live *l, int scratch,
 		if (!p->moved || !p->reading || !p->copying)
 			rc = error_set(err, -ENOMEM, "out of memory");
 	}
+	if (rc == 0 && (rc = live_need_thread(l)) < 0)
+		error_set(err, rc, "no thread for a disk");
 	if (rc == 0 &&
 	    (rc = thread_start(&p->thread, STACK_BYTES, point_thread, p)) < 0)
 		error_set(err, rc, "no thread for a view of a disk");

@@ -499,10 +499,12 @@ int image_check(struct block *b, unsigned repair, struct image_check *result,
 	hold_take(q, &all, 0, UINT64_MAX, true);
 	pthread_mutex_lock(&q->meta);
 	rc = q->writable ? commit_all(q) : 0;
+	if (rc < 0)
+		rc = error_set(err, rc, "%s", strerror(-rc));
+	else if (!q->reftable)
+		rc = refcount_load(q, "the image", err);
 	if (rc == 0)
 		rc = check_image(q, repair, result, err);
-	else
-		rc = error_set(err, rc, "%s", strerror(-rc));
 	pthread_mutex_unlock(&q->meta);
 	hold_release(q, &all);
 	return rc;

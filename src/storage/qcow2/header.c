@@ -265,7 +265,27 @@ void header_geometry(struct qcow2 *q)
 	q->refblock_bits = h->cluster_bits + 3 - h->refcount_order;
 }
 
-/* The first bytes say how long the first cluster is; then all of it. */
+/* Whether all that a reader wants of the first cluster lies in its first bytes:
+ * the name of the backing file, or the mark behind the last extension. */
+static bool head_fits(struct qcow2 *q, u32 bytes)
+{
+	u64 name = get64(q->head + H_BACKING_OFFSET);
+	u32 length = get32(q->head + H_BACKING_SIZE);
+	struct extension x;
+
+	if (name)
+		return name <= bytes && length <= bytes - name;
+	if (q->h.version >= 3 && get32(q->head + H_LENGTH) > bytes)
+		return false;
+	q->cluster_size = bytes; /* as far as there is something to look at */
+	for (bool any = extension_first(q, &x); any;
+	     any = extension_next(q, &x))
+		continue;
+	return !x.cut && x.at + 8 <= x.end;
+}
+
+/* The first bytes say how long the first cluster is; then all of it, for who
+ * may write it again. */
 static int read_head(struct qcow2 *q, u64 file_size, const char *name,
                      struct error *err)
 {
@@ -291,7 +311,8 @@ static int read_head(struct qcow2 *q, u64 file_size, const char *name,
 	    h->cluster_bits > CLUSTER_BITS_MAX)
 		return error_set(err, -EINVAL, "%s: clusters of 2^%u bytes",
 		                 name, h->cluster_bits);
-	if (1u << h->cluster_bits > unit) {
+	if (1u << h->cluster_bits > unit &&
+	    (q->writable || !head_fits(q, unit))) {
 		unit = 1u << h->cluster_bits;
 		q->head = xrealloc(q->head, unit);
 		rc = block_sync(q->file, BLOCK_READ, 0, q->head, unit);

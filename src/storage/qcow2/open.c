@@ -232,25 +232,11 @@ static void destroy(struct qcow2 *q)
 	free(q->head);
 	free(q->inflated);
 	pthread_cond_destroy(&q->released);
-	pthread_cond_destroy(&q->queue_work);
-	pthread_mutex_destroy(&q->queue_lock);
 	pthread_mutex_destroy(&q->inflate_lock);
 	pthread_mutex_destroy(&q->lock);
 	pthread_mutex_destroy(&q->meta);
 	block_fini(&q->block);
 	free(q);
-}
-
-/* A reader needs neither the first cluster, to write it again, nor the room
- * that the table of refcounts has at its end. */
-static void keep_less(struct qcow2 *q)
-{
-	size_t used = MAX(q->reftable_used, 1u);
-
-	free(q->head);
-	q->head = NULL;
-	q->reftable = xrealloc(q->reftable, used * sizeof(*q->reftable));
-	q->reftable_entries = (u32)used;
 }
 
 static int bring_up(struct qcow2 *q, const struct block_open *how,
@@ -274,7 +260,8 @@ static int bring_up(struct qcow2 *q, const struct block_open *how,
 	if (rc < 0)
 		return error_set(err, rc, "%s: out of memory", name);
 	rc = load_l1(q, name, err);
-	if (rc == 0)
+	/* A reader needs no refcounts, unless it checks them. */
+	if (rc == 0 && q->writable)
 		rc = refcount_load(q, name, err);
 	if (rc == 0)
 		rc = snapshots_load(q, name, err);
@@ -290,12 +277,12 @@ static int bring_up(struct qcow2 *q, const struct block_open *how,
 		rc = ready_to_write(q, how, err);
 	if (rc < 0)
 		return rc;
-	if (!q->writable)
-		keep_less(q);
-	rc = requests_init(q, q->writable ? WORKERS : WORKERS_READONLY);
-	if (rc < 0)
-		return error_set(err, rc, "%s: no threads: %s", name,
-		                 strerror(-rc));
+	/* Only to write it again. */
+	if (!q->writable) {
+		free(q->head);
+		q->head = NULL;
+	}
+	requests_init(q, q->writable ? WORKERS : WORKERS_READONLY);
 	return 0;
 }
 
@@ -312,10 +299,7 @@ int qcow2_open_on(struct block **out, struct block *file,
 	pthread_mutex_init(&q->meta, NULL);
 	pthread_mutex_init(&q->lock, NULL);
 	pthread_mutex_init(&q->inflate_lock, NULL);
-	pthread_mutex_init(&q->queue_lock, NULL);
-	pthread_cond_init(&q->queue_work, NULL);
 	pthread_cond_init(&q->released, NULL);
-	q->queue_tail = &q->queue;
 	rc = bring_up(q, how, depth, err);
 	if (rc < 0) {
 		destroy(q);
@@ -407,6 +391,7 @@ static const char *qcow2_lost(struct block *b)
 const struct block_driver qcow2_driver = {
 	.name = "qcow2",
 	.submit = requests_submit,
+	.now = requests_now,
 	.post = requests_post,
 	.close = qcow2_close,
 	.resize = qcow2_resize,

@@ -22,6 +22,7 @@
 #include <stdatomic.h>
 
 #include "storage/core/driver.h"
+#include "storage/core/queue.h"
 #include "storage/image.h"
 #include "storage/qcow2/format.h"
 
@@ -160,13 +161,7 @@ struct qcow2 {
 	u64 inflated_entry;
 	u8 *inflated;
 
-	/* Workers; queue_lock. */
-	pthread_mutex_t queue_lock;
-	pthread_cond_t queue_work;
-	struct block_request *queue, **queue_tail;
-	bool stop;
-	unsigned worker_count;
-	pthread_t workers[4];
+	struct queue *workers;
 };
 
 static inline struct qcow2 *qcow2_of(struct block *b)
@@ -293,9 +288,10 @@ int rw_zero(struct qcow2 *q, u64 offset, u64 length, bool unmap);
 int rw_discard(struct qcow2 *q, u64 offset, u64 length);
 
 /* request.c: the fast path, the holds and the workers */
-int requests_init(struct qcow2 *q, unsigned workers);
+void requests_init(struct qcow2 *q, unsigned workers);
 void requests_fini(struct qcow2 *q);
 void requests_submit(struct block *b, struct block_request *req);
+bool requests_now(struct block *b, const struct block_io *io);
 void requests_post(struct block *b, struct block_request *req, int result);
 bool requests_cancel(struct block *b, struct block_request *req);
 /* Wait for the range; last is included. */

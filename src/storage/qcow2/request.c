@@ -3,25 +3,29 @@
  * request - how a guest's request finds its way.
  *
  * Fast path, on the submitter's thread: the tables it needs are in memory, it
- * is a read, or a write of clusters that are there already. It becomes a few
- * requests to the files below, all at once, and never waits. Everything else
- * goes to the workers: they read missing tables and try the fast path again,
- * or do the whole of it blocking (rw.c).
+ * is a read, or a write of clusters that are there already. It is done at once
+ * where the files below can; else it becomes a few requests to them, all at
+ * once, and never waits. Everything else goes to the workers: they read missing
+ * tables and try the fast path again, or do the whole of it blocking (rw.c).
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/thread.h"
 #include "storage/core/iov.h"
 #include "storage/qcow2/qcow2.h"
 
-enum { PARTS_MAX = 32, STACK_BYTES = 256 * 1024 };
+enum {
+	PARTS_MAX = 32,
+	STACK_BYTES = 256 * 1024,
+	NOW_PIECES = 4, /* as few, and a vector as short, are done at once */
+	NOW_VECTOR = 64,
+};
 
 /* Of a request in the workers' queue. */
 struct state {
-	struct block_request *next;
+	struct block_request *next; /* the queue's */
 	int posted;
 	bool post;
 };
@@ -75,7 +79,9 @@ void hold_release(struct qcow2 *q, struct hold *h)
 	*(h->prev ? &h->prev->next : &q->holds) = h->next;
 	*(h->next ? &h->next->prev : &q->holds_last) = h->prev;
 	q->exclusive_holds -= h->exclusive;
-	pthread_cond_broadcast(&q->released);
+	/* Two that share do not wait for each other. */
+	if (h->exclusive || q->exclusive_holds)
+		pthread_cond_broadcast(&q->released);
 	pthread_mutex_unlock(&q->lock);
 }
 
@@ -119,29 +125,29 @@ struct piece {
 	u64 at, length, offset;
 };
 
-/* What the request's range is made of, if that can be said at once. Lock
- * held. Returns the number of pieces, or -EAGAIN. */
-static int survey(struct qcow2 *q, const struct block_request *req,
-                  struct piece *pieces)
+/* What a range is made of, if that can be said at once. Lock held. Returns the
+ * number of pieces, or -EAGAIN. */
+static int survey(struct qcow2 *q, const struct block_io *io,
+                  struct piece *pieces, int most)
 {
 	u64 at = 0;
 	int n = 0;
 
-	while (at < req->length) {
+	while (at < io->length) {
 		struct extent e;
 		struct piece *p = &pieces[n];
 
-		if (n == PARTS_MAX ||
-		    extent_peek(q, req->offset + at, req->length - at, &e) < 0)
+		if (n == most ||
+		    extent_peek(q, io->offset + at, io->length - at, &e) < 0)
 			return -EAGAIN;
 		if (e.kind == EXTENT_COMPRESSED ||
-		    (req->op == BLOCK_WRITE &&
+		    (io->op == BLOCK_WRITE &&
 		     !(e.kind == EXTENT_DATA && e.in_place)))
 			return -EAGAIN;
-		*p = (struct piece){ NULL, at, e.length, req->offset + at };
+		*p = (struct piece){ NULL, at, e.length, io->offset + at };
 		if (e.kind == EXTENT_DATA) {
 			/* The slow path says what is wrong. */
-			if (req->op == BLOCK_WRITE
+			if (io->op == BLOCK_WRITE
 			        ? meta_overlaps(q, e.host, e.length)
 			        : !q->external && e.host < q->cluster_size)
 				return -EAGAIN;
@@ -175,8 +181,7 @@ static void launch(struct split *s, const struct piece *pieces, int n)
 		part->split = s;
 		part->req = (struct block_request){
 			.op = req->op,
-			.flags =
-			    req->flags & (BLOCK_REQ_FUA | BLOCK_REQ_INLINE),
+			.flags = req->flags & BLOCK_REQ_FUA,
 			.offset = pieces[i].offset,
 			.length = pieces[i].length,
 			.iov = req->iov,
@@ -226,14 +231,29 @@ static struct split *split_make(struct qcow2 *q, struct block_request *req,
 	return NULL;
 }
 
+static struct hold hold_of(const struct qcow2 *q, u64 offset, u64 length)
+{
+	return (struct hold){ .first = cluster_of(q, offset),
+		              .last = cluster_of(q, offset + length - 1) };
+}
+
+/* Lock held: the number of pieces, or -EAGAIN. */
+static int look(struct qcow2 *q, const struct hold *h,
+                const struct block_io *io, struct piece *pieces, int most)
+{
+	return q->exclusive_holds && must_wait(q, h)
+	           ? -EAGAIN
+	           : survey(q, io, pieces, most);
+}
+
 /* False: this request needs the slow path. */
 static bool try_fast(struct qcow2 *q, struct block_request *req)
 {
+	const struct block_io io = { req->op, req->offset, req->length,
+		                     req->iov, req->iov_count };
 	struct piece pieces[PARTS_MAX];
 	struct split *s;
-	struct hold h = { .first = cluster_of(q, req->offset),
-		          .last =
-		              cluster_of(q, req->offset + req->length - 1) };
+	struct hold h = hold_of(q, req->offset, req->length);
 	int n, parts;
 
 	/* A durable write needs its mapping to be durable, too. */
@@ -243,8 +263,7 @@ static bool try_fast(struct qcow2 *q, struct block_request *req)
 	      (q->external || atomic_load(&q->meta_dirty)))))
 		return false;
 	pthread_mutex_lock(&q->lock);
-	n = q->exclusive_holds && must_wait(q, &h) ? -EAGAIN
-	                                           : survey(q, req, pieces);
+	n = look(q, &h, &io, pieces, PARTS_MAX);
 	s = n < 0 ? NULL : split_make(q, req, pieces, n);
 	if (s) {
 		s->hold = h;
@@ -261,12 +280,53 @@ static bool try_fast(struct qcow2 *q, struct block_request *req)
 		hold_release(q, &s->hold);
 		free(s->slices);
 		free(s);
-		if (req->flags & BLOCK_REQ_INLINE)
-			block_complete(req, 0);
-		else
-			requests_post(&q->block, req, 0);
+		requests_post(&q->block, req, 0);
 	}
 	return true;
+}
+
+static bool piece_now(const struct block_io *io, const struct piece *p)
+{
+	struct iovec slice[NOW_VECTOR];
+	struct block_io part = { io->op, p->offset, p->length, io->iov,
+		                 io->iov_count };
+
+	if (!p->to) {
+		iov_zero(io->iov, io->iov_count, p->at, p->length);
+		return true;
+	}
+	if (p->length < io->length) {
+		part.iov = slice;
+		part.iov_count =
+		    iov_slice(slice, io->iov, io->iov_count, p->at, p->length);
+	}
+	return block_now(p->to, &part);
+}
+
+bool requests_now(struct block *b, const struct block_io *io)
+{
+	struct qcow2 *q = qcow2_of(b);
+	struct hold h = hold_of(q, io->offset, io->length);
+	struct piece pieces[NOW_PIECES];
+	bool write = io->op == BLOCK_WRITE, done;
+	int n;
+
+	if (io->iov_count > NOW_VECTOR || (write && atomic_load(&q->corrupt)))
+		return false;
+	if (write && atomic_load_explicit(&q->tracking, memory_order_relaxed))
+		bitmaps_mark(q, io->offset, io->length);
+	pthread_mutex_lock(&q->lock);
+	n = look(q, &h, io, pieces, NOW_PIECES);
+	done = n >= 0;
+	if (done)
+		hold_append(q, &h);
+	pthread_mutex_unlock(&q->lock);
+	if (!done)
+		return false;
+	for (int i = 0; i < n && done; i++)
+		done = piece_now(io, &pieces[i]);
+	hold_release(q, &h);
+	return done;
 }
 
 /* A flush with nothing of ours to write goes straight down. */
@@ -290,36 +350,21 @@ static bool try_fast_flush(struct qcow2 *q, struct block_request *req)
 	return true;
 }
 
-static void enqueue(struct qcow2 *q, struct block_request *req)
-{
-	state_of(req)->next = NULL;
-	pthread_mutex_lock(&q->queue_lock);
-	*q->queue_tail = req;
-	q->queue_tail = &state_of(req)->next;
-	pthread_cond_signal(&q->queue_work);
-	pthread_mutex_unlock(&q->queue_lock);
-}
-
 void requests_post(struct block *b, struct block_request *req, int result)
 {
 	*state_of(req) = (struct state){ .post = true, .posted = result };
-	enqueue(qcow2_of(b), req);
+	queue_put(qcow2_of(b)->workers, req);
+}
+
+static void cancelled(struct block_request *req)
+{
+	state_of(req)->post = true;
+	state_of(req)->posted = -ECANCELED;
 }
 
 bool requests_cancel(struct block *b, struct block_request *req)
 {
-	struct qcow2 *q = qcow2_of(b);
-	struct block_request *r;
-
-	pthread_mutex_lock(&q->queue_lock);
-	for (r = q->queue; r && r != req; r = state_of(r)->next)
-		continue;
-	if (r)
-		*state_of(r) = (struct state){ .next = state_of(r)->next,
-			                       .post = true,
-			                       .posted = -ECANCELED };
-	pthread_mutex_unlock(&q->queue_lock);
-	return r != NULL;
+	return queue_change(qcow2_of(b)->workers, req, cancelled);
 }
 
 void requests_submit(struct block *b, struct block_request *req)
@@ -336,7 +381,7 @@ void requests_submit(struct block *b, struct block_request *req)
 	else if (req->op == BLOCK_FLUSH && q->writable)
 		done = try_fast_flush(q, req);
 	if (!done)
-		enqueue(q, req);
+		queue_put(q->workers, req);
 }
 
 static int flush(struct qcow2 *q)
@@ -406,8 +451,9 @@ static int run_slow(struct qcow2 *q, struct block_request *req)
 	return rc;
 }
 
-static void serve(struct qcow2 *q, struct block_request *req)
+static void serve(void *ctx, struct block_request *req)
 {
+	struct qcow2 *q = ctx;
 	int rc;
 
 	if (state_of(req)->post) {
@@ -434,49 +480,13 @@ static void serve(struct qcow2 *q, struct block_request *req)
 	block_complete(req, run_slow(q, req));
 }
 
-static void *worker(void *arg)
+void requests_init(struct qcow2 *q, unsigned workers)
 {
-	struct qcow2 *q = arg;
-
-	for (;;) {
-		struct block_request *req;
-
-		pthread_mutex_lock(&q->queue_lock);
-		while (!q->queue && !q->stop)
-			pthread_cond_wait(&q->queue_work, &q->queue_lock);
-		req = q->queue;
-		if (req) {
-			q->queue = state_of(req)->next;
-			if (!q->queue)
-				q->queue_tail = &q->queue;
-		}
-		pthread_mutex_unlock(&q->queue_lock);
-		if (!req)
-			return NULL;
-		serve(q, req);
-	}
-}
-
-int requests_init(struct qcow2 *q, unsigned workers)
-{
-	int rc = 0;
-
-	q->queue_tail = &q->queue;
-	while (rc == 0 && q->worker_count < workers) {
-		rc = thread_start(&q->workers[q->worker_count], STACK_BYTES,
-		                  worker, q);
-		q->worker_count += rc == 0;
-	}
-	return q->worker_count ? 0 : rc;
+	q->workers = queue_create(workers, STACK_BYTES, serve, q);
 }
 
 void requests_fini(struct qcow2 *q)
 {
-	pthread_mutex_lock(&q->queue_lock);
-	q->stop = true;
-	pthread_cond_broadcast(&q->queue_work);
-	pthread_mutex_unlock(&q->queue_lock);
-	for (unsigned i = 0; i < q->worker_count; i++)
-		pthread_join(q->workers[i], NULL);
-	q->worker_count = 0;
+	queue_destroy(q->workers);
+	q->workers = NULL;
 }

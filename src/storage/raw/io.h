@@ -3,8 +3,7 @@
  * io.h - on which thread a raw disk's requests are done.
  *
  * Two backends with one behaviour: io_uring where the host has it, a pool of
- * threads where it has not. Both make all their threads when created, so that
- * a sandbox set up later need not allow new ones.
+ * threads where it has not.
  */
 #pragma once
 
@@ -19,6 +18,6 @@ struct io {
 	void (*destroy)(struct io *io);
 };
 
+struct io *io_threads_create(unsigned threads);
 /* 0 or -errno, when the host refuses. */
-int io_threads_create(struct io **out, unsigned threads) MUST_CHECK;
 int io_uring_create(struct io **out) MUST_CHECK;

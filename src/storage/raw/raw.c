@@ -181,8 +181,7 @@ static int set_direct(struct raw *raw, const struct block_open *how,
 	return 0;
 }
 
-static int start_io(struct raw *raw, const struct block_open *how,
-                    struct error *err)
+static void start_io(struct raw *raw, const struct block_open *how)
 {
 	unsigned ring = BLOCK_OPEN_DIRECT | BLOCK_OPEN_URING;
 	int rc = -ENOSYS;
@@ -193,11 +192,14 @@ static int start_io(struct raw *raw, const struct block_open *how,
 		rc = io_uring_create(&raw->io);
 	/* Old kernels, io_uring_disabled, container policies, memlock. */
 	if (rc < 0)
-		rc = io_threads_create(&raw->io, POOL_THREADS);
-	if (rc < 0)
-		return error_set(err, rc, "%s: no threads for I/O: %s",
-		                 name_of(how), strerror(-rc));
-	return 0;
+		raw->io = io_threads_create(POOL_THREADS);
+}
+
+/* One that has nothing to do is over. */
+static void begin_flush(struct raw *raw, struct raw_state *st)
+{
+	st->done = atomic_load(&raw->changes);
+	st->post = raw->no_flush || st->done == atomic_load(&raw->flushed);
 }
 
 static void raw_submit(struct block *b, struct block_request *req)
@@ -205,14 +207,13 @@ static void raw_submit(struct block *b, struct block_request *req)
 	struct raw *raw = container_of(b, struct raw, block);
 
 	*raw_state(req) = (struct raw_state){ .next = NULL };
-	if (raw->no_flush) {
+	if (raw->no_flush)
 		req->flags &= ~(unsigned)BLOCK_REQ_FUA;
-		if (req->op == BLOCK_FLUSH)
-			raw_state(req)->post = true;
-	}
+	if (req->op == BLOCK_FLUSH)
+		begin_flush(raw, raw_state(req));
 	if (req->flags & BLOCK_REQ_BLOCKING)
 		raw_perform(req);
-	else if (!(req->flags & BLOCK_REQ_INLINE) || !raw_try_now(req))
+	else
 		raw->io->submit(raw->io, req);
 }
 
@@ -259,6 +260,7 @@ static int raw_resize(struct block *b, u64 size, struct error *err)
 		                 size, strerror(errno));
 	}
 	raw->length = size;
+	atomic_fetch_add(&raw->changes, 1);
 	atomic_store(&b->size, size);
 	return 0;
 }
@@ -332,6 +334,7 @@ static int raw_freeze(struct block *b)
 static const struct block_driver raw_driver = {
 	.name = "raw",
 	.submit = raw_submit,
+	.now = raw_now,
 	.post = raw_post,
 	.close = raw_close,
 	.resize = raw_resize,
@@ -355,6 +358,8 @@ int raw_open(struct block **out, const struct block_open *how,
 	raw->fd = fd;
 	raw->no_flush = how->flags & BLOCK_OPEN_NO_FLUSH;
 	raw->no_lock = how->flags & BLOCK_OPEN_NO_LOCK;
+	/* What others left there is not known to be durable. */
+	atomic_store(&raw->changes, 1);
 	block_init(&raw->block, &raw_driver);
 	raw->block.info.readonly = how->flags & BLOCK_OPEN_READONLY;
 
@@ -365,12 +370,11 @@ int raw_open(struct block **out, const struct block_open *how,
 		rc = take_lock(fd, how, err);
 	if (rc == 0)
 		rc = set_direct(raw, how, err);
-	if (rc == 0)
-		rc = start_io(raw, how, err);
 	if (rc < 0) {
 		raw_close(&raw->block);
 		return rc;
 	}
+	start_io(raw, how);
 	raw->block.unbounded = (how->flags & RAW_UNBOUNDED) && !raw->device;
 	/* A last part of a sector is a whole one whose rest is zeroes. */
 	size = raw->device ? raw->length

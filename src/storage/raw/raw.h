@@ -26,11 +26,15 @@ struct raw {
 	/* Bytes that the file has at least: reads before that must succeed,
 	 * and a file that is shorter was cut behind our back. */
 	_Atomic u64 length;
+	/* Changes that are over, and how many of those a flush has made
+	 * durable. */
+	_Atomic u64 changes, flushed;
 	/* What the file system turned out not to have. */
 	_Atomic bool no_punch, no_zero_range;
-	/* Reads that need no waiting, done inside submit; see raw_try_now(). */
+	/* What is done inside submit; see raw_now(). */
 	_Atomic bool no_nowait;
 	_Atomic u32 skip_now;
+	_Atomic u64 queue_until_ns; /* writes */
 };
 
 /* Unbounded: grows as written, for formats that keep their tables in it. */
@@ -43,7 +47,7 @@ int raw_open(struct block **out, const struct block_open *how,
 /* Of one request, in driver_private from BLOCK_PRIVATE_FRONT on. */
 struct raw_state {
 	struct block_request *next; /* in a backend's queue */
-	u64 done;                   /* bytes transferred */
+	u64 done;                   /* bytes; of a flush: changes it covers */
 	struct iovec *iov;          /* our own vector, where one is needed */
 	u8 *bounce;                 /* aligned copy of the data */
 	int posted;                 /* result, if only to be completed */
@@ -77,8 +81,7 @@ int raw_remaining(struct block_request *req, const struct iovec **iov,
 int raw_step(struct block_request *req, s64 n);
 /* Free what raw_begin made and complete the request. */
 void raw_finish(struct block_request *req, int result);
-/* A read that the page cache has, on this thread, without waiting: true, and
- * it is complete. False: nothing has happened. */
-bool raw_try_now(struct block_request *req);
+/* The driver's now(). */
+bool raw_now(struct block *b, const struct block_io *io);
 /* All of it, on this thread, blocking; completes the request. */
 void raw_perform(struct block_request *req);

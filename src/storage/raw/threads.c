@@ -4,11 +4,10 @@
  * request a thread at a time, taken in the order of submission.
  */
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 
 #include "base/alloc.h"
-#include "base/thread.h"
+#include "storage/core/queue.h"
 #include "storage/raw/io.h"
 #include "storage/raw/raw.h"
 
@@ -16,104 +15,45 @@ enum { STACK_BYTES = 128 * 1024 };
 
 struct pool {
 	struct io io;
-	pthread_mutex_t lock;
-	pthread_cond_t work;
-	/* Under lock. */
-	struct block_request *head, **tail;
-	bool stop;
-
-	unsigned count;
-	pthread_t threads[];
+	struct queue *queue;
 };
 
-static struct block_request *take(struct pool *p)
+static void perform(void *ctx, struct block_request *req)
 {
-	struct block_request *req;
-
-	pthread_mutex_lock(&p->lock);
-	while (!p->head && !p->stop)
-		pthread_cond_wait(&p->work, &p->lock);
-	req = p->head;
-	if (req) {
-		p->head = raw_state(req)->next;
-		if (!p->head)
-			p->tail = &p->head;
-	}
-	pthread_mutex_unlock(&p->lock);
-	return req;
-}
-
-static void *pool_thread(void *arg)
-{
-	struct pool *p = arg;
-	struct block_request *req;
-
-	while ((req = take(p)))
-		raw_perform(req);
-	return NULL;
+	(void)ctx;
+	raw_perform(req);
 }
 
 static void pool_submit(struct io *io, struct block_request *req)
 {
-	struct pool *p = container_of(io, struct pool, io);
+	queue_put(container_of(io, struct pool, io)->queue, req);
+}
 
-	raw_state(req)->next = NULL;
-	pthread_mutex_lock(&p->lock);
-	*p->tail = req;
-	p->tail = &raw_state(req)->next;
-	pthread_cond_signal(&p->work);
-	pthread_mutex_unlock(&p->lock);
+static void cancelled(struct block_request *req)
+{
+	raw_state(req)->post = true;
+	raw_state(req)->posted = -ECANCELED;
 }
 
 static bool pool_cancel(struct io *io, struct block_request *req)
 {
-	struct pool *p = container_of(io, struct pool, io);
-	struct block_request *r;
-
-	pthread_mutex_lock(&p->lock);
-	for (r = p->head; r && r != req; r = raw_state(r)->next)
-		continue;
-	if (r) {
-		raw_state(r)->post = true;
-		raw_state(r)->posted = -ECANCELED;
-	}
-	pthread_mutex_unlock(&p->lock);
-	return r != NULL;
+	return queue_change(container_of(io, struct pool, io)->queue, req,
+	                    cancelled);
 }
 
 static void pool_destroy(struct io *io)
 {
 	struct pool *p = container_of(io, struct pool, io);
 
-	pthread_mutex_lock(&p->lock);
-	p->stop = true;
-	pthread_cond_broadcast(&p->work);
-	pthread_mutex_unlock(&p->lock);
-	for (unsigned i = 0; i < p->count; i++)
-		pthread_join(p->threads[i], NULL);
-	pthread_cond_destroy(&p->work);
-	pthread_mutex_destroy(&p->lock);
+	queue_destroy(p->queue);
 	free(p);
 }
 
-int io_threads_create(struct io **out, unsigned threads)
+struct io *io_threads_create(unsigned threads)
 {
-	struct pool *p = xalloc(sizeof(*p) + threads * sizeof(p->threads[0]));
-	int rc = 0;
+	struct pool *p = xalloc(sizeof(*p));
 
 	p->io = (struct io){ pool_submit, pool_cancel, pool_destroy };
-	pthread_mutex_init(&p->lock, NULL);
-	pthread_cond_init(&p->work, NULL);
-	p->tail = &p->head;
-	while (rc == 0 && p->count < threads) {
-		rc = thread_start(&p->threads[p->count], STACK_BYTES,
-		                  pool_thread, p);
-		p->count += rc == 0;
-	}
-	if (p->count == 0) {
-		pool_destroy(&p->io);
-		return rc;
-	}
-	*out = &p->io;
-	return 0;
+	p->queue = queue_create(threads, STACK_BYTES, perform, NULL);
+	return &p->io;
 }

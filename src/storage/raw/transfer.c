@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -22,8 +23,11 @@
 #include "storage/raw/raw.h"
 
 enum {
+	HOST_PAGE = 4096,
 	NOW_BYTES_MAX = 64 * 1024, /* more, and two threads copy faster */
 	SKIP_AFTER_MISS = 3,
+	NOW_WRITE_NS = 1000 * 1000, /* a write that took longer has waited */
+	QUEUE_TIMES = 10,           /* ...and none is made here as long */
 };
 
 static bool aligned(const struct raw *raw, const struct block_request *req)
@@ -147,9 +151,26 @@ int raw_step(struct block_request *req, s64 n)
 	return 1;
 }
 
+static void note_flush(struct raw *raw, u64 changes)
+{
+	u64 old = atomic_load(&raw->flushed);
+
+	while (changes > old &&
+	       !atomic_compare_exchange_weak(&raw->flushed, &old, changes))
+		continue;
+}
+
 void raw_finish(struct block_request *req, int result)
 {
 	struct raw_state *st = raw_state(req);
+	struct raw *raw = raw_of(req);
+
+	if (st->post)
+		; /* nothing was done */
+	else if (req->op == BLOCK_FLUSH && result == 0)
+		note_flush(raw, st->done);
+	else if (req->op != BLOCK_FLUSH && req->op != BLOCK_READ)
+		atomic_fetch_add(&raw->changes, 1);
 
 	if (st->bounce && req->op == BLOCK_READ && result == 0)
 		iov_copy_in(req->iov, req->iov_count, 0, st->bounce,
@@ -191,20 +212,14 @@ static bool unsupported(int rc)
 	       rc == -ENOTTY || rc == -EINVAL;
 }
 
-/*
- * A thread that sleeps has to be woken to do it, which takes longer than to
- * copy a few pages that are in memory. When they are not, the question alone
- * costs something: after one in vain, some are not asked.
- */
-bool raw_try_now(struct block_request *req)
+/* When memory does not have it the question alone costs something: after one
+ * in vain, some are not asked. */
+static bool read_now(struct raw *raw, const struct block_io *io)
 {
-	struct raw *raw = raw_of(req);
 	u32 skip;
 	ssize_t n;
 
-	if (req->op != BLOCK_READ || req->length > NOW_BYTES_MAX ||
-	    req->iov_count > IOV_MAX || raw->direct ||
-	    atomic_load_explicit(&raw->no_nowait, memory_order_relaxed))
+	if (atomic_load_explicit(&raw->no_nowait, memory_order_relaxed))
 		return false;
 	skip = atomic_load_explicit(&raw->skip_now, memory_order_relaxed);
 	if (skip) {
@@ -212,18 +227,67 @@ bool raw_try_now(struct block_request *req)
 		                      memory_order_relaxed);
 		return false;
 	}
-	n = preadv2(raw->fd, req->iov, req->iov_count, (off_t)req->offset,
+	n = preadv2(raw->fd, io->iov, io->iov_count, (off_t)io->offset,
 	            RWF_NOWAIT);
-	if (n == (ssize_t)req->length) {
-		raw_finish(req, 0);
+	if (n == (ssize_t)io->length)
 		return true;
-	}
 	if (n < 0 && unsupported(-errno))
 		atomic_store(&raw->no_nowait, true);
 	else
 		atomic_store_explicit(&raw->skip_now, SKIP_AFTER_MISS,
 		                      memory_order_relaxed);
 	return false;
+}
+
+static u64 now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
+}
+
+/*
+ * Whole pages go into the page cache without a look at the disk; but few file
+ * systems can be asked not to wait, for a journal or until there are fewer
+ * dirty pages. So what it takes is measured, and once that was long, writes
+ * are queued for a while: of all time, a small part at most is waited for.
+ */
+static bool write_now(struct raw *raw, const struct block_io *io)
+{
+	u64 begin = now_ns(), end;
+	ssize_t n;
+
+	if (!IS_ALIGNED(io->offset | io->length, (u64)HOST_PAGE) ||
+	    begin < atomic_load_explicit(&raw->queue_until_ns,
+	                                 memory_order_relaxed) ||
+	    raw_cut_short(raw))
+		return false;
+	n = pwritev(raw->fd, io->iov, io->iov_count, (off_t)io->offset);
+	end = now_ns();
+	if (end - begin > NOW_WRITE_NS)
+		atomic_store_explicit(&raw->queue_until_ns,
+		                      end + (end - begin) * QUEUE_TIMES,
+		                      memory_order_relaxed);
+	atomic_fetch_add(&raw->changes, 1);
+	/* Why not, is found out by who does it again. */
+	if (n != (ssize_t)io->length)
+		return false;
+	if (raw->block.unbounded)
+		note_growth(raw, io->offset + io->length);
+	return true;
+}
+
+/* A thread that sleeps has to be woken to do it, which takes longer than to
+ * copy a few pages. */
+bool raw_now(struct block *b, const struct block_io *io)
+{
+	struct raw *raw = container_of(b, struct raw, block);
+
+	if (io->length > NOW_BYTES_MAX || io->iov_count > IOV_MAX ||
+	    raw->direct)
+		return false;
+	return io->op == BLOCK_READ ? read_now(raw, io) : write_now(raw, io);
 }
 
 static int sync_data(struct raw *raw)

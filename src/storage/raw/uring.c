@@ -297,9 +297,7 @@ int io_uring_create(struct io **out)
 	rc = r->wake < 0 ? -errno : 0;
 	if (rc < 0)
 		goto no_wake;
-	rc = io_threads_create(&r->slow, 1);
-	if (rc < 0)
-		goto no_pool;
+	r->slow = io_threads_create(1);
 	rc = thread_start(&r->thread, STACK_BYTES, ring_thread, r);
 	if (rc < 0)
 		goto no_thread;
@@ -308,7 +306,6 @@ int io_uring_create(struct io **out)
 
 no_thread:
 	r->slow->destroy(r->slow);
-no_pool:
 	close(r->wake);
 no_wake:
 	io_uring_queue_exit(&r->uring);

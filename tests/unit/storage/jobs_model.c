@@ -578,9 +578,7 @@ static void begin(struct model *m)
 		if (i > BASE)
 			make_image(m, i, names[i - 1],
 			           m->raw[i - 1] ? "raw" : "qcow2");
-		must(m,
-		     live_open(&m->live, open_chain(m, i, true), &last_error),
-		     "live");
+		m->live = live_open(open_chain(m, i, true));
 		for (int k = 0; k < 4; k++)
 			batch(m);
 		if (i == TOP)

@@ -94,7 +94,7 @@ static void test_rate(void **state)
 	struct job *j;
 
 	(void)state;
-	assert_int_equal(live_open(&live, open_raw(from), &err), 0);
+	live = live_open(open_raw(from));
 	assert_int_equal(
 	    job_mirror(&j, live, open_raw(to), false, &options, &err), 0);
 	assert_int_equal(job_wait(j, 300), JOB_RUNNING);

@@ -336,24 +336,38 @@ static void note_thread(struct block_request *req, int result)
 	sem_post(&n->sem);
 }
 
-/* Who completes a read that the page cache has: its submitter only if the
- * request says that it may. */
-static void test_at_once(void **state)
+/* Submits it, and says whether this thread completed it. */
+static bool was_mine(struct fixture *f, enum block_op op, u64 offset, u8 *buf,
+                     u64 length)
 {
-	struct fixture *f = begin(state);
-	u8 *buf = aligned_alloc(4096, 4096);
-	struct iovec iov = { buf, 4096 };
+	struct iovec iov = { buf, length };
 	struct noted n;
 	struct block_request req = {
-		.op = BLOCK_READ,
+		.op = op,
 		.flags = f->request_flags,
-		.offset = 8192,
-		.length = 4096,
+		.offset = offset,
+		.length = length,
 		.iov = &iov,
 		.iov_count = 1,
 		.done = note_thread,
 		.ctx = &n,
 	};
+
+	sem_init(&n.sem, 0, 0);
+	block_submit(f->b, &req);
+	sem_wait(&n.sem);
+	block_drain(f->b);
+	assert_int_equal(n.result, 0);
+	sem_destroy(&n.sem);
+	return pthread_equal(n.thread, pthread_self());
+}
+
+/* Who completes what the page cache can: its submitter only if the request says
+ * that it may. */
+static void test_at_once(void **state)
+{
+	struct fixture *f = begin(state);
+	u8 *buf = aligned_alloc(4096, 4096);
 	struct raw *raw = container_of(f->b, struct raw, block);
 	bool cached = !(f->flags & BLOCK_OPEN_DIRECT), mine;
 
@@ -361,13 +375,8 @@ static void test_at_once(void **state)
 	assert_int_equal(io(f, BLOCK_WRITE, 8192, buf, 4096), 0);
 	assert_int_equal(io(f, BLOCK_READ, 8192, buf, 4096), 0);
 	memset(buf, 0, 4096);
-	sem_init(&n.sem, 0, 0);
-	block_submit(f->b, &req);
-	sem_wait(&n.sem);
-	block_drain(f->b);
-	assert_int_equal(n.result, 0);
+	mine = was_mine(f, BLOCK_READ, 8192, buf, 4096);
 	assert_true(pattern_holds(buf, 8192, 4096, 3));
-	mine = pthread_equal(n.thread, pthread_self());
 	if (f->request_flags & BLOCK_REQ_BLOCKING)
 		assert_true(mine);
 	else if (!(f->request_flags & BLOCK_REQ_INLINE) || !cached)
@@ -375,8 +384,39 @@ static void test_at_once(void **state)
 	else if (!mine) /* memory may be short, too: it is no promise */
 		print_message("not read at once: %s\n",
 		              raw->no_nowait ? "not known here" : "not cached");
-	sem_destroy(&n.sem);
 	free(buf);
+	end(f);
+}
+
+/* Whole pages are written at once, unless that was slow lately; parts of pages,
+ * which may have to be read first, never. */
+static void test_written_at_once(void **state)
+{
+	struct fixture *f = begin(state);
+	u8 *buf = aligned_alloc(4096, 4096), *back = aligned_alloc(4096, 4096);
+	struct raw *raw = container_of(f->b, struct raw, block);
+	bool at_once = (f->request_flags & BLOCK_REQ_INLINE) &&
+	               !(f->flags & BLOCK_OPEN_DIRECT);
+	bool waits = f->request_flags & BLOCK_REQ_BLOCKING;
+	unsigned part = f->info.sector;
+
+	pattern_fill(buf, 4096, 4096, 6);
+	atomic_store(&raw->queue_until_ns, 0);
+	assert_int_equal(was_mine(f, BLOCK_WRITE, 4096, buf, 4096),
+	                 at_once || waits);
+	atomic_store(&raw->queue_until_ns, UINT64_MAX);
+	pattern_fill(buf, 8192, 4096, 7);
+	assert_int_equal(was_mine(f, BLOCK_WRITE, 8192, buf, 4096), waits);
+	atomic_store(&raw->queue_until_ns, 0);
+	pattern_fill(buf, 4096, part, 8);
+	assert_int_equal(was_mine(f, BLOCK_WRITE, 4096, buf, part),
+	                 waits || (at_once && part == 4096));
+	assert_int_equal(io(f, BLOCK_READ, 8192, back, 4096), 0);
+	assert_true(pattern_holds(back, 8192, 4096, 7));
+	assert_int_equal(io(f, BLOCK_READ, 4096, back, part), 0);
+	assert_true(pattern_holds(back, 4096, part, 8));
+	free(buf);
+	free(back);
 	end(f);
 }
 
@@ -792,10 +832,9 @@ static void test_device(void **state)
 
 static void test_backends_exist(void **state)
 {
-	struct io *io = NULL;
+	struct io *io = io_threads_create(2);
 
 	(void)state;
-	assert_int_equal(io_threads_create(&io, 2), 0);
 	io->destroy(io);
 	/* Where the host has no io_uring, the other variants ran on threads. */
 	if (io_uring_create(&io) == 0)
@@ -827,6 +866,7 @@ int main(void)
 		EACH(test_locks),
 		EACH(test_descriptor),
 		EACH(test_at_once),
+		EACH(test_written_at_once),
 		EACH(test_truncated),
 		EACH(test_replaced),
 		EACH(test_odd_size),

@@ -197,33 +197,38 @@ static void put(struct view *v, struct block_request *req)
 	pthread_mutex_unlock(&r->lock);
 }
 
-/* Some of the reads that may be are over before submit is. */
-static bool over_at_once(struct view *v, const struct block_request *req)
+/* Some are done at once; of some writes a part is, and they come again. */
+static bool now(struct block *b, const struct block_io *io)
 {
-	bool over;
+	struct view *v = view_of(b);
+	struct recorder *r = v->r;
+	struct block_request req = { .op = io->op,
+		                     .offset = io->offset,
+		                     .length = io->length,
+		                     .iov = io->iov,
+		                     .iov_count = io->iov_count };
+	u32 luck;
+	int rc;
 
-	if (req->op != BLOCK_READ || !(req->flags & BLOCK_REQ_INLINE))
+	pthread_mutex_lock(&r->lock);
+	luck = random_next(&r->random) % 4;
+	pthread_mutex_unlock(&r->lock);
+	if (luck < 2)
 		return false;
-	pthread_mutex_lock(&v->r->lock);
-	over = random_next(&v->r->random) % 2;
-	pthread_mutex_unlock(&v->r->lock);
-	return over;
+	if (luck == 2 && io->op == BLOCK_WRITE)
+		req.length = ALIGN_DOWN(io->length / 2, (u64)SECTOR);
+	pthread_mutex_lock(&r->serving);
+	rc = req.length ? serve(r, &req) : 0;
+	if (r->size > block_size(b))
+		atomic_store(&b->size, r->size);
+	pthread_mutex_unlock(&r->serving);
+	return rc == 0 && req.length == io->length;
 }
 
 static void submit(struct block *b, struct block_request *req)
 {
-	struct view *v = view_of(b);
-	int rc;
-
 	*state_of(req) = (struct state){ .post = false };
-	if (!over_at_once(v, req)) {
-		put(v, req);
-		return;
-	}
-	pthread_mutex_lock(&v->r->serving);
-	rc = serve(v->r, req);
-	pthread_mutex_unlock(&v->r->serving);
-	block_complete(req, rc);
+	put(view_of(b), req);
 }
 
 static void post(struct block *b, struct block_request *req, int result)
@@ -262,6 +267,7 @@ static int resize(struct block *b, u64 size, struct error *err)
 static const struct block_driver driver = {
 	.name = "recorder",
 	.submit = submit,
+	.now = now,
 	.post = post,
 	.close = close_recorder,
 	.resize = resize,
