@@ -87,6 +87,7 @@ static void add_disk(struct build *b, json_t *list, json_t *from)
 	size_t i;
 
 	json_object_set(disk, "serial", json_object_get(from, "serial"));
+	json_object_set(disk, "cache", json_object_get(from, "cache"));
 	json_object_set_new(disk, "readonly", json_boolean(readonly));
 	json_object_set_new(disk, "chain", chain);
 	json_array_foreach(below, i, file)
@@ -241,6 +242,8 @@ int fork_machine_start(struct fork_copy *c, const struct fork_source *s,
 	int rc;
 
 	copy_plain(&b, machine);
+	/* Not to be chosen once more. */
+	json_object_set(b.file, "engine", json_object_get(s->answer, "engine"));
 	add_boot(&b);
 	add_disks(&b);
 	add_restore(&b);

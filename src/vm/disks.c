@@ -101,6 +101,12 @@ static int open_image(struct request *r, const char *key, unsigned flags,
 	return rc < 0 ? rc : block_open(out, &how, r->err);
 }
 
+/* For one that becomes the disk's. */
+static unsigned cache_flags(const struct request *r)
+{
+	return machine_disk_flags(r->d->machine, r->disk);
+}
+
 static struct block *live(const struct request *r)
 {
 	return machine_disk(r->d->machine, r->disk);
@@ -278,20 +284,23 @@ static int do_snapshot(struct request *r, json_t **answer)
 		return rc;
 	rc = descriptor(r, "file", true, &work->image_fd);
 	if (rc == 0)
-		rc = open_image(r, "file", IMAGE_OPEN_NO_BACKING,
+		rc = open_image(r, "file",
+		                IMAGE_OPEN_NO_BACKING | cache_flags(r),
 		                &work->overlay);
 	if (rc == 0)
 		rc = work_snapshot(work, r->err);
 	return begun(work, rc, answer);
 }
 
-static int open_for_work(int *fd, const char *path, const char *format,
-                         struct block **out, struct error *err)
+static int open_for_work(const struct work *w, int fd, const char *path,
+                         const char *format, struct block **out,
+                         struct error *err)
 {
 	const struct block_open how = { .path = path,
-		                        .fd = fcntl(*fd, F_DUPFD_CLOEXEC, 0),
+		                        .fd = fcntl(fd, F_DUPFD_CLOEXEC, 0),
 		                        .format = format,
-		                        .flags = IMAGE_OPEN_NO_BACKING };
+		                        .flags =
+		                            IMAGE_OPEN_NO_BACKING | w->flags };
 
 	if (how.fd < 0)
 		return error_set(err, -errno, "descriptors: %s",
@@ -303,14 +312,14 @@ static int open_base(void *ctx, struct block **out, struct error *err)
 {
 	struct work *w = ctx;
 
-	return open_for_work(&w->base_fd, w->path, w->base_format, out, err);
+	return open_for_work(w, w->base_fd, w->path, w->base_format, out, err);
 }
 
 static int open_above(void *ctx, struct block **out, struct error *err)
 {
 	struct work *w = ctx;
 
-	return open_for_work(&w->above_fd, w->above_path, "qcow2", out, err);
+	return open_for_work(w, w->above_fd, w->above_path, "qcow2", out, err);
 }
 
 static int do_commit(struct request *r, json_t **answer)
@@ -328,6 +337,7 @@ static int do_commit(struct request *r, json_t **answer)
 	work->then = WORK_PIVOT;
 	work->base_format = xstrdup(format ? format : "raw");
 	work->above_path = xstrdup(above ? above : "image");
+	work->flags = cache_flags(r);
 	rc = descriptor(r, "file", true, &work->base_fd);
 	if (rc == 0)
 		rc = descriptor(r, "above", false, &work->above_fd);
@@ -383,7 +393,11 @@ static int do_mirror(struct request *r, json_t **answer)
 	if (rc == 0 && work->then != WORK_FINISH)
 		rc = descriptor(r, "file", true, &work->image_fd);
 	if (rc == 0)
-		rc = open_image(r, "file", IMAGE_OPEN_NO_BACKING, &target);
+		rc = open_image(
+		    r, "file",
+		    IMAGE_OPEN_NO_BACKING |
+			(work->then == WORK_FINISH ? 0 : cache_flags(r)),
+		    &target);
 	options = work_options(work);
 	if (rc == 0)
 		rc = job_mirror(&work->job, live(r), target, truth(r, "blank"),

@@ -301,15 +301,18 @@ static json_t *layers(struct reply *reply,
 static json_t *disks(struct forking *f)
 {
 	const struct machine_config *c = &f->moments->config->machine;
+	json_t *given = json_object_get(f->moments->config->json, "disks");
 	json_t *list = json_array();
 
 	for (unsigned i = 0; i < c->disk_count; i++)
 		json_array_append_new(
 		    list,
-		    json_pack("{s:i,s:s?,s:s?,s:b,s:o}", "disk", (int)i,
-		              "serial", c->disks[i].serial, "path",
-		              c->disks[i].path, "readonly",
-		              c->disks[i].readonly, "below", below(f, i)));
+		    json_pack(
+			"{s:i,s:s?,s:s?,s:b,s:O*,s:o}", "disk", (int)i,
+			"serial", c->disks[i].serial, "path", c->disks[i].path,
+			"readonly", c->disks[i].readonly, "cache",
+			json_object_get(json_array_get(given, i), "cache"),
+			"below", below(f, i)));
 	return list;
 }
 
@@ -339,6 +342,8 @@ static json_t *answer_fork(struct forking *f,
 	json_t *o = figures(r);
 
 	json_object_set(o, "machine", c->json);
+	json_object_set_new(o, "engine",
+	                    json_string(machine_engine(f->moments->machine)));
 	json_object_set_new(o, "boot", boot(f));
 	json_object_set_new(o, "disks", disks(f));
 	json_object_set_new(o, "layers", layers(f->reply, r));
@@ -366,9 +371,7 @@ static int open_overlay(struct forking *f, json_t *disk, struct error *err)
 	const struct machine_config *c = &f->moments->config->machine;
 	json_int_t i = json_integer_value(json_object_get(disk, "disk"));
 	int fd = brought_fd(f->brought, json_object_get(disk, "overlay"));
-	struct block_open how = { .path = "overlay",
-		                  .format = "qcow2",
-		                  .flags = IMAGE_OPEN_NO_BACKING };
+	struct block_open how = { .path = "overlay", .format = "qcow2" };
 	int rc;
 
 	if (i < 0 || i >= (json_int_t)c->disk_count)
@@ -382,6 +385,8 @@ static int open_overlay(struct forking *f, json_t *disk, struct error *err)
 	how.fd = f->overlay_fd[i] < 0 ? -1 : copy_fd(fd, err);
 	if (how.fd < 0)
 		return err->code;
+	how.flags = IMAGE_OPEN_NO_BACKING |
+	            machine_disk_flags(f->moments->machine, (unsigned)i);
 	rc = block_open(&f->overlay[i], &how, err);
 	return rc;
 }

@@ -46,6 +46,7 @@ struct work {
 	char record[WORK_NAME_MAX + 1];
 	/* A commit's: the image below, and the one above what goes down. */
 	int base_fd, above_fd;
+	unsigned flags; /* BLOCK_OPEN_*, for both */
 	char *base_path, *base_format, *above_path;
 
 	/* A snapshot's. */
