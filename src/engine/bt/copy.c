@@ -315,7 +315,7 @@ void x_copy(struct xlate *x, unsigned k)
 	}
 	if (in->has_mem)
 		disp = x_reach_operand(x, k);
-	if (read || (written && (x->live[k + 1] & ~x_flags_killed(in))))
+	if (read || (written && (x->live[k + 1] & ~x_flags_killed(x, in))))
 		x_flags_need(x);
 	fit = find_registers(in, m);
 	ASSERT(fit); /* bt_can looked */

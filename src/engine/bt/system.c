@@ -347,7 +347,6 @@ static void bit_string(struct xlate *x, unsigned k)
 	const struct insn_operand *number = &in->op[1];
 	struct cursor *c = &x->c;
 	unsigned size = number->size;
-	u32 written = x_flags_written(in);
 
 	x_flags_clobber(x, x->live[k]);
 	x_address(x, k);
@@ -360,7 +359,7 @@ static void bit_string(struct xlate *x, unsigned k)
 	asm_alu_imm32(&x->c, ALU_AND, H_S1, size * 8 - 1);
 	asm_store_gs(c, H_S1, AREA(value));
 	x_reach_at(x, k, size, in->z.mnemonic != ZYDIS_MNEMONIC_BT);
-	if (x->live[k + 1] & ~written)
+	if (x->live[k + 1] & ~x_flags_killed(x, in))
 		x_flags_need(x);
 	asm_load_gs(c, H_S1, AREA(value));
 	if (in->lock)

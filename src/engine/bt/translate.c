@@ -64,9 +64,15 @@ u32 x_flags_written(const struct insn *in)
 	         : 0;
 }
 
-u32 x_flags_killed(const struct insn *in)
+/* What is undefined afterwards may hang on what it was. */
+u32 x_flags_killed(const struct xlate *x, const struct insn *in)
 {
-	return may_keep(in) ? 0 : x_flags_written(in);
+	u32 written = x_flags_written(in);
+
+	if (may_keep(in))
+		return 0;
+	return written &
+	       ~(x->bt->exact && written ? in->z.cpu_flags->undefined : 0);
 }
 
 u32 x_flags_read(const struct insn *in)
@@ -213,7 +219,7 @@ static void find_live(struct xlate *x, u32 self)
 		if (k >= x->count || x->bt->exact || bt_condition(in) >= 0)
 			x->live[k] = RFLAGS_STATUS;
 		else
-			x->live[k] = (x->live[k + 1] & ~x_flags_killed(in)) |
+			x->live[k] = (x->live[k + 1] & ~x_flags_killed(x, in)) |
 			             x_flags_read(in);
 	}
 }

@@ -103,7 +103,8 @@ void x_flags_need(struct xlate *x);
 /* RFLAGS_STATUS bits. What is written may be kept, too: by a shift by CL. */
 u32 x_flags_read(const struct insn *in);
 u32 x_flags_written(const struct insn *in);
-u32 x_flags_killed(const struct insn *in); /* written whatever happens */
+/* Written whatever happens, and whatever they were. */
+u32 x_flags_killed(const struct xlate *x, const struct insn *in);
 /* A fault in the host bytes from here on is instruction k's. */
 void x_point(struct xlate *x, unsigned k);
 

@@ -5,49 +5,54 @@
 #include "engine/interp/ops.h"
 #include "engine/x86/decode.h"
 
+#define FLAGS_IN "addb $0x7f, %%al\n\tsahf\n\t"
 #define FLAGS_OUT "\n\tlahf\n\tseto %%al"
+/*
+ * With flags in CX, as they are before and after: what these instructions leave
+ * undefined is as the host's leave it, in translated code and here.
+ */
+#define WITH_FLAGS(insn)                                                       \
+	"xchg %%rax, %%rcx\n\t" FLAGS_IN "xchg %%rax, %%rcx\n\t" insn          \
+	"\n\tmov %%rax, %%rcx" FLAGS_OUT "\n\txchg %%rax, %%rcx"
 #define RAX GPR_OFF(GPR_RAX)
 #define RDX GPR_OFF(GPR_RDX)
 
-/* ---- one operand: RDX:RAX = RAX * v ---- */
-#define WIDE_MUL(name, insn, bits, sfx)                                        \
+/* ---- RDX:RAX, and an operand of that size ---- */
+#define WIDE(name, insn, bits, sfx)                                            \
 	static void name##bits(struct icpu *cpu, u64 v)                        \
 	{                                                                      \
-		u##bits lo = REG##bits(RAX), hi;                               \
-		u16 f;                                                         \
+		u##bits lo = REG##bits(RAX), hi = REG##bits(RDX);              \
+		u16 f = cpu->flags;                                            \
                                                                                \
-		__asm__(insn sfx " %[v]\n\t"                                   \
-		                 "mov %%rax, %%rcx" FLAGS_OUT "\n\t"           \
-		                 "xchg %%rax, %%rcx"                           \
-		        : "+a"(lo), "=&d"(hi), "=&c"(f)                        \
+		__asm__(WITH_FLAGS(insn sfx " %[v]")                           \
+		        : "+a"(lo), "+&d"(hi), "+&c"(f)                        \
 		        : [v] "r"((u##bits)v)                                  \
 		        : "cc");                                               \
 		SET##bits(RAX, lo);                                            \
 		SET##bits(RDX, hi);                                            \
 		cpu->flags = f;                                                \
 	}
-#define BYTE_MUL(name, insn)                                                   \
+#define BYTE(name, insn)                                                       \
 	static void name##8(struct icpu * cpu, u64 v)                          \
 	{                                                                      \
-		u16 r = REG8(RAX), f;                                          \
+		u16 r = REG16(RAX), f = cpu->flags;                            \
                                                                                \
-		__asm__(insn "b %b[v]\n\t"                                     \
-		             "mov %%eax, %%ecx" FLAGS_OUT "\n\t"               \
-		             "xchg %%eax, %%ecx"                               \
-		        : "+a"(r), "=&c"(f)                                    \
+		__asm__(WITH_FLAGS(insn "b %b[v]")                             \
+		        : "+a"(r), "+&c"(f)                                    \
 		        : [v] "r"((u32)v)                                      \
 		        : "cc");                                               \
 		SET16(RAX, r);                                                 \
 		cpu->flags = f;                                                \
 	}
-WIDE_MUL(mul, "mul", 16, "w")
-WIDE_MUL(mul, "mul", 32, "l")
-WIDE_MUL(mul, "mul", 64, "q")
-WIDE_MUL(imul, "imul", 16, "w")
-WIDE_MUL(imul, "imul", 32, "l")
-WIDE_MUL(imul, "imul", 64, "q")
-BYTE_MUL(mul, "mul")
-BYTE_MUL(imul, "imul")
+#define SIZES(name, insn)                                                      \
+	BYTE(name, insn)                                                       \
+	WIDE(name, insn, 16, "w")                                              \
+	WIDE(name, insn, 32, "l")                                              \
+	WIDE(name, insn, 64, "q")
+SIZES(mul, "mul")
+SIZES(imul, "imul")
+SIZES(divide, "div")
+SIZES(idivide, "idiv")
 
 typedef void muldiv_fn(struct icpu *cpu, u64 v);
 static muldiv_fn *const muls[2][4] = {
@@ -73,10 +78,10 @@ static struct block *op_mul_mem(struct icpu *cpu, struct iop *op)
 #define IMUL2(bits, sfx)                                                       \
 	static inline u##bits times##bits(u##bits a, u##bits v, u16 *fl)       \
 	{                                                                      \
-		u16 f;                                                         \
+		u16 f = *fl;                                                   \
                                                                                \
-		__asm__("imul" sfx " %[v], %[a]" FLAGS_OUT                     \
-		        : [a] "+r"(a), "=&a"(f)                                \
+		__asm__(FLAGS_IN "imul" sfx " %[v], %[a]" FLAGS_OUT            \
+		        : [a] "+r"(a), "+&a"(f)                                \
 		        : [v] "r"(v)                                           \
 		        : "cc");                                               \
 		*fl = f;                                                       \
@@ -165,7 +170,7 @@ static void div8(struct icpu *cpu, u64 v)
 
 	if (!d || a / d > 0xff)
 		divide_error(cpu);
-	SET16(RAX, (a % d) << 8 | a / d);
+	divide8(cpu, v);
 }
 static void idiv8(struct icpu *cpu, u64 v)
 {
@@ -174,19 +179,15 @@ static void idiv8(struct icpu *cpu, u64 v)
 
 	if (!d || a / d != (s8)(a / d))
 		divide_error(cpu);
-	SET16(RAX, (u16)((u8)(a % d) << 8 | (u8)(a / d)));
+	idivide8(cpu, v);
 }
 
 #define DIVIDE(bits, wide, swide)                                              \
 	static void div##bits(struct icpu *cpu, u64 v)                         \
 	{                                                                      \
-		wide a = (wide)REG##bits(RDX) << bits | REG##bits(RAX);        \
-		u##bits d = (u##bits)v;                                        \
-                                                                               \
-		if (REG##bits(RDX) >= d)                                       \
+		if (REG##bits(RDX) >= (u##bits)v)                              \
 			divide_error(cpu);                                     \
-		SET##bits(RAX, (u##bits)(a / d));                              \
-		SET##bits(RDX, (u##bits)(a % d));                              \
+		divide##bits(cpu, v);                                          \
 	}                                                                      \
 	static void idiv##bits(struct icpu *cpu, u64 v)                        \
 	{                                                                      \
@@ -202,8 +203,7 @@ static void idiv8(struct icpu *cpu, u64 v)
 		q = a / d;                                                     \
 		if (q != (s##bits)q)                                           \
 			divide_error(cpu);                                     \
-		SET##bits(RAX, (u##bits)q);                                    \
-		SET##bits(RDX, (u##bits)(a % d));                              \
+		idivide##bits(cpu, v);                                         \
 	}
 typedef unsigned __int128 u128;
 typedef __int128 s128;
