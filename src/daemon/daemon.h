@@ -96,7 +96,9 @@ struct vm {
 	u64 console_end;
 	struct holder *holder; /* set while a holder is or may be there */
 
-	struct task *queue; /* the first one runs */
+	/* The first one runs, and one that need not wait for it: task.c. */
+	struct task *queue;
+	bool clearing; /* several are being ended: none is begun */
 	struct loop_timer restart;
 	unsigned restarts; /* in a row, without a good run */
 

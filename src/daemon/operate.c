@@ -687,6 +687,18 @@ const struct operation *operation_find(const char *kind)
 
 void operate_changed(struct vm *vm)
 {
-	if (vm->queue && vm->queue->state == TASK_RUNNING)
-		vm->queue->operation->changed(vm->queue);
+	struct task *t = vm->queue;
+	s64 ids[2] = { 0 };
+	size_t n = 0;
+
+	/* A long one, and one that passed it. Either may end by this, and
+	 * others begin, which are told when they do. */
+	for (; t && n < ARRAY_SIZE(ids); t = t->next)
+		if (t->state == TASK_RUNNING)
+			ids[n++] = t->id;
+	for (size_t i = 0; i < n; i++) {
+		t = task_find_active(vm->daemon, ids[i]);
+		if (t && t->state == TASK_RUNNING)
+			t->operation->changed(t);
+	}
 }

@@ -304,17 +304,62 @@ void task_cancel(struct task *t)
 	}
 }
 
-void task_run_queue(struct vm *vm)
+static bool is_one_of(const struct task *t, const char *const *kinds)
+{
+	while (*kinds && strcmp(*kinds, t->kind))
+		kinds++;
+	return *kinds != NULL;
+}
+
+/* A copy of a disk may take hours, and is carried by a process of its own. */
+static bool is_long(const struct task *t)
+{
+	static const char *const kinds[] = { "backup",      "disk-snapshot",
+		                             "disk-commit", "disk-mirror",
+		                             "disk-backup", NULL };
+
+	return is_one_of(t, kinds);
+}
+
+/* What does not wait for those: it changes nothing that they go by, or ends
+ * them with the machine. Not what starts one: their disks are theirs then. */
+static bool passes(const struct task *t)
+{
+	static const char *const kinds[] = { "stop",   "powerdown", "pause",
+		                             "resume", "reset",     "kill",
+		                             NULL };
+
+	return is_one_of(t, kinds);
+}
+
+/* The first one; or the first that passes those before it, if all of them are
+ * long ones. */
+static struct task *next_to_run(const struct vm *vm)
 {
 	struct task *t = vm->queue;
 
-	if (!t || t->state != TASK_QUEUED)
-		return;
-	t->state = TASK_RUNNING;
-	time_now(t->started);
-	write_down(t);
-	tell(t);
-	t->operation->begin(t);
+	if (!t || t->state == TASK_QUEUED)
+		return t;
+	for (; t; t = t->next) {
+		if (is_long(t))
+			continue;
+		return t->state == TASK_QUEUED && passes(t) ? t : NULL;
+	}
+	return NULL;
+}
+
+void task_run_queue(struct vm *vm)
+{
+	struct task *t;
+
+	/* One that begins may end at once. */
+	while (!vm->clearing && !vm->deleted && (t = next_to_run(vm))) {
+		t->state = TASK_RUNNING;
+		time_now(t->started);
+		write_down(t);
+		tell(t);
+		t->operation->begin(t);
+	}
 }
 
 static void append(struct task *t)
@@ -332,19 +377,27 @@ void task_enqueue(struct task *t)
 	task_run_queue(t->vm);
 }
 
+static struct task *not_cancelled(const struct vm *vm, const struct task *but)
+{
+	struct task *t = vm->queue;
+
+	while (t && (t == but || t->cancelling))
+		t = t->next;
+	return t;
+}
+
 void task_enqueue_urgent(struct task *t)
 {
 	struct vm *vm = t->vm;
 	struct task *other;
 
 	append(t);
-	/* The last ones first: none of them gets its turn. */
-	while ((other = vm->queue->next) && other != t)
+	/* None of them gets its turn. */
+	vm->clearing = true;
+	while ((other = not_cancelled(vm, t)))
 		task_cancel(other);
-	if (vm->queue != t)
-		task_cancel(vm->queue);
-	else
-		task_run_queue(vm);
+	vm->clearing = false;
+	task_run_queue(vm);
 }
 
 /* ---- after a restart ---- */
@@ -375,6 +428,15 @@ static int load_one(void *ctx, struct row *row)
 	return 0;
 }
 
+static struct task *running(const struct vm *vm)
+{
+	struct task *t = vm->queue;
+
+	while (t && t->state != TASK_RUNNING)
+		t = t->next;
+	return t;
+}
+
 /* Those that were running begin again where that does no harm; of the others
  * nobody knows how far they came. */
 int task_load_all(struct daemon *d, struct error *err)
@@ -384,17 +446,19 @@ int task_load_all(struct daemon *d, struct error *err)
 	                     " WHERE state IN ('queued', 'running')"
 	                     " ORDER BY id",
 	                     "");
+	struct task *t;
 
 	if (rc < 0)
 		return rc;
 	for (struct vm *vm = d->vms, *next; vm; vm = next) {
 		next = vm->next;
-		if (vm->queue && vm->queue->state == TASK_RUNNING)
-			task_fail(vm->queue, "interrupted",
+		vm->clearing = true;
+		while ((t = running(vm)))
+			task_fail(t, "interrupted",
 			          "the daemon ended while this was under way",
 			          "look at the machine, then ask again");
-		else
-			task_run_queue(vm);
+		vm->clearing = false;
+		task_run_queue(vm);
 	}
 	/* Of machines that are gone. */
 	return store_run(d->store, err,

@@ -546,13 +546,33 @@ class Routes(MomentRoutes, unittest.TestCase):
                                          "rate": 1000}).json["id"]
         running = wait_for(lambda: [j for j in get(at).json["jobs"]
                                     if j["state"] == "running"])
+        # What is short does not wait for it; what goes by the disks does.
+        for verb in ("pause", "resume", "reset", "pause", "resume"):
+            self.assertEqual(D.do("POST", f"/v1/vms/disky/{verb}")["state"],
+                             "succeeded")
+        waits = post(f"{at}/vda/snapshot", {"name": "later"}).json["id"]
+        D.do("POST", "/v1/vms/disky/pause")
+        D.do("POST", "/v1/vms/disky/resume")
+        self.assertEqual(get(f"/v1/tasks/{waits}").json["state"], "queued")
+        self.assertEqual(get(f"/v1/tasks/{slow}").json["state"], "running")
+        self.assertEqual(post(f"/v1/tasks/{waits}/cancel").status, 202)
         self.assertEqual(post(f"/v1/tasks/{slow}/cancel").status, 202)
         t = wait_for(lambda: D.ended(slow))
         self.assertEqual(t["state"], "cancelled", t)
         self.assertFalse((D.work / "s.raw").exists())
         job = running[0]["job"]
         self.assertEqual(post(f"/v1/vms/disky/jobs/{job}/cancel").status, 204)
+        # Nor does what ends the machine, which ends them too.
+        two = [post(f"{at}/vda/mirror", {"path": str(D.work / f"{n}.raw"),
+                                         "rate": 1000}).json["id"]
+               for n in (1, 2)]
+        start = post("/v1/vms/disky/start").json["id"]
         D.do("POST", "/v1/vms/disky/kill")
+        for n in two:
+            self.assertEqual(wait_for(lambda n=n: D.ended(n))["state"],
+                             "cancelled")
+        self.assertEqual(D.ended(start)["state"], "cancelled")
+        self.assertEqual(D.vm("disky")["state"], "stopped")
         D.do("DELETE", "/v1/vms/disky")
 
     def test_50_console(self):
