@@ -27,6 +27,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "daemon/revoked.h"
 
 enum { LISTENERS_MAX = 8, CONNECTIONS_MAX = 1024, PIECE = 16384 };
 enum { HEAD_MAX = 4096, KEEPALIVE_S = 60, DRAIN_MAX = 8 << 20 };
@@ -78,7 +79,8 @@ struct http {
 	size_t listener_count;
 	pthread_t thread;
 	bool started;
-	const char *client_ca; /* borrowed; NULL: peers need no certificate */
+	const char *client_ca;   /* borrowed; NULL: peers need no certificate */
+	struct revoked *revoked; /* NULL: none is */
 	bool clients_checked;
 	_Atomic bool quit;
 	_Atomic unsigned connections;
@@ -311,6 +313,7 @@ static void read_certificate(struct exchange *x, struct lws *wsi)
 	X509 *certificate = ssl ? SSL_get1_peer_certificate(ssl) : NULL;
 
 	if (certificate && SSL_get_verify_result(ssl) == X509_V_OK &&
+	    !(x->http->revoked && revoked_has(x->http->revoked, certificate)) &&
 	    !common_name(certificate, x->request.certificate,
 	                 sizeof(x->request.certificate)))
 		x->request.certificate[0] = '\0';
@@ -613,6 +616,11 @@ static void woken(struct http *h)
 	}
 }
 
+static int verify(X509_STORE_CTX *chain, void *revoked)
+{
+	return revoked_verify(revoked, chain);
+}
+
 /*
  * Whose certificates are taken. Not by libwebsockets' own option: it has its
  * caller decide over each certificate, whatever OpenSSL said. No session is
@@ -630,6 +638,8 @@ static void require_certificates(struct http *h, SSL_CTX *ctx)
 	SSL_CTX_set_client_CA_list(ctx, SSL_load_client_CA_file(h->client_ca));
 	SSL_CTX_set_verify(
 	    ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+	if (h->revoked)
+		SSL_CTX_set_cert_verify_callback(ctx, verify, h->revoked);
 }
 
 static int on_event(struct lws *wsi, enum lws_callback_reasons reason,
@@ -749,6 +759,7 @@ int http_listen_tls(struct http *h, int fd, const struct http_tls *tls,
                     struct error *err)
 {
 	struct lws_context_creation_info info;
+	int rc;
 
 	vhost_info(&info, "tls");
 	info.options = LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT;
@@ -757,6 +768,11 @@ int http_listen_tls(struct http *h, int fd, const struct http_tls *tls,
 	info.ssl_options_set = SSL_OP_NO_TLSv1 | SSL_OP_NO_TLSv1_1 |
 	                       SSL_OP_NO_TLSv1_2 | SSL_OP_NO_COMPRESSION;
 	h->client_ca = tls->client_ca;
+	if (tls->client_crl) {
+		rc = revoked_open(&h->revoked, tls->client_crl, err);
+		if (rc < 0)
+			return rc;
+	}
 	h->secure = lws_create_vhost(h->context, &info);
 	if (!h->secure)
 		return error_set(err, -EINVAL,
@@ -827,6 +843,7 @@ void http_destroy(struct http *h)
 	}
 	if (h->context)
 		lws_context_destroy(h->context);
+	revoked_close(h->revoked);
 	pthread_mutex_destroy(&h->lock);
 	free(h);
 }

@@ -66,6 +66,8 @@ struct http_tls {
 	const char *certificate, *key;
 	/* Peers need a certificate that one of these signed; NULL: none. */
 	const char *client_ca;
+	/* Those of them that are not taken any more: revoked.h; NULL: none. */
+	const char *client_crl;
 };
 /* As http_listen, one at most, with TLS 1.3. */
 int http_listen_tls(struct http *http, int fd, const struct http_tls *tls,

@@ -37,7 +37,7 @@ enum { END_FAILED = 1, END_BAD_USE = 2, BACKLOG = 128, FDS_MOST = 16384 };
 enum { LISTEN_FDS_START = 3, LISTEN_FDS_MOST = 6 };
 
 struct options {
-	const char *listen, *certificate, *key, *client_ca, *user;
+	const char *listen, *certificate, *key, *client_ca, *client_crl, *user;
 	int ready_fd;
 	bool verbose;
 };
@@ -59,6 +59,9 @@ static const char usage_text[] =
     "  --client-ca FILE       who signs certificates of callers there, which "
     "they\n"
     "                         then need (PEM)\n"
+    "  --client-crl FILE      which of those are revoked (PEM); read again "
+    "when it\n"
+    "                         is another\n"
     "  --user NAME            as root: be that user, with atoll-helper's "
     "help\n"
     "  --ready-fd N           write a byte there once requests are taken\n"
@@ -77,6 +80,7 @@ static int parse(struct options *o, int argc, char **argv)
 		       { "--certificate", &o->certificate },
 		       { "--key", &o->key },
 		       { "--client-ca", &o->client_ca },
+		       { "--client-crl", &o->client_crl },
 		       { "--user", &o->user },
 		       { "--ready-fd", &ready } };
 	size_t n;
@@ -102,6 +106,10 @@ static int parse(struct options *o, int argc, char **argv)
 	if (o->listen && (!o->certificate || !o->key)) {
 		fputs("error: --listen needs --certificate and --key\n",
 		      stderr);
+		return -1;
+	}
+	if (o->client_crl && !o->client_ca) {
+		fputs("error: --client-crl needs --client-ca\n", stderr);
 		return -1;
 	}
 	return 0;
@@ -247,9 +255,9 @@ static int open_http(struct program *p, struct error *err)
 		if (fd >= 0)
 			rc = http_listen_tls(
 			    p->d.http, fd,
-			    &(struct http_tls){ p->options.certificate,
-			                        p->options.key,
-			                        p->options.client_ca },
+			    &(struct http_tls){
+				p->options.certificate, p->options.key,
+				p->options.client_ca, p->options.client_crl },
 			    err);
 	}
 	if (rc == 0 && passed_sockets(p) == 0)

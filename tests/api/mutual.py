@@ -189,6 +189,75 @@ class Mutual(unittest.TestCase):
             self.assertEqual(got.returncode, 1, got.stderr)
             self.assertIn(f"{file} holds no certificates", got.stderr)
 
+    def test_7_revoked(self):
+        """A list that grows, is old, is another's, is none; and a connection
+        that was there before."""
+        ours = self.ours
+        crl, db = self.d.work / "ours.crl", self.d.work / "index"
+        conf = self.d.work / "ca.conf"
+        db.write_text("")
+        conf.write_text(f"[ca]\ndefault_ca=x\n[x]\ndatabase={db}\n"
+                        "default_md=sha256\n")
+
+        def written(authority, *more):
+            new = crl.with_suffix(".new")
+            authority.run("ca", "-config", conf, "-gencrl", "-cert",
+                          authority.cert, "-keyfile", authority.key, "-out",
+                          new, *(more or ("-crldays", "2")))
+            os.rename(new, crl)
+
+        def revoke(pair):
+            ours.run("ca", "-config", conf, "-revoke", pair[0], "-cert",
+                     ours.cert, "-keyfile", ours.key)
+            written(ours)
+
+        bob = ours.sign("/CN=alice.example")
+        written(ours)
+        first = self.d
+        second = harness.Daemon(PROGRAMS)
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        try:
+            second.start("--listen", f"127.0.0.1:{port}", "--certificate",
+                         str(self.server[0]), "--key", str(self.server[1]),
+                         "--client-ca", str(ours.cert), "--client-crl",
+                         str(crl))
+            second.call("POST", "/v1/users", {"name": "alice",
+                                              "certificate": "alice.example"})
+            second.call("POST", "/v1/users/alice/grants", {
+                "role": "viewer", "project": "default"})
+            self.d, self.port, was = second, port, self.port
+            kept = self.connection(bob)
+            self.assertEqual(self.get(None, connection=kept).status, 200)
+            self.assertEqual(self.get(self.alice).status, 200)
+            revoke(bob)
+            self.no_way_in(bob)
+            self.assertEqual(self.get(None, connection=kept).status, 401)
+            kept.close()
+            self.assertEqual(self.get(self.alice).status, 200)
+            for what in (lambda: written(ours, "-crl_lastupdate",
+                                         "200101000000Z", "-crl_nextupdate",
+                                         "200102000000Z"),
+                         lambda: written(self.others),
+                         lambda: crl.write_text("none\n"), crl.unlink):
+                what()
+                self.no_way_in(self.alice)
+            written(ours)
+            self.assertEqual(self.get(self.alice).status, 200)
+            self.no_way_in(bob)
+        finally:
+            self.d, self.port = first, was
+            second.close()
+        env = dict(first.env, ATOLL_STATE_DIR=str(first.work / "more"))
+        got = subprocess.run(
+            [PROGRAMS["atolld"], "--listen", "127.0.0.1:0", "--certificate",
+             str(self.server[0]), "--key", str(self.server[1]), "--client-ca",
+             str(ours.cert), "--client-crl", str(ours.cert)], env=env,
+            capture_output=True, text=True, timeout=60, check=False)
+        self.assertEqual(got.returncode, 1)
+        self.assertIn("holds no list", got.stderr)
+
 
 if __name__ == "__main__":
     os.umask(0o022)
