@@ -64,10 +64,21 @@ static int keep_some(void)
 	return 0;
 }
 
+static int confine(const struct filter *filter, struct error *err)
+{
+	int rc = filter_enter(filter);
+
+	return rc < 0 ? error_set(err, rc,
+	                          "no filter of system calls (%s): nothing is "
+	                          "done without",
+	                          strerror(-rc))
+	              : 0;
+}
+
 static int work(void *ctx)
 {
 	struct error err = { 0 };
-	int rc = filter_enter(FILTER_WORKER, &err);
+	int rc = confine(&worker_filter, &err);
 
 	if (rc == 0)
 		rc = serve(ctx, &err);
@@ -107,7 +118,7 @@ int main(int argc, char **argv)
 	if (rc < 0)
 		error_set(&err, rc, "privileges: %s", strerror(-rc));
 	if (rc == 0)
-		rc = filter_enter(FILTER_KEEPER, &err);
+		rc = confine(&keeper_filter, &err);
 	if (rc == 0)
 		rc = keeper_run(work, &config);
 	if (rc == 0)

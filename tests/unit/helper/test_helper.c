@@ -21,7 +21,6 @@
 
 #include <cmocka.h>
 
-#include "base/error.h"
 #include "base/log.h"
 #include "helper/filter.h"
 #include "helper/keeper.h"
@@ -142,26 +141,23 @@ static int of_both(void)
 
 static int as_keeper(void)
 {
-	struct error err = { 0 };
 	int status = -1;
 	pid_t pid;
 
 	EXPECT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-	EXPECT(filter_enter(FILTER_KEEPER, &err) == 0);
+	EXPECT(filter_enter(&keeper_filter) == 0);
 	EXPECT(of_both() == 0);
 	pid = fork();
 	if (pid == 0)
-		_exit(filter_enter(FILTER_WORKER, &err) < 0);
+		_exit(filter_enter(&worker_filter) < 0);
 	EXPECT(waitpid(pid, &status, 0) == pid && status == 0);
 	return 0;
 }
 
 static int as_worker(void)
 {
-	struct error err = { 0 };
-
 	EXPECT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-	EXPECT(filter_enter(FILTER_WORKER, &err) == 0);
+	EXPECT(filter_enter(&worker_filter) == 0);
 	EXPECT(of_both() == 0);
 	REFUSED(fork());
 	REFUSED(prctl(PR_SET_DUMPABLE, 1));

@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * filter - what is refused is EPERM. No program is started, no code is made, no
- * other process is traced or sent a signal; sockets are for asking a bridge.
+ * make_filter - the system calls of atoll-helper, as programs for the kernel;
+ * run when Atoll is built. What is refused is EPERM. No program is started, no
+ * code is made, no other process is traced or sent a signal; sockets are for
+ * asking a bridge.
  */
-#include "helper/filter.h"
-
 #include <errno.h>
 #include <linux/if_tun.h>
 #include <linux/nsfs.h>
 #include <linux/sockios.h>
 #include <sched.h>
-#include <seccomp.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
-#include "base/error.h"
+#include "base/filter.h"
+#include "base/filter_make.h"
+#include "base/types.h"
 
 /* A call, and, if op is not 0, what one argument of it must be. */
 struct rule {
@@ -123,19 +125,24 @@ static int allow(scmp_filter_ctx ctx, const struct rule *rules, size_t count)
 	return rc;
 }
 
-int filter_enter(enum filter filter, struct error *err)
+static int make(bool of_keeper)
 {
-	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
-	int rc = ctx ? allow(ctx, worker, ARRAY_SIZE(worker)) : -ENOMEM;
+	scmp_filter_ctx ctx = filter_begin(SCMP_ACT_ERRNO(EPERM));
+	int rc = allow(ctx, worker, ARRAY_SIZE(worker));
 
-	if (rc == 0 && filter == FILTER_KEEPER)
+	if (rc == 0 && of_keeper)
 		rc = allow(ctx, keeper, ARRAY_SIZE(keeper));
+	/* abort(); no other process is sent signals. */
 	if (rc == 0)
-		rc = seccomp_load(ctx);
-	seccomp_release(ctx);
-	return rc < 0 ? error_set(err, rc,
-	                          "no filter of system calls (%s): nothing is "
-	                          "done without",
-	                          strerror(-rc))
-	              : 0;
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
+		                      SCMP_A0_32(SCMP_CMP_EQ, FILTER_OWN_PID));
+	return filter_print(ctx, rc,
+	                    of_keeper ? "keeper_filter" : "worker_filter");
+}
+
+int main(void)
+{
+	int rc = make(true);
+
+	return rc ? rc : make(false);
 }
