@@ -145,9 +145,10 @@ struct block *machine_disk(struct machine *m, unsigned disk)
 	return disk < m->config.disk_count ? m->lives[disk] : NULL;
 }
 
+/* No ring: a confined process can't set one up any more. */
 unsigned machine_disk_flags(const struct machine *m, unsigned disk)
 {
-	return flags_of(&m->config.disks[disk]);
+	return flags_of(&m->config.disks[disk]) | BLOCK_OPEN_THREADS;
 }
 
 void machine_disk_limits(struct machine *m, unsigned disk,

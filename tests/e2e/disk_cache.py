@@ -5,12 +5,16 @@
 The guest never stops writing and reads what it wrote. What --disk asked for is
 looked for in the flags of the open file, and what was flushed in the image.
 """
+import json
 import os
 import pathlib
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 from live_guest import Guest, whole, wrong_slots
 
@@ -29,12 +33,11 @@ def check(what, good, more=""):
     print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
-def flags(pid, path):
-    """Of the descriptor that the machine has of it."""
-    inode = os.stat(path).st_ino
+def flags(pid, wanted):
+    """Of the descriptor that the machine has of such a file."""
     for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir():
         try:
-            if fd.stat().st_ino == inode:
+            if wanted(fd):
                 info = pathlib.Path(f"/proc/{pid}/fdinfo/{fd.name}")
                 return int(info.read_text().split("flags:")[1].split()[0], 8)
         except OSError:
@@ -51,6 +54,44 @@ def direct_works():
         return False
 
 
+def direct_as_asked(what, cache, pid, wanted):
+    has = flags(pid, wanted)
+    check(f"{what}: O_DIRECT or not",
+          has is not None and bool(has & os.O_DIRECT) == (cache == "none"),
+          has)
+
+
+def atoll_does(what, *words):
+    done = subprocess.run([atoll, *words], env=env, capture_output=True,
+                          text=True, stdin=subprocess.DEVNULL, check=False)
+    check(what, done.returncode == 0, done)
+    return done.stdout
+
+
+def what_follows(what, cache, guest, name, path):
+    """Images that take the disk's place, and those of copies."""
+    def is_disk(fd):
+        return fd.stat().st_ino == os.stat(path).st_ino
+
+    atoll_does(f"{what}: snapshot", "disk", "snapshot", name + ":vda")
+    direct_as_asked(f"{what}: snapshot", cache, guest.worker(), is_disk)
+    check(f"{what}: it goes on", guest.goes_on(), guest.said)
+    atoll_does(f"{what}: merge", "disk", "commit", name + ":vda")
+    direct_as_asked(f"{what}: merge", cache, guest.worker(), is_disk)
+    said = atoll_does(f"{what}: fork", "fork", "--rm", "--json", "--name",
+                      name + "-copy", name)
+    pid = json.loads(said)["copies"][0]["pid"]
+    direct_as_asked(f"{what}: fork", cache, guest.worker(), is_disk)
+    direct_as_asked(f"{what}: copy", cache, pid, lambda fd: re.search(
+        r"/overlay\.\d+ \(deleted\)$", os.readlink(fd)))
+    os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + 60
+    while os.path.exists(f"{work}/r/named/{name}-copy-1.sock") and \
+            time.monotonic() < end:
+        time.sleep(0.02)
+    check(f"{what}: it still goes on", guest.goes_on(), guest.said)
+
+
 def one(fmt, cache):
     what = f"{fmt}, {cache}"
     path = f"{work}/{cache}.{fmt}"
@@ -59,10 +100,10 @@ def one(fmt, cache):
     guest = Guest(atoll, elf, env, f"{path},format={fmt},cache={cache}",
                   f"{cache}-{fmt}")
     check(f"{what}: it writes", guest.goes_on(), guest.said)
-    has = flags(guest.worker(), path)
-    check(f"{what}: O_DIRECT or not",
-          has is not None and bool(has & os.O_DIRECT) == (cache == "none"),
-          has)
+    direct_as_asked(what, cache, guest.worker(),
+                    lambda fd: fd.stat().st_ino == os.stat(path).st_ino)
+    if fmt == "qcow2":
+        what_follows(what, cache, guest, f"{cache}-{fmt}", path)
     code = guest.end()
     check(f"{what}: what it read was right", code == 1,
           (code, guest.said, guest.errors))
