@@ -231,7 +231,8 @@ static int give(struct reply *reply, int fd)
 	return (int)reply->fd_count++;
 }
 
-/* The disk that was, and what it lies on; nothing, if a path tells. */
+/* The disk that was, and what it lies on; nothing, if a path tells. What it has
+ * become since is the machine's alone. */
 static json_t *below(struct forking *f, unsigned i)
 {
 	const struct vm_config *c = f->moments->config;
@@ -240,7 +241,7 @@ static json_t *below(struct forking *f, unsigned i)
 
 	if (f->name[i] && !c->disk_private[i])
 		return list;
-	for (unsigned k = 0; k < chain->count; k++)
+	for (unsigned k = f->name[i] ? 1 : 0; k < chain->count; k++)
 		json_array_append_new(
 		    list, json_pack("{s:i,s:s,s:s}", "fd",
 		                    give(f->reply, chain->file[k].fd), "path",
@@ -395,11 +396,27 @@ static int check_disks(const struct forking *f, struct error *err)
 {
 	const struct machine_config *c = &f->moments->config->machine;
 
-	for (unsigned i = 0; i < c->disk_count; i++)
+	for (unsigned i = 0; i < c->disk_count; i++) {
+		const struct vm_disk_chain *chain =
+		    &f->moments->config->chains[i];
+
 		if (!c->disks[i].readonly && !f->overlay[i])
 			return error_set(err, -EINVAL,
 			                 "disk %u has no overlay to go on in",
 			                 i);
+		/* Of images with a path others know how many there are. */
+		if (f->overlay[i] && f->moments->config->disk_private[i] &&
+		    chain->count >= ARRAY_SIZE(chain->file)) {
+			error_set(err, -E2BIG,
+			          "disk %u has %u images on top of each "
+			          "other, one for each time that it was "
+			          "copied",
+			          i, chain->count);
+			return error_hint(err, "suspend the machine and resume "
+			                       "it, which makes them one; or "
+			                       "make more copies at once");
+		}
+	}
 	return 0;
 }
 
