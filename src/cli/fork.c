@@ -30,7 +30,9 @@
 #include "launch/launch.h"
 
 struct wish {
-	const char *machine, *prefix;
+	const char *machine, *prefix, *document;
+	struct snapshot_of of;
+	struct snapshot_remote remote;
 	u64 count;
 	bool remove, json;
 };
@@ -45,7 +47,7 @@ struct forking {
 	u64 asked_ns;
 };
 
-enum { OPT_COUNT = 1, OPT_NAME, OPT_RM, OPT_JSON };
+enum { OPT_COUNT = 1, OPT_NAME, OPT_RM, OPT_DOCUMENT };
 
 static int one(void *ctx, int id, const char *value, struct error *err)
 {
@@ -65,12 +67,15 @@ static int one(void *ctx, int id, const char *value, struct error *err)
 	case OPT_RM:
 		w->remove = true;
 		return 0;
-	case OPT_JSON:
-		w->json = true;
+	case OPT_DOCUMENT:
+		w->document = value;
 		return 0;
 	default:
 		break;
 	}
+	if (id)
+		return snapshot_where_option(&w->of, &w->remote, id, value,
+		                             err);
 	if (w->machine)
 		return error_set(err, -EINVAL, "%s: one machine at a time",
 		                 value);
@@ -80,9 +85,7 @@ static int one(void *ctx, int id, const char *value, struct error *err)
 
 /* ---- the moment ---- */
 
-/* The same file, but not to be written to: copies are not to be trusted with
- * each other's memory. */
-static int make_readonly(struct fork_source *s, struct error *err)
+int fork_make_readonly(struct fork_source *s, struct error *err)
 {
 	for (size_t i = 0; i < s->count; i++) {
 		char path[64];
@@ -128,7 +131,7 @@ static int ask(struct forking *f, struct error *err)
 	close(f->watch);
 	f->watch = -1;
 	if (rc == 0)
-		rc = make_readonly(s, err);
+		rc = fork_make_readonly(s, err);
 	return rc < 0 ? rc : fork_disks_below(&f->disks, s, err);
 }
 
@@ -219,20 +222,28 @@ static int start_all(struct forking *f, struct error *err)
 	return rc;
 }
 
-static int fork_all(struct forking *f, struct error *err)
+int fork_new_moment(char moment[17], struct error *err)
 {
 	u8 random[8];
-	int rc = 0;
+
+	if (getrandom(random, sizeof(random), 0) != sizeof(random))
+		return error_set(err, -EIO, "no random numbers");
+	for (int i = 0; i < 8; i++)
+		sprintf(moment + 2 * i, "%02x", random[i]);
+	return 0;
+}
+
+static int fork_all(struct forking *f, struct error *err)
+{
+	int rc;
 
 	f->copies = xalloc(f->wish->count * sizeof(*f->copies));
 	f->sock = named_connect(f->wish->machine, err);
 	if (f->sock < 0)
 		return f->sock;
-	if (getrandom(random, sizeof(random), 0) != sizeof(random))
-		return error_set(err, -EIO, "no random numbers");
-	for (int i = 0; i < 8; i++)
-		sprintf(f->moment + 2 * i, "%02x", random[i]);
-	rc = prepare_all(f, err);
+	rc = fork_new_moment(f->moment, err);
+	if (rc == 0)
+		rc = prepare_all(f, err);
 	if (rc == 0)
 		rc = ask(f, err);
 	return rc == 0 ? start_all(f, err) : rc;
@@ -286,8 +297,7 @@ static void send_words(int fd, json_t *words)
 	json_decref(words);
 }
 
-/* Descriptors of a hundred machines are more than a shell allows. */
-static void allow_files(void)
+void fork_allow_files(void)
 {
 	struct rlimit limit;
 
@@ -315,7 +325,7 @@ static void hold(const struct wish *w, int tell)
 		dup2(null, i);
 	if (null > 2)
 		close(null);
-	allow_files();
+	fork_allow_files();
 	rc = fork_all(&f, &err);
 	send_words(tell, rc < 0 ? json_pack("{s:i,s:s,s:s}", "code", err.code,
 	                                    "error", err.text, "hint", err.hint)
@@ -378,6 +388,31 @@ static int listen_to(int fd, const struct wish *w)
 	return code;
 }
 
+static int fork_here(const struct wish *w)
+{
+	struct error err = { 0 };
+	int pair[2];
+	pid_t pid;
+
+	if (pipe2(pair, O_CLOEXEC) < 0)
+		return say_usage("no more files");
+	signal(SIGPIPE, SIG_IGN);
+	pid = fork();
+	if (pid == 0) {
+		close(pair[0]);
+		hold(w, pair[1]);
+		_exit(0);
+	}
+	close(pair[1]);
+	if (pid < 0) {
+		close(pair[0]);
+		error_set(&err, -errno, "cannot start a process: %s",
+		          strerror(errno));
+		return say_error(&err);
+	}
+	return listen_to(pair[0], w);
+}
+
 int command_fork(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
@@ -386,14 +421,19 @@ int command_fork(int argc, char **argv)
 		  "they are PREFIX-1, PREFIX-2, ... (the machine's name)",
 		  OPT_NAME },
 		{ "rm", NULL, "when one ends, nothing is left of it", OPT_RM },
-		{ "json", NULL, "print JSON, with the time that each took",
-		  OPT_JSON },
+		{ "json", NULL, "print JSON, with the time that they took",
+		  SNAPSHOT_JSON },
+		SNAPSHOT_OPT_TASK,
+		{ "remote", "WHERE",
+		  "a daemon's: unix:PATH or https://HOST:PORT",
+		  SNAPSHOT_REMOTE },
+		{ "machine-document", "FILE", "the daemon says there which",
+		  OPT_DOCUMENT },
 		{ 0 },
 	};
 	struct wish w = { .count = 1 };
 	struct error err = { 0 };
-	int pair[2];
-	pid_t pid;
+	bool remote;
 
 	if (options_want_help(argc, argv)) {
 		options_help("atoll fork [OPTION]... NAME",
@@ -404,26 +444,20 @@ int command_fork(int argc, char **argv)
 	}
 	if (options_parse(specs, argc, argv, one, &w, &err) < 0)
 		return say_error(&err);
-	if (!w.machine || !named_valid(w.machine))
-		return say_usage("which machine? It was named by atoll run "
-		                 "--name");
+	if (w.document)
+		return fork_kept(w.document);
+	if (!w.machine)
+		return say_usage("which machine?");
+	w.of.machine = w.machine;
+	w.json = w.remote.json;
+	if (snapshot_is_remote(&w.of, &w.remote, &remote, &err) < 0)
+		return say_error(&err);
+	if (remote)
+		return fork_remote(&w.of, &w.remote,
+		                   json_pack("{s:I, s:s*, s:b}", "count",
+		                             (json_int_t)w.count, "name",
+		                             w.prefix, "disposable", w.remove));
 	if (!w.prefix)
 		w.prefix = w.machine;
-	if (pipe2(pair, O_CLOEXEC) < 0)
-		return say_usage("no more files");
-	signal(SIGPIPE, SIG_IGN);
-	pid = fork();
-	if (pid == 0) {
-		close(pair[0]);
-		hold(&w, pair[1]);
-		_exit(0);
-	}
-	close(pair[1]);
-	if (pid < 0) {
-		close(pair[0]);
-		error_set(&err, -errno, "cannot start a process: %s",
-		          strerror(errno));
-		return say_error(&err);
-	}
-	return listen_to(pair[0], &w);
+	return fork_here(&w);
 }

@@ -6,6 +6,7 @@
  *	fork_disks.c    what it and its copies write to from then on
  *	fork_machine.c  a copy's machine file
  *	fork_hold.c     copies while they run
+ *	fork_kept.c     those of a machine that a daemon keeps
  *
  * A process of its own holds the copies when the command has returned. Each
  * has a folder as every named machine has (named.h), with its console:
@@ -21,6 +22,7 @@
 #include "base/types.h"
 #include "cli/named.h"
 #include "cli/run.h"
+#include "cli/snapshot.h"
 #include "control/control.h"
 
 struct error;
@@ -52,7 +54,31 @@ struct fork_copy {
 	bool stopped;
 };
 
+/* ---- fork.c ---- */
+
+/* The same files, but not to be written to: copies are not to be trusted with
+ * each other's memory. */
+int fork_make_readonly(struct fork_source *s, struct error *err) MUST_CHECK;
+/* Descriptors of a hundred machines are more than a shell allows. */
+void fork_allow_files(void);
+/* A name for it. */
+int fork_new_moment(char moment[17], struct error *err) MUST_CHECK;
+
+/* ---- fork_kept.c ---- */
+
+/* As the daemon's document says; an exit code. */
+int fork_kept(const char *document);
+/* The same by its API: the exit code. */
+int fork_remote(const struct snapshot_of *of, const struct snapshot_remote *how,
+                json_t *body);
+
 /* ---- fork_disks.c ---- */
+
+/* disk.qcow2 -> disk.fork-MOMENT.qcow2; owned. */
+char *fork_kept_name(const char *path, const char *moment);
+/* An empty image over base, as large as disk says: open, or -errno. */
+int fork_overlay_create(const char *path, const char *base, json_t *disk,
+                        struct error *err) MUST_CHECK;
 
 /* Where a disk with a path lies, and what it becomes. */
 struct fork_path {

@@ -62,7 +62,7 @@ static int refuse(const char *machine, const char *path, const char *why,
 }
 
 /* disk.qcow2 -> disk.fork-MOMENT.qcow2 */
-static char *kept_name(const char *path, const char *moment)
+char *fork_kept_name(const char *path, const char *moment)
 {
 	const char *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
 
@@ -93,7 +93,7 @@ static int find_path(struct fork_disks *d, struct fork_path *p, json_t *disk,
 		return refuse(machine, name, "not a file", err);
 	if (strcmp(text_of(disk, "format"), "qcow2") != 0)
 		return refuse(machine, name, "not a qcow2 image", err);
-	p->kept = kept_name(p->path, d->moment);
+	p->kept = fork_kept_name(p->path, d->moment);
 	return 0;
 }
 
@@ -134,8 +134,8 @@ int fork_disks_list(struct fork_disks *d, int sock, const char *machine,
 
 /* ---- overlays ---- */
 
-static int create_overlay(const char *path, const char *base, json_t *disk,
-                          struct error *err)
+int fork_overlay_create(const char *path, const char *base, json_t *disk,
+                        struct error *err)
 {
 	const struct image_create how = {
 		.path = path,
@@ -160,7 +160,7 @@ static int unnamed_overlay(const char *folder, const char *base, json_t *disk,
                            struct error *err)
 {
 	char *path = xasprintf("%s/overlay.%d", folder, (int)getpid());
-	int fd = create_overlay(path, base, disk, err);
+	int fd = fork_overlay_create(path, base, disk, err);
 
 	unlink(path);
 	free(path);
@@ -201,7 +201,7 @@ static int take_path(struct fork_path *p, json_t *disk, struct error *err)
 	p->next = record_name(p->path, err);
 	if (!p->next)
 		return err->code;
-	fd = create_overlay(p->next, strrchr(p->kept, '/') + 1, disk, err);
+	fd = fork_overlay_create(p->next, strrchr(p->kept, '/') + 1, disk, err);
 	if (fd < 0)
 		return fd;
 	if (link(p->path, p->kept) < 0)

@@ -97,6 +97,10 @@ int snapshot_write_saved(const struct snapshot_of *of, json_t *definition,
 
 /* ---- snapshot_remote.c: exit codes ---- */
 
+struct remote;
+/* 0, or an exit code; client_close(r->client) either way. */
+int snapshot_open_remote(struct remote *r, const struct snapshot_remote *how);
+
 int snapshot_remote_create(const struct snapshot_of *of,
                            const struct snapshot_remote *r, json_t *body);
 /* *s: as they are read from a folder; each with "bytes". 0, or the code. */

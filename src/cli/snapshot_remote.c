@@ -14,7 +14,7 @@
 #include "cli/say.h"
 #include "cli/snapshot.h"
 
-static int open_remote(struct remote *r, const struct snapshot_remote *how)
+int snapshot_open_remote(struct remote *r, const struct snapshot_remote *how)
 {
 	const char *where = how->where ? how->where : getenv("ATOLL_REMOTE");
 	struct error err = { 0 };
@@ -66,7 +66,7 @@ int snapshot_remote_create(const struct snapshot_of *of,
 {
 	struct remote r;
 	char *name = NULL, *path;
-	int code = open_remote(&r, how);
+	int code = snapshot_open_remote(&r, how);
 	json_t *made;
 
 	if (code) {
@@ -107,7 +107,7 @@ int snapshot_remote_list(const struct snapshot_of *of,
 	char *path = path_of(of, NULL, "");
 	struct remote r;
 	json_t *whole, *one;
-	int code = open_remote(&r, how);
+	int code = snapshot_open_remote(&r, how);
 	size_t i;
 
 	*s = (struct snapshots){ .all = json_object(), .lock_fd = -1 };
@@ -132,7 +132,7 @@ int snapshot_remote_revert(const struct snapshot_of *of,
 {
 	bool starts = json_is_true(json_object_get(body, "start"));
 	struct remote r;
-	int code = open_remote(&r, how);
+	int code = snapshot_open_remote(&r, how);
 
 	if (code) {
 		json_decref(body);
@@ -150,7 +150,7 @@ int snapshot_remote_delete(const struct snapshot_of *of,
                            const struct snapshot_remote *how, const char *name)
 {
 	struct remote r;
-	int code = open_remote(&r, how);
+	int code = snapshot_open_remote(&r, how);
 
 	if (code == 0)
 		code = run_task(&r, of, "DELETE", path_of(of, name, ""), NULL,
@@ -180,7 +180,7 @@ int snapshot_remote_act(const struct snapshot_of *of,
 {
 	char *vm = resource_path("/v1/vms", of->machine);
 	struct remote r;
-	int code = open_remote(&r, how);
+	int code = snapshot_open_remote(&r, how);
 
 	if (code == 0)
 		verb = word_of(&r, vm, verb, &code);
@@ -201,7 +201,7 @@ int snapshot_remote_diff(const struct snapshot_of *of,
 	char *verb = xasprintf("/diff?with=%s", other);
 	char *path = path_of(of, a, verb);
 	struct remote r;
-	int code = open_remote(&r, how);
+	int code = snapshot_open_remote(&r, how);
 
 	if (code == 0)
 		*out = remote_get(&r, path, &code);

@@ -296,9 +296,8 @@ void call_list(struct call *c, const char *key,
 	c->reply = json_pack("{s:o}", key, of.list);
 }
 
-void call_task(struct call *c, struct vm *vm, const char *kind, json_t *params)
+void call_task_answer(struct call *c, const struct task *t)
 {
-	struct task *t = task_new(vm, kind, params, c->caller.name, &c->err);
 	char where[64];
 
 	if (!t) {
@@ -309,6 +308,15 @@ void call_task(struct call *c, struct vm *vm, const char *kind, json_t *params)
 	c->reply = task_json(t);
 	snprintf(where, sizeof(where), "/v1/tasks/%" PRId64, t->id);
 	call_header(c, "location", where);
+}
+
+void call_task(struct call *c, struct vm *vm, const char *kind, json_t *params)
+{
+	struct task *t = task_new(vm, kind, params, c->caller.name, &c->err);
+
+	call_task_answer(c, t);
+	if (!t)
+		return;
 	c->apply = enqueue;
 	c->drop = drop_task;
 	c->ctx = t;

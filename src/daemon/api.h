@@ -98,10 +98,15 @@ void call_list(struct call *c, const char *key,
 /* Within its rights, its project's quotas, and with a name that is free: else
  * the call has failed. own_files: those that it names are the daemon's. */
 bool call_may_make_vm(struct call *c, json_t *spec, bool own_files);
+/* Into the registry. */
+int call_write_vm(struct call *c, struct vm *vm) MUST_CHECK;
 /* A new machine of a definition that was checked: 201, and the machine as the
  * answer. spec and params are taken over. kind: its first task, or NULL. */
 void call_make_vm(struct call *c, json_t *spec, const char *id,
                   const char *kind, json_t *params);
+/* A task that was written down, as the answer: 202, Location. NULL: the call
+ * has failed with c->err. */
+void call_task_answer(struct call *c, const struct task *t);
 /* A task of vm: 202, Location, and the task as the answer. */
 void call_task(struct call *c, struct vm *vm, const char *kind, json_t *params);
 
@@ -189,6 +194,7 @@ void api_vm_delete(struct call *c);
 void api_vm_action(struct call *c);
 void api_vm_start(struct call *c);
 void api_vm_suspend(struct call *c);
+void api_vm_fork(struct call *c);
 void api_moment_list(struct call *c);
 void api_moment_create(struct call *c);
 void api_moment_get(struct call *c);

@@ -177,7 +177,7 @@ static void drop_vm(void *ctx)
 	free(made);
 }
 
-static int write_vm(struct call *c, struct vm *vm)
+int call_write_vm(struct call *c, struct vm *vm)
 {
 	return store_run(c->daemon->store, &c->err,
 	                 "INSERT INTO vms(id, name, spec, revision, created,"
@@ -237,7 +237,7 @@ void call_make_vm(struct call *c, json_t *spec, const char *id,
 	memcpy(made->vm->id, id, ID_SIZE);
 	rc = spec_fill(spec, &c->err);
 	if (rc == 0)
-		rc = write_vm(c, made->vm);
+		rc = call_write_vm(c, made->vm);
 	if (rc == 0 && kind) {
 		made->prepare = task_new(made->vm, kind, json_incref(params),
 		                         c->caller.name, &c->err);

@@ -19,6 +19,7 @@
 struct alarm;
 struct backup_schedules;
 struct guest;
+struct holder_start;
 struct http;
 struct holder;
 struct network;
@@ -82,6 +83,7 @@ struct vm {
 	bool wanted;   /* should run: what restarts and autostart go by */
 	bool prepared; /* its disks are there */
 	bool deleted;  /* out of the registry: goes when its task ends */
+	bool arriving; /* a copy that is being made: its queue waits */
 	bool saved;    /* goes on from what was saved: moment/ */
 	/* limits/cpus.c: asked for in this run; the first that the guest may
 	 * still have to be told of, and how often it will be. */
@@ -143,6 +145,8 @@ void vm_set_wanted(struct vm *vm, bool wanted);
 void vm_came_up(struct vm *vm, enum vm_state state);
 void vm_ended(struct vm *vm, json_t *end);
 void vm_console_grew(struct vm *vm, u64 end);
+/* By a task of its own, as soon as it can be. */
+void vm_delete_soon(struct vm *vm, const char *caller);
 /* After vm_load_all: whom the policy wants running. */
 void vm_autostart(struct daemon *d, bool host_booted);
 
@@ -189,6 +193,7 @@ struct task {
 	struct loop_timer timer;
 	u64 deadline_ns;
 	struct job *job;
+	int out; /* what that prints, if it is wanted; -1 */
 	bool cancelling;
 };
 
@@ -228,11 +233,18 @@ struct operation {
 	void (*changed)(struct task *task);
 	/* Undo what is under way, and end in task_cancelled(), now or later. */
 	void (*cancel)(struct task *task);
+	/* Both optional: it is back in its queue after a restart; it has ended
+	 * in one way or another, perhaps without having begun. */
+	void (*loaded)(struct task *task);
+	void (*ended)(struct task *task);
 };
 const struct operation *operation_find(const char *kind);
 /* What the machine is started from: with what its image gives. NULL. */
 json_t *vm_resolve(struct vm *vm, struct error *err);
 
+/* Fills in what the holder opens, of how->spec, and counts the run. */
+int operate_prepare_start(struct vm *vm, struct holder_start *how,
+                          struct error *err) MUST_CHECK;
 /* The part of a task that starts its machine. */
 void operate_start_begin(struct task *task);
 void operate_start_changed(struct task *task);
@@ -255,6 +267,7 @@ struct holder_start {
 	json_t *spec;    /* the definition that this is of, and its revision */
 	s64 revision;
 	json_t *restore; /* goes on from what was saved; NULL: boots */
+	bool fork;       /* waits for what it is a copy of */
 };
 /* Starts one, run vm->run. 0 or -errno with words. */
 int holder_start(struct vm *vm, const struct holder_start *how,

@@ -293,6 +293,8 @@ static int start_in(struct vm *vm, int folder, int lock,
 	};
 	int rc;
 
+	if (what->fork)
+		json_object_set_new(document, "fork", json_true());
 	unlinkat(folder, "end.json", 0);
 	/* Of one that was killed with its holder: how far it came, nobody
 	 * knows. */

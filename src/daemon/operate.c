@@ -100,7 +100,8 @@ static json_t *resolve(struct vm *vm, json_t *spec, struct error *err)
 		free(path);
 	}
 	path = xasprintf("%s/root.qcow2", folder);
-	clone = access(path, F_OK) == 0;
+	/* That of a copy is made while its holder waits. */
+	clone = vm->arriving || access(path, F_OK) == 0;
 	if (!clone) {
 		free(path);
 		path = xasprintf("%s/root.raw", folder);
@@ -159,13 +160,18 @@ static int what_to_start(struct vm *vm, struct holder_start *how,
 		how->spec = json_incref(vm->spec);
 	}
 	json_decref(then);
-	if (rc == 0) {
-		how->machine = resolve(vm, how->spec, err);
-		rc = how->machine
-		         ? network_resolve(vm->daemon, how->machine, err)
-		         : err->code;
-	}
 	return rc;
+}
+
+int operate_prepare_start(struct vm *vm, struct holder_start *how,
+                          struct error *err)
+{
+	int rc;
+
+	how->machine = resolve(vm, how->spec, err);
+	rc = how->machine ? network_resolve(vm->daemon, how->machine, err)
+	                  : err->code;
+	return rc < 0 ? rc : count_run(vm, how->revision, err);
 }
 
 static void launch(struct task *t)
@@ -188,7 +194,7 @@ static void launch(struct task *t)
 	}
 	rc = what_to_start(vm, &how, &err);
 	if (rc == 0)
-		rc = count_run(vm, how.revision, &err);
+		rc = operate_prepare_start(vm, &how, &err);
 	if (rc == 0) {
 		vm_set_state(vm, VM_STARTING);
 		rc = holder_start(vm, &how, &err);
@@ -667,6 +673,8 @@ static const struct operation operations[] = {
 	  moment_cancel },
 	{ "suspend", true, moment_suspend_begin, moment_suspend_changed,
 	  moment_cancel },
+	{ "fork", true, fork_begin, fork_changed, fork_cancel,
+	  .loaded = fork_loaded, .ended = fork_ended },
 	{ "disk-snapshot", false, disk_work_begin, disk_work_changed,
 	  disk_work_cancel },
 	{ "disk-commit", false, disk_work_begin, disk_work_changed,

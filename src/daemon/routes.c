@@ -107,6 +107,7 @@ const struct route routes[] = {
 	{ "POST", VM "/jobs/{job}/cancel", RIGHT_OPERATE, BODY_NONE, "",
 	  api_job_cancel },
 
+	{ "POST", VM "/fork", RIGHT_DEFINE, BODY_MAYBE, "", api_vm_fork },
 	{ "GET", VM "/snapshots", RIGHT_READ, BODY_NONE, "", api_moment_list },
 	{ "POST", VM "/snapshots", RIGHT_DEFINE, BODY_MAYBE, "",
 	  api_moment_create },

@@ -454,6 +454,7 @@ static void read_machine(struct reader *r)
 		                            "balloon",
 		                            "agent",
 		                            "share_memory",
+		                            "disposable",
 		                            NULL };
 	static const char *const engines[] = { "auto", "kvm", "bt", "interp",
 		                               NULL };
@@ -488,6 +489,7 @@ static void read_machine(struct reader *r)
 	boolean(r, "rng", true);
 	boolean(r, "balloon", true);
 	boolean(r, "share_memory", false);
+	boolean(r, "disposable", false);
 	boolean(r, "agent", true);
 	object(r, "resources", read_resources);
 	read_ownership(r);

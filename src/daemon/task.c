@@ -7,12 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/log.h"
 #include "daemon/api.h"
 #include "daemon/backup/schedule.h"
 #include "daemon/daemon.h"
+#include "daemon/moment/moment.h"
 #include "daemon/store.h"
 
 enum { KEPT = 10000 };
@@ -40,6 +42,7 @@ static struct task *make(struct vm *vm, const char *kind, json_t *params)
 	t->vm = vm;
 	t->kind = xstrdup(kind);
 	t->params = params;
+	t->out = -1;
 	t->operation = operation_find(kind);
 	loop_timer_init(&t->timer, vm->daemon->loop, timer_fired, t);
 	return t;
@@ -73,6 +76,8 @@ void task_free(struct task *t)
 	if (t->vm)
 		holder_unask(t->vm, t);
 	job_forget(t->job);
+	if (t->out >= 0)
+		close(t->out);
 	loop_timer_fini(&t->timer);
 	free(t->kind);
 	free(t->words);
@@ -231,6 +236,8 @@ static void reap(void *ctx)
 		    error_json("not-found", "the machine was deleted", "");
 		write_down(t);
 		tell(t);
+		if (t->operation->ended)
+			t->operation->ended(t);
 		streams_task(vm->daemon, t->id);
 		task_free(t);
 	}
@@ -252,6 +259,8 @@ static void conclude(struct task *t, enum task_state state)
 	write_down(t);
 	unlink_task(t);
 	tell(t);
+	if (t->operation->ended)
+		t->operation->ended(t);
 	streams_task(d, t->id);
 	forget_old(d, t->id);
 	backup_schedules_ended(d, t);
@@ -353,7 +362,8 @@ void task_run_queue(struct vm *vm)
 	struct task *t;
 
 	/* One that begins may end at once. */
-	while (!vm->clearing && !vm->deleted && (t = next_to_run(vm))) {
+	while (!vm->clearing && !vm->deleted && !vm->arriving &&
+	       (t = next_to_run(vm))) {
 		t->state = TASK_RUNNING;
 		time_now(t->started);
 		write_down(t);
@@ -411,6 +421,8 @@ static int load_one(void *ctx, struct row *row)
 	struct task *t;
 
 	if (!vm || !operation_find(row_text(row, 3))) {
+		if (strcmp(row_text(row, 3), "fork") == 0)
+			fork_lost(d, params);
 		json_decref(params);
 		return 0;
 	}
@@ -420,6 +432,8 @@ static int load_one(void *ctx, struct row *row)
 	snprintf(t->created, TIME_SIZE, "%s", row_text(row, 11));
 	snprintf(t->project, sizeof(t->project), "%s", row_text(row, 14));
 	append(t);
+	if (t->operation->loaded)
+		t->operation->loaded(t);
 	if (strcmp(state, "running") == 0 && !t->operation->repeatable) {
 		t->state = TASK_RUNNING;
 		snprintf(t->started, TIME_SIZE, "%s",

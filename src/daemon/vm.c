@@ -22,6 +22,7 @@
 
 /* Back-off of restarts, doubled each time; a run that long was a good one. */
 enum { RESTART_FIRST_MS = 1000, RESTART_MOST_MS = 60000, GOOD_RUN_S = 60 };
+enum { DISPOSE_MS = 50 };
 
 bool vm_is_up(const struct vm *vm)
 {
@@ -299,6 +300,41 @@ static bool failed(json_t *end)
 	                  strcmp(cause, "suspended") != 0);
 }
 
+static bool is_disposable(const struct vm *vm)
+{
+	return json_is_true(json_object_get(vm->spec, "disposable"));
+}
+
+void vm_delete_soon(struct vm *vm, const char *caller)
+{
+	struct error err = { 0 };
+	struct task *t = task_new(vm, "delete", json_pack("{s:b}", "force", 1),
+	                          caller, &err);
+
+	vm->arriving = false;
+	if (t)
+		task_enqueue_urgent(t);
+	else
+		log_error("daemon", "%s: %s", vm->name, err.text);
+}
+
+static void dispose_later(struct vm *vm)
+{
+	loop_timer_arm(&vm->restart,
+	               loop_now_ns() + DISPOSE_MS * NSEC_PER_MSEC);
+}
+
+/* Once its queue is empty: what is in it may start it again. */
+static void dispose(struct vm *vm)
+{
+	if (vm->state != VM_STOPPED || vm->holder || vm->deleted)
+		return;
+	if (vm->queue || vm->arriving)
+		dispose_later(vm);
+	else
+		vm_delete_soon(vm, "disposable");
+}
+
 static void plan_restart(struct vm *vm, json_t *end)
 {
 	json_t *restart = json_object_get(vm->spec, "restart");
@@ -307,6 +343,10 @@ static void plan_restart(struct vm *vm, json_t *end)
 	s64 most = json_integer_value(json_object_get(restart, "max_attempts"));
 	u64 now = loop_now_ns(), wait_ms = RESTART_FIRST_MS;
 
+	if (is_disposable(vm)) {
+		dispose_later(vm);
+		return;
+	}
 	if (!vm->wanted || vm->queue)
 		return;
 	if (strcmp(policy, "no") == 0 ||
@@ -347,6 +387,10 @@ static void restart_due(void *ctx)
 {
 	struct vm *vm = ctx;
 
+	if (is_disposable(vm)) {
+		dispose(vm);
+		return;
+	}
 	if (vm->state != VM_STOPPED || vm->queue || !vm->wanted)
 		return;
 	vm->restarts++;
@@ -409,6 +453,8 @@ void vm_autostart(struct daemon *d, bool host_booted)
 
 		if (vm->state != VM_STOPPED || vm->holder || vm->queue)
 			continue;
+		if (is_disposable(vm) && vm->run)
+			dispose_later(vm);
 		if (host_booted && json_is_true(json_object_get(a, "enabled")))
 			list[n++] = vm;
 		else if (!host_booted && vm->wanted)

@@ -9,6 +9,7 @@ import os
 import pathlib
 import resource
 import signal
+import subprocess
 import sys
 import time
 import unittest
@@ -47,12 +48,14 @@ class Moments(unittest.TestCase):
 
     def workers(self):
         """Processes that the daemon started for its tasks."""
-        mark = f"--machine-folder={self.d.state}".encode()
+        marks = [f"--machine-{what}={self.d.state}".encode()
+                 for what in ("folder", "document")]
         found = []
         for entry in pathlib.Path("/proc").iterdir():
             try:
-                if entry.name.isdigit() and mark in \
-                        (entry / "cmdline").read_bytes():
+                line = entry.name.isdigit() and \
+                    (entry / "cmdline").read_bytes()
+                if line and any(m in line for m in marks):
                     found.append(int(entry.name))
             except OSError:
                 continue
@@ -127,18 +130,36 @@ class Moments(unittest.TestCase):
             d.do("POST", AT + "/start")
         self.count(len(DELAYS) + 1)
 
-    def worker(self):
-        return wait_for(self.workers, step=0.001)[0]
+    def over(self, number):
+        task = self.d.call("GET", f"/v1/tasks/{number}").json
+        return task["state"] not in ("queued", "running")
+
+    def worker(self, number):
+        """The process of a task, unless it is through already."""
+        found = wait_for(lambda: self.workers() or self.over(number),
+                         step=0.001)
+        return None if found is True else found[0]
+
+    def kill_worker(self, number):
+        pid = self.worker(number)
+        try:
+            os.kill(pid or 0x7fffffff, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
     def test_its_process_killed(self):
         d = self.d.start()
         self.up()
         for verb, body in ((ALL, {"name": "half"}), (AT + "/suspend", None)):
             asked = d.call("POST", verb, body)
-            os.kill(self.worker(), signal.SIGKILL)
+            self.kill_worker(asked.json["id"])
             task = wait_for(lambda: d.ended(asked.json["id"]))
-            if task["state"] == "succeeded":
-                continue  # it was through
+            if task["state"] == "succeeded":  # it was through
+                if d.vm("m")["saved"]:
+                    d.do("POST", AT + "/start")
+                else:
+                    d.do("DELETE", ALL + "/half")
+                continue
             self.assertEqual(task["error"]["code"], "conflict", task)
             self.assertEqual(d.vm("m")["wanted"], "running")
         self.assertFalse(d.vm("m")["saved"])
@@ -176,7 +197,7 @@ class Moments(unittest.TestCase):
         d = self.d.start()
         self.up()
         asked = d.call("POST", ALL, {"name": "last"})
-        self.worker()
+        self.worker(asked.json["id"])
         os.kill(d.vm("m")["pid"], signal.SIGKILL)
         task = wait_for(lambda: d.ended(asked.json["id"]))
         vm = wait_for(lambda: (v := d.vm("m"))["state"] == "stopped" and v)
@@ -186,7 +207,7 @@ class Moments(unittest.TestCase):
                          "last" in self.listed())
         d.do("POST", AT + "/start")
         asked = d.call("POST", AT + "/suspend")
-        self.worker()
+        self.worker(asked.json["id"])
         os.kill(d.vm("m")["pid"], signal.SIGKILL)
         task = wait_for(lambda: d.ended(asked.json["id"]))
         wait_for(lambda: d.vm("m")["state"] == "stopped")
@@ -220,6 +241,129 @@ class Moments(unittest.TestCase):
         wait_for(lambda: not (self.folder() / "snapshots/large").exists())
         self.count(1)
         self.assertEqual(d.vm("m")["state"], "running")
+
+    # ---- forks ----
+
+    def up_on_qcow2(self):
+        disk = self.d.work / "disk.qcow2"
+        subprocess.run([PROGRAMS["atoll"], "disk", "create", disk, "32M"],
+                       check=True)
+        got = self.d.define("m", disks=[{"path": str(disk),
+                                         "format": "qcow2"}])
+        self.assertEqual(got.status, 201, got.body)
+        self.d.do("POST", AT + "/start")
+        self.d.console("m", b"resident is up")
+
+    def machines(self):
+        return {v["name"]: v for v in self.d.call("GET", "/v1/vms").json[
+            "vms"]}
+
+    def whole(self):
+        """Nothing is there but what the registry says; all of that runs."""
+        def settled():
+            vms = self.machines()
+            names = sorted(self.d.processes().values())
+            folders = {p.name for p in (self.d.state / "machines").iterdir()}
+            return all(v["task"] is None and v["state"] == "running"
+                       for v in vms.values()) and \
+                names == sorted(["atoll-hold", "atoll-vm"] * len(vms)) and \
+                folders == {v["id"] for v in vms.values()} and \
+                self.workers() == []
+        wait_for(settled)
+        self.assertFalse(list((self.d.state / "machines").glob("*/fork.json")))
+        return set(self.machines())
+
+    def test_daemon_killed_while_forking(self):
+        d = self.d.start()
+        self.up_on_qcow2()
+        for n, delay in enumerate(DELAYS):
+            self.count(n + 1)
+            asked = d.call("POST", AT + "/fork", {"count": 3,
+                                                  "name": f"f{n}"})
+            self.restart(delay)
+            task = self.settled(asked.json["id"])
+            left = self.whole()
+            if task["state"] == "succeeded":
+                self.assertLessEqual({f"f{n}-{i}" for i in (1, 2, 3)}, left)
+            else:
+                self.assertEqual(task["error"]["code"], "interrupted", task)
+            for name in left - {"m"}:
+                shown = b"n came %d times" % (n + 2)
+                d.call("POST", f"/v1/vms/{name}/console", b"n")
+                d.console(name, shown)
+                d.do("DELETE", f"/v1/vms/{name}?force=true")
+        self.count(len(DELAYS) + 1)
+        self.assertEqual(self.whole(), {"m"})
+
+    def test_forks_found_again(self):
+        d = self.d.start()
+        self.up_on_qcow2()
+        d.do("POST", AT + "/fork", {"count": 2, "disposable": True})
+        before = {n: v["pid"] for n, v in self.machines().items()}
+        d.kill()
+        for pid, name in list(d.processes().items()):
+            if name == "atoll-vm" and pid == before["m-1"]:
+                os.kill(pid, signal.SIGKILL)
+        d.start()
+        # One ended while nobody was there: nothing is left of it.
+        wait_for(lambda: set(self.machines()) == {"m", "m-2"})
+        wait_for(lambda: self.machines()["m-2"]["state"] == "running")
+        after = {n: v["pid"] for n, v in self.machines().items()}
+        self.assertEqual(after, {n: before[n] for n in ("m", "m-2")})
+        self.assertEqual(self.whole(), {"m", "m-2"})
+        d.call("POST", "/v1/vms/m-2/console", b"n")
+        d.console("m-2", b"n came 1 times")
+
+    def test_forks_that_fail(self):
+        d = self.d.start()
+        self.up_on_qcow2()
+        # The process that makes them; what they are made of; a change of mind.
+        asked = d.call("POST", AT + "/fork", {"count": 3})
+        self.kill_worker(asked.json["id"])
+        task = wait_for(lambda: d.ended(asked.json["id"]))
+        left = self.whole()
+        self.assertEqual(left - {"m"}, set() if task["state"] == "failed"
+                         else {"m-1", "m-2", "m-3"}, task)
+        self.count(1)
+        asked = d.call("POST", AT + "/fork", {"count": 3, "name": "c"})
+        d.call("POST", f"/v1/tasks/{asked.json['id']}/cancel")
+        task = wait_for(lambda: d.ended(asked.json["id"]))
+        left = {n for n in self.whole() if n.startswith("c")}
+        self.assertEqual(left, set() if task["state"] == "cancelled"
+                         else {"c-1", "c-2", "c-3"}, task)
+        d.call("PATCH", "/v1/host/policy", {"headroom_bytes": 1 << 50})
+        task = d.task(d.call("POST", AT + "/fork", {"name": "r"}))
+        self.assertEqual(task["error"]["code"], "no-capacity", task)
+        d.call("PATCH", "/v1/host/policy", {"headroom_bytes": 0})
+        self.assertNotIn("r-1", self.whole())
+        asked = d.call("POST", AT + "/fork", {"name": "k"})
+        self.worker(asked.json["id"])
+        os.kill(d.vm("m")["pid"], signal.SIGKILL)
+        task = wait_for(lambda: d.ended(asked.json["id"]))
+        wait_for(lambda: d.vm("m")["state"] == "stopped")
+        wait_for(lambda: ("k-1" in self.machines())
+                 == (task["state"] == "succeeded"))
+        # The disk is whole whatever became of it: the machine starts again.
+        d.do("POST", AT + "/start")
+        # Behind a stop that takes long, and it is gone before their turn.
+        d.console("m", b"resident is up", 1)
+        d.call("POST", AT + "/console", b"d")
+        d.console("m", b"[100]")
+        d.call("POST", AT + "/stop", {"timeout_s": 600})
+        asked = d.call("POST", AT + "/fork", {"name": "late"})
+        self.assertIn("late-1", self.machines())
+        d.do("DELETE", AT + "?force=true")
+        task = wait_for(lambda: d.ended(asked.json["id"]))
+        self.assertNotEqual(task["state"], "succeeded")
+        wait_for(lambda: "late-1" not in self.machines())
+
+    def test_fork_of_a_raw_disk(self):
+        d = self.d.start()
+        self.up()
+        task = d.task(d.call("POST", AT + "/fork"))
+        self.assertIn("no qcow2 image", task["error"]["words"])
+        self.assertEqual(self.whole(), {"m"})
+        self.count(1)
 
 
 if __name__ == "__main__":

@@ -228,6 +228,137 @@ class MomentRoutes:
         self.D.do("DELETE", "/v1/vms/counted?force=true")
         self.D.call("DELETE", "/v1/projects/few")
 
+    def fork_refusals(self, at):
+        for body, words in (
+                ({"count": 0}, "count"), ({"count": 257}, "count"),
+                ({"count": "1"}, "count"), ({"name": "../x"}, "name"),
+                ({"name": "a\nb"}, "name"), ({"name": 5}, "name"),
+                ({"names": []}, "names"), ({"names": "x"}, "names"),
+                ({"names": ["a/b"]}, "name"), ({"names": [5]}, "name"),
+                ({"names": ["a"], "count": 1}, "names"),
+                ({"disposable": 1}, "disposable"), ({"x": 1}, "x"),
+                ({"name": "x" * 62}, "name")):
+            with self.subTest(body=body):
+                self.refused(self.post(at, body), 400, "bad-request", words)
+        self.refused(self.post(at, {"names": ["one"]}), 409, "conflict",
+                     "already")
+        self.refused(self.post(at, {"names": ["a", "a"]}), 409, "conflict",
+                     "twice")
+        self.refused(self.post("/v1/vms/none/fork"), 404, "not-found")
+        self.refused(self.post(at, headers={"If-Match": '"9"'}), 412,
+                     "precondition")
+
+    def test_465_forks(self):
+        at = "/v1/vms/origin/fork"
+        self.D.define("origin", image="tiny:1", boot={},
+                      nics=[{"type": "user", "publish": ["127.0.0.1:48917:1"]}])
+        wait_for(lambda: self.D.vm("origin")["task"] is None)
+        self.refused(self.post(at), 409, "conflict", "does not run")
+        self.D.do("POST", "/v1/vms/origin/start")
+        self.D.console("origin", b"resident is up")
+        self.fork_refusals(at)
+        self.count("origin", 1)
+        key = {"Idempotency-Key": "forks"}
+        made = self.post(at, {"count": 2}, headers=key)
+        self.assertEqual(made.json["id"], self.post(
+            at, {"count": 2}, headers=key).json["id"])
+        self.assertEqual([c["name"] for c in made.json["params"]["copies"]],
+                         ["origin-1", "origin-2"])
+        task = self.D.task(made)
+        self.assertEqual(task["state"], "succeeded", task)
+        self.assertGreater(task["result"]["pause_us"], 0)
+        copies = [self.D.vm(f"origin-{n}") for n in (1, 2)]
+        macs = {v["spec"]["nics"][0]["mac"]
+                for v in copies + [self.D.vm("origin")]}
+        self.assertEqual(len(macs), 3)
+        for vm in copies:
+            self.assertEqual(vm["state"], "running")
+            self.assertEqual(vm["spec"]["nics"][0]["publish"], [])
+            self.assertFalse(vm["restart_needed"])
+        # Each remembers what was, and goes its own way.
+        self.count("origin-1", 2)
+        self.count("origin-1", 3)
+        self.count("origin-2", 2)
+        self.count("origin", 2)
+        # They are machines as others: stopped, started, forked, saved.
+        self.D.do("POST", "/v1/vms/origin-1/snapshots", {"name": "s"})
+        self.D.do("POST", "/v1/vms/origin-1/fork", {"names": ["grandchild"]})
+        self.count("grandchild", 4)
+        folder = self.folder("origin-1")
+        for name in ("origin", "origin-1"):
+            self.D.do("DELETE", f"/v1/vms/{name}?force=true")
+        wait_for(lambda: not folder.exists())
+        for name in ("origin-2", "grandchild"):
+            self.D.do("POST", f"/v1/vms/{name}/stop")
+            ups = self.D.shown(name, b"resident is up")
+            self.D.do("POST", f"/v1/vms/{name}/start")
+            self.D.console(name, b"resident is up", ups)
+            t = self.D.task(self.post(f"/v1/vms/{name}/disks/vda/commit",
+                                      {"all": True}))
+            self.assertEqual(t["state"], "failed", t)
+            self.D.do("DELETE", f"/v1/vms/{name}?force=true")
+
+    def test_466_disposable_forks(self):
+        self.D.define("spring", image="tiny:1", boot={})
+        self.D.do("POST", "/v1/vms/spring/start")
+        self.D.console("spring", b"resident is up")
+        done = subprocess.run(
+            [self.D.programs["atoll"], "fork", "--count", "3", "--name", "mug",
+             "--rm", "spring"], env=self.D.env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertEqual((done.returncode, done.stdout),
+                         (0, "mug-1\nmug-2\nmug-3\n"), done.stderr)
+        self.assertRegex(done.stderr, "stood still for .* ms a copy")
+        self.refused(self.post("/v1/vms/mug-1/suspend"), 409, "conflict",
+                     "disposable")
+        folders = [self.folder(f"mug-{n}") for n in (1, 2, 3)]
+        self.D.do("POST", "/v1/vms/mug-1/kill")
+        self.D.do("POST", "/v1/vms/mug-2/stop")
+        self.post("/v1/vms/mug-3/console", b"x")
+        wait_for(lambda: [v["name"] for v in self.get(
+            "/v1/vms?view=brief").json["vms"]
+            if v["name"].startswith("mug")] == [])
+        wait_for(lambda: not any(f.exists() for f in folders))
+        # By an older definition it would be another machine.
+        self.D.call("PATCH", "/v1/vms/spring", {"memory_bytes": 64 << 20})
+        task = self.D.task(self.post("/v1/vms/spring/fork"))
+        self.assertIn("was changed", task["error"]["words"])
+        wait_for(lambda: self.get("/v1/vms/spring-1", check=False).status
+                 == 404)
+        self.D.do("DELETE", "/v1/vms/spring?force=true")
+
+    def test_844_quotas_of_forks(self):
+        self.D.call("POST", "/v1/projects", {"name": "fork", "quotas": {
+            "machines": 3}})
+        self.D.define("parent", project="fork", image="tiny:1", boot={})
+        self.D.do("POST", "/v1/vms/parent/start")
+        self.D.console("parent", b"resident is up")
+        at = "/v1/vms/parent/fork"
+        self.refused(self.post(at, {"count": 3}), 409, "quota", "3 more")
+        answers = []
+        threads = [threading.Thread(target=lambda n=n: answers.append(
+            self.post(at, {"name": f"p{n}"}))) for n in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(sorted(a.status for a in answers),
+                         [202, 202, 409, 409])
+        for a in answers:
+            if a.status == 202:
+                task = self.D.task(a)
+                self.assertEqual(task["state"], "succeeded", task)
+        # Their disks are as large as its own.
+        grow = "/v1/vms/parent/disks/vda/resize"
+        self.assertEqual(self.post(grow, {"bytes": 96 << 20}).status, 204)
+        self.D.call("PATCH", "/v1/projects/fork", {"quotas": {
+            "machines": None, "disk_bytes": 319 << 20}})
+        self.refused(self.post(at, {"name": "big"}), 409, "quota",
+                     "96 MiB more")
+        for vm in self.get("/v1/vms?project=fork&view=brief").json["vms"]:
+            self.D.do("DELETE", f"/v1/vms/{vm['name']}?force=true")
+        self.D.call("DELETE", "/v1/projects/fork")
+
     def test_464_snapshots_of_images(self):
         """One whose disk lies on an image, by the command line's words."""
         self.D.define("cloned", image="tiny:1", boot={})

@@ -115,6 +115,9 @@ static u64 layers(const char *disk)
 	memcpy(pattern + n, ".?*.qcow2", sizeof(".?*.qcow2"));
 	if (glob(pattern, GLOB_NOSORT, NULL, &found) == 0)
 		count = found.gl_pathc;
+	/* What copies share is nobody's snapshot. */
+	for (u64 i = 0, all = count; i < all; i++)
+		count -= strncmp(found.gl_pathv[i] + stem, ".fork-", 6) == 0;
 	globfree(&found);
 	free(pattern);
 	return count;
@@ -281,6 +284,20 @@ bool quota_allows(struct call *c, const struct vm *vm, json_t *next,
 	for (unsigned i = 0; i < count; i++)
 		add(c->daemon, then, next, vm);
 	return within(c, project, used, then);
+}
+
+bool quota_allows_copies(struct call *c, const struct vm *vm, unsigned count)
+{
+	u64 used[QUOTA_COUNT], then[QUOTA_COUNT];
+	u64 disk = own_disk(c->daemon, vm->spec, vm);
+
+	quota_used(c->daemon, vm_project(vm), NULL, used);
+	memcpy(then, used, sizeof(then));
+	for (unsigned i = 0; i < count; i++) {
+		add(c->daemon, then, vm->spec, NULL);
+		then[QUOTA_DISK] += disk - own_disk(c->daemon, vm->spec, NULL);
+	}
+	return within(c, vm_project(vm), used, then);
 }
 
 bool quota_allows_snapshot(struct call *c, const struct vm *vm)

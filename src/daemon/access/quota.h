@@ -42,6 +42,8 @@ json_t *quota_limits(struct daemon *d, const char *project);
 /* count machines of that definition; or vm, which exists, by it from now on. */
 bool quota_allows(struct call *c, const struct vm *vm, json_t *next,
                   unsigned count);
+/* count copies of vm, which have disks as large as its own. */
+bool quota_allows_copies(struct call *c, const struct vm *vm, unsigned count);
 bool quota_allows_snapshot(struct call *c, const struct vm *vm);
 /* Another backup of so many bytes, beside those that there are? In words. */
 int quota_allows_backup(struct daemon *d, const char *project, u64 bytes,

@@ -60,6 +60,10 @@ void backup_work_cancel(struct task *t);
 void backup_restore_begin(struct task *t);
 void backup_restore_changed(struct task *t);
 void backup_restore_cancel(struct task *t);
+/* What a machine of an image boots by is in no disk: the files of a folder
+ * that has it get second names in the machine's. */
+int backup_link_boot(const char *folder, const struct vm *vm,
+                     struct error *err) MUST_CHECK;
 /* Where disk n of a machine lies that was restored. */
 char *backup_restored_disk(const struct daemon *d, const char *vm,
                            bool of_image, int disk) MUST_CHECK;

@@ -33,12 +33,11 @@ char *backup_restored_disk(const struct daemon *d, const char *vm, bool image,
 	                       vm, disk);
 }
 
-static int link_boot(struct task *t, struct error *err)
+int backup_link_boot(const char *kept, const struct vm *vm, struct error *err)
 {
 	static const char *const files[] = { "vmlinuz", "initrd",
 		                             "manifest.json" };
-	char *kept = backup_path(t->vm->daemon, backup_of(t), false);
-	char *folder = vm_folder_path(t->vm);
+	char *folder = vm_folder_path(vm);
 	int rc = 0;
 
 	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(files); i++) {
@@ -51,16 +50,17 @@ static int link_boot(struct task *t, struct error *err)
 		free(from);
 		free(to);
 	}
-	free(kept);
 	free(folder);
 	return rc;
 }
 
 static void whole(struct task *t)
 {
+	char *kept = backup_path(t->vm->daemon, backup_of(t), false);
 	struct error err = { 0 };
-	int rc = of_image(t->vm) ? link_boot(t, &err) : 0;
+	int rc = of_image(t->vm) ? backup_link_boot(kept, t->vm, &err) : 0;
 
+	free(kept);
 	if (rc == 0)
 		rc = store_run(t->vm->daemon->store, &err,
 		               "UPDATE vms SET prepared = 1 WHERE id = ?", "t",

@@ -365,6 +365,50 @@ int hold_files_restore(struct hold_files *f, const struct hold_config *config,
 	return rc;
 }
 
+/* A descriptor that came along; it stays the caller's. */
+static int add_given(struct hold_files *f, json_t *to, const char *key,
+                     json_t *index, const int *fds, size_t count,
+                     struct error *err)
+{
+	json_int_t i = json_integer_value(index);
+	int fd = -1;
+
+	if (json_is_integer(index) && i >= 0 && (size_t)i < count)
+		fd = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+	if (fd < 0)
+		return error_set(err, -EINVAL, "restore.%s did not come along",
+		                 key);
+	return add_fd(f, to, key, fd, err);
+}
+
+int hold_files_adopt(struct hold_files *f, json_t *how, const int *fds,
+                     size_t count, struct error *err)
+{
+	json_t *restore = json_pack("{s:b}", "copy", 1), *list = json_array();
+	json_t *index, *slot;
+	size_t i;
+	int rc;
+
+	json_object_set_new(f->file, "restore", restore);
+	json_object_set_new(restore, "layers", list);
+	rc = add_given(f, restore, "fd", json_object_get(how, "fd"), fds, count,
+	               err);
+	if (rc == 0)
+		rc = add_given(f, restore, "hold", json_object_get(how, "hold"),
+		               fds, count, err);
+	json_array_foreach(json_object_get(how, "layers"), i, index)
+	{
+		slot = json_object();
+		json_object_set_new(slot, "layer", json_null());
+		if (rc == 0 && !json_is_null(index))
+			rc =
+			    add_given(f, slot, "layer", index, fds, count, err);
+		json_array_append(list, json_object_get(slot, "layer"));
+		json_decref(slot);
+	}
+	return rc;
+}
+
 void hold_files_sent(struct hold_files *f)
 {
 	for (unsigned i = 0; i < f->fd_count; i++)

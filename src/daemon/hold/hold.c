@@ -15,6 +15,7 @@
  *	{"op":"input","data":HEX}   {"op":"kill"}   others: to atoll-vm
  *	{"op":"agent"}: the answer brings the guest agent's line
  *	{"op":"definition"}: what it was started by
+ *	{"op":"adopt","restore":{...}}: of a copy, which waits for that
  *
  * A machine that goes on from a saved state uses that up: the state has another
  * name while the machine is built, and none once its guest runs.
@@ -47,7 +48,7 @@
 
 enum { CLIENTS_MAX = 8, REQUESTS_MAX = 32, INPUT_MAX = 64 * 1024 };
 enum { PEER_WAIT_S = 5, NOTICE_MS = 10, LAST_BYTES_MS = 3000 };
-enum { QUIT_MS = 5000, LOG_LIMIT = 4 << 20 };
+enum { QUIT_MS = 5000, LOG_LIMIT = 4 << 20, ADOPT_MS = 60000 };
 
 struct client {
 	struct hold *hold;
@@ -69,7 +70,9 @@ struct hold {
 	struct hold_files files;
 	struct console_log log;
 	struct client clients[CLIENTS_MAX];
-	struct client *stayer; /* the machine stands still for it; or NULL */
+	struct client *stayer;  /* the machine stands still for it; or NULL */
+	struct client *adopter; /* waits for a copy to run; or NULL */
+	json_t *adopter_id;
 	struct request requests[REQUESTS_MAX];
 	u64 last_id;
 
@@ -85,7 +88,7 @@ struct hold {
 
 	const char *state;
 	json_t *end; /* how it ended, when atoll-vm said so */
-	bool killed, began;
+	bool killed, began, waits;
 };
 
 /* ---- to the daemon ---- */
@@ -109,18 +112,26 @@ static void client_drop(struct client *c)
 			c->hold->requests[i].client = NULL;
 	if (c->hold->stayer == c)
 		let_go_on(c->hold);
+	if (c->hold->adopter == c)
+		c->hold->adopter = NULL;
 	loop_fd_remove(c->watch);
 	close(c->fd);
 	c->watch = NULL;
 	c->fd = -1;
 }
 
-static void client_send(struct client *c, json_t *message)
+static void client_send_with(struct client *c, json_t *message, const int *fds,
+                             size_t count)
 {
 	struct error err;
 
-	if (c->fd >= 0 && control_send(c->fd, message, NULL, 0, &err) < 0)
+	if (c->fd >= 0 && control_send(c->fd, message, fds, count, &err) < 0)
 		client_drop(c);
+}
+
+static void client_send(struct client *c, json_t *message)
+{
+	client_send_with(c, message, NULL, 0);
 }
 
 static void tell_all(struct hold *h, json_t *message)
@@ -232,6 +243,13 @@ static const char *take_input(struct hold *h, const char *hex)
 	return NULL;
 }
 
+static json_t *end_of(const char *cause, int code, const char *words,
+                      const char *hint)
+{
+	return json_pack("{s:s, s:i, s:s, s:s}", "cause", cause, "code", code,
+	                 "words", words, "hint", hint);
+}
+
 /* ---- requests ---- */
 
 static void answer(struct client *c, json_t *id, const char *refusal)
@@ -318,6 +336,51 @@ static const char *relay(struct hold *h, struct client *c, json_t *message,
 	return "the machine does not listen";
 }
 
+/* ---- a copy of another machine ---- */
+
+static int send_start(struct hold *h, struct error *err);
+
+static void adopted(struct hold *h, const char *refusal)
+{
+	if (h->adopter)
+		answer(h->adopter, h->adopter_id, refusal);
+	h->adopter = NULL;
+	json_decref(h->adopter_id);
+	h->adopter_id = NULL;
+}
+
+/* Its disks are there now, and what it goes on from came along. */
+static void adopt(struct client *c, json_t *message, const int *fds,
+                  size_t count)
+{
+	struct hold *h = c->hold;
+	json_t *machine = json_object_get(h->config->document, "machine");
+	json_t *restore = json_object_get(message, "restore");
+	struct error err = { 0 };
+	int rc;
+
+	if (!h->waits) {
+		answer(c, json_object_get(message, "id"),
+		       "this machine is no copy that waits");
+		return;
+	}
+	h->waits = false;
+	loop_timer_cancel(&h->deadline);
+	h->adopter = c;
+	h->adopter_id = json_incref(json_object_get(message, "id"));
+	rc = hold_files_open(&h->files, machine, &err);
+	if (rc == 0)
+		rc = hold_files_adopt(&h->files, restore, fds, count, &err);
+	if (rc == 0)
+		rc = send_start(h, &err);
+	if (rc == 0)
+		return;
+	adopted(h, err.text);
+	json_decref(h->end);
+	h->end = end_of("failure", END_FAILURE, err.text, err.hint);
+	kill(h->vm, SIGKILL);
+}
+
 /* To atoll-vm all of our clients are one. */
 static void note_stay(struct client *c, json_t *message, const char *op)
 {
@@ -351,6 +414,10 @@ static void do_request(struct client *c, json_t *message, const int *fds,
 	}
 	if (strcmp(op, "definition") == 0) {
 		answer_definition(c, id);
+		return;
+	}
+	if (strcmp(op, "adopt") == 0) {
+		adopt(c, message, fds, count);
 		return;
 	}
 	if (strcmp(op, "input") == 0) {
@@ -427,7 +494,8 @@ static void listener_ready(void *ctx, unsigned events)
 
 /* ---- from the machine ---- */
 
-static void take_answer(struct hold *h, json_t *message)
+static void take_answer(struct hold *h, json_t *message, const int *fds,
+                        size_t count)
 {
 	json_int_t id = json_integer_value(json_object_get(message, "id"));
 
@@ -443,7 +511,7 @@ static void take_answer(struct hold *h, json_t *message)
 		else
 			json_object_del(message, "id");
 		if (r->client)
-			client_send(r->client, message);
+			client_send_with(r->client, message, fds, count);
 		json_decref(r->theirs);
 		r->theirs = NULL;
 		r->id = 0;
@@ -505,13 +573,12 @@ static void control_ready(void *ctx, unsigned events)
 		vm_gone(h);
 		return;
 	}
-	while (count)
-		close(fds[--count]);
 	event = json_string_value(json_object_get(message, "event"));
 	if (!event) {
-		take_answer(h, message);
+		take_answer(h, message, fds, count);
 	} else if (strcmp(event, "started") == 0) {
 		h->began = true;
+		adopted(h, NULL);
 		unlinkat(h->config->folder, HOLD_RESUMING, 0);
 		set_state(h, "running");
 	} else if (strcmp(event, "record") == 0) {
@@ -519,7 +586,11 @@ static void control_ready(void *ctx, unsigned events)
 	} else if (strcmp(event, "stopped") == 0) {
 		json_decref(h->end);
 		h->end = json_incref(message);
+		adopted(h,
+		        json_string_value(json_object_get(message, "words")));
 	}
+	while (count)
+		close(fds[--count]);
 	json_decref(message);
 }
 
@@ -575,33 +646,34 @@ static void new_cable(void *ctx, unsigned nic, int fd)
 	close(fd);
 }
 
-static int start(struct hold *h, struct error *err)
+static int start_vm(struct hold *h, struct error *err)
 {
-	json_t *machine = json_object_get(h->config->document, "machine");
 	struct launch_vm how = { .machine = h->config->id };
-	json_t *message;
-	int log, rc = hold_files_open(&h->files, machine, err);
+	int log =
+	    openat(h->config->folder, "vm.log",
+	           O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
 
-	if (rc == 0 && json_object_get(h->config->document, "restore"))
-		rc = hold_files_restore(&h->files, h->config, err);
-	if (rc < 0)
-		return rc;
-	log = openat(h->config->folder, "vm.log",
-	             O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
 	how.error_fd = log;
 	h->vm = launch_vm(&how, &h->control, err);
 	if (log >= 0)
 		close(log);
 	if (h->vm < 0)
 		return h->vm;
-	message =
-	    json_pack("{s:s, s:O}", "op", "start", "machine", h->files.file);
-	rc = control_send(h->control, message, h->files.fds, h->files.fd_count,
-	                  err);
-	json_decref(message);
-	hold_files_sent(&h->files);
 	h->control_watch =
 	    loop_fd_add(h->loop, h->control, LOOP_READ, control_ready, h);
+	return 0;
+}
+
+/* All that it is made of, and its console from here on. */
+static int send_start(struct hold *h, struct error *err)
+{
+	json_t *message =
+	    json_pack("{s:s, s:O}", "op", "start", "machine", h->files.file);
+	int rc = control_send(h->control, message, h->files.fds,
+	                      h->files.fd_count, err);
+
+	json_decref(message);
+	hold_files_sent(&h->files);
 	h->out_watch = loop_fd_add(h->loop, h->files.console_out, LOOP_READ,
 	                           console_out, h);
 	h->in_watch =
@@ -611,11 +683,24 @@ static int start(struct hold *h, struct error *err)
 	return rc;
 }
 
-static json_t *end_of(const char *cause, int code, const char *words,
-                      const char *hint)
+static int start(struct hold *h, struct error *err)
 {
-	return json_pack("{s:s, s:i, s:s, s:s}", "cause", cause, "code", code,
-	                 "words", words, "hint", hint);
+	json_t *document = h->config->document;
+	json_t *machine = json_object_get(document, "machine");
+	int rc;
+
+	if (json_object_get(document, "fork")) {
+		h->waits = true;
+		loop_timer_arm(&h->deadline,
+		               loop_now_ns() + ADOPT_MS * NSEC_PER_MSEC);
+		return start_vm(h, err);
+	}
+	rc = hold_files_open(&h->files, machine, err);
+	if (rc == 0 && json_object_get(document, "restore"))
+		rc = hold_files_restore(&h->files, h->config, err);
+	if (rc == 0)
+		rc = start_vm(h, err);
+	return rc == 0 ? send_start(h, err) : rc;
 }
 
 static json_t *how_it_ended(struct hold *h, int status)
@@ -707,6 +792,7 @@ static void hold_fini(struct hold *h)
 	loop_timer_fini(&h->deadline);
 	console_log_close(&h->log);
 	json_decref(h->end);
+	json_decref(h->adopter_id);
 	loop_destroy(h->loop);
 	free(h);
 }

@@ -20,7 +20,7 @@
 struct cable;
 struct error;
 
-enum { HOLD_FDS_MAX = 64, HOLD_NETS_MAX = 8 };
+enum { HOLD_FDS_MAX = 120, HOLD_NETS_MAX = 8 };
 
 /* In the machine's folder (moment/moment.h says what they are). */
 #define HOLD_SAVED "suspended.state"
@@ -49,6 +49,10 @@ struct hold_config;
 /* It is to go on from what was saved. */
 int hold_files_restore(struct hold_files *f, const struct hold_config *config,
                        struct error *err) MUST_CHECK;
+/* From what another one gave, which came along with how: its "fd", "hold" and
+ * "layers" are indices. */
+int hold_files_adopt(struct hold_files *f, json_t *how, const int *fds,
+                     size_t count, struct error *err) MUST_CHECK;
 /* Closes what was to be sent: atoll-vm has it. */
 void hold_files_sent(struct hold_files *f);
 void hold_files_fini(struct hold_files *f);

@@ -196,6 +196,13 @@ void api_vm_suspend(struct call *c)
 	if (!vm || !call_match(c, vm->revision) || !call_known_keys(c, keys) ||
 	    !switch_of(c, "fast", &fast))
 		return;
+	if (json_is_true(json_object_get(vm->spec, "disposable"))) {
+		call_fail(c, "conflict",
+		          "it is disposable: nothing is left of it when it "
+		          "ends",
+		          "");
+		return;
+	}
 	call_task(c, vm, "suspend",
 	          json_pack("{s:b, s:b}", "fast", fast, "wanted", vm->wanted));
 }

@@ -59,3 +59,14 @@ void moment_suspend_begin(struct task *t);
 void moment_suspend_changed(struct task *t);
 /* Of each of them; it is moved on by its process alone while that is there. */
 void moment_cancel(struct task *t);
+
+/* ---- fork.c: the task ---- */
+
+void fork_begin(struct task *t);
+void fork_changed(struct task *t);
+void fork_cancel(struct task *t);
+/* In the queue again, after a restart; ended, however. */
+void fork_loaded(struct task *t);
+void fork_ended(struct task *t);
+/* The machine is gone, with params of a task that it had. */
+void fork_lost(struct daemon *d, json_t *params);

@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fork_kept - copies of a machine that a daemon keeps.
+ *
+ * The daemon has started a holder for each copy, which waits, and says where
+ * all are. Here the copies' disks are made, the machine is asked for its
+ * moment, and each holder is told what its machine goes on from. Where disks
+ * lie is said by the machine's holder; the machine is not asked.
+ *
+ * A copy is to last without the machine it came from: the files below its disks
+ * that lie in the machine's folder get second names in its own.
+ *
+ *	{"socket":..., "folder":..., "copies":[
+ *	 {"name":..., "socket":..., "folder":..., "disks":[PATH or null, ...]}]}
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/loop.h"
+#include "cli/files.h"
+#include "cli/fork.h"
+#include "cli/live.h"
+#include "cli/saved.h"
+#include "cli/say.h"
+#include "cli/snapshot.h"
+#include "launch/launch.h"
+
+enum { LAYERS_MAX = 64 };
+
+struct kept {
+	json_t *document, *copies;
+	char *folder; /* the machine's */
+	char moment[17];
+	int sock;
+	int *socks; /* to the copies' holders */
+	struct fork_disks disks;
+	struct fork_source source;
+	int below[LAYERS_MAX]; /* open while a chain is looked through */
+	size_t below_count;
+};
+
+static const char *text_of(json_t *o, const char *key)
+{
+	const char *text = json_string_value(json_object_get(o, key));
+
+	return text ? text : "";
+}
+
+/* ---- the machine's disks ---- */
+
+static bool is_in(const char *path, const char *folder)
+{
+	size_t n = strlen(folder);
+
+	return strncmp(path, folder, n) == 0 && path[n] == '/' &&
+	       !strchr(path + n + 1, '/');
+}
+
+static int add_disk(struct kept *k, json_t *known, int number, json_t *said,
+                    struct error *err)
+{
+	struct fork_disks *d = &k->disks;
+	const char *path = text_of(known, "path");
+	struct fork_path *p = &d->paths[d->count];
+
+	if (d->count == ARRAY_SIZE(d->paths))
+		return error_set(err, -E2BIG, "the machine has too many disks");
+	if (strcmp(text_of(known, "format"), "qcow2") != 0) {
+		error_set(err, -ENOTSUP,
+		          "the machine writes to %s, which is no qcow2 image: "
+		          "copies can't share it",
+		          path);
+		return error_hint(err, "disks on images, qcow2 files, and what "
+		                       "is read-only can be shared");
+	}
+	p->path = realpath(path, NULL);
+	if (!p->path)
+		return error_set(err, -errno, "%s: %s", path, strerror(errno));
+	p->kept = fork_kept_name(p->path, k->moment);
+	json_array_append_new(d->list,
+	                      json_pack("{s:i, s:O?, s:s}", "disk", number,
+	                                "bytes", json_object_get(said, "bytes"),
+	                                "format", "qcow2"));
+	d->count++;
+	return 0;
+}
+
+/* Their sizes are what the machine itself says. */
+static int list_disks(struct kept *k, struct error *err)
+{
+	json_t *definition = NULL, *answer = NULL, *known;
+	int fds[CONTROL_FDS_MAX], rc;
+	size_t count = 0, i;
+
+	k->disks =
+	    (struct fork_disks){ .list = json_array(), .moment = k->moment };
+	for (i = 0; i < ARRAY_SIZE(k->disks.overlays); i++)
+		k->disks.overlays[i] = -1;
+	rc = snapshot_definition(k->sock, &definition, err);
+	if (rc == 0)
+		rc = saved_request(k->sock, json_pack("{s:s}", "op", "disks"),
+		                   NULL, 0, &answer, fds, &count, err);
+	json_array_foreach(json_object_get(definition, "disks"), i, known)
+	{
+		if (rc == 0 &&
+		    !json_is_true(json_object_get(known, "readonly")))
+			rc = add_disk(
+			    k, known, (int)i,
+			    json_array_get(json_object_get(answer, "disks"), i),
+			    err);
+	}
+	json_decref(definition);
+	json_decref(answer);
+	return rc;
+}
+
+/* ---- the copies' disks ---- */
+
+/* Below: by its name where that will be beside it, else by its path. */
+static int make_overlay(struct kept *k, unsigned i, const char *path,
+                        struct error *err)
+{
+	const char *kept = k->disks.paths[i].kept;
+	const char *base =
+	    is_in(kept, k->folder) ? kept + strlen(k->folder) + 1 : kept;
+	int fd = fork_overlay_create(path, base,
+	                             json_array_get(k->disks.list, i), err);
+
+	if (fd < 0)
+		return fd;
+	if (fsync(fd) < 0) {
+		close(fd);
+		return error_set(err, -errno, "cannot write %s: %s", path,
+		                 strerror(errno));
+	}
+	close(fd);
+	return 0;
+}
+
+static int make_overlays(struct kept *k, json_t *copy, struct error *err)
+{
+	json_t *disk, *paths = json_object_get(copy, "disks");
+	size_t i;
+	int rc = 0;
+
+	json_array_foreach(k->disks.list, i, disk)
+	{
+		size_t n =
+		    (size_t)json_integer_value(json_object_get(disk, "disk"));
+		const char *path = json_string_value(json_array_get(paths, n));
+
+		if (rc == 0 && !path)
+			rc = error_set(err, -EINVAL,
+			               "disk %zu of a copy has no path", n);
+		if (rc == 0)
+			rc = make_overlay(k, (unsigned)i, path, err);
+	}
+	return rc;
+}
+
+/* A second name for path in every copy's folder, if it lies in the machine's.
+ */
+static int share_file(struct kept *k, const char *path, struct error *err)
+{
+	json_t *copy;
+	size_t i;
+
+	if (!is_in(path, k->folder))
+		return 0;
+	json_array_foreach(k->copies, i, copy)
+	{
+		char *to = xasprintf("%s/%s", text_of(copy, "folder"),
+		                     strrchr(path, '/') + 1);
+		int rc = link(path, to) < 0 && errno != EEXIST ? -errno : 0;
+
+		if (rc < 0)
+			error_set(err, rc, "cannot make %s: %s", to,
+			          strerror(-rc));
+		free(to);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+static int share_below(void *ctx, const char *path, const char *format, int fd,
+                       struct error *err)
+{
+	struct kept *k = ctx;
+
+	(void)format;
+	if (k->below_count == ARRAY_SIZE(k->below)) {
+		close(fd);
+		return error_set(err, -E2BIG, "%s is made of too many files",
+		                 path);
+	}
+	k->below[k->below_count++] = fd;
+	return share_file(k, path, err);
+}
+
+/* Several lie on it from now on: nobody merges into a file that is
+ * write-protected. */
+static int share_disks(struct kept *k, struct error *err)
+{
+	const struct launch_files files = { file_open_layer, share_below, k };
+	int rc = 0;
+
+	for (unsigned i = 0; i < k->disks.count; i++)
+		k->disks.paths[i].used = true;
+	for (unsigned i = 0; rc == 0 && i < k->disks.count; i++) {
+		const char *kept = k->disks.paths[i].kept;
+		int fd = file_open_disk(kept, true, err);
+
+		rc = fd < 0 ? fd : share_file(k, kept, err);
+		if (rc == 0 && fchmod(fd, 0444) < 0)
+			rc = error_set(err, -errno, "%s: %s", kept,
+			               strerror(errno));
+		if (rc == 0)
+			rc = launch_chain(&files, fd, kept, true, err);
+		while (k->below_count)
+			close(k->below[--k->below_count]);
+		if (fd >= 0)
+			close(fd);
+	}
+	return rc;
+}
+
+/* ---- the moment ---- */
+
+static int ask(struct kept *k, struct error *err)
+{
+	struct fork_source *s = &k->source;
+	int fds[CONTROL_FDS_MAX], pair[2], rc;
+	json_t *message;
+	size_t count = 2;
+
+	s->state = memfd_create("state", MFD_CLOEXEC);
+	if (s->state < 0 || pipe2(pair, O_CLOEXEC) < 0)
+		return error_set(err, -errno, "cannot make a file: %s",
+		                 strerror(errno));
+	s->hold = pair[1];
+	fds[0] = s->state;
+	fds[1] = pair[0];
+	message =
+	    json_pack("{s:s,s:i,s:i,s:o}", "op", "fork", "file", 0, "watch", 1,
+	              "disks", fork_disks_message(&k->disks, fds, &count));
+	rc = saved_request(k->sock, message, fds, count, &s->answer, s->fds,
+	                   &s->count, err);
+	close(pair[0]);
+	return rc == 0 ? fork_make_readonly(s, err) : rc;
+}
+
+/* ---- the copies ---- */
+
+static int connect_all(struct kept *k, struct error *err)
+{
+	json_t *copy;
+	size_t i;
+
+	json_array_foreach(k->copies, i, copy)
+	{
+		k->socks[i] = live_connect(text_of(copy, "socket"), err);
+		if (k->socks[i] < 0)
+			return k->socks[i];
+	}
+	return 0;
+}
+
+static json_t *given(struct kept *k, json_t *index, int *fds, size_t *count)
+{
+	json_int_t i = json_integer_value(index);
+
+	if (!json_is_integer(index) || i < 0 || (size_t)i >= k->source.count ||
+	    *count == CONTROL_FDS_MAX)
+		return json_null();
+	fds[*count] = k->source.fds[i];
+	return json_integer((json_int_t)(*count)++);
+}
+
+static int tell(struct kept *k, int sock, struct error *err)
+{
+	int fds[CONTROL_FDS_MAX] = { k->source.state, k->source.hold };
+	json_t *layers = json_array(), *index, *message;
+	size_t count = 2, i;
+	int rc;
+
+	json_array_foreach(json_object_get(k->source.answer, "layers"), i,
+	                   index)
+	    json_array_append_new(layers, given(k, index, fds, &count));
+	message = json_pack("{s:s, s:i, s:{s:b, s:i, s:i, s:o}}", "op", "adopt",
+	                    "id", 1, "restore", "copy", 1, "fd", 0, "hold", 1,
+	                    "layers", layers);
+	rc = control_send(sock, message, fds, count, err);
+	json_decref(message);
+	return rc;
+}
+
+/* Events of the holder come between. */
+static int wait_for(int sock, const char *name, struct error *err)
+{
+	int fds[CONTROL_FDS_MAX], rc;
+	json_t *answer, *ok;
+	size_t count;
+
+	for (;;) {
+		rc = control_receive(sock, &answer, fds, CONTROL_FDS_MAX,
+		                     &count, err);
+		if (rc < 0)
+			return error_set(err, rc, "the copy %s ended", name);
+		while (count)
+			close(fds[--count]);
+		ok = json_object_get(answer, "ok");
+		if (!ok) {
+			json_decref(answer);
+			continue;
+		}
+		if (!json_is_true(ok))
+			rc = error_set(err, -EIO, "the copy %s: %s", name,
+			               text_of(answer, "words"));
+		json_decref(answer);
+		return rc;
+	}
+}
+
+static int start_all(struct kept *k, struct error *err)
+{
+	json_t *copy;
+	size_t i;
+	int rc = 0;
+
+	json_array_foreach(k->copies, i, copy)
+	{
+		if (rc == 0)
+			rc = tell(k, k->socks[i], err);
+	}
+	json_array_foreach(k->copies, i, copy)
+	{
+		if (rc == 0)
+			rc = wait_for(k->socks[i], text_of(copy, "name"), err);
+	}
+	return rc;
+}
+
+/* ---- all of it ---- */
+
+static int fork_them(struct kept *k, struct error *err)
+{
+	json_t *copy;
+	size_t i;
+	int rc;
+
+	k->sock = live_connect(text_of(k->document, "socket"), err);
+	rc = k->sock < 0 ? k->sock : list_disks(k, err);
+	json_array_foreach(k->copies, i, copy)
+	{
+		if (rc == 0)
+			rc = make_overlays(k, copy, err);
+	}
+	if (rc == 0)
+		rc = connect_all(k, err);
+	/* Last: disks with a path are other files from then on. */
+	if (rc == 0)
+		rc = fork_disks_take(&k->disks, k->folder, err);
+	if (rc == 0)
+		rc = ask(k, err);
+	if (rc == 0)
+		rc = share_disks(k, err);
+	return rc == 0 ? start_all(k, err) : rc;
+}
+
+static void kept_fini(struct kept *k)
+{
+	for (size_t i = 0; i < json_array_size(k->copies); i++)
+		if (k->socks[i] >= 0)
+			close(k->socks[i]);
+	free(k->socks);
+	fork_disks_fini(&k->disks);
+	for (size_t i = 0; i < k->source.count; i++)
+		close(k->source.fds[i]);
+	if (k->source.state >= 0)
+		close(k->source.state);
+	if (k->source.hold >= 0)
+		close(k->source.hold);
+	json_decref(k->source.answer);
+	if (k->sock >= 0)
+		close(k->sock);
+	free(k->folder);
+	json_decref(k->document);
+}
+
+int fork_kept(const char *document)
+{
+	struct kept k = { .document = json_load_file(document, 0, NULL),
+		          .sock = -1,
+		          .source = { .state = -1, .hold = -1 } };
+	struct error err = { 0 };
+	u64 began = loop_now_ns();
+	int rc;
+
+	k.copies = json_object_get(k.document, "copies");
+	k.folder = realpath(text_of(k.document, "folder"), NULL);
+	k.socks = xalloc((json_array_size(k.copies) + 1) * sizeof(*k.socks));
+	for (size_t i = 0; i < json_array_size(k.copies); i++)
+		k.socks[i] = -1;
+	fork_allow_files();
+	if (!k.folder)
+		rc = error_set(&err, -EINVAL, "%s can't be read", document);
+	else
+		rc = fork_new_moment(k.moment, &err);
+	if (rc == 0)
+		rc = fork_them(&k, &err);
+	if (rc == 0)
+		printf("{\"pause_us\": %" JSON_INTEGER_FORMAT
+		       ", \"ms\": %.1f}\n",
+		       json_integer_value(
+			   json_object_get(k.source.answer, "pause_us")),
+		       (double)(loop_now_ns() - began) / 1e6);
+	kept_fini(&k);
+	return rc < 0 ? say_error(&err) : 0;
+}
