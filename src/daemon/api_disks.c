@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * api_disks - disks of machines that run, the jobs on them, and the images.
+ * api_disks - disks of machines that run, and the jobs on them.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,10 +9,8 @@
 
 #include "base/alloc.h"
 #include "base/units.h"
-#include "daemon/access/fields.h"
 #include "daemon/access/quota.h"
 #include "daemon/api.h"
-#include "daemon/store.h"
 
 /* ---- asking the machine ---- */
 
@@ -194,135 +191,4 @@ void api_job_cancel(struct call *c)
 	    vm,
 	    json_pack("{s:s, s:I}", "op", "job-cancel", "job", (json_int_t)id),
 	    done, c->http);
-}
-
-/* ---- images ---- */
-
-/* What a name leads to; NULL: nothing that is whole. */
-static json_t *image_json(const struct daemon *d, const char *name)
-{
-	char *path =
-	    xasprintf("%s/names/%s/manifest.json", d->place.images, name);
-	json_t *manifest = json_load_file(path, 0, NULL), *json = NULL;
-	const char *id = NULL, *cmdline = NULL, *kernel = "";
-
-	free(path);
-	if (manifest &&
-	    json_unpack(manifest, "{s:s, s:s, s?s}", "id", &id, "cmdline",
-	                &cmdline, "kernel_version", &kernel) == 0)
-		json = json_pack("{s:s, s:s, s:s, s:s}", "name", name, "id", id,
-		                 "cmdline", cmdline, "kernel_version", kernel);
-	json_decref(manifest);
-	return json;
-}
-
-bool image_exists(const struct daemon *d, const char *name)
-{
-	json_t *image = name[0] && name[0] != '.' && !strchr(name, '/')
-	                    ? image_json(d, name)
-	                    : NULL;
-
-	json_decref(image);
-	return image != NULL;
-}
-
-/* With its project, if it is not everybody's. */
-static json_t *image_of_project(const struct daemon *d, const char *name,
-                                const char *project)
-{
-	json_t *one = image_json(d, name);
-
-	if (one)
-		json_object_set_new(one, "project",
-		                    project ? json_string(project)
-		                            : json_null());
-	return one;
-}
-
-static json_t *image_seen(struct call *c, const char *name)
-{
-	char project[PROJECT_SIZE];
-	enum belonging b = image_belongs(c->daemon, name, project);
-
-	if (b == BELONGS_NOWHERE ||
-	    (b == BELONGS_PROJECT &&
-	     !(caller_rights(&c->caller, project) & RIGHT_READ)))
-		return NULL;
-	return image_of_project(c->daemon, name,
-	                        b == BELONGS_PROJECT ? project : NULL);
-}
-
-bool call_sees_image(struct call *c, const char *name)
-{
-	json_t *image = image_seen(c, name);
-
-	json_decref(image);
-	return image != NULL;
-}
-
-void api_image_list(struct call *c)
-{
-	char *path = xasprintf("%s/names", c->daemon->place.images);
-	json_t *list = json_array(), *one;
-	struct dirent **entries = NULL;
-	int n = scandir(path, &entries, NULL, alphasort);
-
-	for (int i = 0; i < n; i++) {
-		one = entries[i]->d_name[0] == '.'
-		          ? NULL
-		          : image_seen(c, entries[i]->d_name);
-		if (one)
-			json_array_append_new(list, one);
-		free(entries[i]);
-	}
-	free(entries);
-	free(path);
-	c->status = 200;
-	c->reply = json_pack("{s:o}", "images", list);
-}
-
-void api_image_get(struct call *c)
-{
-	c->reply = image_seen(c, c->params[0]);
-	c->status = 200;
-}
-
-/* Into a project, or to everybody: null. Machines that were made from it stay
- * as they are. */
-void api_image_patch(struct call *c)
-{
-	static const char *const keys[] = { "project", NULL };
-	json_t *project = json_object_get(c->body, "project");
-	const char *name = c->params[0], *to = NULL;
-	int rc;
-
-	if (!image_exists(c->daemon, name)) {
-		field_none(c, "image", name);
-		return;
-	}
-	if (!call_known_keys(c, keys))
-		return;
-	if (!project) {
-		call_fail(c, "bad-request", "project is missing",
-		          "null: everybody's");
-		return;
-	}
-	if (!json_is_null(project)) {
-		to = call_project(c, NULL, RIGHT_DEFINE);
-		if (!to)
-			return;
-	}
-	rc = store_run(c->daemon->store, &c->err,
-	               "DELETE FROM image_projects WHERE name = ?", "t", name);
-	if (rc == 0 && to)
-		rc = store_run(c->daemon->store, &c->err,
-		               "INSERT INTO image_projects(name, project)"
-		               " VALUES(?, ?)",
-		               "tt", name, to);
-	if (rc < 0) {
-		call_fail_error(c, rc);
-		return;
-	}
-	c->status = 200;
-	c->reply = image_of_project(c->daemon, name, to);
 }

@@ -8,6 +8,7 @@
  * host (access/policy.h).
  */
 #include "daemon/api.h"
+#include "daemon/image/image.h"
 
 #define VM "/v1/vms/{vm}"
 #define NETWORK "/v1/networks/{network}"
@@ -143,6 +144,10 @@ const struct route routes[] = {
 	  api_image_get },
 	{ "PATCH", "/v1/images/{image}", RIGHT_DEFINE, BODY_JSON, "",
 	  api_image_patch, .host = true },
+	{ "DELETE", "/v1/images/{image}", RIGHT_DEFINE, BODY_NONE, "",
+	  api_image_delete },
+	{ "POST", "/v1/images/{image}/tag", RIGHT_DEFINE, BODY_JSON, "",
+	  api_image_tag },
 
 	{ "GET", "/v1/tasks", RIGHT_READ, BODY_NONE, "state vm limit before",
 	  api_task_list, .some = true },

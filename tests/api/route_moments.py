@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The routes of snapshots and of machines put away: a part of routes.py."""
+import fcntl
 import subprocess
 import threading
 
@@ -194,6 +195,72 @@ class MomentRoutes:
         folder = self.folder("kept")
         self.D.do("DELETE", AT + "?force=true")
         wait_for(lambda: not folder.exists())
+
+    def test_842_names_of_images(self):
+        at = "/v1/images/tiny:1"
+        for body, words in (({}, "name"), ({"name": "../x"}, "name"),
+                            ({"name": "a\nb"}, "name"), ({"name": 5}, "name"),
+                            ({"name": ".x"}, "name"), ({"name": "x", "y": 1},
+                                                       "y"),
+                            ({"name": "x", "force": 1}, "force")):
+            with self.subTest(body=body):
+                self.refused(self.post(at + "/tag", body), 400, "bad-request",
+                             words)
+        self.refused(self.post("/v1/images/none/tag", {"name": "x"}), 404,
+                     "not-found")
+        self.post("/v1/projects", {"name": "prints"})
+        self.D.call("PATCH", at, {"project": "prints"})
+        made = self.post(at + "/tag", {"name": "tiny:other"})
+        self.assertEqual((made.status, made.json["project"]), (201, "prints"))
+        self.assertEqual(made.json["id"], self.get(at).json["id"])
+        self.refused(self.post(at + "/tag", {"name": "tiny:other"}), 409,
+                     "conflict", "already")
+        self.assertEqual(self.post(at + "/tag", {
+            "name": "tiny:other", "force": True}).status, 201)
+        # Another project's name is not to be had.
+        token = self.post("/v1/tokens", {
+            "name": "t-prints", "role": "operator", "project": "prints"}).json
+        own = {"Authorization": "Bearer " + token["token"]}
+        self.D.call("PATCH", "/v1/images/tiny:other", {"project": None})
+        self.refused(self.post(at + "/tag", {
+            "name": "tiny:other", "force": True}, headers=own), 409,
+            "conflict")
+        self.refused(self.D.call("DELETE", "/v1/images/tiny:other",
+                                 headers=own), 403, "denied")
+        self.D.call("PATCH", at, {"project": None})
+        self.assertEqual(self.D.call(
+            "DELETE", "/v1/images/tiny:other").status, 204)
+        self.refused(self.D.call("DELETE", "/v1/images/tiny:other"), 404,
+                     "not-found")
+        self.assertEqual(self.get(at).status, 200)
+        # The last name of one: in use it stays, else it goes.
+        store = self.D.work / "data/atoll/images"
+        folder = store / ("cd" * 32)
+        folder.mkdir()
+        for name in ("vmlinuz", "initrd", "disk.raw"):
+            (folder / name).write_bytes(b"x")
+        (folder / "manifest.json").write_text(
+            '{"id": "' + "cd" * 32 + '", "cmdline": ""}')
+        (store / "names/brief:1").symlink_to(folder)
+        lock = open(store / ".lock", "w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self.refused(self.D.call("DELETE", "/v1/images/brief:1"), 409,
+                     "conflict", "another command")
+        self.refused(self.post(at + "/tag", {"name": "x"}), 409, "conflict")
+        lock.close()
+        (folder / "clones").mkdir()
+        disk = self.D.work / "clone.qcow2"
+        subprocess.run([self.D.programs["atoll"], "disk", "create",
+                        "--backing", folder / "disk.raw", "--backing-format",
+                        "raw", disk, "1M"], check=True)
+        (folder / "clones/1").symlink_to(disk)
+        self.refused(self.D.call("DELETE", "/v1/images/brief:1"), 409,
+                     "conflict", "in use")
+        disk.unlink()
+        self.assertEqual(self.D.call("DELETE",
+                                     "/v1/images/brief:1").status, 204)
+        self.assertFalse(folder.exists())
+        self.D.call("DELETE", "/v1/projects/prints")
 
     def test_843_quotas_of_snapshots(self):
         self.D.call("POST", "/v1/projects", {"name": "few", "quotas": {

@@ -8,6 +8,7 @@
 #include "base/units.h"
 #include "daemon/access/access.h"
 #include "daemon/api.h"
+#include "daemon/image/image.h"
 #include "daemon/store.h"
 
 unsigned role_rights(struct daemon *d, const char *role)
@@ -164,14 +165,20 @@ enum belonging token_belongs(struct daemon *d, const char *name,
 enum belonging image_belongs(struct daemon *d, const char *name,
                              char project[PROJECT_SIZE])
 {
-	struct whose w = { project, BELONGS_NOWHERE };
-
 	if (!image_exists(d, name))
 		return BELONGS_NOWHERE;
+	return image_project(d, name, project) ? BELONGS_PROJECT : BELONGS_ALL;
+}
+
+bool image_project(struct daemon *d, const char *name,
+                   char project[PROJECT_SIZE])
+{
+	struct whose w = { project, BELONGS_NOWHERE };
+
 	store_query(d->store, take_whose, &w, NULL,
 	            "SELECT project FROM image_projects WHERE name = ?", "t",
 	            name);
-	return w.belonging == BELONGS_NOWHERE ? BELONGS_ALL : w.belonging;
+	return w.belonging == BELONGS_PROJECT;
 }
 
 /* ---- for handlers ---- */
