@@ -10,7 +10,9 @@
  *
  * The second vCPU stops before anything that can't be done twice: devices,
  * clocks, stores into decoded code. Host code leaves such things to the
- * interpreter, too.
+ * interpreter, too. So it does before a store into page tables that the block
+ * goes through: which translation is used then, the old one or the new, hangs
+ * on what a TLB happens to hold.
  */
 #include "engine/bt/lockstep.h"
 
@@ -25,7 +27,7 @@
 #include "engine/interp/tlb.h"
 #include "engine/x86/decode.h"
 
-enum { COPIES = 64, SHOWN_BYTES = 8, ROOM_FOR_LINE = 120 };
+enum { COPIES = 64, TABLES = 64, SHOWN_BYTES = 8, ROOM_FOR_LINE = 120 };
 
 /* A page that the block writes. */
 struct copy {
@@ -50,6 +52,9 @@ struct lockstep {
 	u64 epoch, flushes;
 	struct copy copy[COPIES];
 	unsigned copies;
+	/* Pages of tables that the block's accesses went through. */
+	const u8 *table[TABLES];
+	unsigned tables;
 	struct lockstep_figures figures;
 	char words[1800];
 	size_t used;
@@ -134,6 +139,28 @@ static u8 same_tpr(void *ctx)
 
 /* ---- copies of pages ---- */
 
+static bool walked(const struct lockstep *l, const u8 *page)
+{
+	for (unsigned i = 0; i < l->tables; i++)
+		if (l->table[i] == page)
+			return true;
+	return false;
+}
+
+static void trial_table(struct icpu *cpu, const u8 *page)
+{
+	struct lockstep *l = cpu->trial_ctx;
+
+	if (!l->interpreting || walked(l, page))
+		return;
+	for (const struct copy *c = l->copy; c < l->copy + l->copies; c++)
+		if (c->page == page && memcmp(c->now, c->first, PAGE_SIZE))
+			decline(l);
+	if (l->tables == TABLES)
+		decline(l);
+	l->table[l->tables++] = page;
+}
+
 static u8 *trial_page(struct icpu *cpu, u8 *page, bool write, bool code)
 {
 	struct lockstep *l = cpu->trial_ctx;
@@ -144,7 +171,7 @@ static u8 *trial_page(struct icpu *cpu, u8 *page, bool write, bool code)
 			return c->now;
 	if (!write)
 		return page;
-	if (code || l->copies == COPIES)
+	if (code || l->copies == COPIES || walked(l, page))
 		decline(l);
 	l->copies++;
 	c->page = page;
@@ -197,6 +224,7 @@ static void interpret(struct lockstep *l, const struct bt_code *code,
 	icpu_set_registers(l->other, &l->start);
 	tlb_forget_data(l->other);
 	l->done = 0;
+	l->tables = 0;
 	l->finished = false;
 	/* It may have to wait for this vCPU otherwise. */
 	icpu_leave_guest(l->cpu);
@@ -467,6 +495,19 @@ static NORETURN void differ(struct lockstep *l, const struct block *b)
 	icpu_stop_error(l->cpu, l->words);
 }
 
+/*
+ * A branch that is taken to what follows it ends what host code did, and not
+ * what was interpreted: the number of instructions up to there, or 0.
+ */
+static unsigned branch_to_next(const struct lockstep *l,
+                               const struct bt_code *code)
+{
+	for (unsigned k = 1; k < code->block->count; k++)
+		if (l->cpu->pcbase + code->out[k].off == l->cpu->rip)
+			return k;
+	return 0;
+}
+
 /* Where host code left is made exact; out is set if in the middle. */
 static void place_exit(struct lockstep *l, const struct bt_exit *exit,
                        const struct bt_out **out)
@@ -495,6 +536,7 @@ void lockstep_after(struct lockstep *l, const struct bt_code *code,
 	const struct block *b = code->block;
 	const struct bt_out *out;
 	bool compared, clock;
+	unsigned k;
 
 	place_exit(l, exit, &out);
 	/* It died while the other had its turn, or left at once. */
@@ -516,6 +558,13 @@ void lockstep_after(struct lockstep *l, const struct bt_code *code,
 		l->figures.blocks--;
 		l->figures.unseen++;
 		return;
+	}
+	k = out ? 0 : branch_to_next(l, code);
+	if (k) {
+		interpret_again(l, code, k);
+		if (l->done == k && same(l))
+			return;
+		interpret_again(l, code, b->count);
 	}
 	/* A device may have written what the block reads: once more. */
 	if (!l->strict)
@@ -566,6 +615,7 @@ int lockstep_create(struct lockstep **out, struct bt *bt, bool strict,
 		return r;
 	}
 	l->other->trial = trial_page;
+	l->other->trial_table = trial_table;
 	l->other->trial_ctx = l;
 	*out = l;
 	return 0;

@@ -301,6 +301,8 @@ struct icpu {
 	 * code, and it is a write. NULL in a vCPU that is one.
 	 */
 	u8 *(*trial)(struct icpu *cpu, u8 *page, bool write, bool code);
+	/* ...which is a page of tables that it walks: may raise a stop. */
+	void (*trial_table)(struct icpu *cpu, const u8 *page);
 	void *trial_ctx;
 	/* For an engine that stands on this one (bt); NULL without. */
 	const struct icpu_code_ops *code_ops;

@@ -30,8 +30,7 @@ struct entry {
 	bool rom, wide;
 };
 
-static void entry_read(const struct icpu *cpu, gpa_t gpa, bool wide,
-                       struct entry *e)
+static void entry_read(struct icpu *cpu, gpa_t gpa, bool wide, struct entry *e)
 {
 	const struct isystem_slot *s = isystem_slot(cpu->sys, gpa);
 
@@ -39,6 +38,8 @@ static void entry_read(const struct icpu *cpu, gpa_t gpa, bool wide,
 	e->wide = wide;
 	e->host = s ? s->host + (gpa - s->base) : NULL;
 	e->rom = s && s->rom;
+	if (unlikely(cpu->trial_table && s))
+		cpu->trial_table(cpu, e->host - (gpa & ~PAGE_MASK));
 	if (!e->host)
 		e->value = wide ? ~(u64)0 : 0xffffffff;
 	else if (wide)
