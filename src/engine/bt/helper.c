@@ -112,64 +112,114 @@ static u8 *reach(struct icpu *cpu, gva_t lin, bool write)
 	return (u8 *)(uintptr_t)(lin + e->addend);
 }
 
-/* Elements from lin to the end of its page, at most n. */
-static u64 in_page(gva_t lin, u64 n, unsigned shift)
+/* What of a repetition stays as it is while it runs. */
+struct rep {
+	unsigned shift; /* log2 of an element's size */
+	bool back;      /* DF: downwards */
+	u64 mask;       /* of RCX, RSI and RDI, as wide as addresses are */
+};
+
+/* Elements from lin to where its page ends, at most n. */
+static u64 in_page(const struct rep *r, gva_t lin, u64 n)
 {
-	return MIN(n, (PAGE_SIZE - (lin & ~PAGE_MASK)) >> shift);
+	u64 off = lin & ~PAGE_MASK;
+
+	if (!r->back)
+		return MIN(n, (PAGE_SIZE - off) >> r->shift);
+	if (off + BIT(r->shift) > PAGE_SIZE)
+		return 0;
+	return MIN(n, (off >> r->shift) + 1);
+}
+
+/* n elements further. */
+static u64 onward(const struct rep *r, u64 at, u64 n)
+{
+	return (r->back ? at - (n << r->shift) : at + (n << r->shift)) &
+	       r->mask;
+}
+
+/* One after the other: some may be read again after they were written. */
+static void copy_each(const struct rep *r, u8 *d, const u8 *s, u64 n)
+{
+	s64 step = r->back ? -(s64)BIT(r->shift) : (s64)BIT(r->shift);
+
+	for (; n; n--, d += step, s += step)
+		switch (r->shift) {
+		case 0:
+			guest_put8(d, guest_get8(s));
+			break;
+		case 1:
+			guest_put16(d, guest_get16(s));
+			break;
+		case 2:
+			guest_put32(d, guest_get32(s));
+			break;
+		default:
+			guest_put64(d, guest_get64(s));
+			break;
+		}
 }
 
 /* Elements done at once; 0: one for the interpreter. */
-static u64 movs_span(struct icpu *cpu, unsigned shift, u64 mask)
+static u64 movs_span(struct icpu *cpu, const struct rep *r, u64 count)
 {
-	gva_t from = cpu->gpr[GPR_RSI] & mask, to = cpu->gpr[GPR_RDI] & mask;
-	u64 count = cpu->gpr[GPR_RCX] & mask;
-	u64 n = in_page(to, in_page(from, count, shift), shift);
+	gva_t from = cpu->gpr[GPR_RSI] & r->mask;
+	gva_t to = cpu->gpr[GPR_RDI] & r->mask;
+	u64 n = in_page(r, to, in_page(r, from, count));
 	u8 *s = reach(cpu, from, false), *d;
 
 	if (!s || !n)
 		return 0;
 	d = reach(cpu, to, true);
-	/* What is written may not be read again in the same span. */
-	if (!d || (u64)(d - s) < n << shift)
+	if (!d)
 		return 0;
-	guest_copy(d, s, n << shift);
-	cpu->gpr[GPR_RSI] = (from + (n << shift)) & mask;
-	cpu->gpr[GPR_RDI] = (to + (n << shift)) & mask;
+	if (r->back || (u64)(d - s) < n << r->shift)
+		copy_each(r, d, s, n);
+	else
+		guest_copy(d, s, n << r->shift);
+	cpu->gpr[GPR_RSI] = onward(r, from, n);
+	cpu->gpr[GPR_RDI] = onward(r, to, n);
 	return n;
 }
 
-static u64 stos_span(struct icpu *cpu, unsigned shift, u64 mask)
+static u64 stos_span(struct icpu *cpu, const struct rep *r, u64 count)
 {
-	gva_t to = cpu->gpr[GPR_RDI] & mask;
-	u64 n = in_page(to, cpu->gpr[GPR_RCX] & mask, shift);
+	gva_t to = cpu->gpr[GPR_RDI] & r->mask;
+	u64 n = in_page(r, to, count);
 	u8 *d = reach(cpu, to, true);
 
 	if (!d || !n)
 		return 0;
-	guest_fill_n(d, cpu->gpr[GPR_RAX], shift, n);
-	cpu->gpr[GPR_RDI] = (to + (n << shift)) & mask;
+	if (r->back)
+		d -= (n - 1) << r->shift;
+	guest_fill_n(d, cpu->gpr[GPR_RAX], r->shift, n);
+	cpu->gpr[GPR_RDI] = onward(r, to, n);
 	return n;
 }
 
 static u32 repeat(struct icpu *cpu, u32 how,
-                  u64 (*span)(struct icpu *cpu, unsigned shift, u64 mask))
+                  u64 (*span)(struct icpu *cpu, const struct rep *r, u64 n))
 {
-	u64 mask = how & HOW_32 ? 0xffffffff : ~(u64)0;
-	unsigned shift = how & (HOW_32 - 1);
+	const struct rep r = {
+		.shift = how & (HOW_32 - 1),
+		.back = cpu->sysflags & RFLAGS_DF,
+		.mask = how & HOW_32 ? 0xffffffff : ~(u64)0,
+	};
+	u64 count;
 
-	if (cpu->sysflags & RFLAGS_DF || compared(cpu))
+	if (compared(cpu))
 		return BT_HELPER_LEAVE;
-	while (cpu->gpr[GPR_RCX] & mask) {
-		u64 n = span(cpu, shift, mask);
+	while ((count = cpu->gpr[GPR_RCX] & r.mask)) {
+		u64 n = span(cpu, &r, count);
 
 		if (!n)
 			return BT_HELPER_LEAVE;
-		cpu->gpr[GPR_RCX] = (cpu->gpr[GPR_RCX] - n) & mask;
+		cpu->gpr[GPR_RCX] = count - n;
 		if (unlikely(atomic_load_explicit(&cpu->attention,
 		                                  memory_order_relaxed)))
 			break;
 	}
-	return cpu->gpr[GPR_RCX] & mask ? BT_HELPER_LEAVE : BT_HELPER_DONE;
+	return cpu->gpr[GPR_RCX] & r.mask ? BT_HELPER_LEAVE : BT_HELPER_DONE;
 }
 
 u32 bt_rep_movs(struct icpu *cpu, gva_t unused, u32 how)
