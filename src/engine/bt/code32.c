@@ -218,6 +218,8 @@ bool bt_can_callout32(const struct insn *in)
 	case ZYDIS_MNEMONIC_POP:
 		return in->op[0].kind == OPERAND_SEG && in->op[0].reg != SEG_SS;
 	default:
-		return false;
+		/* Where programs of this age compute; 64-bit code does not. */
+		return in->z.meta.category == ZYDIS_CATEGORY_X87_ALU ||
+		       in->z.meta.category == ZYDIS_CATEGORY_FCMOV;
 	}
 }
