@@ -36,6 +36,11 @@ void *bt_meta_take(struct bt *bt, size_t n)
 	return memset(p, 0, n);
 }
 
+static bool brief(struct icpu *cpu, u32 key)
+{
+	return bt_translates(key) && bt_of(cpu)->hot > 1;
+}
+
 static void made(struct icpu *cpu, struct block *b)
 {
 	(void)cpu;
@@ -158,6 +163,7 @@ static void forgot(struct icpu *cpu, struct block *b)
 
 const struct icpu_code_ops bt_code_ops = {
 	.splits = splits,
+	.brief = brief,
 	.made = made,
 	.died = died,
 	.flushed = flushed,

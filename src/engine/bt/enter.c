@@ -412,16 +412,28 @@ struct block *bt_op_enter(struct icpu *cpu, struct iop *op)
 struct block *bt_op_count(struct icpu *cpu, struct iop *op)
 {
 	struct block *b = cpu->block;
+	u64 rip = cpu->pcbase + b->off;
 	struct bt *bt = bt_of(cpu);
 	struct bt_code *code;
 	bool full;
 
 	if (++b->runs < bt->hot)
 		return b->first(cpu, op);
+	switch (code_extend(cpu, b)) {
+	case EXTEND_OK:
+		op = b->op;
+		break;
+	case EXTEND_STALE:
+		b->runs--;
+		return b->first(cpu, op);
+	case EXTEND_ROOM: /* this block is looked up again */
+		cpu->rip = rip;
+		return NULL;
+	}
 	code = bt_translate(bt, b, NULL, &full);
 	if (full) {
 		/* Everything goes; this block is looked up again. */
-		cpu->rip = cpu->pcbase + b->off;
+		cpu->rip = rip;
 		code_cache_flush(cpu);
 		cpu->link = NULL;
 		return NULL;

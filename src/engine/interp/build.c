@@ -134,10 +134,21 @@ enum insn_status icpu_decode(struct icpu *cpu, u32 key, const u8 *bytes,
 	return insn_decode(cpu->sys->decoder, mode_of(key), bytes, n, out);
 }
 
-/* Returns false when the block ends before this instruction. */
-static bool add_instruction(struct build *b, size_t *at)
+/* Does the block end with what was just added? */
+static bool is_last(const struct build *b)
 {
 	const struct icpu_code_ops *ops = b->cpu->code_ops;
+
+	if (b->ended)
+		return true;
+	if (b->brief && b->insn->z.meta.category == ZYDIS_CATEGORY_COND_BR)
+		return true;
+	return ops && ops->splits(b->cpu, b->key, b->insn);
+}
+
+/* Returns false when the block ends before this instruction, or with it. */
+static bool add_instruction(struct build *b, size_t *at)
+{
 	struct iop *op = &b->op[b->ops];
 	enum insn_status st;
 
@@ -169,7 +180,7 @@ static bool add_instruction(struct build *b, size_t *at)
 	b->ops++;
 	b->count++;
 	*at += op->len;
-	return !b->ended && !(ops && ops->splits(b->cpu, b->key, b->insn));
+	return !is_last(b);
 }
 
 void build_block(struct build *b)

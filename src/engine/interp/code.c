@@ -25,7 +25,7 @@
 #include "engine/interp/tlb.h"
 #include "engine/x86/paging.h"
 
-enum { PAGE_HASH = 4096, MISSES_MAX = 128, SCRATCH_OPS = 4 };
+enum { PAGE_HASH = 4096, MISSES_MAX = 128, SCRATCH_OPS = 4, SEGMENTS = 4 };
 
 /*
  * An idle guest runs a little of everything. What it filled when it was busy is
@@ -40,12 +40,21 @@ struct arena {
 	u64 size, used;
 };
 
+/*
+ * Operations fill one segment after the other, round and round: the oldest of
+ * them give way, not all. Blocks that are forgotten with a segment may be
+ * linked to from the others, so they are used anew when all those have given
+ * way, too.
+ */
 struct code_cache {
 	struct arena ops;
-	u64 seen_ns, seen;   /* operations in use then, bytes */
-	u64 kept;            /* blocks, when there was room made */
+	unsigned segment;    /* of ops, that is being filled */
+	u64 taken;           /* bytes of ops, since there were none */
+	u64 seen_ns, seen;   /* taken then */
+	u64 kept;            /* blocks, when ops were emptied */
 	struct arena keep;   /* blocks and pages */
 	struct block *spare; /* blocks that were forgotten, by next */
+	struct block *waiting[SEGMENTS]; /* forgotten with that segment */
 	struct codepage *hash[PAGE_HASH];
 	struct block *scratch; /* for code outside RAM */
 };
@@ -123,17 +132,24 @@ static void forget_places(struct icpu *cpu)
 	memset(cpu->jump, 0, JUMP_ENTRIES * sizeof(cpu->jump[0]));
 }
 
+static void ops_empty(struct code_cache *c)
+{
+	arena_empty(&c->ops);
+	c->segment = 0;
+	c->taken = c->seen = 0;
+}
+
 void code_cache_flush(struct icpu *cpu)
 {
 	struct code_cache *c = cpu->code;
 
 	if (cpu->code_ops)
 		cpu->code_ops->flushed(cpu);
-	arena_empty(&c->ops);
+	ops_empty(c);
 	c->seen_ns = loop_now_ns();
-	c->seen = 0;
 	arena_empty(&c->keep);
 	c->spare = NULL;
+	memset(c->waiting, 0, sizeof(c->waiting));
 	memset(c->hash, 0, sizeof(c->hash));
 	tlb_drop_code(cpu);
 	forget_places(cpu);
@@ -178,36 +194,47 @@ static struct codepage *page_get(struct icpu *cpu, u8 *host, gpa_t gpa)
 
 /* ---- room ---- */
 
-/* Only blocks that host code was made of stay. */
-static void trim_bucket(struct icpu *cpu, struct block **list)
+static bool within(const struct block *b, const u8 *from, u64 bytes)
 {
+	return (uintptr_t)b->op - (uintptr_t)from < bytes;
+}
+
+/* Only blocks that host code was made of stay. */
+static void forget_in_bucket(struct icpu *cpu, struct block **list,
+                             const u8 *from, u64 bytes)
+{
+	struct code_cache *c = cpu->code;
 	struct block *b;
 
 	while ((b = *list)) {
+		c->kept += b->made != NULL;
+		if (!within(b, from, bytes)) {
+			list = &b->next;
+			continue;
+		}
 		if (b->made) {
 			cpu->code_ops->forgot(cpu, b);
-			cpu->code->kept++;
 			list = &b->next;
 			continue;
 		}
 		*list = b->next;
 		b->key = 0;
-		b->next = cpu->code->spare;
-		cpu->code->spare = b;
+		b->next = c->waiting[c->segment];
+		c->waiting[c->segment] = b;
 	}
 }
 
-static void trim_crossing(struct block **list)
+static void forget_crossing(struct block **list, const u8 *from, u64 bytes)
 {
 	while (*list)
-		if ((*list)->made)
+		if ((*list)->made || !within(*list, from, bytes))
 			list = &(*list)->cross;
 		else
 			*list = (*list)->cross;
 }
 
-/* No operation is left, and no block that was nothing but operations. */
-static void code_trim(struct icpu *cpu)
+/* No operation of these is left, and no block that was nothing but those. */
+static void forget_ops(struct icpu *cpu, const u8 *from, u64 bytes)
 {
 	struct code_cache *c = cpu->code;
 
@@ -215,36 +242,83 @@ static void code_trim(struct icpu *cpu)
 	/* First: a crossing block is in the buckets of another page, too. */
 	for (unsigned i = 0; i < PAGE_HASH; i++)
 		for (struct codepage *p = c->hash[i]; p; p = p->next)
-			trim_crossing(&p->cross);
+			forget_crossing(&p->cross, from, bytes);
 	for (unsigned i = 0; i < PAGE_HASH; i++)
 		for (struct codepage *p = c->hash[i]; p; p = p->next)
 			for (unsigned k = 0; k < CODEPAGE_BUCKETS; k++)
-				trim_bucket(cpu, &p->bucket[k]);
-	c->ops.used = c->seen = 0;
+				forget_in_bucket(cpu, &p->bucket[k], from,
+				                 bytes);
 	forget_places(cpu);
+}
+
+static void spare_blocks(struct code_cache *c, struct block **list)
+{
+	while (*list) {
+		struct block *b = *list;
+
+		*list = b->next;
+		b->next = c->spare;
+		c->spare = b;
+	}
+}
+
+static void next_segment(struct icpu *cpu)
+{
+	struct code_cache *c = cpu->code;
+	u64 bytes = c->ops.size / SEGMENTS;
+
+	c->segment = (c->segment + 1) % SEGMENTS;
+	c->ops.used = c->segment * bytes;
+	forget_ops(cpu, c->ops.base + c->ops.used, bytes);
+	/* What was forgotten longest ago: nothing is left from before that. */
+	spare_blocks(c, &c->waiting[(c->segment + 1) % SEGMENTS]);
+}
+
+static bool segment_has(const struct code_cache *c, unsigned count)
+{
+	return c->ops.used + count * sizeof(struct iop) <=
+	       (c->segment + 1) * (c->ops.size / SEGMENTS);
 }
 
 static struct iop *ops_room(struct icpu *cpu, unsigned count)
 {
-	struct arena *a = &cpu->code->ops;
-	size_t n = count * sizeof(struct iop);
+	struct code_cache *c = cpu->code;
 
-	if (!arena_room(a, n))
-		code_trim(cpu);
-	return arena_room(a, n);
+	if (!segment_has(c, count))
+		next_segment(cpu);
+	return (struct iop *)(void *)(c->ops.base + c->ops.used);
+}
+
+/* Of so many instructions, and one more: see kill_block(). */
+static void ops_take(struct code_cache *c, unsigned count)
+{
+	u64 bytes = (count + 1) * sizeof(struct iop);
+
+	c->ops.used += bytes;
+	c->taken += bytes;
+}
+
+static void forget_all_ops(struct icpu *cpu)
+{
+	struct code_cache *c = cpu->code;
+
+	forget_ops(cpu, c->ops.base, c->ops.size);
+	for (unsigned i = 0; i < SEGMENTS; i++)
+		spare_blocks(c, &c->waiting[i]);
+	ops_empty(c);
 }
 
 static bool idle(struct code_cache *c)
 {
 	u64 now_ns = loop_now_ns();
 	u64 took_ms = (now_ns - c->seen_ns) / NSEC_PER_MSEC;
-	u64 more = c->ops.used - c->seen;
+	u64 more = c->taken - c->seen;
 
 	if (took_ms < IDLE_LOOK_MS)
 		return false;
 	c->seen_ns = now_ns;
-	c->seen = c->ops.used;
-	return c->ops.used > IDLE_BYTES && more < took_ms * IDLE_RATE / 1000;
+	c->seen = c->taken;
+	return c->taken > IDLE_BYTES && more < took_ms * IDLE_RATE / 1000;
 }
 
 /* True: everything was flushed, since host code was the least of it. */
@@ -254,8 +328,7 @@ static bool hand_back(struct icpu *cpu)
 
 	if (!idle(c))
 		return false;
-	code_trim(cpu);
-	arena_empty(&c->ops);
+	forget_all_ops(cpu);
 	if (c->kept * sizeof(struct block) > c->keep.used / 8)
 		return false;
 	code_cache_flush(cpu);
@@ -511,8 +584,7 @@ static struct block *block_finish(struct icpu *cpu, const struct build *build,
 		b->cross = page2->cross;
 		page2->cross = b;
 	}
-	/* One more: see kill_block(). */
-	arena_take(&cpu->code->ops, (build->ops + 1) * sizeof(struct iop));
+	ops_take(cpu->code, build->count);
 	if (cpu->code_ops)
 		cpu->code_ops->made(cpu, b);
 	return b;
@@ -587,6 +659,7 @@ static struct block *make_block(struct icpu *cpu, gva_t lin, u32 key,
 		.off = (u16)off,
 		.bytes = bytes,
 		.max = key & KEY_STEP ? 1 : BLOCK_OPS,
+		.brief = cpu->code_ops && cpu->code_ops->brief(cpu, key),
 		.op = ops_room(cpu, BLOCK_OPS + 2),
 	};
 
@@ -632,10 +705,49 @@ bool code_restore(struct icpu *cpu, struct block *b)
 	    (b->crossing &&
 	     !code_stands(cpu, b->page2, 0, b->len - first, bytes + first)))
 		return false;
-	arena_take(&cpu->code->ops, (build.ops + 1) * sizeof(struct iop));
+	ops_take(cpu->code, build.count);
 	b->op = build.op;
 	b->first = b->op[0].fn;
 	return true;
+}
+
+enum extend code_extend(struct icpu *cpu, struct block *b)
+{
+	u8 bytes[BLOCK_OPS * 8];
+	struct build build = {
+		.cpu = cpu,
+		.key = b->key,
+		.off = b->off,
+		.bytes = bytes,
+		.avail = MIN(sizeof(bytes), (size_t)PAGE_SIZE - b->off),
+		.max = BLOCK_OPS,
+	};
+
+	/* What a limit cut short has all that it may have. */
+	if (b->crossing || b->key & KEY_STEP ||
+	    !(b->key & (KEY_CODE64 | KEY_FLAT_CS)))
+		return EXTEND_OK;
+	if (!segment_has(cpu->code, BLOCK_OPS + 2)) {
+		next_segment(cpu);
+		return EXTEND_ROOM;
+	}
+	build.op = ops_room(cpu, BLOCK_OPS + 2);
+	guest_copy(bytes, b->page->host + b->off, build.avail);
+	build_block(&build);
+	if (build.truncated || build.len < b->len)
+		return EXTEND_STALE;
+	if (build.len == b->len)
+		return EXTEND_OK;
+	register_code(cpu, b->page, b->off, build.len);
+	if (!code_stands(cpu, b->page, b->off, build.len, bytes))
+		return EXTEND_STALE;
+	ops_take(cpu->code, build.count);
+	b->len = build.len;
+	b->count = (u16)build.count;
+	b->ops = (u16)build.ops;
+	b->op = build.op;
+	b->first = b->op[0].fn;
+	return EXTEND_OK;
 }
 
 static struct block *look(struct icpu *cpu, gva_t lin, u32 key)

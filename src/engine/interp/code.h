@@ -5,8 +5,8 @@
  * Each vCPU has its own cache, so no lock is taken to run. A block is a run of
  * instructions of one physical page, decoded for one mode key; it is dead once
  * its key is 0. Blocks and pages come from one arena, operations from another:
- * when that is full, blocks that nobody made host code of are forgotten, and
- * what the others decode to with them (code_trim()).
+ * when that is full, the oldest of them give way, and with them the blocks that
+ * nobody made host code of.
  */
 #pragma once
 
@@ -87,6 +87,12 @@ void code_cache_flush(struct icpu *cpu);
  * theirs if there is no room.
  */
 bool code_restore(struct icpu *cpu, struct block *b) MUST_CHECK;
+/*
+ * Decode a block on past its conditional jumps. EXTEND_ROOM: room was made, and
+ * the block is not there any more. EXTEND_STALE: its page has changed.
+ */
+enum extend { EXTEND_OK, EXTEND_ROOM, EXTEND_STALE };
+enum extend code_extend(struct icpu *cpu, struct block *b) MUST_CHECK;
 
 /*
  * Decode at most max instructions at off in a page into op[], ending with one
@@ -101,6 +107,7 @@ struct build {
 	const u8 *bytes;
 	size_t avail;
 	unsigned max;
+	bool brief; /* it ends behind its first conditional jump, too */
 	struct iop *op;
 	unsigned ops, count;
 	u16 len;

@@ -321,6 +321,9 @@ struct icpu_code_ops {
 	void (*page_gone)(struct icpu *cpu, gva_t lin);
 	/* Shall a block of this key end with the instruction? */
 	bool (*splits)(struct icpu *cpu, u32 key, const struct insn *insn);
+	/* Blocks of this key end behind a conditional jump until they are
+	 * extended (code.h): most of what is behind one never runs. */
+	bool (*brief)(struct icpu *cpu, u32 key);
 };
 
 /* Everything that the vCPUs of one machine share. */
