@@ -102,6 +102,7 @@ struct vm {
 	struct task *queue;
 	bool clearing; /* several are being ended: none is begun */
 	struct loop_timer restart;
+	bool restart_open; /* whether there is one is asked when that is due */
 	unsigned restarts; /* in a row, without a good run */
 
 	struct guest *guest;    /* guest/; NULL: no agent was seen */

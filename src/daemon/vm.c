@@ -257,6 +257,7 @@ void vm_set_wanted(struct vm *vm, bool wanted)
 	struct error err = { 0 };
 
 	loop_timer_cancel(&vm->restart);
+	vm->restart_open = false;
 	if (vm->wanted == wanted)
 		return;
 	vm->wanted = wanted;
@@ -335,6 +336,8 @@ static void dispose(struct vm *vm)
 		vm_delete_soon(vm, "disposable");
 }
 
+/* What is in its queue may start it again, or stop it: then that is waited
+ * for. */
 static void plan_restart(struct vm *vm, json_t *end)
 {
 	json_t *restart = json_object_get(vm->spec, "restart");
@@ -347,8 +350,14 @@ static void plan_restart(struct vm *vm, json_t *end)
 		dispose_later(vm);
 		return;
 	}
-	if (!vm->wanted || vm->queue)
+	if (!vm->wanted)
 		return;
+	if (vm->queue) {
+		vm->restart_open = true;
+		loop_timer_arm(&vm->restart,
+		               now + RESTART_FIRST_MS * NSEC_PER_MSEC);
+		return;
+	}
 	if (strcmp(policy, "no") == 0 ||
 	    (strcmp(policy, "on-failure") == 0 && !failed(end))) {
 		vm_set_wanted(vm, false);
@@ -391,7 +400,14 @@ static void restart_due(void *ctx)
 		dispose(vm);
 		return;
 	}
-	if (vm->state != VM_STOPPED || vm->queue || !vm->wanted)
+	if (vm->state != VM_STOPPED || !vm->wanted)
+		return;
+	if (vm->restart_open) {
+		vm->restart_open = false;
+		plan_restart(vm, vm->last_end);
+		return;
+	}
+	if (vm->queue)
 		return;
 	vm->restarts++;
 	start_by_policy(vm, "restart policy");

@@ -126,6 +126,26 @@ class Survive(Base):
         wait_for(lambda: d.processes() == {})  # the machine went with it
         d.do("POST", "/v1/vms/m/start")
 
+    def test_restart_behind_a_task(self):
+        """It dies while a copy of its disk is being made."""
+        d = self.d.start()
+        disk = d.work / "disk.raw"
+        disk.write_bytes(bytes(1 << 20))
+        self.up("m", restart={"policy": "always"},
+                disks=[{"path": str(disk), "format": "raw"}])
+        slow = d.call("POST", "/v1/vms/m/disks/vda/mirror",
+                      {"path": str(d.work / "copy.raw"),
+                       "rate": 1000}).json
+        wait_for(lambda: d.call("GET", f"/v1/tasks/{slow['id']}")
+                 .json["state"] == "running")
+        pid = d.vm("m")["pid"]
+        os.kill(pid, signal.SIGKILL)
+        again = wait_for(lambda: (vm := d.vm("m"))["state"] == "running"
+                         and vm["pid"] not in (pid, None) and vm)
+        self.assertEqual(again["restarts"], 1)
+        self.assertEqual(d.call("GET", f"/v1/tasks/{slow['id']}")
+                         .json["state"], "failed")
+
     def test_restart_policy(self):
         d = self.d.start()
         self.up("m", restart={"policy": "always", "max_attempts": 2})
