@@ -22,6 +22,7 @@
 #include "base/units.h"
 #include "cli/command.h"
 #include "cli/disk.h"
+#include "cli/image_remote.h"
 #include "cli/options.h"
 #include "cli/project.h"
 #include "cli/say.h"
@@ -399,5 +400,11 @@ int command_image(int argc, char **argv)
 		return help ? 0 : END_USAGE;
 	}
 	c = command_find(verbs, "verb atoll image", argv[1]);
-	return c ? c->fn(argc - 1, argv + 1) : END_USAGE;
+	if (!c)
+		return END_USAGE;
+	/* "set" and "seed" are the daemon's and nobody's in any case. */
+	if (c->fn != image_set && c->fn != image_seed &&
+	    image_is_remote(argc - 1, argv + 1))
+		return image_remote(argc - 1, argv + 1);
+	return c->fn(argc - 1, argv + 1);
 }

@@ -51,6 +51,7 @@ struct daemon {
 	struct vm *vms;            /* in order of their names */
 	struct network *networks;  /* the same: network.h */
 	struct captured *captures; /* network_capture.c */
+	struct task *image_queue;  /* tasks of no machine: image/work.c */
 	unsigned vm_count;
 	struct stream
 	    *streams; /* answers that go on: events, consoles, waits */
@@ -175,8 +176,9 @@ enum task_state {
 };
 
 struct task {
-	struct task *next; /* in its machine's queue */
-	struct vm *vm;     /* borrowed */
+	struct task *next; /* in its queue */
+	struct daemon *daemon;
+	struct vm *vm; /* borrowed; NULL: a task on images */
 	s64 id;
 	char *kind;
 	enum task_state state;
@@ -203,7 +205,13 @@ const char *task_state_name(enum task_state state);
  * words. It runs only after task_enqueue(). */
 struct task *task_new(struct vm *vm, const char *kind, json_t *params,
                       const char *caller, struct error *err);
+/* The same of a task on images, of a project ("": the host's). */
+struct task *task_new_image(struct daemon *d, const char *kind, json_t *params,
+                            const char *caller, const char *project,
+                            struct error *err);
 void task_free(struct task *task);
+/* Of images, at the daemon's end. */
+void task_free_all(struct daemon *d);
 void task_enqueue(struct task *task);
 /* Instead of all others, which are cancelled: for kill. */
 void task_enqueue_urgent(struct task *task);
@@ -308,6 +316,8 @@ void job_remove_folder(const char *path);
  * to the machine's project. */
 void event_emit(struct daemon *d, const char *type, const struct vm *vm,
                 s64 task, json_t *data);
+/* Where a task stands, to those who may see it. */
+void event_emit_task(const struct task *task, json_t *data);
 /* Of no machine; project NULL: the host's. */
 void event_emit_in(struct daemon *d, const char *project, const char *type,
                    json_t *data);

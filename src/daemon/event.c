@@ -65,6 +65,15 @@ void event_emit(struct daemon *d, const char *type, const struct vm *vm,
 	emit(d, type, vm, vm ? vm_project(vm) : NULL, task, data);
 }
 
+void event_emit_task(const struct task *t, json_t *data)
+{
+	emit(t->daemon, "task.state", t->vm,
+	     t->vm           ? vm_project(t->vm)
+	     : t->project[0] ? t->project
+	                     : NULL,
+	     t->id, data);
+}
+
 void event_emit_in(struct daemon *d, const char *project, const char *type,
                    json_t *data)
 {

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -20,6 +21,7 @@
 #include "daemon/backup/backup.h"
 #include "daemon/daemon.h"
 #include "daemon/guest/guest.h"
+#include "daemon/image/image.h"
 #include "daemon/limits/limits.h"
 #include "daemon/moment/moment.h"
 #include "daemon/network.h"
@@ -67,6 +69,7 @@ static json_t *resolve(struct vm *vm, json_t *spec, struct error *err)
 	json_t *machine = json_deep_copy(spec), *boot, *manifest, *disk;
 	const char *own, *words;
 	char *folder, *path, *line;
+	struct stat st;
 	bool clone;
 
 	if (!json_object_get(machine, "image"))
@@ -96,7 +99,9 @@ static json_t *resolve(struct vm *vm, json_t *spec, struct error *err)
 		json_object_set_new(boot, "kernel", json_string(path));
 		free(path);
 		path = xasprintf("%s/initrd", folder);
-		json_object_set_new(boot, "initrd", json_string(path));
+		/* Of an image that boots without one it is empty. */
+		if (stat(path, &st) < 0 || st.st_size > 0)
+			json_object_set_new(boot, "initrd", json_string(path));
 		free(path);
 	}
 	path = xasprintf("%s/root.qcow2", folder);
@@ -675,6 +680,11 @@ static const struct operation operations[] = {
 	  moment_cancel },
 	{ "fork", true, fork_begin, fork_changed, fork_cancel,
 	  .loaded = fork_loaded, .ended = fork_ended },
+	{ "image-import", true, image_import_begin, image_changed,
+	  image_cancel },
+	{ "image-build", true, image_build_begin, image_changed, image_cancel },
+	{ "image-export", true, image_export_begin, image_changed,
+	  image_cancel },
 	{ "disk-snapshot", false, disk_work_begin, disk_work_changed,
 	  disk_work_cancel },
 	{ "disk-commit", false, disk_work_begin, disk_work_changed,

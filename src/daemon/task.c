@@ -2,6 +2,7 @@
 /*
  * task - what was asked for and takes a while. Each machine has a queue whose
  * first task runs; so nothing ever fails because something else is under way.
+ * What is done with images has one queue of its own.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -35,38 +36,59 @@ static void timer_fired(void *ctx)
 		t->operation->changed(t);
 }
 
-static struct task *make(struct vm *vm, const char *kind, json_t *params)
+static struct task *make(struct daemon *d, struct vm *vm, const char *kind,
+                         json_t *params)
 {
 	struct task *t = xalloc(sizeof(*t));
 
+	t->daemon = d;
 	t->vm = vm;
 	t->kind = xstrdup(kind);
 	t->params = params;
 	t->out = -1;
 	t->operation = operation_find(kind);
-	loop_timer_init(&t->timer, vm->daemon->loop, timer_fired, t);
+	loop_timer_init(&t->timer, d->loop, timer_fired, t);
+	return t;
+}
+
+static struct task **queue_of(const struct task *t)
+{
+	return t->vm ? &t->vm->queue : &t->daemon->image_queue;
+}
+
+/* Written down; NULL, and it is freed. */
+static struct task *note(struct task *t, const char *caller,
+                         const char *project, struct error *err)
+{
+	snprintf(t->caller, sizeof(t->caller), "%s", caller);
+	snprintf(t->project, sizeof(t->project), "%s", project);
+	time_now(t->created);
+	if (store_run(t->daemon->store, err,
+	              "INSERT INTO tasks(vm_id, vm_name, kind, state, params,"
+	              " caller, created, project)"
+	              " VALUES(?, ?, ?, 'queued', ?, ?, ?, ?)",
+	              "tttjttt", t->vm ? t->vm->id : "",
+	              t->vm ? t->vm->name : "", t->kind, t->params, t->caller,
+	              t->created, t->project) < 0) {
+		task_free(t);
+		return NULL;
+	}
+	t->id = store_last_id(t->daemon->store);
 	return t;
 }
 
 struct task *task_new(struct vm *vm, const char *kind, json_t *params,
                       const char *caller, struct error *err)
 {
-	struct task *t = make(vm, kind, params);
+	return note(make(vm->daemon, vm, kind, params), caller, vm_project(vm),
+	            err);
+}
 
-	snprintf(t->caller, sizeof(t->caller), "%s", caller);
-	snprintf(t->project, sizeof(t->project), "%s", vm_project(vm));
-	time_now(t->created);
-	if (store_run(vm->daemon->store, err,
-	              "INSERT INTO tasks(vm_id, vm_name, kind, state, params,"
-	              " caller, created, project)"
-	              " VALUES(?, ?, ?, 'queued', ?, ?, ?, ?)",
-	              "tttjttt", vm->id, vm->name, kind, params, t->caller,
-	              t->created, t->project) < 0) {
-		task_free(t);
-		return NULL;
-	}
-	t->id = store_last_id(vm->daemon->store);
-	return t;
+struct task *task_new_image(struct daemon *d, const char *kind, json_t *params,
+                            const char *caller, const char *project,
+                            struct error *err)
+{
+	return note(make(d, NULL, kind, params), caller, project, err);
 }
 
 void task_free(struct task *t)
@@ -85,6 +107,16 @@ void task_free(struct task *t)
 	json_decref(t->result);
 	json_decref(t->error);
 	free(t);
+}
+
+void task_free_all(struct daemon *d)
+{
+	struct task *t;
+
+	while ((t = d->image_queue)) {
+		d->image_queue = t->next;
+		task_free(t);
+	}
 }
 
 /* ---- as the API shows it ---- */
@@ -106,9 +138,10 @@ json_t *task_json(const struct task *t)
 
 	json_object_set_new(o, "id", json_integer(t->id));
 	set_text(o, "kind", t->kind);
-	json_object_set_new(
-	    o, "vm",
-	    json_pack("{s:s, s:s}", "id", t->vm->id, "name", t->vm->name));
+	json_object_set_new(o, "vm",
+	                    t->vm ? json_pack("{s:s, s:s}", "id", t->vm->id,
+	                                      "name", t->vm->name)
+	                          : json_null());
 	set_text(o, "state", task_state_name(t->state));
 	json_object_set_new(o, "progress", json_integer(t->progress));
 	set_text(o, "words", t->words);
@@ -130,8 +163,11 @@ json_t *task_row_json(struct row *row)
 	json_object_set_new(o, "id", json_integer(row_int(row, 0)));
 	set_text(o, "kind", row_text(row, 3));
 	json_object_set_new(o, "vm",
-	                    json_pack("{s:s, s:s}", "id", row_text(row, 1),
-	                              "name", row_text(row, 2)));
+	                    row_text(row, 1)[0]
+	                        ? json_pack("{s:s, s:s}", "id",
+	                                    row_text(row, 1), "name",
+	                                    row_text(row, 2))
+	                        : json_null());
 	set_text(o, "state", row_text(row, 4));
 	json_object_set_new(o, "progress", json_integer(row_int(row, 6)));
 	set_text(o, "words", row_text(row, 7));
@@ -172,6 +208,9 @@ struct task *task_find_active(struct daemon *d, s64 id)
 		for (struct task *t = vm->queue; t; t = t->next)
 			if (t->id == id)
 				return t;
+	for (struct task *t = d->image_queue; t; t = t->next)
+		if (t->id == id)
+			return t;
 	return NULL;
 }
 
@@ -181,7 +220,7 @@ static void write_down(struct task *t)
 {
 	struct error err = { 0 };
 
-	if (store_run(t->vm->daemon->store, &err,
+	if (store_run(t->daemon->store, &err,
 	              "UPDATE tasks SET state = ?, progress = ?, words = ?,"
 	              " result = ?, error = ?, started = ?, ended = ?"
 	              " WHERE id = ?",
@@ -200,7 +239,7 @@ static void tell(struct task *t)
 
 	if (t->error)
 		json_object_set(data, "error", t->error);
-	event_emit(t->vm->daemon, "task.state", t->vm, t->id, data);
+	event_emit_task(t, data);
 }
 
 static void forget_old(struct daemon *d, s64 newest)
@@ -214,7 +253,7 @@ static void forget_old(struct daemon *d, s64 newest)
 
 static void unlink_task(struct task *t)
 {
-	struct task **at = &t->vm->queue;
+	struct task **at = queue_of(t);
 
 	while (*at && *at != t)
 		at = &(*at)->next;
@@ -245,10 +284,12 @@ static void reap(void *ctx)
 	vm_free(vm);
 }
 
+static void run_images(struct daemon *d);
+
 static void conclude(struct task *t, enum task_state state)
 {
 	struct vm *vm = t->vm;
-	struct daemon *d = vm->daemon;
+	struct daemon *d = t->daemon;
 
 	t->state = state;
 	if (state == TASK_SUCCEEDED)
@@ -265,7 +306,9 @@ static void conclude(struct task *t, enum task_state state)
 	forget_old(d, t->id);
 	backup_schedules_ended(d, t);
 	task_free(t);
-	if (vm->deleted)
+	if (!vm)
+		run_images(d);
+	else if (vm->deleted)
 		/* Later: whoever called may still look at the machine. */
 		loop_post(d->loop, reap, vm);
 	else if (vm->queue)
@@ -357,24 +400,35 @@ static struct task *next_to_run(const struct vm *vm)
 	return NULL;
 }
 
+static void run(struct task *t)
+{
+	t->state = TASK_RUNNING;
+	time_now(t->started);
+	write_down(t);
+	tell(t);
+	t->operation->begin(t);
+}
+
 void task_run_queue(struct vm *vm)
 {
 	struct task *t;
 
 	/* One that begins may end at once. */
 	while (!vm->clearing && !vm->deleted && !vm->arriving &&
-	       (t = next_to_run(vm))) {
-		t->state = TASK_RUNNING;
-		time_now(t->started);
-		write_down(t);
-		tell(t);
-		t->operation->begin(t);
-	}
+	       (t = next_to_run(vm)))
+		run(t);
+}
+
+/* One after the other: they all change the store. */
+static void run_images(struct daemon *d)
+{
+	if (d->image_queue && d->image_queue->state == TASK_QUEUED)
+		run(d->image_queue);
 }
 
 static void append(struct task *t)
 {
-	struct task **at = &t->vm->queue;
+	struct task **at = queue_of(t);
 
 	while (*at)
 		at = &(*at)->next;
@@ -384,7 +438,10 @@ static void append(struct task *t)
 void task_enqueue(struct task *t)
 {
 	append(t);
-	task_run_queue(t->vm);
+	if (t->vm)
+		task_run_queue(t->vm);
+	else
+		run_images(t->daemon);
 }
 
 static struct task *not_cancelled(const struct vm *vm, const struct task *but)
@@ -420,13 +477,13 @@ static int load_one(void *ctx, struct row *row)
 	const char *state = row_text(row, 4);
 	struct task *t;
 
-	if (!vm || !operation_find(row_text(row, 3))) {
+	if ((!vm && row_text(row, 1)[0]) || !operation_find(row_text(row, 3))) {
 		if (strcmp(row_text(row, 3), "fork") == 0)
 			fork_lost(d, params);
 		json_decref(params);
 		return 0;
 	}
-	t = make(vm, row_text(row, 3), params ? params : json_object());
+	t = make(d, vm, row_text(row, 3), params ? params : json_object());
 	t->id = row_int(row, 0);
 	snprintf(t->caller, sizeof(t->caller), "%s", row_text(row, 10));
 	snprintf(t->created, TIME_SIZE, "%s", row_text(row, 11));
@@ -474,11 +531,12 @@ int task_load_all(struct daemon *d, struct error *err)
 		vm->clearing = false;
 		task_run_queue(vm);
 	}
+	run_images(d);
 	/* Of machines that are gone. */
 	return store_run(d->store, err,
 	                 "UPDATE tasks SET state = CASE kind WHEN 'delete'"
 	                 " THEN 'succeeded' ELSE 'failed' END"
-	                 " WHERE state IN ('queued', 'running') AND vm_id"
-	                 " NOT IN (SELECT id FROM vms)",
+	                 " WHERE state IN ('queued', 'running') AND vm_id != ''"
+	                 " AND vm_id NOT IN (SELECT id FROM vms)",
 	                 "");
 }

@@ -180,6 +180,7 @@ void vm_free_all(struct daemon *d)
 		d->vms = vm->next;
 		vm_free(vm);
 	}
+	task_free_all(d);
 }
 
 char *vm_folder_path(const struct vm *vm)

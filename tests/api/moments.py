@@ -242,6 +242,42 @@ class Moments(unittest.TestCase):
         self.count(1)
         self.assertEqual(d.vm("m")["state"], "running")
 
+    # ---- images ----
+
+    def importers(self):
+        """Processes that read what an image is to be made of."""
+        found = []
+        for entry in pathlib.Path("/proc").iterdir():
+            try:
+                line = entry.name.isdigit() and \
+                    (entry / "cmdline").read_bytes()
+                if line and str(self.disk).encode() in line and \
+                        b"import" in line:
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+    def test_daemon_killed_while_importing(self):
+        d = self.d.start()
+        self.disk.write_bytes(os.urandom(1 << 20) * 48)
+        body = {"path": str(self.disk), "kernel": PROGRAMS["guest"]}
+        for n, delay in enumerate(DELAYS):
+            asked = d.call("POST", "/v1/images", {**body, "name": f"i:{n}"})
+            self.restart(delay)
+            task = wait_for(lambda: d.ended(asked.json["id"]))
+            self.assertEqual(task["state"], "succeeded", task)
+        asked = d.call("POST", "/v1/images", {**body, "name": "cut:1"})
+        behind = d.call("POST", "/v1/images", {**body, "name": "cut:2"})
+        d.call("POST", f"/v1/tasks/{behind.json['id']}/cancel")
+        d.call("POST", f"/v1/tasks/{asked.json['id']}/cancel")
+        task = wait_for(lambda: d.ended(asked.json["id"]))
+        self.assertEqual(d.ended(behind.json["id"])["state"], "cancelled")
+        names = {i["name"] for i in d.call("GET", "/v1/images").json["images"]}
+        self.assertEqual(names - {f"i:{n}" for n in range(len(DELAYS))},
+                         {"cut:1"} if task["state"] == "succeeded" else set())
+        wait_for(lambda: self.importers() == [])
+
     # ---- forks ----
 
     def up_on_qcow2(self):

@@ -262,6 +262,104 @@ class MomentRoutes:
         self.assertFalse(folder.exists())
         self.D.call("DELETE", "/v1/projects/prints")
 
+    def test_8421_images_made(self):
+        disk = self.D.work / "made.raw"
+        disk.write_bytes(b"made" + bytes((8 << 20) - 4))
+        good = {"name": "made:1", "path": str(disk),
+                "kernel": self.D.programs["guest"]}
+        for change, words in (
+                ({"name": "../x"}, "name"), ({"name": None}, "name"),
+                ({"path": "relative"}, "path"), ({"path": "/a\nb"}, "path"),
+                ({"path": None}, "path"), ({"kernel": 5}, "kernel"),
+                ({"build": True}, "path"), ({"build": 1}, "build"),
+                ({"force": 1}, "force"), ({"colour": "red"}, "colour"),
+                ({"project": "none"}, "project"), ({"cmdline": ""}, "cmdline")):
+            with self.subTest(change=change):
+                body = {k: v for k, v in {**good, **change}.items()
+                        if v is not None}
+                self.refused(self.post("/v1/images", body), 400,
+                             "bad-request", words)
+        self.refused(self.post("/v1/images", {"name": "made:1",
+                                              "path": str(disk)}), 400,
+                     "bad-request", "kernel")
+        self.post("/v1/projects", {"name": "makers"})
+        key = {"Idempotency-Key": "image"}
+        made = self.post("/v1/images", {**good, "project": "makers"},
+                         headers=key)
+        self.assertEqual(made.json["id"], self.post(
+            "/v1/images", {**good, "project": "makers"},
+            headers=key).json["id"])
+        task = self.D.task(made)
+        self.assertEqual((task["state"], task["vm"], task["result"]),
+                         ("succeeded", None, {"image": "made:1"}), task)
+        self.assertEqual(self.get("/v1/images/made:1").json["project"],
+                         "makers")
+        self.refused(self.post("/v1/images", good), 409, "conflict",
+                     "already")
+        tar = self.D.work / "made.tar"
+        at = "/v1/images/made:1/export"
+        for body in ({}, {"path": "x.tar"}, {"path": str(tar), "x": 1}):
+            self.refused(self.post(at, body), 400, "bad-request")
+        self.refused(self.post("/v1/images/none:1/export",
+                               {"path": str(tar)}), 404, "not-found")
+        self.assertEqual(self.D.do("POST", at, {"path": str(tar)})[
+            "project"], "makers")
+        self.D.do("POST", "/v1/images", {"name": "again:1",
+                                         "path": str(tar)})
+        for body, words in (
+                ({"name": "bad:1", "path": str(self.D.work / "none.tar")},
+                 "none.tar"),
+                ({**good, "name": "bad:1", "kernel": "/nonexistent"},
+                 "/nonexistent"),
+                ({"name": "bad:1", "build": True}, "no recipe")):
+            task = self.D.task(self.post("/v1/images", body))
+            self.assertEqual(task["state"], "failed", task)
+            self.assertIn(words, task["error"]["words"])
+        self.refused(self.get("/v1/images/bad:1"), 404, "not-found")
+        viewer = self.post("/v1/tokens", {
+            "name": "t-maker", "role": "administrator",
+            "project": "makers"}).json
+        own = {"Authorization": "Bearer " + viewer["token"]}
+        self.refused(self.post("/v1/images", good, headers=own), 403,
+                     "denied")
+        self.refused(self.post(at, {"path": str(tar)}, headers=own), 403,
+                     "denied")
+        # It made a machine, and goes before that, if that does not run.
+        self.D.define("of-made", image="again:1", boot={})
+        self.D.do("POST", "/v1/vms/of-made/start")
+        self.D.console("of-made", b"resident is up")
+        self.refused(self.D.call("DELETE", "/v1/images/again:1"), 409,
+                     "conflict", "in use")
+        self.D.do("POST", "/v1/vms/of-made/kill")
+        for name in ("again:1", "made:1"):
+            got = self.D.call("DELETE", f"/v1/images/{name}")
+            self.assertEqual(got.status, 204, got.body)
+        self.D.do("POST", "/v1/vms/of-made/start")
+        self.D.do("DELETE", "/v1/vms/of-made?force=true")
+        self.images_by_the_command_line(good)
+        self.D.call("DELETE", "/v1/projects/makers")
+
+    def images_by_the_command_line(self, good):
+        def atoll(*words):
+            return subprocess.run(
+                [self.D.programs["atoll"], "image", *words, "--remote",
+                 "unix:" + self.D.socket], env=self.D.env, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+        done = atoll("import", good["path"], "--name", "far:1", "--kernel",
+                     good["kernel"])
+        self.assertEqual(done.returncode, 0, done.stderr)
+        done = atoll("import", good["path"], "--name", "far:1", "--kernel",
+                     good["kernel"])
+        self.assertEqual(done.returncode, 4, done.stderr)
+        self.assertEqual(atoll("tag", "far:1", "far:2").returncode, 0)
+        names = atoll("list", "--format", "name").stdout.split()
+        self.assertLessEqual({"far:1", "far:2"}, set(names))
+        self.assertEqual(atoll("export", "far:2", str(
+            self.D.work / "far.tar")).returncode, 0)
+        self.assertEqual(atoll("delete", "far:1", "far:2").returncode, 0)
+        self.assertEqual(atoll("inspect", "far:1").returncode, 3)
+
     def test_843_quotas_of_snapshots(self):
         self.D.call("POST", "/v1/projects", {"name": "few", "quotas": {
             "snapshots": 1}})

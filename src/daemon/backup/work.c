@@ -21,19 +21,7 @@
 #include "daemon/access/quota.h"
 #include "daemon/api.h"
 #include "daemon/backup/backup.h"
-
-enum { WORDS_MAX = 16 };
-
-struct words {
-	char *word[WORDS_MAX + 1];
-	size_t count;
-};
-
-static void add(struct words *w, char *word)
-{
-	ASSERT(w->count < WORDS_MAX);
-	w->word[w->count++] = word;
-}
+#include "daemon/words.h"
 
 static const char *text(json_t *o, const char *key)
 {
@@ -146,39 +134,39 @@ static void words_of_running(struct words *w, struct task *t, json_t *head,
 	const char *parent = text(head, "parent"), *format;
 
 	format = text(disk, "format");
-	add(w, xstrdup("atoll"));
-	add(w, xstrdup("disk"));
-	add(w, xstrdup("backup"));
-	add(w, xasprintf("--machine-socket=%s/machines/%s.sock",
-	                 d->place.runtime, t->vm->id));
-	add(w, xasprintf("--machine-disk=%s", text(disk, "path")));
-	add(w, xasprintf("--machine-format=%s", format ? format : "raw"));
-	add(w, xstrdup("--format=qcow2"));
+	words_add(w, xstrdup("atoll"));
+	words_add(w, xstrdup("disk"));
+	words_add(w, xstrdup("backup"));
+	words_add(w, xasprintf("--machine-socket=%s/machines/%s.sock",
+	                       d->place.runtime, t->vm->id));
+	words_add(w, xasprintf("--machine-disk=%s", text(disk, "path")));
+	words_add(w, xasprintf("--machine-format=%s", format ? format : "raw"));
+	words_add(w, xstrdup("--format=qcow2"));
 	if (records(disk)) {
-		add(w, xasprintf("--bitmap=%s", text(head, "bitmap")));
+		words_add(w, xasprintf("--bitmap=%s", text(head, "bitmap")));
 		if (parent) {
 			char *base = backup_file(d, parent, false, t->step);
 
-			add(w, xasprintf("--base=%s", base));
+			words_add(w, xasprintf("--base=%s", base));
 			free(base);
 		}
 	}
-	add(w, xstrdup("--"));
-	add(w, xasprintf("%s:%d", t->vm->name, t->step));
+	words_add(w, xstrdup("--"));
+	words_add(w, xasprintf("%s:%d", t->vm->name, t->step));
 }
 
 static void words_of_stopped(struct words *w, json_t *disk)
 {
 	const char *format = text(disk, "format");
 
-	add(w, xstrdup("atoll"));
-	add(w, xstrdup("disk"));
-	add(w, xstrdup("convert"));
-	add(w, xasprintf("--from=%s", format ? format : "raw"));
-	add(w, xstrdup("--to=qcow2"));
-	add(w, xstrdup("--sync"));
-	add(w, xstrdup("--"));
-	add(w, xstrdup(text(disk, "path")));
+	words_add(w, xstrdup("atoll"));
+	words_add(w, xstrdup("disk"));
+	words_add(w, xstrdup("convert"));
+	words_add(w, xasprintf("--from=%s", format ? format : "raw"));
+	words_add(w, xstrdup("--to=qcow2"));
+	words_add(w, xstrdup("--sync"));
+	words_add(w, xstrdup("--"));
+	words_add(w, xstrdup(text(disk, "path")));
 }
 
 static void over(void *ctx, const char *words);
@@ -194,13 +182,10 @@ static void start_disk(struct task *t, json_t *head, json_t *disk)
 		words_of_running(&w, t, head, disk);
 	else
 		words_of_stopped(&w, disk);
-	add(&w, backup_file(d, id_of(t), true, t->step));
+	words_add(&w, backup_file(d, id_of(t), true, t->step));
 	snprintf(said, sizeof(said), "copying disk %d", t->step);
 	task_progress(t, MIN(t->step * 20, 90), said);
-	t->job = job_start(d->loop, (const char *const *)(void *)w.word, over,
-	                   t, &err);
-	for (size_t i = 0; i < w.count; i++)
-		free(w.word[i]);
+	t->job = words_start(&w, d->loop, over, t, &err);
 	if (!t->job)
 		fail(t, &err);
 }

@@ -21,7 +21,7 @@
 #include "daemon/api.h"
 #include "daemon/store.h"
 
-enum { NAME_MAX_BYTES = 127 };
+enum { NAME_MAX_BYTES = 127, TEXT_MAX_BYTES = 4096 };
 
 /* What a name leads to; NULL: nothing that is whole. */
 static json_t *image_json(const struct daemon *d, const char *name)
@@ -400,4 +400,171 @@ void api_image_delete(struct call *c)
 		remove_image(c);
 	free(folder);
 	close(lock);
+}
+
+/* ---- what takes a while ---- */
+
+static void enqueue(struct call *c, void *ctx)
+{
+	(void)c;
+	task_enqueue(ctx);
+}
+
+static void drop(void *ctx)
+{
+	task_free(ctx);
+}
+
+static void image_task(struct call *c, const char *kind, json_t *params,
+                       const char *project)
+{
+	struct task *t = task_new_image(c->daemon, kind, params, c->caller.name,
+	                                project ? project : "", &c->err);
+
+	call_task_answer(c, t);
+	if (!t)
+		return;
+	c->apply = enqueue;
+	c->drop = drop;
+	c->ctx = t;
+}
+
+/* A text of the body; with path, a path of the host. Not there: NULL, and that
+ * is as it may be. */
+static bool text_of(struct call *c, const char *key, bool path, json_t *to)
+{
+	json_t *value = json_object_get(c->body, key);
+	const char *s = json_string_value(value);
+	char words[96];
+
+	if (!value)
+		return true;
+	if (s && s[0] && strlen(s) < TEXT_MAX_BYTES && (!path || s[0] == '/')) {
+		for (; *s && (u8)*s >= ' ' && *s != 0x7f; s++)
+			;
+		if (!*s) {
+			json_object_set(to, key, value);
+			return true;
+		}
+	}
+	snprintf(words, sizeof(words), "%s is not %s", key,
+	         path ? "an absolute path" : "what it should be");
+	call_fail(c, "bad-request", words, "");
+	return false;
+}
+
+/* A name for what is made; one that is there goes on being what it is, unless
+ * force. */
+static bool new_name(struct call *c, json_t *params)
+{
+	const char *name = json_string_value(json_object_get(c->body, "name"));
+	json_t *force = json_object_get(c->body, "force");
+
+	if (!name || !name_valid(name)) {
+		call_fail(c, "bad-request",
+		          "name is not letters, digits and .-_:, as debian:12",
+		          "");
+		return false;
+	}
+	if (force && !json_is_boolean(force)) {
+		call_fail(c, "bad-request", "force is neither true nor false",
+		          "");
+		return false;
+	}
+	if (image_exists(c->daemon, name) && !json_is_true(force)) {
+		call_fail(c, "conflict",
+		          "there is an image of that name "
+		          "already",
+		          "with force it loses the name");
+		return false;
+	}
+	json_object_set_new(params, "name", json_string(name));
+	return true;
+}
+
+static bool project_of(struct call *c, json_t *params, const char **project)
+{
+	json_t *value = json_object_get(c->body, "project");
+
+	*project = NULL;
+	if (!value || json_is_null(value))
+		return true;
+	*project = call_project(c, NULL, RIGHT_DEFINE);
+	if (!*project)
+		return false;
+	json_object_set_new(params, "project", json_string(*project));
+	return true;
+}
+
+static bool says_enough(struct call *c, bool build)
+{
+	const char *path = json_string_value(json_object_get(c->body, "path"));
+	bool archive = path && strlen(path) > 4 &&
+	               strcmp(path + strlen(path) - 4, ".tar") == 0;
+
+	if (build == (json_object_get(c->body, "path") != NULL))
+		call_fail(c, "bad-request",
+		          "say the path of what it is made of, or build", "");
+	else if (!build && !archive && !json_object_get(c->body, "kernel"))
+		call_fail(c, "bad-request", "kernel is missing",
+		          "what does it boot? An export (.tar) has its own");
+	else
+		return true;
+	return false;
+}
+
+void api_image_create(struct call *c)
+{
+	static const char *const keys[] = { "name",    "path",    "kernel",
+		                            "initrd",  "cmdline", "format",
+		                            "project", "force",   "build",
+		                            "size",    NULL };
+	json_t *params = json_object();
+	json_t *build = json_object_get(c->body, "build");
+	const char *project = NULL;
+
+	if (!call_known_keys(c, keys) || !new_name(c, params) ||
+	    !text_of(c, "path", true, params) ||
+	    !text_of(c, "kernel", true, params) ||
+	    !text_of(c, "initrd", true, params) ||
+	    !text_of(c, "cmdline", false, params) ||
+	    !text_of(c, "format", false, params) ||
+	    !text_of(c, "size", false, params) ||
+	    !project_of(c, params, &project)) {
+		json_decref(params);
+	} else if (build && !json_is_boolean(build)) {
+		call_fail(c, "bad-request", "build is neither true nor false",
+		          "");
+		json_decref(params);
+	} else if (!says_enough(c, json_is_true(build))) {
+		json_decref(params);
+	} else {
+		image_task(c,
+		           json_is_true(build) ? "image-build" : "image-import",
+		           params, project);
+	}
+}
+
+void api_image_export(struct call *c)
+{
+	static const char *const keys[] = { "path", NULL };
+	char project[PROJECT_SIZE];
+	json_t *params;
+
+	if (!image_exists(c->daemon, c->params[0])) {
+		field_none(c, "image", c->params[0]);
+		return;
+	}
+	params = json_pack("{s:s}", "name", c->params[0]);
+	if (!call_known_keys(c, keys) || !text_of(c, "path", true, params)) {
+		json_decref(params);
+	} else if (!json_object_get(params, "path")) {
+		call_fail(c, "bad-request", "path is missing", "");
+		json_decref(params);
+	} else {
+		image_task(c, "image-export", params,
+		           image_project(c->daemon, c->params[0], project)
+		               ? project
+		               : NULL);
+	}
 }

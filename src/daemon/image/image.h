@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * image.h - the images of the store that the daemon's machines are made from,
- * and whose they are. They are put there by `atoll image`, beside the daemon.
+ * and whose they are. `atoll image` puts them there: by itself, or for a task.
  */
 #pragma once
 
@@ -10,10 +10,21 @@
 
 struct call;
 struct daemon;
+struct task;
 
 /* Does it belong to a project? */
 bool image_project(struct daemon *d, const char *name,
                    char project[PROJECT_SIZE]);
 
+void api_image_create(struct call *c);
+void api_image_export(struct call *c);
 void api_image_tag(struct call *c);
 void api_image_delete(struct call *c);
+
+/* ---- work.c: tasks ---- */
+
+void image_import_begin(struct task *t);
+void image_build_begin(struct task *t);
+void image_export_begin(struct task *t);
+void image_changed(struct task *t);
+void image_cancel(struct task *t);

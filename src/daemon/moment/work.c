@@ -12,24 +12,13 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/log.h"
 #include "daemon/api.h"
 #include "daemon/moment/moment.h"
 #include "daemon/store.h"
+#include "daemon/words.h"
 
-enum { WORDS_MAX = 12, KILL_S = 30, TICK_MS = 100, DOUBT_MS = 1000 };
+enum { KILL_S = 30, TICK_MS = 100, DOUBT_MS = 1000 };
 enum { FIRST, PUT_BACK, STARTING, IN_DOUBT };
-
-struct words {
-	char *word[WORDS_MAX + 1];
-	size_t count;
-};
-
-static void add(struct words *w, char *word)
-{
-	ASSERT(w->count < WORDS_MAX);
-	w->word[w->count++] = word;
-}
 
 static const char *text(const struct task *t, const char *key)
 {
@@ -71,13 +60,13 @@ static void begin_words(struct words *w, const struct task *t, const char *noun,
 {
 	char *folder = vm_folder_path(t->vm);
 
-	add(w, xstrdup("atoll"));
-	add(w, xstrdup(noun));
+	words_add(w, xstrdup("atoll"));
+	words_add(w, xstrdup(noun));
 	if (verb)
-		add(w, xstrdup(verb));
-	add(w, xasprintf("--machine-folder=%s", folder));
-	add(w, xasprintf("--machine-socket=%s/machines/%s.sock",
-	                 t->vm->daemon->place.runtime, t->vm->id));
+		words_add(w, xstrdup(verb));
+	words_add(w, xasprintf("--machine-folder=%s", folder));
+	words_add(w, xasprintf("--machine-socket=%s/machines/%s.sock",
+	                       t->vm->daemon->place.runtime, t->vm->id));
 	free(folder);
 }
 
@@ -86,10 +75,7 @@ static void start(struct task *t, struct words *w, job_fn *over)
 {
 	struct error err = { 0 };
 
-	t->job = job_start(t->vm->daemon->loop,
-	                   (const char *const *)(void *)w->word, over, t, &err);
-	for (size_t i = 0; i < w->count; i++)
-		free(w->word[i]);
+	t->job = words_start(w, t->vm->daemon->loop, over, t, &err);
 	if (!t->job)
 		fail_with(t, &err);
 }
@@ -163,12 +149,12 @@ void moment_create_begin(struct task *t)
 		return;
 	begin_words(&w, t, "snapshot", "create");
 	if (description && description[0])
-		add(&w, xasprintf("--description=%s", description));
+		words_add(&w, xasprintf("--description=%s", description));
 	if (is_set(t, "fast"))
-		add(&w, xstrdup("--fast"));
-	add(&w, xstrdup("--"));
-	add(&w, xstrdup(t->vm->name));
-	add(&w, xstrdup(name));
+		words_add(&w, xstrdup("--fast"));
+	words_add(&w, xstrdup("--"));
+	words_add(&w, xstrdup(t->vm->name));
+	words_add(&w, xstrdup(name));
 	task_progress(t, 10, "saving memory and disks");
 	start(t, &w, created);
 }
@@ -229,9 +215,9 @@ static void put_it_back(struct task *t)
 	}
 	t->step = PUT_BACK;
 	begin_words(&w, t, "snapshot", "revert");
-	add(&w, xstrdup("--"));
-	add(&w, xstrdup(t->vm->name));
-	add(&w, xstrdup(text(t, "snapshot")));
+	words_add(&w, xstrdup("--"));
+	words_add(&w, xstrdup(t->vm->name));
+	words_add(&w, xstrdup(text(t, "snapshot")));
 	task_progress(t, 30, "copying its disks back");
 	start(t, &w, put_back);
 }
@@ -299,9 +285,9 @@ void moment_delete_begin(struct task *t)
 		return;
 	}
 	begin_words(&w, t, "snapshot", "delete");
-	add(&w, xstrdup("--"));
-	add(&w, xstrdup(t->vm->name));
-	add(&w, xstrdup(name));
+	words_add(&w, xstrdup("--"));
+	words_add(&w, xstrdup(t->vm->name));
+	words_add(&w, xstrdup(name));
 	start(t, &w, deleted);
 }
 
@@ -347,9 +333,9 @@ void moment_suspend_begin(struct task *t)
 		return;
 	begin_words(&w, t, "suspend", NULL);
 	if (is_set(t, "fast"))
-		add(&w, xstrdup("--fast"));
-	add(&w, xstrdup("--"));
-	add(&w, xstrdup(t->vm->name));
+		words_add(&w, xstrdup("--fast"));
+	words_add(&w, xstrdup("--"));
+	words_add(&w, xstrdup(t->vm->name));
 	/* Its end is what was asked for. */
 	vm_set_wanted(t->vm, false);
 	task_progress(t, 10, "saving memory");

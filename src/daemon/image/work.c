@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * work - tasks on images: made, and written to files, by `atoll image` in a
+ * process of its own. It gives an image its name when all of it is there, and
+ * waits for others that change the store; so a task that a daemon died in is
+ * begun again.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "daemon/api.h"
+#include "daemon/image/image.h"
+#include "daemon/store.h"
+#include "daemon/words.h"
+
+static const char *text(const struct task *t, const char *key)
+{
+	return json_string_value(json_object_get(t->params, key));
+}
+
+static void add_option(struct words *w, const struct task *t, const char *key)
+{
+	if (text(t, key))
+		words_add(w, xasprintf("--%s=%s", key, text(t, key)));
+}
+
+/* Whose it is from now on. */
+static int give(struct task *t, struct error *err)
+{
+	const char *name = text(t, "name"), *project = text(t, "project");
+	int rc =
+	    store_run(t->daemon->store, err,
+	              "DELETE FROM image_projects WHERE name = ?", "t", name);
+
+	if (rc == 0 && project)
+		rc = store_run(t->daemon->store, err,
+		               "INSERT INTO image_projects(name, project)"
+		               " VALUES(?, ?)",
+		               "tt", name, project);
+	return rc;
+}
+
+static void over(void *ctx, const char *words)
+{
+	struct task *t = ctx;
+	struct error err = { 0 };
+	bool made = strcmp(t->kind, "image-export") != 0;
+
+	t->job = NULL;
+	if (words && strncmp(words, "error: ", 7) == 0)
+		words += 7;
+	if (words && t->cancelling)
+		task_cancelled(t, "cancelled; nothing was kept");
+	else if (words)
+		task_fail(
+		    t, strstr(words, strerror(ENOSPC)) ? "storage" : "conflict",
+		    words, "");
+	else if (made && give(t, &err) < 0)
+		task_fail(t, error_code_of(err.code), err.text, err.hint);
+	else
+		task_succeed(t, json_pack("{s:s}", "image", text(t, "name")));
+}
+
+static void start(struct task *t, struct words *w)
+{
+	struct error err = { 0 };
+
+	t->job = words_start(w, t->daemon->loop, over, t, &err);
+	if (!t->job)
+		task_fail(t, error_code_of(err.code), err.text, err.hint);
+}
+
+static void begin_words(struct words *w, const char *verb)
+{
+	words_add(w, xstrdup("atoll"));
+	words_add(w, xstrdup("image"));
+	words_add(w, xstrdup(verb));
+}
+
+void image_import_begin(struct task *t)
+{
+	static const char *const options[] = { "name", "kernel", "initrd",
+		                               "cmdline", "format" };
+	struct words w = { .count = 0 };
+
+	begin_words(&w, "import");
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+		add_option(&w, t, options[i]);
+	words_add(&w, xstrdup("--"));
+	words_add(&w, xstrdup(text(t, "path")));
+	task_progress(t, 10, "reading what it is made of");
+	start(t, &w);
+}
+
+void image_build_begin(struct task *t)
+{
+	struct words w = { .count = 0 };
+
+	begin_words(&w, "build");
+	add_option(&w, t, "size");
+	words_add(&w, xstrdup("--"));
+	words_add(&w, xstrdup(text(t, "name")));
+	task_progress(t, 10, "building it from packages");
+	start(t, &w);
+}
+
+void image_export_begin(struct task *t)
+{
+	struct words w = { .count = 0 };
+
+	begin_words(&w, "export");
+	words_add(&w, xstrdup("--"));
+	words_add(&w, xstrdup(text(t, "name")));
+	words_add(&w, xstrdup(text(t, "path")));
+	task_progress(t, 10, "writing it to a file");
+	start(t, &w);
+}
+
+void image_changed(struct task *t)
+{
+	(void)t; /* moved on by its process alone */
+}
+
+void image_cancel(struct task *t)
+{
+	job_end(t->job);
+}
