@@ -22,7 +22,8 @@ PROGRAMS = harness.programs(sys.argv[1:4])
 OPERATIONS = int(sys.argv[4])
 SEED = int(sys.argv[5]) if len(sys.argv) > 5 else random.randrange(1 << 32)
 NAMES = [f"m{i}" for i in range(8)]
-VERBS = ("start", "stop", "kill", "restart", "pause", "resume", "reset")
+VERBS = ("start", "stop", "kill", "restart", "pause", "resume", "reset",
+         "suspend")
 CUT = (OSError, http.client.HTTPException, ValueError)
 
 
@@ -55,6 +56,14 @@ def operate(d, ledger, random_):
         got = d.call("PATCH", f"/v1/vms/{name}",
                      {"description": str(random_.random())})
         assert got.status in (200, 404), got.body
+    elif what < 0.56:
+        got = d.call("POST", f"/v1/vms/{name}/snapshots",
+                     {"name": f"s{random_.randrange(4)}"})
+        assert got.status in (202, 404, 409), got.body
+    elif what < 0.6:
+        got = d.call("POST", f"/v1/vms/{name}/fork",
+                     {"disposable": random_.random() < 0.5})
+        assert got.status in (202, 404, 409), got.body
     else:
         verb = random_.choice(VERBS)
         body = {"force": True} if verb in ("stop", "restart") else None
@@ -143,8 +152,8 @@ def run(d, random_):
             check(d, ledger)
     settle(d)
     check(d, ledger)
-    for name in NAMES:
-        got = d.call("DELETE", f"/v1/vms/{name}?force=true")
+    for vm in d.call("GET", "/v1/vms").json["vms"]:
+        got = d.call("DELETE", f"/v1/vms/{vm['id']}?force=true")
         if got.status == 202:
             d.task(got)
     wait_for(lambda: d.processes() == {})
