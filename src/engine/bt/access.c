@@ -4,32 +4,41 @@
  *
  * Each site has a slot that caches the last page it touched:
  *
- *	lea  r14, [address]
- *	mov  r15, r14
+ *	lea  r15, [address]
  *	sub  r15, gs:[slot.tag]
  *	cmp  r15, 4096 - size         one test: right page, not crossing
  *	ja   cold
- *	add  r14, gs:[slot.delta]
+ *	mov  r14, gs:[slot.delta]
  *
+ * and the instruction names [base + r14 + displacement] itself: its address
+ * waits for nothing but the base. With an index the base is added to R14, and
+ * it is [r14 + index * scale + displacement]; where neither is in a register
+ * R14 has all of it.
  * A miss asks the TLB, out of line, and fills the slot; a miss there leaves
  * the instruction to the interpreter, which walks the tables or faults.
  * A site that goes from page to page looks into a table of lines instead, one
- * that goes all over memory into the TLB.
- *
- * Accesses near each other off the same registers share one such probe: R14
- * then holds the host address of a span, until one of the registers changes
- * or R14 is needed. Pushes and pops move RSP by known amounts, so positions
- * off RSP are counted from where it was when the block began. A block whose
- * spans often lie over the end of a page has a second body without any.
+ * that goes all over memory into the TLB; R14 is then the host address.
  */
 #include "engine/bt/xlate.h"
 
-enum {
-	SPAN_MAX = 256,
-	SPAN_MAYBE = 64, /* with what may never be accessed, but off RSP */
-};
+enum { NAMED_MAX = 1 << 30 };
 
 /* ---- addresses ---- */
+
+/* By how much the access's registers are off what access.at is counted from.
+ * What lags behind does not in R13. */
+static s64 moved_by(const struct xlate *x, const struct access *a)
+{
+	s64 by = 0;
+
+	if (x_counted(a, a->base))
+		by = x->pos[a->base];
+	if (a->base == GPR_RSP)
+		by -= x->lag;
+	if (x_counted(a, a->index))
+		by += x->pos[a->index] * (1 << a->shift);
+	return by;
+}
 
 /* R14 = base + index << shift + disp, linear. */
 static void address(struct xlate *x, unsigned k, const struct access *a,
@@ -37,15 +46,14 @@ static void address(struct xlate *x, unsigned k, const struct access *a,
 {
 	unsigned base = NO_REG, index = NO_REG;
 
-	x->span.valid = false;
+	x_lose_scratch(x);
+	disp -= moved_by(x, a);
 	if (a->base == INSN_RIP) {
 		/* In terms of the page: the same page may be anywhere. */
 		asm_load_gs(&x->c, H_S0, CPU(pcbase));
 		base = H_S0;
 	} else if (a->base != INSN_NO_REG) {
 		base = x_read_gpr(x, a->base, H_S0);
-		if (a->base == GPR_RSP)
-			disp -= x->rsp - x->lag;
 	}
 	if (a->index != INSN_NO_REG)
 		index = x_read_gpr(x, a->index, H_S1);
@@ -65,8 +73,22 @@ static void address(struct xlate *x, unsigned k, const struct access *a,
 	asm_gs(&x->c, x->wide, 0x03, H_S0, SEG_FIELD(a->seg, base));
 }
 
-static void operand_access(const struct xlate *x, unsigned k, s64 rsp,
-                           struct access *a)
+/* [a + b], where only one of the two has a register of the host's: that is the
+ * index. */
+static void swap_unscaled(struct access *a)
+{
+	u8 base = a->base;
+
+	if (a->shift || base >= GPR_COUNT || base == GPR_RSP ||
+	    a->index >= GPR_COUNT || x_in_memory(base) ||
+	    !x_in_memory(a->index))
+		return;
+	a->base = a->index;
+	a->index = base;
+}
+
+void x_operand_access(const struct xlate *x, unsigned k, const s64 *pos,
+                      struct access *a)
 {
 	const struct insn *in = &x->insn[k];
 	const struct insn_mem *m = &in->mem;
@@ -82,8 +104,10 @@ static void operand_access(const struct xlate *x, unsigned k, s64 rsp,
 	};
 	if (m->base == INSN_RIP)
 		a->at += x_end_of(x, k);
-	else if (m->base == GPR_RSP)
-		a->at += rsp;
+	if (x_counted(a, m->base))
+		a->at += pos[m->base];
+	if (x_counted(a, m->index))
+		a->at += pos[m->index] * (1 << m->shift);
 	for (unsigned i = 0; i < in->z.operand_count_visible; i++) {
 		const ZydisDecodedOperand *op = &in->zop[i];
 
@@ -93,13 +117,14 @@ static void operand_access(const struct xlate *x, unsigned k, s64 rsp,
 		a->write |=
 		    (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
 	}
+	swap_unscaled(a);
 }
 
 void x_address(struct xlate *x, unsigned k)
 {
 	struct access a;
 
-	operand_access(x, k, x->rsp, &a);
+	x_operand_access(x, k, x->pos, &a);
 	address(x, k, &a, a.at);
 }
 
@@ -123,14 +148,21 @@ static void common_cold(const struct xlate *x, unsigned k, struct cold *cold)
 	cold->insn = (u16)k;
 }
 
+static u32 find_slot(struct xlate *x, bool write, int stack_slot)
+{
+	bool user = x->block->key & KEY_USER;
+	unsigned n = stack_slot < 0 ? next_slot(x->bt, write)
+	             : write        ? SLOT_STACK_WRITE
+	                            : SLOT_STACK_READ;
+
+	return AREA(slot) + (u32)((user * SLOTS + n) * sizeof(struct slot));
+}
+
+/* R14: linear to host address. */
 static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
                   bool now, int stack_slot)
 {
-	struct bt *bt = x->bt;
-	bool user = x->block->key & KEY_USER;
-	unsigned n =
-	    stack_slot >= 0 ? (unsigned)stack_slot : next_slot(bt, write);
-	u32 slot = AREA(slot) + (u32)((user * SLOTS + n) * sizeof(struct slot));
+	u32 slot = find_slot(x, write, stack_slot);
 	struct cold *cold = &x->cold[x->colds++];
 
 	asm_mov_rr(&x->c, H_S1, H_S0);
@@ -140,6 +172,7 @@ static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
 	cold->jump = asm_jcc(&x->c, CC_A);
 	asm_gs(&x->c, true, 0x03, H_S0, slot + offsetof(struct slot, delta));
 	cold->kind = COLD_FILL;
+	cold->delta = false;
 	cold->resume = cursor_x(&x->c);
 	cold->slot = slot;
 	cold->write = write;
@@ -231,201 +264,152 @@ static void probe_direct(struct xlate *x, unsigned k, unsigned size, bool write,
 	common_cold(x, k, cold);
 }
 
-/* ---- spans ---- */
+/* ---- what the instruction names itself ---- */
 
-static bool same_place(const struct access *a, const struct access *b)
+/*
+ * How much of the address R14 is to have. HELD_NOTHING: nothing can be named,
+ * it is to be the host address.
+ */
+static enum held naming(const struct xlate *x, const struct access *a)
 {
-	return a->base == b->base && a->index == b->index &&
-	       a->shift == b->shift && a->seg == b->seg && a->wide == b->wide;
+	s64 disp = a->at - moved_by(x, a);
+
+	/* What else is in the span, and later, has to be in reach, too. */
+	if (!a->wide || a->seg != SEG_DS || disp < -NAMED_MAX ||
+	    disp > NAMED_MAX)
+		return HELD_NOTHING;
+	if (a->index != INSN_NO_REG)
+		return x_in_memory(a->index) ? HELD_NOTHING : HELD_BASE;
+	if (a->base < GPR_COUNT && !x_in_memory(a->base))
+		return HELD_DELTA;
+	return HELD_ALL;
 }
 
-/* The one plain access of an instruction, if it has just one. */
-static bool plain_access(const struct xlate *x, unsigned k, s64 rsp,
-                         struct access *a)
+/* R15 = the address, named as above. */
+static void address_to_check(struct xlate *x, const struct access *a)
 {
-	const struct insn *in = &x->insn[k];
-	const struct insn_operand *op = &in->op[0];
+	s32 disp = (s32)(a->at - moved_by(x, a));
+	unsigned base = NO_REG, index = NO_REG;
+	struct cursor *c = &x->c;
 
-	switch (in->z.mnemonic) {
-	case ZYDIS_MNEMONIC_PUSH:
-		if (op->kind == OPERAND_MEM || x_moves_segment(in))
-			return false;
-		*a = x_stack_access(x, rsp - x_word(x), true);
-		return true;
-	case ZYDIS_MNEMONIC_CALL:
-		if (op->kind == OPERAND_MEM)
-			return false;
-		*a = x_stack_access(x, rsp - x_word(x), true);
-		return true;
-	case ZYDIS_MNEMONIC_POP:
-	case ZYDIS_MNEMONIC_RET:
-		if (x_moves_segment(in))
-			return false;
-		*a = x_stack_access(x, rsp, false);
-		return true;
-	case ZYDIS_MNEMONIC_LEAVE:
-	case ZYDIS_MNEMONIC_JMP:
-		return false;
-	default:
-		if (!in->has_mem || !x_touches_memory(in))
-			return false;
-		operand_access(x, k, rsp, a);
-		return true;
+	if (a->base == INSN_RIP) {
+		asm_load_gs(c, H_S1, CPU(pcbase));
+		base = H_S1;
+	} else if (a->base != INSN_NO_REG) {
+		base = x_read_gpr(x, a->base, H_S1);
 	}
+	if (a->index != INSN_NO_REG)
+		index = x_home(a->index);
+	if (base != NO_REG && index == NO_REG && !disp)
+		asm_mov_rr(c, H_S1, base);
+	else
+		asm_lea(c, true, H_S1, base, index, a->shift, disp);
 }
 
-/* Does it use R14 for something else than one plain access? */
-static bool needs_scratch(const struct xlate *x, unsigned k)
+/*
+ * R14 has the delta, and gets what naming() says. Returns the positions of the
+ * registers that are in it. No flags change if they are somebody's.
+ */
+static s64 add_up(struct xlate *x, const struct access *a, enum held held)
 {
-	const struct insn *in = &x->insn[k];
+	struct cursor *c = &x->c;
+	u32 from = a->base == INSN_RIP ? CPU(pcbase) : GPR(a->base);
 
-	switch (in->z.mnemonic) {
-	case ZYDIS_MNEMONIC_LEAVE:
-		return true;
-	case ZYDIS_MNEMONIC_LEA:
-		return !x_lea_is_simple(in);
-	case ZYDIS_MNEMONIC_PUSH:
-		return in->op[0].kind == OPERAND_MEM;
-	default:
-		return !in->has_mem && bt_needs_both_scratch(in);
+	if (held == HELD_DELTA || a->base == INSN_NO_REG)
+		return 0;
+	if (a->base < GPR_COUNT && !x_in_memory(a->base)) {
+		asm_lea(c, true, H_S0, H_S0, x_home(a->base), 0, 0);
+	} else if (x->at == FLAGS_HOST) {
+		asm_load_gs(c, H_S1, from);
+		asm_lea(c, true, H_S0, H_S0, H_S1, 0, 0);
+	} else {
+		asm_gs(c, true, 0x03, H_S0, from);
 	}
+	if (a->base == INSN_RIP)
+		return 0;
+	return x->pos[a->base] - (a->base == GPR_RSP ? x->lag : 0);
 }
 
-/* Registers that the instruction writes, RSP's known moves aside. */
-static u32 written_gprs(const struct insn *in)
+static u32 probe_named(struct xlate *x, unsigned k, const struct access *a,
+                       bool now, int stack_slot)
 {
-	u32 mask = 0;
+	u32 slot = find_slot(x, a->write, stack_slot);
+	struct cold *cold = &x->cold[x->colds++];
+	struct cursor *c = &x->c;
 
-	for (unsigned i = 0; i < in->z.operand_count; i++) {
-		const ZydisDecodedOperand *op = &in->zop[i];
-		ZydisRegister r;
+	address_to_check(x, a);
+	asm_gs(c, true, 0x2b, H_S1, slot + offsetof(struct slot, tag));
+	asm_bytes(c, "\x49\x81\xff", 3); /* cmp r15, imm32 */
+	asm_32(c, PAGE_SIZE - (u32)a->size);
+	cold->jump = asm_jcc(c, CC_A);
+	asm_load_gs(c, H_S0, slot + offsetof(struct slot, delta));
+	cold->kind = COLD_FILL;
+	cold->delta = true;
+	cold->resume = cursor_x(c);
+	cold->slot = slot;
+	cold->write = a->write;
+	cold->now = now;
+	cold->size = a->size;
+	common_cold(x, k, cold);
+	return slot;
+}
 
-		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
-		    !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-			continue;
-		r = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64,
-		                                     op->reg.value);
-		if (ZydisRegisterGetClass(r) == ZYDIS_REGCLASS_GPR64)
-			mask |= 1u << ZydisRegisterGetId(r);
+/* Where an access of a span is, with R14 as it is now. */
+static struct where named(const struct xlate *x, const struct access *a)
+{
+	struct where at = { .base = H_S0, .index = NO_REG };
+	s64 disp = a->at - x->held_at;
+
+	if (x->held == HELD_DELTA) {
+		at.base = (u8)x_home(a->base);
+		at.index = H_S0;
+		disp = a->at - moved_by(x, a);
+	} else if (x->held == HELD_BASE) {
+		at.index = (u8)x_home(a->index);
+		at.shift = a->shift;
+		disp -= x->pos[a->index] * (1 << a->shift);
 	}
-	return mask;
+	at.disp = (s32)disp;
+	return at;
 }
 
-/* By how much RSP moves; false if that is not known. */
-static bool rsp_move(const struct insn *in, s64 *by)
+/* ---- accesses ---- */
+
+/* The span's delta comes from its slot, if R14 is not its own already. */
+static void take_span(struct xlate *x, unsigned i)
 {
-	const struct insn_operand *op = in->op;
-	unsigned word = bt_word(in);
-	bool to_rsp = op[0].kind == OPERAND_GPR && op[0].reg == GPR_RSP &&
-	              op[0].size == word && !op[0].high;
+	const struct span *s = &x->span[i];
+	enum held held;
 
-	*by = 0;
-	if (x_moves_segment(in))
-		return false;
-	switch (in->z.mnemonic) {
-	case ZYDIS_MNEMONIC_PUSH:
-	case ZYDIS_MNEMONIC_CALL:
-		*by = -(s64)word;
-		return true;
-	case ZYDIS_MNEMONIC_POP:
-		*by = word;
-		return !to_rsp;
-	case ZYDIS_MNEMONIC_ADD:
-	case ZYDIS_MNEMONIC_SUB:
-		if (!to_rsp || op[1].kind != OPERAND_IMM)
-			return false;
-		*by = in->z.mnemonic == ZYDIS_MNEMONIC_ADD ? (s64)op[1].value
-		                                           : -(s64)op[1].value;
-		return true;
-	case ZYDIS_MNEMONIC_LEA:
-		if (!to_rsp || in->mem.base != GPR_RSP ||
-		    in->mem.index != INSN_NO_REG || in->asize != word)
-			return false;
-		*by = in->mem.disp;
-		return true;
-	default:
-		return false;
-	}
+	if (x->held && x->held_span == i)
+		return;
+	held = naming(x, &s->access);
+	asm_load_gs(&x->c, H_S0, s->slot + offsetof(struct slot, delta));
+	x_hold(x, i, held, add_up(x, &s->access, held));
 }
 
-/* What instruction k does to the registers that spans are made of. */
-static void effects(const struct insn *in, s64 *rsp, u32 *written)
-{
-	s64 by;
-
-	*written = written_gprs(in);
-	if (*written & 1u << GPR_RSP && rsp_move(in, &by)) {
-		*rsp += by;
-		*written &= ~(1u << GPR_RSP);
-	}
-}
-
-static bool depends(const struct access *a, u32 written)
-{
-	return (a->base < GPR_COUNT && written & 1u << a->base) ||
-	       (a->index < GPR_COUNT && written & 1u << a->index);
-}
-
-/* How far one probe for the access at k may reach. */
-static void look_ahead(const struct xlate *x, unsigned k, struct access *a)
-{
-	s64 rsp = x->rsp, low = a->at, high = a->at + a->size;
-	s64 max = SPAN_MAX;
-	bool sure = true; /* it runs whenever k does */
-
-	for (unsigned j = k; j < x->count; j++) {
-		const struct insn *in = &x->insn[j];
-		struct access b;
-		u32 written;
-
-		if (j > k && plain_access(x, j, rsp, &b)) {
-			if (!same_place(a, &b) ||
-			    (b.write && !a->write && !sure) ||
-			    MAX(high, b.at + b.size) - MIN(low, b.at) > max)
-				break;
-			low = MIN(low, b.at);
-			high = MAX(high, b.at + b.size);
-			a->write |= b.write;
-		} else if (j > k && needs_scratch(x, j)) {
-			break;
-		}
-		/* What is behind a branch may never run: it is no reason to
-		 * ask for a page that can be written. */
-		if (bt_condition(in) >= 0)
-			sure = false;
-		else if (in->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
-			break;
-		if (!sure && a->base != GPR_RSP)
-			max = SPAN_MAYBE;
-		effects(in, &rsp, &written);
-		if (depends(a, written))
-			break;
-	}
-	a->at = low;
-	a->size = (u16)(high - low);
-}
-
-static bool covers(const struct xlate *x, const struct access *a)
-{
-	const struct access *s = &x->span.access;
-
-	return x->span.valid && same_place(s, a) && a->at >= s->at &&
-	       a->at + a->size <= s->at + s->size && (s->write || !a->write);
-}
-
-s32 x_reach(struct xlate *x, unsigned k, const struct access *a, int stack_slot)
+static void probe_access(struct xlate *x, unsigned k, const struct access *a,
+                         int stack_slot)
 {
 	struct access whole = *a;
+	enum held held;
+	u32 slot = 0;
 
-	if (!covers(x, a)) {
-		x_flags_clobber(x, x->live[k]);
-		if (x->merge)
-			look_ahead(x, k, &whole);
-		else if (x->nth < PROBES)
-			x->entrance[k][x->nth] = (struct entrance){
-				.host = cursor_x(&x->c),
-				.flags = (u8)x->at,
-			};
+	x_flags_clobber(x, x->live[k]);
+	if (x->merge)
+		x_look_ahead(x, k, &whole);
+	else if (x->nth < PROBES)
+		x->entrance[k][x->nth] = (struct entrance){
+			.host = cursor_x(&x->c),
+			.flags = (u8)x->at,
+		};
+	held = naming(x, &whole);
+	x_lose_scratch(x);
+	if (held && !((x->direct | x->paged) & BIT(k))) {
+		slot = probe_named(x, k, &whole, a->write, stack_slot);
+		x_hold(x, x_new_span(x, &whole, slot), held,
+		       add_up(x, &whole, held));
+	} else {
 		address(x, k, &whole, whole.at);
 		if (x->direct & BIT(k))
 			probe_direct(x, k, whole.size, whole.write, a->write);
@@ -433,22 +417,30 @@ s32 x_reach(struct xlate *x, unsigned k, const struct access *a, int stack_slot)
 			probe_line(x, k, whole.size, whole.write, a->write);
 		else
 			probe(x, k, whole.size, whole.write, a->write,
-			      stack_slot < 0 ? stack_slot
-			      : whole.write  ? SLOT_STACK_WRITE
-			                     : SLOT_STACK_READ);
-		x->span.access = whole;
-		x->span.valid = x->merge;
-		x->code->out[k].span = whole.size;
+			      stack_slot);
+		x_hold(x, x_new_span(x, &whole, 0), HELD_ALL, whole.at);
 	}
+	x->code->out[k].span = whole.size;
+}
+
+struct where x_reach(struct xlate *x, unsigned k, const struct access *a,
+                     int stack_slot)
+{
+	unsigned i = x_covering(x, a);
+
+	if (i < SPANS)
+		take_span(x, i);
+	else
+		probe_access(x, k, a, stack_slot);
 	x->nth++;
 	/* An empty slot leads where no memory is: that fault is k's, too. */
 	x_point(x, k);
-	return x->span.valid ? (s32)(a->at - x->span.access.at) : 0;
+	return named(x, a);
 }
 
 void x_reach_at(struct xlate *x, unsigned k, unsigned size, bool write)
 {
-	x->span.valid = false;
+	x_lose_scratch(x);
 	if (x->direct & BIT(k))
 		probe_direct(x, k, size, write, write);
 	else if (x->paged & BIT(k))
@@ -459,22 +451,10 @@ void x_reach_at(struct xlate *x, unsigned k, unsigned size, bool write)
 	x_point(x, k);
 }
 
-s32 x_reach_operand(struct xlate *x, unsigned k)
+struct where x_reach_operand(struct xlate *x, unsigned k)
 {
 	struct access a;
 
-	operand_access(x, k, x->rsp, &a);
+	x_operand_access(x, k, x->pos, &a);
 	return x_reach(x, k, &a, -1);
-}
-
-void x_after(struct xlate *x, unsigned k)
-{
-	u32 written;
-
-	effects(&x->insn[k], &x->rsp, &written);
-	if (depends(&x->span.access, written))
-		x->span.valid = false;
-	/* Positions off RSP are counted anew. */
-	if (written & 1u << GPR_RSP)
-		x->rsp = 0;
 }

@@ -205,6 +205,29 @@ static inline void asm_lea(struct cursor *c, bool w, unsigned reg,
 		asm_32(c, (u32)disp);
 }
 
+/*
+ * op reg, [base + index << shift + disp]: any base, NO_REG for no index.
+ */
+static inline void asm_sib(struct cursor *c, bool w, u8 op, unsigned reg,
+                           unsigned base, unsigned index, unsigned shift,
+                           s32 disp)
+{
+	bool small = disp >= -128 && disp < 128;
+	bool none = disp == 0 && (base & 7) != 5;
+
+	asm_rex(c, w, reg, index == NO_REG ? 0 : index, base);
+	asm_8(c, op);
+	asm_8(c, (u8)((none ? 0 : small ? 0x40 : 0x80) | (reg & 7) << 3 | 4));
+	asm_8(c, (u8)(shift << 6 | (index == NO_REG ? 4 : index & 7) << 3 |
+	              (base & 7)));
+	if (none)
+		return;
+	if (small)
+		asm_8(c, (u8)disp);
+	else
+		asm_32(c, (u32)disp);
+}
+
 static inline void asm_mov_imm64(struct cursor *c, unsigned reg, u64 v)
 {
 	if (v >> 32) {

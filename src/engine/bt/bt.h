@@ -245,7 +245,9 @@ struct bt {
 	const u8 *exit_dead;   /* likewise; what the table has is dead */
 	const u8 *exit_known;  /* rip is in icpu; flags saved */
 	const u8 *callout;     /* R15: a bt_out in meta; flags saved or dead */
-	const u8 *fill[2][2];  /* [write][user]: R14 lin, R15 how (helper.h) */
+	/* [write][user]: R14 lin, R15 how (helper.h); R14: host */
+	const u8 *fill[2][2];
+	const u8 *fill_delta[2][2]; /* R14: the delta, if it hits */
 	const u8 *fill_line[2][2];
 	const u8 *fill_tlb[2];
 	const u8 *rep_movs, *rep_stos;

@@ -260,7 +260,7 @@ void x_callout(struct xlate *x, unsigned k)
 {
 	const struct insn *in = &x->insn[k];
 
-	x->span.valid = false;
+	x_lose_spans(x);
 	x_flags_clobber(x, x->live[k]);
 	asm_mov_imm64(&x->c, H_S1, (u64)((u8 *)&x->code->out[k] - x->bt->meta));
 	asm_call_to(&x->c, x->bt->callout);

@@ -4,7 +4,7 @@
  *
  * Prefixes, REX or VEX, opcode, ModRM and immediate are taken apart and put
  * together again: guest RSP is R13, R13-R15 come through scratch registers,
- * a memory operand is [R14], which the probe left there.
+ * a memory operand is named as the probe left it: off R14, or R14 added.
  */
 #include "engine/bt/xlate.h"
 
@@ -108,11 +108,30 @@ struct parts {
 	u8 r, x, b; /* fourth bits of reg, index, rm */
 	u8 modrm;
 	bool has_modrm, has_mem;
-	s32 disp; /* of the memory operand off R14 */
+	bool sib;
+	struct where at;
 };
 
+/* [R13 + 0] and [RBP + 0] have no short form. */
+static bool names_disp(const struct where *at)
+{
+	return at->disp || (at->base & 7) == 5;
+}
+
+static void find_memory(struct parts *p, const struct where *at, u8 *mod,
+                        u8 *rm)
+{
+	*mod = !names_disp(at) ? 0 : at->disp == (s8)at->disp ? 1 : 2;
+	p->has_mem = true;
+	p->at = *at;
+	p->sib = at->index != NO_REG || (at->base & 7) == 4;
+	*rm = p->sib ? 4 : at->base & 7;
+	p->b = at->base >> 3;
+	p->x = at->index == NO_REG ? 0 : at->index >> 3;
+}
+
 static void find_parts(const struct insn *in, const struct moved m[PLACES],
-                       s32 disp, struct parts *p)
+                       const struct where *at, struct parts *p)
 {
 	const ZydisDecodedInstruction *z = &in->z;
 	u8 reg = z->raw.modrm.reg, rm = z->raw.modrm.rm, mod = 3;
@@ -134,11 +153,7 @@ static void find_parts(const struct insn *in, const struct moved m[PLACES],
 		p->r = m[IN_REG].host >> 3;
 	}
 	if (in->has_mem) {
-		mod = disp == 0 ? 0 : disp == (s8)disp ? 1 : 2;
-		rm = H_S0 & 7;
-		p->has_mem = true;
-		p->disp = disp;
-		p->b = H_S0 >> 3;
+		find_memory(p, at, &mod, &rm);
 	} else if (m[IN_RM].used) {
 		rm = m[IN_RM].host & 7;
 		p->b = m[IN_RM].host >> 3;
@@ -167,12 +182,17 @@ static void put_modrm(struct cursor *c, const struct parts *p)
 	if (!p->has_modrm)
 		return;
 	asm_8(c, p->modrm);
-	if (!p->has_mem || !p->disp)
+	if (p->sib)
+		asm_8(c,
+		      (u8)(p->at.shift << 6 |
+		           (p->at.index == NO_REG ? 4 : p->at.index & 7) << 3 |
+		           (p->at.base & 7)));
+	if (!p->has_mem || !names_disp(&p->at))
 		return;
-	if (p->disp == (s8)p->disp)
-		asm_8(c, (u8)p->disp);
+	if (p->at.disp == (s8)p->at.disp)
+		asm_8(c, (u8)p->at.disp);
 	else
-		asm_32(c, (u32)p->disp);
+		asm_32(c, (u32)p->at.disp);
 }
 
 static void encode_legacy(struct cursor *c, const struct insn *in,
@@ -194,8 +214,8 @@ static void encode_legacy(struct cursor *c, const struct insn *in,
 		    byte == 0xf0)
 			asm_8(c, byte);
 	}
-	if (rex || p->r || p->b)
-		asm_8(c, (u8)(0x40 | w << 3 | p->r << 2 | p->b));
+	if (rex || p->r || p->x || p->b)
+		asm_8(c, (u8)(0x40 | w << 3 | p->r << 2 | p->x << 1 | p->b));
 	asm_bytes(c, in->bytes + start, (size_t)(end - start - 1));
 	byte = in->bytes[end - 1];
 	if (m[IN_OPCODE].used)
@@ -217,18 +237,18 @@ static void encode_vex(struct cursor *c, const struct insn *in,
 	if (m[IN_VVVV].used)
 		last = (u8)((last & 0x87) | (~m[IN_VVVV].host & 15) << 3);
 	asm_8(c, 0xc4);
-	asm_8(c, (u8)(!p->r << 7 | 1 << 6 | !p->b << 5 | map));
+	asm_8(c, (u8)(!p->r << 7 | !p->x << 6 | !p->b << 5 | map));
 	asm_8(c, last);
 	asm_8(c, z->opcode);
 	put_modrm(c, p);
 }
 
 static void encode(struct cursor *c, const struct insn *in,
-                   const struct moved m[PLACES], s32 disp)
+                   const struct moved m[PLACES], const struct where *at)
 {
 	struct parts p;
 
-	find_parts(in, m, disp, &p);
+	find_parts(in, m, at, &p);
 	if (in->z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
 		encode_vex(c, in, m, &p);
 	else
@@ -304,7 +324,7 @@ void x_copy(struct xlate *x, unsigned k)
 	const struct insn *in = &x->insn[k];
 	u32 written = x_flags_written(in), read = x_flags_read(in);
 	struct moved m[PLACES];
-	s32 disp = 0;
+	struct where at = { 0 };
 	bool fit;
 
 	if (nothing(in->z.mnemonic))
@@ -314,18 +334,18 @@ void x_copy(struct xlate *x, unsigned k)
 		return;
 	}
 	if (in->has_mem)
-		disp = x_reach_operand(x, k);
+		at = x_reach_operand(x, k);
 	if (read || (written && (x->live[k + 1] & ~x_flags_killed(x, in))))
 		x_flags_need(x);
 	fit = find_registers(in, m);
 	ASSERT(fit); /* bt_can looked */
 	if (!in->has_mem && bt_needs_both_scratch(in))
-		x->span.valid = false;
+		x_lose_scratch(x);
 	for (int p = 0; p < PLACES; p++)
 		if (m[p].in_memory && m[p].read)
 			asm_load_gs(&x->c, m[p].host, GPR(m[p].guest));
 	x_point(x, k);
-	encode(&x->c, in, m, disp);
+	encode(&x->c, in, m, &at);
 	for (int p = 0; p < PLACES; p++)
 		if (m[p].in_memory && m[p].written)
 			asm_store_gs(&x->c, m[p].host, GPR(m[p].guest));

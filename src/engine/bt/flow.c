@@ -10,10 +10,11 @@
 
 /* ---- the stack ---- */
 
-/* R14 + the result = host address of the word at RSP + disp. */
-static s32 stack_reach(struct xlate *x, unsigned k, s32 disp, bool write)
+/* Where the word at RSP + disp are. */
+static struct where stack_reach(struct xlate *x, unsigned k, s32 disp,
+                                bool write)
 {
-	struct access a = x_stack_access(x, x->rsp + disp, write);
+	struct access a = x_stack_access(x, x->pos[GPR_RSP] + disp, write);
 
 	return x_reach(x, k, &a, write ? SLOT_STACK_WRITE : SLOT_STACK_READ);
 }
@@ -60,16 +61,16 @@ bool x_may_lag(const struct xlate *x, unsigned k)
 /* area.value = the memory operand of a word. */
 static void load_value(struct xlate *x, unsigned k)
 {
-	s32 at = x_reach_operand(x, k);
+	struct where at = x_reach_operand(x, k);
 
-	asm_rm(&x->c, x->wide, 0x8b, H_S1, H_S0, at);
+	x_memory(x, x->wide, 0x8b, H_S1, at);
 	asm_store_gs(&x->c, H_S1, AREA(value));
 }
 
-/* mov [r14 + at], imm */
-static void store_imm(struct xlate *x, s32 at, u32 imm)
+/* mov, imm */
+static void store_imm(struct xlate *x, struct where at, u32 imm)
 {
-	asm_rm(&x->c, x->wide, 0xc7, 0, H_S0, at);
+	x_memory(x, x->wide, 0xc7, 0, at);
 	asm_32(&x->c, imm);
 }
 
@@ -77,7 +78,7 @@ static void push(struct xlate *x, unsigned k)
 {
 	const struct insn_operand *op = &x->insn[k].op[0];
 	unsigned reg = H_S1;
-	s32 at;
+	struct where at;
 
 	if (op->kind == OPERAND_MEM)
 		load_value(x, k);
@@ -89,7 +90,7 @@ static void push(struct xlate *x, unsigned k)
 			asm_load_gs(&x->c, reg, AREA(value));
 		else
 			reg = x_read_gpr(x, op->reg, H_S1);
-		asm_rm(&x->c, x->wide, 0x89, reg, H_S0, at);
+		x_memory(x, x->wide, 0x89, reg, at);
 	}
 	x->lag -= x_word(x);
 }
@@ -98,9 +99,9 @@ static void pop(struct xlate *x, unsigned k)
 {
 	unsigned gpr = x->insn[k].op[0].reg;
 	unsigned reg = x_in_memory(gpr) ? (unsigned)H_S1 : x_home(gpr);
-	s32 at = stack_reach(x, k, 0, false);
+	struct where at = stack_reach(x, k, 0, false);
 
-	asm_rm(&x->c, x->wide, 0x8b, reg, H_S0, at);
+	x_memory(x, x->wide, 0x8b, reg, at);
 	if (x_in_memory(gpr))
 		asm_store_gs(&x->c, H_S1, GPR(gpr));
 	if (gpr != GPR_RSP)
@@ -109,12 +110,13 @@ static void pop(struct xlate *x, unsigned k)
 
 static void leave(struct xlate *x, unsigned k)
 {
-	struct access a = x_stack_access(x, 0, false);
-	s32 at;
+	struct access a =
+	    x_stack_access(x, x->wide ? x->pos[GPR_RBP] : 0, false);
+	struct where at;
 
 	a.base = GPR_RBP;
 	at = x_reach(x, k, &a, SLOT_STACK_READ);
-	asm_rm(&x->c, x->wide, 0x8b, H_S1, H_S0, at);
+	x_memory(x, x->wide, 0x8b, H_S1, at);
 	asm_lea(&x->c, x->wide, H_GSP, H_RBP, NO_REG, 0, x_word(x));
 	asm_mov_rr(&x->c, H_RBP, H_S1);
 }
@@ -381,7 +383,7 @@ static void load_target(struct xlate *x, unsigned k)
 		load_value(x, k);
 	else
 		asm_rr(c, x->wide, 0x8b, H_S1, x_read_gpr(x, op->reg, H_S1));
-	x->span.valid = false;
+	x_lose_scratch(x);
 	if (x->wide) {
 		compare_canonical(c, H_S1, H_S0);
 		x_leave_if(x, k, CC_NE);
@@ -394,7 +396,7 @@ static void call(struct xlate *x, unsigned k)
 	const struct insn_operand *op = &x->insn[k].op[0];
 	s64 end = x_end_of(x, k), to = end + (s64)op->value;
 	bool direct = op->kind == OPERAND_REL;
-	s32 at;
+	struct where at;
 
 	if (direct)
 		poll_if_backward(x, k);
@@ -403,7 +405,7 @@ static void call(struct xlate *x, unsigned k)
 		load_target(x, k);
 	at = stack_reach(x, k, -x_word(x), true);
 	x_load_rip(x, H_S1, end);
-	asm_rm(&x->c, x->wide, 0x89, H_S1, H_S0, at);
+	x_memory(x, x->wide, 0x89, H_S1, at);
 	if (direct) {
 		jump_to(x, (int)k, to, -x_word(x));
 		return;
@@ -417,7 +419,7 @@ static void jump(struct xlate *x, unsigned k)
 {
 	const struct insn_operand *op = &x->insn[k].op[0];
 	s64 to = x_end_of(x, k) + (s64)op->value;
-	s32 at;
+	struct where at;
 
 	if (op->kind == OPERAND_REL) {
 		poll_if_backward(x, k);
@@ -427,7 +429,7 @@ static void jump(struct xlate *x, unsigned k)
 	x_flags_clobber(x, RFLAGS_STATUS);
 	if (op->kind == OPERAND_MEM) {
 		at = x_reach_operand(x, k);
-		asm_rm(&x->c, x->wide, 0x8b, H_S0, H_S0, at);
+		x_memory(x, x->wide, 0x8b, H_S0, at);
 	} else {
 		asm_rr(&x->c, x->wide, 0x8b, H_S0,
 		       x_read_gpr(x, op->reg, H_S0));
@@ -438,11 +440,12 @@ static void jump(struct xlate *x, unsigned k)
 static void ret(struct xlate *x, unsigned k)
 {
 	const struct insn *in = &x->insn[k];
-	s32 extra = in->count ? (u16)in->op[0].value : 0, at;
+	s32 extra = in->count ? (u16)in->op[0].value : 0;
+	struct where at;
 
 	x_flags_clobber(x, RFLAGS_STATUS);
 	at = stack_reach(x, k, 0, false);
-	asm_rm(&x->c, x->wide, 0x8b, H_S0, H_S0, at);
+	x_memory(x, x->wide, 0x8b, H_S0, at);
 	go_to_target(x, (int)k, x_word(x) + extra);
 }
 

@@ -258,7 +258,7 @@ void x_string(struct xlate *x, unsigned k)
 	struct cold *cold = &x->cold[x->colds++];
 	bool stos = (in->z.opcode & 0xfe) == 0xaa;
 
-	x->span.valid = false;
+	x_lose_spans(x);
 	x_flags_clobber(x, x->live[k]);
 	asm_mov_imm64(&x->c, H_S1,
 	              (u32)__builtin_ctz(in->opsize) |

@@ -287,12 +287,15 @@ static void sample_miss(struct cursor *c)
 
 /*
  * R14: linear address, R15: how, with the slot. CF clear: it hit, or does now,
- * the slot or line is filled, R14 is the host address. CF set: R14 unchanged;
+ * the slot or line is filled, R14 is the host address, or the delta alone. CF
+ * set: R14 unchanged;
  * the TLB can't be filled, or the miss is one in so many that area.miss_sampled
  * wants looked at.
  */
+enum fill { FILL_HOST, FILL_DELTA, FILL_LINE };
+
 static const u8 *emit_fill(struct bt *bt, struct cursor *c, bool write,
-                           bool user, bool line)
+                           bool user, enum fill fill)
 {
 	const u8 *at = cursor_x(c), *again;
 	s32 tag = write ? offsetof(struct tlb_entry, wtag)
@@ -327,8 +330,11 @@ static const u8 *emit_fill(struct bt *bt, struct cursor *c, bool write,
 	asm_bytes(c, "\x45\x0f\xb7\xff", 4); /* movzx r15d, r15w */
 	asm_rm(c, true, 0x8b, H_RDX, H_RAX, tag);
 	asm_rm(c, true, 0x8b, H_RCX, H_RAX, offsetof(struct tlb_entry, addend));
-	asm_bytes(c, "\x49\x01\xce", 3); /* add r14, rcx */
-	if (line)
+	if (fill == FILL_DELTA)
+		asm_mov_rr(c, H_S0, H_RCX);
+	else
+		asm_rr(c, true, 0x03, H_S0, H_RCX);
+	if (fill == FILL_LINE)
 		find_line(c);
 	fill_slot(c, user);
 	pop_three(c);
@@ -392,8 +398,11 @@ void bt_stubs(struct bt *bt, struct cursor *c)
 	bt->rep_movs = bt_emit_helper(bt, c, bt_rep_movs);
 	bt->rep_stos = bt_emit_helper(bt, c, bt_rep_stos);
 	for (unsigned i = 0; i < 4; i++) {
-		bt->fill[i / 2][i % 2] = emit_fill(bt, c, i / 2, i % 2, false);
+		bt->fill[i / 2][i % 2] =
+		    emit_fill(bt, c, i / 2, i % 2, FILL_HOST);
+		bt->fill_delta[i / 2][i % 2] =
+		    emit_fill(bt, c, i / 2, i % 2, FILL_DELTA);
 		bt->fill_line[i / 2][i % 2] =
-		    emit_fill(bt, c, i / 2, i % 2, true);
+		    emit_fill(bt, c, i / 2, i % 2, FILL_LINE);
 	}
 }

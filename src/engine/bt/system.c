@@ -68,9 +68,9 @@ static void leave_unless_cr4(struct xlate *x, unsigned k, u32 bit, bool set)
 
 static void pushf(struct xlate *x, unsigned k)
 {
-	struct access a = x_stack_access(x, x->rsp - x_word(x), true);
+	struct access a = x_stack_access(x, x->pos[GPR_RSP] - x_word(x), true);
 	struct cursor *c = &x->c;
-	s32 at;
+	struct where at;
 
 	x_flags_need(x);
 	asm_bytes(c, "\x9c\x41\x5f", 3); /* pushfq; pop r15 */
@@ -80,7 +80,7 @@ static void pushf(struct xlate *x, unsigned k)
 	asm_load_gs32(c, H_S1, AREA(value));
 	asm_alu_imm32(&x->c, ALU_AND, H_S1, RFLAGS_STATUS);
 	asm_gs(c, false, 0x0b, H_S1, CPU(sysflags)); /* or */
-	asm_rm(c, x->wide, 0x89, H_S1, H_S0, at);
+	x_memory(x, x->wide, 0x89, H_S1, at);
 	x_move_rsp(x, -x_word(x));
 }
 
@@ -102,14 +102,14 @@ void x_save_image(struct xlate *x)
 static void popf(struct xlate *x, unsigned k)
 {
 	bool user = x->block->key & KEY_USER;
-	struct access a = x_stack_access(x, x->rsp, false);
+	struct access a = x_stack_access(x, x->pos[GPR_RSP], false);
 	struct cursor *c = &x->c;
+	struct where at;
 	u8 *closed;
-	s32 at;
 
 	x_flags_clobber(x, x->live[k]);
 	at = x_reach(x, k, &a, SLOT_STACK_READ);
-	asm_rm(c, x->wide, 0x8b, H_S1, H_S0, at);
+	x_memory(x, x->wide, 0x8b, H_S1, at);
 	asm_rr(c, false, 0x8b, H_S0, H_S1);
 	asm_gs(c, false, 0x33, H_S0, CPU(sysflags)); /* xor */
 	asm_bytes(c, "\x41\xf7\xc6", 3);             /* test r14d, */
@@ -273,7 +273,7 @@ static void move_from(struct xlate *x, unsigned k)
 	const struct insn_operand *to = &x->insn[k].op[0];
 	const struct insn_operand *from = &x->insn[k].op[1];
 	struct cursor *c = &x->c;
-	s32 at = 0;
+	struct where at = { 0 };
 
 	if (to->kind == OPERAND_MEM)
 		at = x_reach_operand(x, k);
@@ -286,7 +286,7 @@ static void move_from(struct xlate *x, unsigned k)
 	}
 	if (to->kind == OPERAND_MEM) {
 		asm_8(c, 0x66);
-		asm_rm(c, false, 0x89, H_S1, H_S0, at);
+		x_memory(x, false, 0x89, H_S1, at);
 	} else {
 		write_gpr(x, to->reg, H_S1,
 		          to->size == 2 ? 2 : (unsigned)x_word(x));
@@ -305,18 +305,17 @@ static void verw(struct xlate *x, unsigned k)
 	};
 	const struct insn_operand *op = &x->insn[k].op[0];
 	struct cursor *c = &x->c;
-	s32 at;
+	struct where at;
 
 	x_flags_clobber(x, x->live[k]);
 	if (op->kind == OPERAND_MEM) {
 		at = x_reach_operand(x, k);
-		/* movzx r15d, word */
-		asm_bytes(c, "\x45\x0f\xb7\xbe", 4);
-		asm_32(c, (u32)at);
+		asm_8(c, 0x66);
+		x_memory(x, false, 0x8b, H_S1, at);
 	} else {
 		asm_rr(c, false, 0x8b, H_S1, x_read_gpr(x, op->reg, H_S1));
-		asm_bytes(c, "\x45\x0f\xb7\xff", 4); /* movzx r15d, r15w */
 	}
+	asm_bytes(c, "\x45\x0f\xb7\xff", 4); /* movzx r15d, r15w */
 	/* In the GDT, of ring 0, not null, and within the limit: in r14d what
 	 * is wrong. */
 	asm_lea(c, false, H_S0, H_S1, NO_REG, 0, -8);
@@ -473,7 +472,7 @@ bool x_system(struct xlate *x, unsigned k)
 
 	if (!bt_can_system(x->block->key, in))
 		return false;
-	x->span.valid = false;
+	x_lose_spans(x);
 	if (!can_alone(x->block->key, in)) {
 		x_callout(x, k);
 		return true;

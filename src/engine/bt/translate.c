@@ -245,6 +245,7 @@ static void analyse(struct xlate *x)
 	    x->count < x->total && !calls_nowhere(x, x->count) &&
 	    (bt_can(x->cpu, &x->insn[x->count]) || x_can_system(x, x->count)))
 		x->count++;
+	x_find_effects(x);
 	/* A block that leads to itself: if it then needs none, it needs none.
 	 */
 	find_live(x, 0);
@@ -329,10 +330,17 @@ static void cross_over(struct xlate *x, const struct cold *cold)
 static void cold_fill(struct xlate *x, const struct cold *cold)
 {
 	bool user = x->block->key & KEY_USER;
+	const struct bt *bt = x->bt;
 
+	if (cold->delta) {
+		asm_mov_rr(&x->c, H_S0, H_S1);
+		asm_gs(&x->c, true, 0x03, H_S0,
+		       cold->slot + offsetof(struct slot, tag));
+	}
 	cross_over(x, cold);
 	asm_mov_imm64(&x->c, H_S1, how(cold));
-	asm_call_to(&x->c, x->bt->fill[cold->write][user]);
+	asm_call_to(&x->c, cold->delta ? bt->fill_delta[cold->write][user]
+	                               : bt->fill[cold->write][user]);
 	resume_unless_carry(x, cold);
 }
 
@@ -536,9 +544,10 @@ static void emit_bodies(struct xlate *x)
 	if (!x->twin)
 		return;
 	memset(x->entrance, 0, sizeof(x->entrance));
-	x->merge = x->span.valid = false;
+	x->merge = false;
 	x->at = at;
-	x->rsp = 0;
+	x_lose_spans(x);
+	memset(x->pos, 0, sizeof(x->pos));
 	emit_body(x);
 }
 

@@ -31,6 +31,8 @@ struct cold {
 	u16 size;         /* ... of the access */
 	bool write;       /* ... some of what it is for */
 	bool now;         /* ... this very instruction */
+	bool delta;       /* COLD_FILL: R15 has the tag taken off, and R14
+	                   * wants the slot's delta */
 	u8 flags;         /* enum flags_at */
 	u8 nth;           /* ... of the instruction's probes */
 	s16 lag;          /* as in struct xlate */
@@ -47,7 +49,36 @@ struct access {
 	s64 at; /* displacement; off RSP, from where the block began */
 };
 
+/* [base + index << shift + disp] in the host's registers. */
+struct where {
+	u8 base, index, shift;
+	s32 disp;
+};
+
+/* Guest memory that a probe has found to be in one page. */
+struct span {
+	bool valid;
+	struct access access;
+	u32 slot; /* that has its delta still; 0: only R14 knows */
+};
+
+/* What is in R14, of the span that it belongs to. */
+enum held {
+	HELD_NOTHING,
+	HELD_DELTA, /* host address - linear address */
+	HELD_BASE,  /* ...+ the base; there is an index */
+	HELD_ALL,   /* ...+ all that is added up, displacement aside */
+};
+
+/* What an instruction does to registers that addresses are made of. */
+struct effect {
+	u32 written; /* those whose value is not known any more */
+	u8 moved;    /* the one that moves by a known amount, or INSN_NO_REG */
+	s64 by;
+};
+
 enum {
+	SPANS = 6,
 	COLDS = 6,  /* of an instruction, at most */
 	PROBES = 2, /* likewise */
 	POINTS = 3, /* likewise: two probes and itself */
@@ -79,14 +110,17 @@ struct xlate {
 	bool tried;  /* see struct bt_code */
 	u64 paged;   /* see struct bt_code */
 	u64 direct;  /* likewise */
-	s64 rsp;     /* RSP less RSP at the block's beginning */
 	s32 lag;     /* RSP less R13: pushes and pops move R13 together */
-	struct {
-		bool valid; /* R14 is the host address of access.at */
-		struct access access;
-	} span;
-	u16 op[BLOCK_OPS];       /* of each instruction, in block->op */
-	u16 end[BLOCK_OPS];      /* offset in the page of what follows it */
+	/* Of each register, less its value when it was last not known. */
+	s64 pos[GPR_COUNT];
+	struct span span[SPANS];
+	unsigned next_span;
+	enum held held;
+	unsigned held_span;
+	s64 held_at;        /* positions of the registers that R14 has in it */
+	u16 op[BLOCK_OPS];  /* of each instruction, in block->op */
+	u16 end[BLOCK_OPS]; /* offset in the page of what follows it */
+	struct effect effect[BLOCK_OPS];
 	u32 live[BLOCK_OPS + 1]; /* status flags read before written */
 	struct cold cold[BODIES * BLOCK_OPS * COLDS + 8];
 	struct bt_point point[BODIES * BLOCK_OPS * POINTS];
@@ -113,17 +147,52 @@ void x_point(struct xlate *x, unsigned k);
  * flags if it has a segment base: clobber before. */
 void x_address(struct xlate *x, unsigned k);
 /*
- * R14 + the result = host address of the access, or off to the interpreter's
- * operation of k. Flags are clobbered if need be. stack_slot: -1 for a slot of
- * its own.
+ * The result is where the access is on the host, or off to the interpreter's
+ * operation of k. It may be made of R14, but not of R15, and is good until a
+ * register changes. Flags are clobbered if need be. stack_slot: -1 for a slot
+ * of its own.
  */
-s32 x_reach(struct xlate *x, unsigned k, const struct access *a,
-            int stack_slot);
-s32 x_reach_operand(struct xlate *x, unsigned k);
+struct where x_reach(struct xlate *x, unsigned k, const struct access *a,
+                     int stack_slot);
+struct where x_reach_operand(struct xlate *x, unsigned k);
 /* R14: linear to host address, flags clobbered already. */
 void x_reach_at(struct xlate *x, unsigned k, unsigned size, bool write);
-/* Instruction k is done: what it did to registers that R14 depends on. */
+/* op reg, memory: 64 bits wide or 32. */
+static inline void x_memory(struct xlate *x, bool w, u8 op, unsigned reg,
+                            struct where at)
+{
+	asm_sib(&x->c, w, op, reg, at.base, at.index, at.shift, at.disp);
+}
+void x_operand_access(const struct xlate *x, unsigned k, const s64 *pos,
+                      struct access *a);
+
+/* ---- accesses that share a probe (span.c) ---- */
+/* Are positions of the register counted? Addresses of 32 bits wrap around; but
+ * the stack's don't in one page. */
+static inline bool x_counted(const struct access *a, unsigned reg)
+{
+	return reg < GPR_COUNT && (a->wide || reg == GPR_RSP);
+}
+void x_find_effects(struct xlate *x);
+/* How far one probe for the access of k may reach. */
+void x_look_ahead(const struct xlate *x, unsigned k, struct access *a);
+/* A span that has it all, or SPANS. */
+unsigned x_covering(const struct xlate *x, const struct access *a);
+/* A new one, for what was probed just now, through slot. */
+unsigned x_new_span(struct xlate *x, const struct access *a, u32 slot);
+/* R14 is about to be this span's, or, if SPANS, nobody's. */
+void x_hold(struct xlate *x, unsigned span, enum held held, s64 at);
+/* R14 is lost. */
+static inline void x_lose_scratch(struct xlate *x)
+{
+	x_hold(x, SPANS, HELD_NOTHING, 0);
+}
+/* What slots hold may change. */
+void x_lose_spans(struct xlate *x);
+/* Instruction k is done: what it did to registers that spans depend on. */
 void x_after(struct xlate *x, unsigned k);
+/* Do slots tell where a span is, after R14 is lost? */
+bool x_slots_last(const struct xlate *x);
 /* Does the memory operand stand for an access, not just an address? */
 bool x_touches_memory(const struct insn *in);
 
