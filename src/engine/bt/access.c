@@ -296,7 +296,9 @@ static void address_to_check(struct xlate *x, const struct access *a)
 		asm_load_gs(c, H_S1, CPU(pcbase));
 		base = H_S1;
 	} else if (a->base != INSN_NO_REG) {
-		base = x_read_gpr(x, a->base, H_S1);
+		base = x_keeps(x) && x->kept == a->base
+		           ? (unsigned)H_S1
+		           : x_read_gpr(x, a->base, H_S1);
 	}
 	if (a->index != INSN_NO_REG)
 		index = x_home(a->index);
@@ -379,12 +381,14 @@ static struct where named(const struct xlate *x, const struct access *a)
 static void take_span(struct xlate *x, unsigned i)
 {
 	const struct span *s = &x->span[i];
+	bool kept = x_keeps(x);
 	enum held held;
 
 	if (x->held && x->held_span == i)
 		return;
 	held = naming(x, &s->access);
 	asm_load_gs(&x->c, H_S0, s->slot + offsetof(struct slot, delta));
+	x_keep(x, kept && held == HELD_DELTA);
 	x_hold(x, i, held, add_up(x, &s->access, held));
 }
 
@@ -398,7 +402,9 @@ static void probe_access(struct xlate *x, unsigned k, const struct access *a,
 	x_flags_clobber(x, x->live[k]);
 	if (x->merge)
 		x_look_ahead(x, k, &whole);
-	else if (x->nth < PROBES)
+	else
+		x->kept_at = NULL;
+	if (!x->merge && x->nth < PROBES)
 		x->entrance[k][x->nth] = (struct entrance){
 			.host = cursor_x(&x->c),
 			.flags = (u8)x->at,

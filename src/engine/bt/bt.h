@@ -171,7 +171,7 @@ struct bt_out {
 	u16 op;     /* in block->op */
 	u16 off;    /* of the instruction in the page */
 	u16 span;   /* bytes that a probe of the instruction spans, or 0 */
-	u16 insn;   /* its number in the block */
+	u16 insn;   /* its number in the host code */
 	u32 misses; /* of the probe's slot, those looked at */
 	s32 moved;  /* of RSP, when it goes to a target that is unknown */
 };
@@ -192,11 +192,14 @@ struct bt_code {
 	bool vector;   /* it needs the vector state */
 	bool flags;    /* it needs the flags it is entered with */
 	bool tried;    /* made knowing that a link's target needs none */
+	bool trace;    /* it is to be one, or is */
+	bool joined;   /* it goes on behind the block */
+	u8 samples;    /* how often attention met it; or it was entered */
+	u16 total;     /* instructions */
 	u64 paged;     /* instructions whose probes have no slot... */
 	u64 direct;    /* ...and no line, but ask the TLB at once */
 	struct bt_link *link;
 	struct bt_link *incoming;
-	struct bt_out *out; /* of each instruction, and of the one after */
 	/* Instructions' first host bytes, ascending, for faults. */
 	u32 count;
 	struct bt_point {
@@ -205,12 +208,19 @@ struct bt_code {
 		u8 flags; /* enum flags_at */
 		s8 lag;   /* RSP less R13, in LAG_UNITs */
 	} * point;
+	struct bt_out out[]; /* of each instruction */
 };
+
+static inline struct bt_code *bt_code_of(struct bt_out *out)
+{
+	return container_of(out - out->insn, struct bt_code, out);
+}
 
 struct bt_stats {
 	u64 tries, translated, translated_bytes, host_bytes, flushes, entries;
 	u64 links, target_misses, deaths, switches, slot_clears;
-	u64 again; /* blocks that were made better */
+	u64 again;  /* blocks that were made better */
+	u64 traces; /* ...by going on behind their end */
 	u64 translate_ns;
 	u64 probes; /* places of access, in what was translated */
 	/* With count_fallbacks: blocks that end because of the instruction;
@@ -279,7 +289,9 @@ struct bt {
 	FILE *perf_map;            /* borrowed; NULL: none */
 	bool count_fallbacks;
 	bool exact; /* flags are right at every fault, even dead ones */
-	u32 hot;    /* runs before a block is translated */
+	bool eager; /* traces are made of what has hardly run */
+	unsigned tier;
+	u32 hot; /* runs before a block is translated */
 };
 
 static inline struct bt *bt_of(const struct icpu *cpu)
@@ -329,6 +341,9 @@ bool bt_slots_good(struct bt *bt, unsigned ring);
 struct bt_context *bt_find_context(struct bt *bt, u64 generation, u32 key,
                                    unsigned ring);
 
+/* The code is made again, better. NULL: it can't be. */
+struct bt_code *bt_make_again(struct bt *bt, struct bt_code *code);
+
 /* What host code relies on is so for the state as it is now. */
 void bt_sync(struct bt *bt);
 /* The interpreter has what b decodes to. */
@@ -347,6 +362,12 @@ const u8 *bt_dispatch(struct bt *bt);
 bool bt_can_callout(u32 key, const struct insn *insn);
 /* The stubs exit_rip, exit_target, exit_again, exit_known and callout. */
 void bt_emit_callouts(struct bt *bt, struct cursor *c, const u8 *leave);
+
+/* ---- trace.c ---- */
+/* Attention met host code at out: what runs most becomes a trace. */
+void bt_sample(struct bt *bt, struct bt_out *out);
+/* The code is entered, and may be in a hurry. */
+struct bt_code *bt_hurry(struct bt *bt, struct bt_code *code);
 
 /* ---- code32.c: what is special to 32-bit code ---- */
 /* Is code of this key translated at all? */

@@ -271,7 +271,7 @@ void x_callout(struct xlate *x, unsigned k)
 	case ZYDIS_CATEGORY_RET:
 	case ZYDIS_CATEGORY_SYSCALL:
 	case ZYDIS_CATEGORY_SYSRET:
-		x_go_on(x, (u16)x_end_of(x, k));
+		x_go_on(x, x_end_of(x, k));
 		break;
 	default:
 		break;

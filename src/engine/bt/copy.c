@@ -273,12 +273,15 @@ static bool copy_simple_lea(struct xlate *x, const struct insn *in)
 	const struct insn_mem *m = &in->mem;
 	unsigned dst = in->op[0].reg;
 
+	bool kept = x_keeps(x);
+
 	if (!x_lea_is_simple(in))
 		return false;
 	asm_lea(&x->c, in->op[0].size == 8, x_home(dst),
 	        m->base == INSN_NO_REG ? (unsigned)NO_REG : x_home(m->base),
 	        m->index == INSN_NO_REG ? (unsigned)NO_REG : x_home(m->index),
 	        m->shift, (s32)m->disp);
+	x_keep(x, kept);
 	return true;
 }
 
@@ -319,13 +322,44 @@ static bool nothing(ZydisMnemonic m)
 	return m == ZYDIS_MNEMONIC_NOP || m == ZYDIS_MNEMONIC_ENDBR64;
 }
 
+/*
+ * What comes through scratch registers. Returns whether R15 has a guest's value
+ * afterwards, once it is stored: its next reader need not wait for memory.
+ */
+static bool load_registers(struct xlate *x, const struct moved m[PLACES],
+                           bool kept)
+{
+	const struct moved *last = NULL;
+
+	for (int p = 0; p < PLACES; p++) {
+		if (!m[p].in_memory)
+			continue;
+		if (m[p].host == H_S1)
+			last = &m[p];
+		if (m[p].read &&
+		    !(m[p].host == H_S1 && kept && m[p].guest == x->kept))
+			asm_load_gs(&x->c, m[p].host, GPR(m[p].guest));
+	}
+	if (!last)
+		return kept;
+	x->kept = last->guest;
+	return true;
+}
+
+static void store_registers(struct xlate *x, const struct moved m[PLACES])
+{
+	for (int p = 0; p < PLACES; p++)
+		if (m[p].in_memory && m[p].written)
+			asm_store_gs(&x->c, m[p].host, GPR(m[p].guest));
+}
+
 void x_copy(struct xlate *x, unsigned k)
 {
 	const struct insn *in = &x->insn[k];
 	u32 written = x_flags_written(in), read = x_flags_read(in);
 	struct moved m[PLACES];
 	struct where at = { 0 };
-	bool fit;
+	bool fit, kept;
 
 	if (nothing(in->z.mnemonic))
 		return;
@@ -341,14 +375,11 @@ void x_copy(struct xlate *x, unsigned k)
 	ASSERT(fit); /* bt_can looked */
 	if (!in->has_mem && bt_needs_both_scratch(in))
 		x_lose_scratch(x);
-	for (int p = 0; p < PLACES; p++)
-		if (m[p].in_memory && m[p].read)
-			asm_load_gs(&x->c, m[p].host, GPR(m[p].guest));
+	kept = load_registers(x, m, x_keeps(x));
 	x_point(x, k);
 	encode(&x->c, in, m, &at);
-	for (int p = 0; p < PLACES; p++)
-		if (m[p].in_memory && m[p].written)
-			asm_store_gs(&x->c, m[p].host, GPR(m[p].guest));
+	store_registers(x, m);
+	x_keep(x, kept);
 	if (written)
 		x->at = FLAGS_HOST;
 }

@@ -3,9 +3,10 @@
  * engine.c - the translator's face: engine.h over the soft vCPU with host
  * code.
  *
- * Options, after "bt,": tier=0 (interpret only), tier=1, stats,
- * code-cache=SIZE (of all vCPUs together), hot=N (translate a block when it
- * runs for the Nth time), exact (status flags are right at every fault,
+ * Options, after "bt,": tier=0 (interpret only), tier=1 (blocks), tier=2
+ * (and traces, trace.c), stats, code-cache=SIZE (of all vCPUs together), hot=N
+ * (translate a block when it runs for the Nth time), eager (make traces of what
+ * is not hot: for tests), exact (status flags are right at every fault,
  * docs/decisions/0010), lockstep and lockstep=strict (lockstep.h), and perf-map
  * (perf_map.h).
  */
@@ -35,6 +36,7 @@ struct bt_engine {
 	unsigned tier;
 	u64 hot;    /* runs before a block is translated */
 	bool exact; /* see bt.h */
+	bool eager; /* likewise */
 	bool stats;
 	bool lockstep, strict;
 	bool wants_map;
@@ -66,6 +68,10 @@ static int parse_options(struct bt_engine *e, const char *text,
 			e->tier = 0;
 		else if (!strcmp(word, "tier=1"))
 			e->tier = 1;
+		else if (!strcmp(word, "tier=2"))
+			e->tier = 2;
+		else if (!strcmp(word, "eager"))
+			e->eager = true;
 		else if (!strncmp(word, "code-cache=", 11))
 			rc = parse_size(word + 11, 1, &e->cache_bytes, err);
 		else if (!strncmp(word, "hot=", 4))
@@ -85,9 +91,9 @@ static int parse_options(struct bt_engine *e, const char *text,
 			               "engine bt has no option '%s'", word);
 	}
 	if (rc)
-		error_hint(err,
-		           "it has tier=0, tier=1, hot=N, code-cache=SIZE, "
-		           "exact, stats, lockstep and perf-map");
+		error_hint(err, "it has tier=0, tier=1, tier=2, hot=N, eager, "
+		                "code-cache=SIZE, exact, stats, lockstep and "
+		                "perf-map");
 	free(copy);
 	return rc;
 }
@@ -136,7 +142,7 @@ static int bt_create_engine(struct engine **out,
 	struct bt_engine *e = xalloc(sizeof(*e));
 	int rc = 0;
 
-	e->tier = 1;
+	e->tier = 2;
 	e->hot = HOT_RUNS;
 	e->cpus = config->cpus;
 	e->bt = xalloc(config->cpus * sizeof(struct bt *));
@@ -170,6 +176,8 @@ static int create_translator(struct bt_engine *e, unsigned index,
 		return rc;
 	bt->count_fallbacks = e->stats;
 	bt->exact = e->exact;
+	bt->eager = e->eager;
+	bt->tier = e->tier;
 	bt->hot = (u32)e->hot;
 	bt->perf_map = e->perf_map;
 	perf_map_add_stubs(bt);

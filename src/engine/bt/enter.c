@@ -213,18 +213,18 @@ static void note_target(struct bt *bt, const struct bt_code *code, u64 rip)
 
 /* ---- entering ---- */
 
-static bool make_again(struct bt *bt, struct bt_code *code)
+struct bt_code *bt_make_again(struct bt *bt, struct bt_code *code)
 {
 	bool full;
 	struct bt_code *again = bt_translate(bt, code->block, code, &full);
 
 	if (!again)
-		return false;
+		return NULL;
 	bt_replace_code(bt, code, again);
 	bt_add_code(bt, again);
 	again->block->made = again;
 	bt->stats.again++;
-	return true;
+	return again;
 }
 
 /*
@@ -234,11 +234,11 @@ static bool make_again(struct bt *bt, struct bt_code *code)
  */
 static void improve(struct bt *bt, struct bt_out *out)
 {
-	struct bt_code *code = out->block->made;
+	struct bt_code *code = bt_code_of(out);
 	bool sampled = bt->area->miss_sampled;
 
 	bt->area->miss_sampled = 0;
-	if (!code || out != &code->out[out->insn])
+	if (code->block->made != code)
 		return;
 	if (sampled) {
 		if (++out->misses < MISSES_MAX)
@@ -252,7 +252,7 @@ static void improve(struct bt *bt, struct bt_out *out)
 	} else {
 		return;
 	}
-	make_again(bt, code);
+	bt_make_again(bt, code);
 }
 
 /* What the interpreter needs of the block is there, or is decoded again. */
@@ -282,6 +282,9 @@ static struct block *leave_at_op(struct icpu *cpu, struct bt_out *out)
 	}
 	if (out->span)
 		improve(bt, out);
+	if (unlikely(
+		atomic_load_explicit(&cpu->attention, memory_order_relaxed)))
+		bt_sample(bt, out);
 	cpu->block = b;
 	op = &b->op[out->op];
 	if (op == b->op)
@@ -331,7 +334,7 @@ static void make_link(struct bt *bt, struct bt_link *link, struct bt_code *to)
 	if (link->saved && !to->flags && !from->tried && !bt->exact &&
 	    from != to) {
 		from->tried = true;
-		if (make_again(bt, from))
+		if (bt_make_again(bt, from))
 			return;
 	}
 	bt_link(bt, link, to);
@@ -345,6 +348,8 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 	struct bt_exit out;
 
 	bt_sync(bt);
+	if (unlikely(bt->eager))
+		code = bt_hurry(bt, code);
 	link = bt->pending;
 	bt->pending = NULL;
 	if (unlikely(bt->lockstep))

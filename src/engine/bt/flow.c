@@ -21,10 +21,13 @@ static struct where stack_reach(struct xlate *x, unsigned k, s32 disp,
 
 void x_move_rsp(struct xlate *x, s32 by)
 {
+	bool kept = x_keeps(x);
+
 	by += x->lag;
 	if (by)
 		asm_lea(&x->c, x->wide, H_GSP, H_GSP, NO_REG, 0, by);
 	x->lag = 0;
+	x_keep(x, kept);
 }
 
 static bool names_rsp(const struct insn *in)
@@ -51,6 +54,8 @@ bool x_may_lag(const struct xlate *x, unsigned k)
 		return !names_rsp(in) && !x_moves_segment(in);
 	case ZYDIS_MNEMONIC_LEA:
 		return in->mem.base != GPR_RSP && !names_rsp(in);
+	case ZYDIS_MNEMONIC_JMP:
+		return x->join[k] == JOIN_ALWAYS;
 	default:
 		return !bt_can_system(x->block->key, in) &&
 		       in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE &&
@@ -299,12 +304,30 @@ void x_load_rip(struct xlate *x, unsigned reg, s64 off)
 	}
 }
 
-/* What goes back, or to itself, may never end. */
+/*
+ * What goes round and round gets to the beginning of some host code from that
+ * of one at the same place or behind it: there is the poll.
+ */
+static bool is_back(const struct xlate *x, s64 to)
+{
+	return x_in_page(to) && to <= x->block->off;
+}
+
+/* Does it leave by a link that needs a poll? */
 static bool goes_back(const struct xlate *x, unsigned k)
 {
-	s64 to = x_end_of(x, k) + (s64)x->insn[k].op[0].value;
+	s64 end = x_end_of(x, k), to = end + (s64)x->insn[k].op[0].value;
+	bool may_stay = bt_condition(&x->insn[k]) >= 0;
 
-	return x_in_page(to) && to <= x->block->op[x->op[k]].off;
+	switch ((enum join)x->join[k]) {
+	case JOIN_ALWAYS:
+		return false;
+	case JOIN_TAKEN:
+		return is_back(x, end);
+	default:
+		return is_back(x, to) ||
+		       (may_stay && k + 1 == x->total && is_back(x, end));
+	}
 }
 
 static void poll_if_backward(struct xlate *x, unsigned k)
@@ -340,9 +363,16 @@ static void jump_to(struct xlate *x, int k, s64 off, s32 by)
 	go_to_target(x, k, by);
 }
 
-void x_go_on(struct xlate *x, u16 off)
+void x_go_on(struct xlate *x, s64 off)
 {
-	jump_to(x, -1, off, 0);
+	if (!is_back(x, off)) {
+		jump_to(x, -1, off, 0);
+		return;
+	}
+	/* Of a trace: attention has to be looked at. */
+	x_flags_clobber(x, RFLAGS_STATUS);
+	x_load_rip(x, H_S0, off);
+	go_to_target(x, -1, 0);
 }
 
 /* ---- instructions ---- */
@@ -354,12 +384,18 @@ static void conditional(struct xlate *x, unsigned k, unsigned cc)
 	u8 *over;
 
 	x_flags_need(x);
+	poll_if_backward(x, k);
+	if (x->join[k] == JOIN_TAKEN) {
+		cc ^= 1;
+		to = end;
+	}
 	if (x_in_page(to)) {
+		bool kept = x_keeps(x);
 		struct cold *cold;
 
-		poll_if_backward(x, k);
 		cold = new_link(x, to);
 		cold->jump = asm_jcc(&x->c, cc);
+		x_keep(x, kept);
 		x->code->link[cold->link].jump = cold->jump;
 	} else {
 		over = asm_jcc(&x->c, cc ^ 1);
@@ -368,7 +404,7 @@ static void conditional(struct xlate *x, unsigned k, unsigned cc)
 		x->at = at;
 		asm_patch(&x->c, over);
 	}
-	/* The block may go on behind it. */
+	/* There may be more behind it. */
 	if (k + 1 == x->total)
 		jump_to(x, (int)k, end, 0);
 }
@@ -406,6 +442,10 @@ static void call(struct xlate *x, unsigned k)
 	at = stack_reach(x, k, -x_word(x), true);
 	x_load_rip(x, H_S1, end);
 	x_memory(x, x->wide, 0x89, H_S1, at);
+	if (x->join[k]) {
+		x->lag -= x_word(x);
+		return;
+	}
 	if (direct) {
 		jump_to(x, (int)k, to, -x_word(x));
 		return;
@@ -421,6 +461,8 @@ static void jump(struct xlate *x, unsigned k)
 	s64 to = x_end_of(x, k) + (s64)op->value;
 	struct where at;
 
+	if (x->join[k])
+		return;
 	if (op->kind == OPERAND_REL) {
 		poll_if_backward(x, k);
 		jump_to(x, (int)k, to, 0);

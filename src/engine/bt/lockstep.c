@@ -211,7 +211,7 @@ static bool interpret_one(struct lockstep *l, const struct bt_code *code,
 	if (!icpu_step(other, 1, &exit) && exit.reason == EXIT_ERROR)
 		return false;
 	l->done = k + 1;
-	l->finished = l->done == code->block->count ||
+	l->finished = l->done == code->total ||
 	              other->rip != l->cpu->pcbase + code->out[k + 1].off;
 	return !l->finished;
 }
@@ -246,7 +246,7 @@ void lockstep_before(struct lockstep *l, const struct bt_code *code)
 	l->start.rip = l->cpu->pcbase + code->block->off;
 	l->copies = 0;
 	sync_translations(l);
-	interpret(l, code, code->block->count);
+	interpret(l, code, code->total);
 }
 
 /* As much as host code did, from where both began. */
@@ -391,15 +391,20 @@ static bool reads_clock(const struct insn *in)
 
 /* Of what was interpreted: flags it leaves undefined, and whether it never
  * says the same twice. */
-static u64 look_again(const struct lockstep *l, const struct block *b,
+static u64 look_again(const struct lockstep *l, const struct bt_code *code,
                       bool *clock)
 {
-	u8 bytes[PAGE_SIZE];
-	size_t len = bytes_of(b, bytes), at = 0;
+	const struct block *b = code->block;
+	u8 bytes[2 * PAGE_SIZE];
+	size_t len = PAGE_SIZE;
 	u32 undefined = 0;
 
+	guest_copy(bytes, b->page->host, PAGE_SIZE);
+	if (b->crossing)
+		len = b->off + bytes_of(b, bytes + b->off);
 	*clock = false;
-	for (unsigned k = 0; k < l->done && at < len; k++) {
+	for (unsigned k = 0; k < l->done; k++) {
+		unsigned at = code->out[k].off;
 		const ZydisAccessedFlags *f;
 		struct insn in;
 
@@ -412,7 +417,6 @@ static u64 look_again(const struct lockstep *l, const struct block *b,
 			undefined &= ~(f->modified | f->set_0 | f->set_1);
 		if (f)
 			undefined |= f->undefined;
-		at += in.length;
 	}
 	return undefined & RFLAGS_STATUS;
 }
@@ -502,7 +506,7 @@ static NORETURN void differ(struct lockstep *l, const struct block *b)
 static unsigned branch_to_next(const struct lockstep *l,
                                const struct bt_code *code)
 {
-	for (unsigned k = 1; k < code->block->count; k++)
+	for (unsigned k = 1; k < code->total; k++)
 		if (l->cpu->pcbase + code->out[k].off == l->cpu->rip)
 			return k;
 	return 0;
@@ -553,7 +557,7 @@ void lockstep_after(struct lockstep *l, const struct bt_code *code,
 	l->figures.blocks++;
 	if (same(l))
 		return;
-	l->undefined = look_again(l, b, &clock);
+	l->undefined = look_again(l, code, &clock);
 	if (clock) {
 		l->figures.blocks--;
 		l->figures.unseen++;
@@ -564,7 +568,7 @@ void lockstep_after(struct lockstep *l, const struct bt_code *code,
 		interpret_again(l, code, k);
 		if (l->done == k && same(l))
 			return;
-		interpret_again(l, code, b->count);
+		interpret_again(l, code, code->total);
 	}
 	/* A device may have written what the block reads: once more. */
 	if (!l->strict)

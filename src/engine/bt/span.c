@@ -200,6 +200,8 @@ static bool goes_on(const struct xlate *x, unsigned j, bool *sure)
 	 * page that can be written. */
 	if (bt_condition(in) >= 0)
 		*sure = false;
+	else if (x->join[j])
+		return true;
 	else if (in->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
 		return false;
 	return true;

@@ -103,6 +103,7 @@ json_t *bt_figures(const struct bt *bt)
 	set(o, "probes", s->probes);
 	set(o, "entries", s->entries);
 	set(o, "again", s->again);
+	set(o, "traces", s->traces);
 	set(o, "links", s->links);
 	set(o, "target_misses", s->target_misses);
 	set(o, "deaths", s->deaths);

@@ -125,7 +125,7 @@ void x_flags_need(struct xlate *x)
 
 /* ---- what the block holds ---- */
 
-static bool ends_block(const struct insn *in)
+bool x_ends_block(const struct insn *in)
 {
 	switch (in->z.meta.category) {
 	case ZYDIS_CATEGORY_COND_BR:
@@ -140,14 +140,16 @@ static bool ends_block(const struct insn *in)
 	}
 }
 
-static bool decode(struct xlate *x, const struct insn_decoder *d)
+bool x_decode(struct xlate *x, struct block *b)
 {
-	const struct block *b = x->block;
 	unsigned off = b->off, end = b->off + b->len, op = 0;
 	const u8 *host = b->page->host + off;
 	size_t here = PAGE_SIZE - off;
 	size_t avail = MIN((size_t)b->len + 15, here);
 	u8 copy[PAGE_SIZE + 15], *bytes = copy;
+
+	if (b->op == &x->bt->area->entry)
+		return false;
 
 	/* Once: another vCPU may be writing, and what is decoded and what is
 	 * copied to run on the host have to be the same bytes. */
@@ -156,11 +158,11 @@ static bool decode(struct xlate *x, const struct insn_decoder *d)
 		guest_copy(copy + here, b->page2->host, 15);
 		avail = here + 15;
 	}
-	while (off < end && x->total < BLOCK_OPS) {
+	while (off < end && x->total < TRACE_OPS) {
 		struct insn *in = &x->insn[x->total];
 
-		if (insn_decode(d, bt_mode(b->key), bytes, avail, in) !=
-		    INSN_OK)
+		if (insn_decode(x->bt->decoder, bt_mode(b->key), bytes, avail,
+		                in) != INSN_OK)
 			return false;
 		/* Operations and instructions go in step; one that is joined
 		 * to the one before has no operation of its own. */
@@ -168,14 +170,17 @@ static bool decode(struct xlate *x, const struct insn_decoder *d)
 			op++;
 		if (op >= b->ops || b->op[op].off != off)
 			return false;
+		x->off[x->total] = (u16)off;
+		x->of[x->total] = b;
+		x->join[x->total] = JOIN_NOT;
 		off += in->length;
 		bytes += in->length;
 		avail -= in->length;
 		x->op[x->total] = (u16)op;
 		x->end[x->total++] = (u16)off;
-		x_make_plain(d, in);
+		x_make_plain(x->bt->decoder, in);
 	}
-	return off == end;
+	return off == end || x->total == TRACE_OPS;
 }
 
 /*
@@ -191,7 +196,7 @@ static u32 live_behind(const struct xlate *x, u32 self)
 
 	if (x->bt->exact || x->bt->lockstep)
 		return RFLAGS_STATUS;
-	if (ends_block(in)) {
+	if (x_ends_block(in)) {
 		if (in->op[0].kind != OPERAND_REL || bt_condition(in) >= 0)
 			return RFLAGS_STATUS;
 		off += (s64)in->op[0].value;
@@ -257,6 +262,7 @@ void x_point(struct xlate *x, unsigned k)
 {
 	struct bt_point *p = &x->point[x->code->count];
 
+	_Static_assert(TRACE_OPS < 128, "lag is a byte in points");
 	ASSERT(x->code->count < x->count * POINTS * x_bodies(x));
 	x->code->count++;
 	p->host = (u32)(x->c.w - x->code->start_w);
@@ -457,7 +463,10 @@ static bool saves_at_once(const struct xlate *x)
 
 		if (x_flags_read(in) || bt_condition(in) >= 0)
 			return false;
-		if (ends_block(in))
+		if (x->join[k] == JOIN_ALWAYS &&
+		    in->z.mnemonic == ZYDIS_MNEMONIC_JMP)
+			continue;
+		if (x_ends_block(in))
 			return in->op[0].kind != OPERAND_REL ||
 			       in->z.mnemonic != ZYDIS_MNEMONIC_JMP;
 		if (bt_can_system(x->block->key, in) ||
@@ -525,8 +534,8 @@ static void emit_body(struct xlate *x)
 	x_move_rsp(x, 0);
 	if (x->count < x->total)
 		leave_to_op(x, x->count, x->at);
-	else if (!ends_block(&x->insn[x->total - 1]))
-		x_go_on(x, (u16)(x->block->off + x->block->len));
+	else if (!x_ends_block(&x->insn[x->total - 1]))
+		x_go_on(x, x_end_of(x, x->total - 1));
 	pad(x, x->code->body_w);
 }
 
@@ -546,6 +555,7 @@ static void emit_bodies(struct xlate *x)
 	memset(x->entrance, 0, sizeof(x->entrance));
 	x->merge = false;
 	x->at = at;
+	x->kept_at = NULL;
 	x_lose_spans(x);
 	memset(x->pos, 0, sizeof(x->pos));
 	emit_body(x);
@@ -560,29 +570,40 @@ static u64 cpu_ns(void)
 	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
 }
 
+static bool joins(const struct xlate *x)
+{
+	for (unsigned k = 0; k < x->total; k++)
+		if (x->of[k] != x->block || x->join[k])
+			return true;
+	return false;
+}
+
 /* What the block is known by; host code holds addresses of out and link. */
 static bool take_meta(struct xlate *x)
 {
 	struct bt *bt = x->bt;
-	struct bt_code *code = bt_meta_take(bt, sizeof(*code));
+	struct bt_code *code =
+	    bt_meta_take(bt, sizeof(*code) + x->total * sizeof(code->out[0]));
 
 	if (!code)
 		return false;
 	x->code = code;
+	code->total = (u16)x->total;
+	code->trace = x->trace;
+	code->joined = joins(x);
 	code->block = x->block;
 	code->twin = x->twin;
 	code->paged = x->paged;
 	code->direct = x->direct;
 	code->tried = x->tried;
-	code->out = bt_meta_take(bt, x->total * sizeof(code->out[0]));
 	code->link = bt_meta_take(bt, x_links(x) * sizeof(code->link[0]));
-	if (!code->out || !code->link)
+	if (!code->link)
 		return false;
 	for (unsigned k = 0; k < x->total; k++)
 		code->out[k] = (struct bt_out){
-			.block = x->block,
+			.block = x->of[k],
 			.op = x->op[k],
-			.off = x->block->op[x->op[k]].off,
+			.off = x->off[k],
 			.insn = (u16)k,
 		};
 	return true;
@@ -648,7 +669,10 @@ struct bt_code *bt_translate(struct bt *bt, struct block *block,
 	x->paged = old ? old->paged : 0;
 	x->direct = old ? old->direct : 0;
 	x->tried = old && old->tried;
-	if (decode(x, bt->decoder)) {
+	x->trace = old && old->trace;
+	if (x_decode(x, block)) {
+		if (x->trace)
+			x_grow(x, old);
 		analyse(x);
 		/* Others rely on it that old needs no flags. */
 		if (x->count && !(old && !old->flags && x->live[0]))

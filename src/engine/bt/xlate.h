@@ -77,7 +77,10 @@ struct effect {
 	s64 by;
 };
 
+enum join { JOIN_NOT, JOIN_ALWAYS, JOIN_TAKEN };
+
 enum {
+	TRACE_OPS = 64,
 	SPANS = 6,
 	COLDS = 6,  /* of an instruction, at most */
 	PROBES = 2, /* likewise */
@@ -108,6 +111,7 @@ struct xlate {
 	bool twin;   /* see struct bt_code */
 	u8 nth;      /* probes of this instruction so far */
 	bool tried;  /* see struct bt_code */
+	bool trace;  /* likewise */
 	u64 paged;   /* see struct bt_code */
 	u64 direct;  /* likewise */
 	s32 lag;     /* RSP less R13: pushes and pops move R13 together */
@@ -115,18 +119,36 @@ struct xlate {
 	s64 pos[GPR_COUNT];
 	struct span span[SPANS];
 	unsigned next_span;
+	/*
+	 * R15 has the value of this guest register, which is in memory, if what
+	 * was emitted last ended at kept_at: whatever else is emitted may use
+	 * R15.
+	 */
+	u8 kept;
+	const u8 *kept_at;
 	enum held held;
 	unsigned held_span;
 	s64 held_at;        /* positions of the registers that R14 has in it */
-	u16 op[BLOCK_OPS];  /* of each instruction, in block->op */
-	u16 end[BLOCK_OPS]; /* offset in the page of what follows it */
-	struct effect effect[BLOCK_OPS];
-	u32 live[BLOCK_OPS + 1]; /* status flags read before written */
-	struct cold cold[BODIES * BLOCK_OPS * COLDS + 8];
-	struct bt_point point[BODIES * BLOCK_OPS * POINTS];
-	struct entrance entrance[BLOCK_OPS][PROBES];
-	struct insn insn[BLOCK_OPS];
+	u16 op[TRACE_OPS];  /* of each instruction, in its block's */
+	u16 off[TRACE_OPS]; /* in the page */
+	u16 end[TRACE_OPS]; /* of what follows it */
+	struct block *of[TRACE_OPS];
+	/* Does the trace go on where the instruction leads, and not behind
+	 * it? */
+	u8 join[TRACE_OPS];
+	struct effect effect[TRACE_OPS];
+	u32 live[TRACE_OPS + 1]; /* status flags read before written */
+	struct cold cold[BODIES * TRACE_OPS * COLDS + 8];
+	struct bt_point point[BODIES * TRACE_OPS * POINTS];
+	struct entrance entrance[TRACE_OPS][PROBES];
+	struct insn insn[TRACE_OPS];
 };
+
+/* ---- blocks and traces (translate.c, trace.c) ---- */
+/* Block b's instructions come next, as many as there is room for. */
+bool x_decode(struct xlate *x, struct block *b);
+bool x_ends_block(const struct insn *in);
+void x_grow(struct xlate *x, const struct bt_code *old);
 
 /* ---- flags (translate.c) ---- */
 /* What follows destroys host flags; insn k's are live before it. */
@@ -187,6 +209,16 @@ static inline void x_lose_scratch(struct xlate *x)
 {
 	x_hold(x, SPANS, HELD_NOTHING, 0);
 }
+static inline bool x_keeps(const struct xlate *x)
+{
+	return x->kept_at == x->c.w;
+}
+/* What was emitted since left R15 alone, if kept says so. */
+static inline void x_keep(struct xlate *x, bool kept)
+{
+	if (kept)
+		x->kept_at = x->c.w;
+}
 /* What slots hold may change. */
 void x_lose_spans(struct xlate *x);
 /* Instruction k is done: what it did to registers that spans depend on. */
@@ -245,7 +277,7 @@ bool x_flow(struct xlate *x, unsigned k);
 bool x_in_page(s64 off);
 /* The poll of what comes next, if that is a conditional jump back. */
 void x_poll_early(struct xlate *x, unsigned k);
-void x_go_on(struct xlate *x, u16 off); /* the block ends; next is at off */
+void x_go_on(struct xlate *x, s64 off); /* the block ends; next is at off */
 /* reg = pcbase + off. */
 void x_load_rip(struct xlate *x, unsigned reg, s64 off);
 void x_go_to_target(struct xlate *x);
