@@ -266,6 +266,7 @@ int cpuid_model_load(struct cpuid_model **out, const struct state_reader *r,
 	take_features(m, s.features, &missing);
 	rc = take_rest(m, &s, err);
 	m->config.baseline = s.baseline;
+	m->config.emulated = config->emulated;
 	if (rc == 0)
 		rc = refuse_missing(&missing, err);
 	if (rc < 0) {

@@ -161,7 +161,7 @@ static void test_read_write(void **state)
 		data[i] = (u8)(i * 7);
 	assert_int_equal(request(f, OUT, 10, 8192, 0), OK);
 	assert_memory_equal(fake_block_data(f->block) + 5120, data, 8192);
-	assert_int_equal(fake_block_last_flags(f->block), 0);
+	assert_int_equal(fake_block_last_flags(f->block), BLOCK_REQ_INLINE);
 	memset(data, 0, 8192);
 	*memory_page_flags(f->rig.host.memory, f->data) = 0;
 	assert_int_equal(request(f, IN, 10, 0, 8192), OK);
@@ -299,7 +299,7 @@ static void test_flush_and_cache(void **state)
 	assert_int_equal(fake_block_last_flags(f->block), BLOCK_REQ_FUA);
 	rig_mmio_write(&f->rig, f->d.device + 32, 1, 1);
 	assert_int_equal(request(f, OUT, 0, 512, 0), OK);
-	assert_int_equal(fake_block_last_flags(f->block), 0);
+	assert_int_equal(fake_block_last_flags(f->block), BLOCK_REQ_INLINE);
 	/* A driver that knows no flush gets durable writes. */
 	driver_start(&f->d, 0, 1);
 	rig_mmio_write(&f->rig, f->d.device + 32, 1, 0);
