@@ -33,6 +33,7 @@ u64 climb(u64 n);
 void between_pushes(void);
 void between_pops(void);
 u64 maybe_write(volatile u64 *p, u64 write);
+u64 at_the_end(const u64 *p, volatile u64 *sp);
 __asm__(".globl climb\n"
         "climb: push %rbx; push %rbp; push %r12\n"
         "mov %rdi, %rbx; lea 1(%rdi,%rdi), %rbp; xor %r12d, %r12d\n"
@@ -51,7 +52,13 @@ __asm__(".globl climb\n"
         ".globl maybe_write\n"
         "maybe_write: mov (%rdi), %rax; test %rsi, %rsi; je 1f\n"
         "mov %rsi, 8(%rdi)\n"
-        "1: add 16(%rdi), %rax; ret\n");
+        "1: add 16(%rdi), %rax; ret\n"
+        ".globl at_the_end\n"
+        "at_the_end: mov %rsp, %r8; mov %rsi, %rsp\n"
+        "mov %rdi, %rsi; sub %rsp, %rsi; sub $0x7ffffff8, %rsi\n"
+        "push %rax; push %rax; jmp 1f\n"
+        "1: pop %rdx; pop %rdx; mov 0x7ffffff8(%rsp, %rsi), %rax\n"
+        "mov %r8, %rsp; ret\n");
 
 static u64 on_stack(u8 *sp, u64 n)
 {
@@ -90,6 +97,20 @@ static void lagging(void)
 		check(raised(between_pops) == (there ? -1 : 14));
 		check(there || caught.rsp == entry_rsp - 16);
 	}
+}
+
+/* A displacement that can't be made any larger, with an index; without that it
+ * leads to where there is memory, too. */
+static void far_off(void)
+{
+	map(0, 0, P | W);
+	top[2] = top[0];
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		u64 value = i * 0x9e3779b97f4a7c15;
+
+		check(at_the_end(&value, at(0) + 256) == value);
+	}
+	top[2] = 0;
 }
 
 static void write_there(void)
@@ -178,6 +199,7 @@ int main(void)
 	write_cr0(read_cr(0) | 1u << 16); /* WP */
 	over_pages();
 	lagging();
+	far_off();
 	behind_branches();
 	through(20);
 	through(PAGES);

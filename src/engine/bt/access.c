@@ -62,9 +62,13 @@ static void address(struct xlate *x, unsigned k, const struct access *a,
 	if (disp == (s32)disp) {
 		asm_lea(&x->c, a->wide, H_S0, base, index, a->shift, (s32)disp);
 	} else {
-		/* Only RIP-relative operands reach beyond 32 bits. */
+		/* RIP-relative, or by what RSP lags: beyond 32 bits. */
 		asm_mov_imm64(&x->c, H_S1, (u64)disp);
-		asm_lea(&x->c, a->wide, H_S0, base, H_S1, 0, 0);
+		asm_lea(&x->c, true, H_S0, base, H_S1, 0, 0);
+		if (index != NO_REG) {
+			index = x_read_gpr(x, a->index, H_S1);
+			asm_lea(&x->c, true, H_S0, H_S0, index, a->shift, 0);
+		}
 	}
 	if (a->seg == SEG_DS)
 		return;
