@@ -247,10 +247,10 @@ void named_forget(const char *name)
 int named_fresh(const char *name, struct error *err)
 {
 	char *path = named_suspended(name, err), *left, *current;
-	int rc = path ? 0 : err->code;
+	int rc = 0;
 
-	if (rc < 0)
-		return rc;
+	if (!path)
+		return err->code;
 	left = xasprintf("%s.disk", path);
 	current = named_folder(name, false, err);
 	if (access(path, F_OK) == 0) {
