@@ -310,16 +310,19 @@ void call_task_answer(struct call *c, const struct task *t)
 	call_header(c, "location", where);
 }
 
-void call_task(struct call *c, struct vm *vm, const char *kind, json_t *params)
+void call_enqueue(struct call *c, struct task *t)
 {
-	struct task *t = task_new(vm, kind, params, c->caller.name, &c->err);
-
 	call_task_answer(c, t);
 	if (!t)
 		return;
 	c->apply = enqueue;
 	c->drop = drop_task;
 	c->ctx = t;
+}
+
+void call_task(struct call *c, struct vm *vm, const char *kind, json_t *params)
+{
+	call_enqueue(c, task_new(vm, kind, params, c->caller.name, &c->err));
 }
 
 /* ---- finding the route ---- */

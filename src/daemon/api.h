@@ -107,6 +107,8 @@ void call_make_vm(struct call *c, json_t *spec, const char *id,
 /* A task that was written down, as the answer: 202, Location. NULL: the call
  * has failed with c->err. */
 void call_task_answer(struct call *c, const struct task *t);
+/* The same, and it is put into its queue. */
+void call_enqueue(struct call *c, struct task *t);
 /* A task of vm: 202, Location, and the task as the answer. */
 void call_task(struct call *c, struct vm *vm, const char *kind, json_t *params);
 

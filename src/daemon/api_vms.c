@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "daemon/access/fields.h"
 #include "daemon/access/quota.h"
 #include "daemon/api.h"
 #include "daemon/console_log.h"
@@ -409,15 +410,11 @@ void api_vm_start(struct call *c)
 {
 	static const char *const keys[] = { "discard", NULL };
 	struct vm *vm = call_vm(c);
-	json_t *discard = json_object_get(c->body, "discard");
+	bool discard;
 
-	if (!vm || !call_match(c, vm->revision) || !call_known_keys(c, keys))
+	if (!vm || !call_match(c, vm->revision) || !call_known_keys(c, keys) ||
+	    !field_switch(c, "discard", &discard))
 		return;
-	if (discard && !json_is_boolean(discard)) {
-		call_fail(c, "bad-request", "discard is neither true nor false",
-		          "");
-		return;
-	}
 	vm->restarts = 0;
 	call_task(c, vm, "start",
 	          c->body ? json_incref(c->body) : json_object());
@@ -427,17 +424,13 @@ void api_vm_stop(struct call *c)
 {
 	static const char *const keys[] = { "force", "timeout_s", NULL };
 	struct vm *vm = call_vm(c);
-	json_t *force = json_object_get(c->body, "force");
 	json_t *timeout = json_object_get(c->body, "timeout_s");
 	s64 s = json_integer_value(timeout);
+	bool force;
 
-	if (!vm || !call_match(c, vm->revision) || !call_known_keys(c, keys))
+	if (!vm || !call_match(c, vm->revision) || !call_known_keys(c, keys) ||
+	    !field_switch(c, "force", &force))
 		return;
-	if (force && !json_is_boolean(force)) {
-		call_fail(c, "bad-request", "force is neither true nor false",
-		          "");
-		return;
-	}
 	if (timeout && (!json_is_integer(timeout) || s < 1 || s > 86400)) {
 		call_fail(c, "bad-request",
 		          "timeout_s is not a whole number from 1 to 86400",

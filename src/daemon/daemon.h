@@ -140,6 +140,8 @@ void vm_set_spec(struct vm *vm, json_t *spec);
 /* The machine's own folder, made if it is not there. Descriptor, or -errno. */
 int vm_folder(const struct vm *vm, struct error *err) MUST_CHECK;
 char *vm_folder_path(const struct vm *vm);
+/* Of its holder; owned. */
+char *vm_socket_path(const struct vm *vm);
 void vm_set_state(struct vm *vm, enum vm_state state);
 /* Remembers in the registry whether it should run. */
 void vm_set_wanted(struct vm *vm, bool wanted);
@@ -223,8 +225,13 @@ int task_load_all(struct daemon *d, struct error *err) MUST_CHECK;
 void task_succeed(struct task *task, json_t *result);
 void task_fail(struct task *task, const char *code, const char *words,
                const char *hint);
+void task_fail_error(struct task *task, const struct error *err);
 void task_cancelled(struct task *task, const char *words);
 void task_progress(struct task *task, int percent, const char *words);
+/* Its operation is told in so long. */
+void task_arm_ms(struct task *task, u64 ms);
+/* Its params were changed, and are to be found by the next daemon. */
+int task_write_params(struct task *task, struct error *err) MUST_CHECK;
 /* It ends soon, if it has not ended by itself. */
 void task_cancel(struct task *task);
 json_t *task_json(const struct task *task);
@@ -304,6 +311,9 @@ struct job *job_start(struct loop *loop, const char *const *arguments,
 /* The same; what it prints goes to that descriptor, which is borrowed. */
 struct job *job_start_to(struct loop *loop, const char *const *arguments,
                          int out, job_fn *done, void *ctx, struct error *err);
+/* What a program of ours said, without the word that it begins with; NULL goes
+ * through. */
+const char *job_said(const char *words);
 void job_end(struct job *job);    /* asked to; done is called when it has */
 void job_kill(struct job *job);   /* done is called soon */
 void job_forget(struct job *job); /* killed, and done is not called */

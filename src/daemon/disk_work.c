@@ -16,8 +16,9 @@
 #include "base/alloc.h"
 #include "daemon/api.h"
 #include "daemon/daemon.h"
+#include "daemon/words.h"
 
-enum { TICK_MS = 500, WORDS_MAX = 16, TEXT_MAX = 4096 };
+enum { TICK_MS = 500, TEXT_MAX = 4096 };
 
 /* ---- what a task takes, and atoll disk's word for it ---- */
 
@@ -120,19 +121,6 @@ int disk_work_check(const char *kind, json_t *params, struct error *err)
 
 /* ---- the process ---- */
 
-struct words {
-	char *word[WORDS_MAX + 1];
-	size_t count;
-};
-
-static void add(struct words *w, char *word)
-{
-	if (w->count < WORDS_MAX)
-		w->word[w->count++] = word;
-	else
-		free(word);
-}
-
 static void add_params(struct words *w, const struct verb *v, json_t *params)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(v->params) && v->params[i].key; i++) {
@@ -142,13 +130,13 @@ static void add_params(struct words *w, const struct verb *v, json_t *params)
 		if (!value || json_is_false(value))
 			continue;
 		if (p->type == SWITCH)
-			add(w, xasprintf("--%s", p->key));
+			words_add(w, xasprintf("--%s", p->key));
 		else if (p->type == NUMBER)
-			add(w, xasprintf("--%s=%" PRIu64, p->key,
-			                 (u64)json_integer_value(value)));
+			words_add(w, xasprintf("--%s=%" PRIu64, p->key,
+			                       (u64)json_integer_value(value)));
 		else
-			add(w, xasprintf("--%s=%s", p->key,
-			                 json_string_value(value)));
+			words_add(w, xasprintf("--%s=%s", p->key,
+			                       json_string_value(value)));
 	}
 }
 
@@ -163,19 +151,18 @@ static void make_words(struct words *w, struct task *t, json_t *disk)
 	const char *path = json_string_value(json_object_get(disk, "path"));
 	const char *format = json_string_value(json_object_get(disk, "format"));
 
-	add(w, xstrdup("atoll"));
-	add(w, xstrdup("disk"));
-	add(w, xstrdup(v->verb));
-	add(w, xasprintf("--machine-socket=%s/machines/%s.sock",
-	                 t->vm->daemon->place.runtime, t->vm->id));
-	add(w, xasprintf("--machine-disk=%s", path));
-	add(w, xasprintf("--machine-format=%s", format ? format : "raw"));
+	words_add(w, xstrdup("atoll"));
+	words_add(w, xstrdup("disk"));
+	words_add(w, xstrdup(v->verb));
+	words_add_socket(w, t->vm);
+	words_add(w, xasprintf("--machine-disk=%s", path));
+	words_add(w, xasprintf("--machine-format=%s", format ? format : "raw"));
 	add_params(w, v, json_object_get(t->params, "work"));
-	add(w, xstrdup("--"));
-	add(w, xasprintf("%s:%d", t->vm->name, disk_of(t)));
+	words_add(w, xstrdup("--"));
+	words_add(w, xasprintf("%s:%d", t->vm->name, disk_of(t)));
 	if (v->target)
-		add(w, xstrdup(json_string_value(json_object_get(
-			   json_object_get(t->params, "work"), "path"))));
+		words_add(w, xstrdup(json_string_value(json_object_get(
+				 json_object_get(t->params, "work"), "path"))));
 }
 
 static void over(void *ctx, const char *words)
@@ -184,19 +171,13 @@ static void over(void *ctx, const char *words)
 
 	t->job = NULL;
 	holder_unask(t->vm, t);
-	if (words && strncmp(words, "error: ", 7) == 0)
-		words += 7;
+	words = job_said(words);
 	if (!words)
 		task_succeed(t, NULL);
 	else if (t->cancelling)
 		task_cancelled(t, "cancelled; the disk is as it was");
 	else
 		task_fail(t, "conflict", words, "");
-}
-
-static void arm(struct task *t)
-{
-	loop_timer_arm(&t->timer, loop_now_ns() + TICK_MS * NSEC_PER_MSEC);
 }
 
 static void start(struct task *t, json_t *machine)
@@ -211,14 +192,11 @@ static void start(struct task *t, json_t *machine)
 		return;
 	}
 	make_words(&w, t, disk);
-	t->job = job_start(t->vm->daemon->loop,
-	                   (const char *const *)(void *)w.word, over, t, &err);
-	for (size_t i = 0; i < w.count; i++)
-		free(w.word[i]);
+	t->job = words_start(&w, t->daemon->loop, over, t, &err);
 	if (t->job)
-		arm(t);
+		task_arm_ms(t, TICK_MS);
 	else
-		task_fail(t, error_code_of(err.code), err.text, err.hint);
+		task_fail_error(t, &err);
 }
 
 void disk_work_begin(struct task *t)
@@ -235,7 +213,7 @@ void disk_work_begin(struct task *t)
 	if (machine)
 		start(t, machine);
 	else
-		task_fail(t, error_code_of(err.code), err.text, err.hint);
+		task_fail_error(t, &err);
 	json_decref(machine);
 }
 
@@ -279,7 +257,7 @@ static void looked(void *ctx, bool ok, const char *words, json_t *answer)
 		               NULL, NULL);
 	else if (job && total > 0)
 		task_progress(t, (int)(done * 99 / total), "copying");
-	arm(t);
+	task_arm_ms(t, TICK_MS);
 }
 
 void disk_work_changed(struct task *t)

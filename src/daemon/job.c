@@ -89,6 +89,13 @@ static void ended(void *ctx, unsigned events)
 	     WIFEXITED(status) && WEXITSTATUS(status) == 0 ? NULL : words);
 }
 
+const char *job_said(const char *words)
+{
+	bool begins = words && strncmp(words, "error: ", 7) == 0;
+
+	return begins ? words + 7 : words;
+}
+
 struct job *job_start(struct loop *loop, const char *const *arguments,
                       job_fn *done, void *ctx, struct error *err)
 {

@@ -31,11 +31,6 @@ enum { START_S = 120, KILL_S = 30, ANSWER_S = 30, PRESS_S = 5 };
 enum { TICK_MS = 500, SOON_MS = 20 };
 enum { FIRST, PRESSED, FORCED, STARTING_AGAIN };
 
-static void arm_ms(struct task *t, u64 ms)
-{
-	loop_timer_arm(&t->timer, loop_now_ns() + ms * NSEC_PER_MSEC);
-}
-
 static void deadline_s(struct task *t, u64 seconds)
 {
 	t->deadline_ns = loop_now_ns() + seconds * NSEC_PER_SEC;
@@ -44,11 +39,6 @@ static void deadline_s(struct task *t, u64 seconds)
 static bool late(const struct task *t)
 {
 	return loop_now_ns() >= t->deadline_ns;
-}
-
-static void fail_with(struct task *t, const struct error *err)
-{
-	task_fail(t, error_code_of(err->code), err->text, err->hint);
 }
 
 static void say(struct vm *vm, const char *op)
@@ -205,7 +195,7 @@ static void launch(struct task *t)
 		rc = holder_start(vm, &how, &err);
 		if (rc == -EBUSY) {
 			/* Of a run that is over, and on its way out. */
-			arm_ms(t, SOON_MS);
+			task_arm_ms(t, SOON_MS);
 			rc = late(t) ? rc : 0;
 		}
 	}
@@ -215,7 +205,7 @@ static void launch(struct task *t)
 	if (rc < 0) {
 		vm_set_state(vm, VM_STOPPED);
 		vm_set_wanted(vm, false);
-		fail_with(t, &err);
+		task_fail_error(t, &err);
 	}
 }
 
@@ -261,9 +251,9 @@ static void start_changed(struct task *t)
 			deadline_s(t, KILL_S);
 		t->cancelling = true;
 		say(vm, "kill");
-		arm_ms(t, TICK_MS);
+		task_arm_ms(t, TICK_MS);
 	} else {
-		arm_ms(t, TICK_MS);
+		task_arm_ms(t, TICK_MS);
 	}
 }
 
@@ -278,7 +268,7 @@ static void start_begin(struct task *t)
 		                          vm_state_name(t->vm->state),
 		                          "already", 1));
 	else if (t->vm->holder)
-		arm_ms(t, TICK_MS);
+		task_arm_ms(t, TICK_MS);
 	else
 		launch(t);
 }
@@ -305,7 +295,7 @@ static void arm_next_press(struct task *t)
 	u64 now = loop_now_ns();
 	u64 left = t->deadline_ns > now ? t->deadline_ns - now : 0;
 
-	arm_ms(t, MIN(left / NSEC_PER_MSEC + 1, (u64)PRESS_S * 1000));
+	task_arm_ms(t, MIN(left / NSEC_PER_MSEC + 1, (u64)PRESS_S * 1000));
 }
 
 static void press(struct task *t)
@@ -339,7 +329,7 @@ static void stop_late(struct task *t)
 		task_progress(t, 50, "it did not stop by itself");
 		say(t->vm, "quit");
 		deadline_s(t, KILL_S);
-		arm_ms(t, TICK_MS);
+		task_arm_ms(t, TICK_MS);
 		return;
 	}
 	snprintf(words, sizeof(words),
@@ -359,7 +349,7 @@ static void wait_down(struct task *t)
 	} else if (t->step == FORCED) {
 		if (late(t))
 			say(vm, "kill");
-		arm_ms(t, TICK_MS);
+		task_arm_ms(t, TICK_MS);
 	} else if (late(t)) {
 		stop_late(t);
 	} else if (t->step == FIRST && vm_is_up(vm)) {
@@ -369,7 +359,7 @@ static void wait_down(struct task *t)
 		if (!t->timer.index)
 			press(t);
 	} else {
-		arm_ms(t, TICK_MS);
+		task_arm_ms(t, TICK_MS);
 	}
 }
 
@@ -437,7 +427,7 @@ static void kill_changed(struct task *t)
 	}
 	if (t->vm->holder)
 		say(t->vm, "kill");
-	arm_ms(t, SOON_MS * 5);
+	task_arm_ms(t, SOON_MS * 5);
 }
 
 static void kill_begin(struct task *t)
@@ -472,7 +462,7 @@ static void request_begin(struct task *t)
 	if (t->vm->state == VM_STARTING) {
 		/* Its turn comes when it runs. */
 		deadline_s(t, START_S);
-		arm_ms(t, TICK_MS);
+		task_arm_ms(t, TICK_MS);
 		return;
 	}
 	if (!vm_is_up(t->vm)) {
@@ -481,7 +471,7 @@ static void request_begin(struct task *t)
 		return;
 	}
 	deadline_s(t, ANSWER_S);
-	arm_ms(t, ANSWER_S * 1000);
+	task_arm_ms(t, ANSWER_S * 1000);
 	t->step = PRESSED;
 	holder_request(t->vm, json_pack("{s:s}", "op", t->kind), answered, t);
 }
@@ -520,7 +510,7 @@ static void prepared(void *ctx, const char *words)
 	if (store_run(vm->daemon->store, &err,
 	              "UPDATE vms SET prepared = 1 WHERE id = ?", "t",
 	              vm->id) < 0) {
-		fail_with(t, &err);
+		task_fail_error(t, &err);
 		return;
 	}
 	vm->prepared = true;
@@ -575,7 +565,7 @@ static void prepare_begin(struct task *t)
 	free(image);
 	free(folder);
 	if (!t->job)
-		fail_with(t, &err);
+		task_fail_error(t, &err);
 }
 
 static void prepare_changed(struct task *t)
@@ -615,13 +605,12 @@ static void delete_now(struct task *t)
 
 	if (store_run(vm->daemon->store, &err, "DELETE FROM vms WHERE id = ?",
 	              "t", vm->id) < 0) {
-		fail_with(t, &err);
+		task_fail_error(t, &err);
 		return;
 	}
 	vm->deleted = true;
 	loop_timer_cancel(&vm->restart);
-	socket =
-	    xasprintf("%s/machines/%s.sock", vm->daemon->place.runtime, vm->id);
+	socket = vm_socket_path(vm);
 	unlink(socket);
 	free(socket);
 	vm_discard_folder(vm->daemon, vm->id);
@@ -641,7 +630,7 @@ static void delete_changed(struct task *t)
 		          "");
 	} else {
 		say(t->vm, "kill");
-		arm_ms(t, SOON_MS * 5);
+		task_arm_ms(t, SOON_MS * 5);
 	}
 }
 

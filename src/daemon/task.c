@@ -330,10 +330,27 @@ void task_fail(struct task *t, const char *code, const char *words,
 	conclude(t, TASK_FAILED);
 }
 
+void task_fail_error(struct task *t, const struct error *err)
+{
+	task_fail(t, error_code_of(err->code), err->text, err->hint);
+}
+
 void task_cancelled(struct task *t, const char *words)
 {
 	t->error = error_json("cancelled", words, "");
 	conclude(t, TASK_CANCELLED);
+}
+
+void task_arm_ms(struct task *t, u64 ms)
+{
+	loop_timer_arm(&t->timer, loop_now_ns() + ms * NSEC_PER_MSEC);
+}
+
+int task_write_params(struct task *t, struct error *err)
+{
+	return store_run(t->daemon->store, err,
+	                 "UPDATE tasks SET params = ? WHERE id = ?", "ji",
+	                 t->params, t->id);
 }
 
 void task_progress(struct task *t, int percent, const char *words)

@@ -268,6 +268,12 @@ void vm_set_wanted(struct vm *vm, bool wanted)
 		log_error("daemon", "%s: %s", vm->name, err.text);
 }
 
+char *vm_socket_path(const struct vm *vm)
+{
+	return xasprintf("%s/machines/%s.sock", vm->daemon->place.runtime,
+	                 vm->id);
+}
+
 void vm_set_state(struct vm *vm, enum vm_state state)
 {
 	if (vm->state == state)

@@ -3,12 +3,21 @@
 
 #include <stdlib.h>
 
+#include "base/alloc.h"
 #include "base/log.h"
 
 void words_add(struct words *w, char *word)
 {
 	ASSERT(w->count < WORDS_MAX);
 	w->word[w->count++] = word;
+}
+
+void words_add_socket(struct words *w, const struct vm *vm)
+{
+	char *path = vm_socket_path(vm);
+
+	words_add(w, xasprintf("--machine-socket=%s", path));
+	free(path);
 }
 
 struct job *words_start(struct words *w, struct loop *loop, job_fn *done,

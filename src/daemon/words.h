@@ -15,6 +15,8 @@ struct words {
 
 /* Taken over. */
 void words_add(struct words *w, char *word);
+/* The option by which `atoll` finds the machine that runs. */
+void words_add_socket(struct words *w, const struct vm *vm);
 /* job_start(); the words are gone afterwards. */
 struct job *words_start(struct words *w, struct loop *loop, job_fn *done,
                         void *ctx, struct error *err);

@@ -198,15 +198,12 @@ void api_user_patch(struct call *c)
 	json_t *disabled = json_object_get(c->body, "disabled");
 	const char *name = c->params[0];
 	struct user u = { 0 };
+	bool is_disabled;
 	int rc;
 
-	if (!covers(c, name) || !call_known_keys(c, keys) || !read_user(c, &u))
+	if (!covers(c, name) || !call_known_keys(c, keys) ||
+	    !read_user(c, &u) || !field_switch(c, "disabled", &is_disabled))
 		return;
-	if (disabled && !json_is_boolean(disabled)) {
-		call_fail(c, "bad-request",
-		          "disabled is neither true nor false", "");
-		return;
-	}
 	rc = store_run(c->daemon->store, &c->err,
 	               "UPDATE users SET"
 	               " uid = CASE WHEN ?2 THEN ?3 ELSE uid END,"
@@ -216,7 +213,7 @@ void api_user_patch(struct call *c)
 	               " WHERE name = ?1",
 	               "tijitii", name, (s64)(uid != NULL), u.uid,
 	               (s64)(certificate != NULL), u.certificate,
-	               (s64)(disabled != NULL), (s64)json_is_true(disabled));
+	               (s64)(disabled != NULL), (s64)is_disabled);
 	if (!field_written(c, rc, "there is a user of that uid or certificate"))
 		return;
 	reply_user(c, name, 200);

@@ -49,6 +49,19 @@ bool field_text(struct call *c, const char *key, size_t max, const char **text)
 	return false;
 }
 
+bool field_switch(struct call *c, const char *key, bool *on)
+{
+	json_t *value = json_object_get(c->body, key);
+	char words[96];
+
+	*on = json_is_true(value);
+	if (!value || json_is_boolean(value))
+		return true;
+	snprintf(words, sizeof(words), "%s is neither true nor false", key);
+	call_fail(c, "bad-request", words, "");
+	return false;
+}
+
 bool field_written(struct call *c, int rc, const char *there)
 {
 	if (rc == -EEXIST)

@@ -16,6 +16,8 @@ const char *field_name(struct call *c, const char *key);
 /* A text that may be absent, or null, and leaves *text as it is then; false:
  * the call has failed. */
 bool field_text(struct call *c, const char *key, size_t max, const char **text);
+/* True or false; not there: false. false: the call has failed. */
+bool field_switch(struct call *c, const char *key, bool *on);
 /* False: it failed, and so has the call; there: in words, what is there
  * already when a value must be unique. */
 bool field_written(struct call *c, int rc, const char *there);

@@ -155,32 +155,21 @@ void api_backup_delete(struct call *c)
 
 /* ---- restore ---- */
 
-/* What is one machine's alone is made up anew, as for any other. */
+/* Whatever its disks were, their copies are qcow2. */
 static json_t *definition(struct call *c, json_t *head, const char *name,
                           const char *id)
 {
-	json_t *spec = json_deep_copy(json_object_get(head, "spec")), *one;
-	bool image = json_object_get(spec, "image") != NULL;
+	json_t *spec =
+	    backup_new_spec(c->daemon, json_object_get(head, "spec"), name, id);
+	json_t *disk;
 	size_t i;
 
-	json_object_set_new(spec, "name", json_string(name));
 	json_object_set(spec, "project", json_object_get(head, "project"));
-	json_array_foreach(json_object_get(spec, "nics"), i, one)
+	json_array_foreach(json_object_get(spec, "disks"), i, disk)
 	{
-		json_object_del(one, "mac");
-		json_object_del(one, "address");
-	}
-	json_array_foreach(json_object_get(spec, "disks"), i, one)
-	{
-		char *path;
-
-		if (json_is_true(json_object_get(one, "readonly")))
-			continue;
-		path =
-		    backup_restored_disk(c->daemon, id, image, (int)i + image);
-		json_object_set_new(one, "path", json_string(path));
-		json_object_set_new(one, "format", json_string("qcow2"));
-		free(path);
+		if (!json_is_true(json_object_get(disk, "readonly")))
+			json_object_set_new(disk, "format",
+			                    json_string("qcow2"));
 	}
 	return spec;
 }

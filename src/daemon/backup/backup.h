@@ -61,12 +61,20 @@ void backup_restore_begin(struct task *t);
 void backup_restore_changed(struct task *t);
 void backup_restore_cancel(struct task *t);
 /* What a machine of an image boots by is in no disk: the files of a folder
- * that has it get second names in the machine's. */
-int backup_link_boot(const char *folder, const struct vm *vm,
+ * that has it get second names in another. None of these is ever written to.
+ * again: they may be there already. */
+int backup_link_boot(const char *from, const char *to, bool again,
+                     struct error *err) MUST_CHECK;
+/* The same, in the machine's. */
+int backup_give_boot(const char *from, const struct vm *vm,
                      struct error *err) MUST_CHECK;
 /* Where disk n of a machine lies that was restored. */
 char *backup_restored_disk(const struct daemon *d, const char *vm,
                            bool of_image, int disk) MUST_CHECK;
+/* The definition of a new machine, as that one: what is one machine's alone is
+ * made up anew, and disks that are written to lie where restored ones do. */
+json_t *backup_new_spec(const struct daemon *d, json_t *spec, const char *name,
+                        const char *id);
 
 /* The daemon's for policy.c. */
 enum belonging backup_belongs(struct daemon *d, const char *id,

@@ -33,23 +33,58 @@ char *backup_restored_disk(const struct daemon *d, const char *vm, bool image,
 	                       vm, disk);
 }
 
-int backup_link_boot(const char *kept, const struct vm *vm, struct error *err)
+json_t *backup_new_spec(const struct daemon *d, json_t *of, const char *name,
+                        const char *id)
+{
+	json_t *spec = json_deep_copy(of), *one;
+	bool image = json_object_get(spec, "image") != NULL;
+	size_t i;
+
+	json_object_set_new(spec, "name", json_string(name));
+	json_array_foreach(json_object_get(spec, "nics"), i, one)
+	{
+		json_object_del(one, "mac");
+		json_object_del(one, "address");
+	}
+	json_array_foreach(json_object_get(spec, "disks"), i, one)
+	{
+		char *path;
+
+		if (json_is_true(json_object_get(one, "readonly")))
+			continue;
+		path = backup_restored_disk(d, id, image, (int)i + image);
+		json_object_set_new(one, "path", json_string(path));
+		free(path);
+	}
+	return spec;
+}
+
+int backup_link_boot(const char *from_folder, const char *to_folder, bool again,
+                     struct error *err)
 {
 	static const char *const files[] = { "vmlinuz", "initrd",
 		                             "manifest.json" };
-	char *folder = vm_folder_path(vm);
 	int rc = 0;
 
 	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(files); i++) {
-		char *from = xasprintf("%s/%s", kept, files[i]);
-		char *to = xasprintf("%s/%s", folder, files[i]);
+		char *from = xasprintf("%s/%s", from_folder, files[i]);
+		char *to = xasprintf("%s/%s", to_folder, files[i]);
 
-		if (link(from, to) < 0 && errno != EEXIST && errno != ENOENT)
+		if (link(from, to) < 0 && errno != ENOENT &&
+		    !(again && errno == EEXIST))
 			rc = error_set(err, -errno, "%s: %s", to,
 			               strerror(errno));
 		free(from);
 		free(to);
 	}
+	return rc;
+}
+
+int backup_give_boot(const char *kept, const struct vm *vm, struct error *err)
+{
+	char *folder = vm_folder_path(vm);
+	int rc = backup_link_boot(kept, folder, true, err);
+
 	free(folder);
 	return rc;
 }
@@ -58,7 +93,7 @@ static void whole(struct task *t)
 {
 	char *kept = backup_path(t->vm->daemon, backup_of(t), false);
 	struct error err = { 0 };
-	int rc = of_image(t->vm) ? backup_link_boot(kept, t->vm, &err) : 0;
+	int rc = of_image(t->vm) ? backup_give_boot(kept, t->vm, &err) : 0;
 
 	free(kept);
 	if (rc == 0)
@@ -66,7 +101,7 @@ static void whole(struct task *t)
 		               "UPDATE vms SET prepared = 1 WHERE id = ?", "t",
 		               t->vm->id);
 	if (rc < 0) {
-		task_fail(t, error_code_of(rc), err.text, err.hint);
+		task_fail_error(t, &err);
 		return;
 	}
 	t->vm->prepared = true;
@@ -101,8 +136,7 @@ static void next_disk(struct task *t)
 		task_progress(t, MIN(t->step * 20, 90), "copying its disks");
 		t->job = job_start(d->loop, arguments, over, t, &err);
 		if (!t->job)
-			task_fail(t, error_code_of(err.code), err.text,
-			          err.hint);
+			task_fail_error(t, &err);
 		free(from);
 		free(to);
 	}
@@ -114,8 +148,7 @@ static void over(void *ctx, const char *words)
 	struct task *t = ctx;
 
 	t->job = NULL;
-	if (words && strncmp(words, "error: ", 7) == 0)
-		words += 7;
+	words = job_said(words);
 	if (t->cancelling) {
 		task_cancelled(t, "cancelled while its disks were copied");
 	} else if (words) {
@@ -133,7 +166,7 @@ void backup_restore_begin(struct task *t)
 	int folder = vm_folder(t->vm, &err);
 
 	if (folder < 0) {
-		task_fail(t, error_code_of(folder), err.text, err.hint);
+		task_fail_error(t, &err);
 		return;
 	}
 	close(folder);

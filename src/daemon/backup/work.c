@@ -66,26 +66,12 @@ static s64 size_of(const char *path)
 	return stat(path, &st) < 0 ? 0 : (s64)st.st_blocks * 512;
 }
 
-/* What a machine of an image boots by is in no disk. A second name does: none
- * of these is ever written to. */
 static int keep_boot(struct task *t, struct error *err)
 {
-	static const char *const files[] = { "vmlinuz", "initrd",
-		                             "manifest.json" };
 	char *folder = vm_folder_path(t->vm);
 	char *kept = backup_path(t->vm->daemon, id_of(t), true);
-	int rc = 0;
+	int rc = backup_link_boot(folder, kept, false, err);
 
-	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(files); i++) {
-		char *from = xasprintf("%s/%s", folder, files[i]);
-		char *to = xasprintf("%s/%s", kept, files[i]);
-
-		if (link(from, to) < 0 && errno != ENOENT)
-			rc = error_set(err, -errno, "%s: %s", to,
-			               strerror(errno));
-		free(from);
-		free(to);
-	}
 	free(folder);
 	free(kept);
 	return rc;
@@ -137,8 +123,7 @@ static void words_of_running(struct words *w, struct task *t, json_t *head,
 	words_add(w, xstrdup("atoll"));
 	words_add(w, xstrdup("disk"));
 	words_add(w, xstrdup("backup"));
-	words_add(w, xasprintf("--machine-socket=%s/machines/%s.sock",
-	                       d->place.runtime, t->vm->id));
+	words_add_socket(w, t->vm);
 	words_add(w, xasprintf("--machine-disk=%s", text(disk, "path")));
 	words_add(w, xasprintf("--machine-format=%s", format ? format : "raw"));
 	words_add(w, xstrdup("--format=qcow2"));
@@ -352,8 +337,7 @@ static void over(void *ctx, const char *words)
 	json_t *head = backup_head(t->vm->daemon, id_of(t), true);
 
 	t->job = NULL;
-	if (words && strncmp(words, "error: ", 7) == 0)
-		words += 7;
+	words = job_said(words);
 	if (t->cancelling) {
 		tidy(t);
 		task_cancelled(t, "cancelled; nothing was kept");

@@ -117,15 +117,15 @@ void api_image_get(struct call *c)
 		field_none(c, "image", c->params[0]);
 }
 
-/* NULL: to everybody. */
-static int give_to(struct call *c, const char *name, const char *project)
+int image_give(struct daemon *d, const char *name, const char *project,
+               struct error *err)
 {
 	int rc =
-	    store_run(c->daemon->store, &c->err,
+	    store_run(d->store, err,
 	              "DELETE FROM image_projects WHERE name = ?", "t", name);
 
 	if (rc == 0 && project)
-		rc = store_run(c->daemon->store, &c->err,
+		rc = store_run(d->store, err,
 		               "INSERT INTO image_projects(name, project)"
 		               " VALUES(?, ?)",
 		               "tt", name, project);
@@ -157,7 +157,7 @@ void api_image_patch(struct call *c)
 		if (!to)
 			return;
 	}
-	rc = give_to(c, name, to);
+	rc = image_give(c->daemon, name, to, &c->err);
 	if (rc < 0) {
 		call_fail_error(c, rc);
 		return;
@@ -186,6 +186,17 @@ static bool name_valid(const char *name)
 	       name[0] != '-' &&
 	       strspn(name, "abcdefghijklmnopqrstuvwxyz"
 	                    "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:") == size;
+}
+
+/* What the body calls it. */
+static bool said_name(struct call *c, const char **name)
+{
+	*name = json_string_value(json_object_get(c->body, "name"));
+	if (*name && name_valid(*name))
+		return true;
+	call_fail(c, "bad-request",
+	          "name is not letters, digits and .-_:, as debian:12", "");
+	return false;
 }
 
 /* The lock of the store; -1, and the call has failed. Nobody waits for an
@@ -260,7 +271,8 @@ static void tag(struct call *c, const char *name, bool force)
 		call_fail(c, "conflict", words,
 		          "with force it loses the name, if it is yours");
 	} else {
-		rc = give_to(c, name, of_one ? project : NULL);
+		rc = image_give(c->daemon, name, of_one ? project : NULL,
+		                &c->err);
 		if (rc == 0)
 			rc = set_name(c->daemon, name, folder, &c->err);
 		if (rc < 0) {
@@ -277,27 +289,17 @@ static void tag(struct call *c, const char *name, bool force)
 void api_image_tag(struct call *c)
 {
 	static const char *const keys[] = { "name", "force", NULL };
-	json_t *force = json_object_get(c->body, "force");
-	const char *name = json_string_value(json_object_get(c->body, "name"));
+	const char *name;
+	bool force;
 	int lock;
 
-	if (!call_known_keys(c, keys))
+	if (!call_known_keys(c, keys) || !said_name(c, &name) ||
+	    !field_switch(c, "force", &force))
 		return;
-	if (!name || !name_valid(name)) {
-		call_fail(c, "bad-request",
-		          "name is not letters, digits and .-_:, as debian:12",
-		          "");
-		return;
-	}
-	if (force && !json_is_boolean(force)) {
-		call_fail(c, "bad-request", "force is neither true nor false",
-		          "");
-		return;
-	}
 	lock = lock_store(c);
 	if (lock < 0)
 		return;
-	tag(c, name, json_is_true(force));
+	tag(c, name, force);
 	close(lock);
 }
 
@@ -339,11 +341,8 @@ static void removed(void *ctx, const char *words)
 	struct removal *r = ctx;
 	struct error err = { 0 };
 
-	if (words && strncmp(words, "error: ", 7) == 0)
-		words += 7;
-	if (!words && store_run(r->daemon->store, &err,
-	                        "DELETE FROM image_projects WHERE name = ?",
-	                        "t", r->name) < 0)
+	words = job_said(words);
+	if (!words && image_give(r->daemon, r->name, NULL, &err) < 0)
 		words = err.text;
 	if (words)
 		api_reply_error(r->http, "conflict", words);
@@ -372,7 +371,7 @@ static void remove_image(struct call *c)
 static void drop_name(struct call *c)
 {
 	char *path = name_path(c->daemon, c->params[0]);
-	int rc = give_to(c, c->params[0], NULL);
+	int rc = image_give(c->daemon, c->params[0], NULL, &c->err);
 
 	if (rc == 0 && unlink(path) < 0)
 		rc =
@@ -404,29 +403,11 @@ void api_image_delete(struct call *c)
 
 /* ---- what takes a while ---- */
 
-static void enqueue(struct call *c, void *ctx)
-{
-	(void)c;
-	task_enqueue(ctx);
-}
-
-static void drop(void *ctx)
-{
-	task_free(ctx);
-}
-
 static void image_task(struct call *c, const char *kind, json_t *params,
                        const char *project)
 {
-	struct task *t = task_new_image(c->daemon, kind, params, c->caller.name,
-	                                project ? project : "", &c->err);
-
-	call_task_answer(c, t);
-	if (!t)
-		return;
-	c->apply = enqueue;
-	c->drop = drop;
-	c->ctx = t;
+	call_enqueue(c, task_new_image(c->daemon, kind, params, c->caller.name,
+	                               project ? project : "", &c->err));
 }
 
 /* A text of the body; with path, a path of the host. Not there: NULL, and that
@@ -457,21 +438,12 @@ static bool text_of(struct call *c, const char *key, bool path, json_t *to)
  * force. */
 static bool new_name(struct call *c, json_t *params)
 {
-	const char *name = json_string_value(json_object_get(c->body, "name"));
-	json_t *force = json_object_get(c->body, "force");
+	const char *name;
+	bool force;
 
-	if (!name || !name_valid(name)) {
-		call_fail(c, "bad-request",
-		          "name is not letters, digits and .-_:, as debian:12",
-		          "");
+	if (!said_name(c, &name) || !field_switch(c, "force", &force))
 		return false;
-	}
-	if (force && !json_is_boolean(force)) {
-		call_fail(c, "bad-request", "force is neither true nor false",
-		          "");
-		return false;
-	}
-	if (image_exists(c->daemon, name) && !json_is_true(force)) {
+	if (image_exists(c->daemon, name) && !force) {
 		call_fail(c, "conflict",
 		          "there is an image of that name "
 		          "already",
@@ -520,8 +492,8 @@ void api_image_create(struct call *c)
 		                            "project", "force",   "build",
 		                            "size",    NULL };
 	json_t *params = json_object();
-	json_t *build = json_object_get(c->body, "build");
 	const char *project = NULL;
+	bool build;
 
 	if (!call_known_keys(c, keys) || !new_name(c, params) ||
 	    !text_of(c, "path", true, params) ||
@@ -530,19 +502,12 @@ void api_image_create(struct call *c)
 	    !text_of(c, "cmdline", false, params) ||
 	    !text_of(c, "format", false, params) ||
 	    !text_of(c, "size", false, params) ||
-	    !project_of(c, params, &project)) {
+	    !project_of(c, params, &project) ||
+	    !field_switch(c, "build", &build) || !says_enough(c, build))
 		json_decref(params);
-	} else if (build && !json_is_boolean(build)) {
-		call_fail(c, "bad-request", "build is neither true nor false",
-		          "");
-		json_decref(params);
-	} else if (!says_enough(c, json_is_true(build))) {
-		json_decref(params);
-	} else {
-		image_task(c,
-		           json_is_true(build) ? "image-build" : "image-import",
-		           params, project);
-	}
+	else
+		image_task(c, build ? "image-build" : "image-import", params,
+		           project);
 }
 
 void api_image_export(struct call *c)

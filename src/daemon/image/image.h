@@ -10,11 +10,16 @@
 
 struct call;
 struct daemon;
+struct error;
 struct task;
 
 /* Does it belong to a project? */
 bool image_project(struct daemon *d, const char *name,
                    char project[PROJECT_SIZE]);
+
+/* It belongs to that project from now on; NULL: to everybody. */
+int image_give(struct daemon *d, const char *name, const char *project,
+               struct error *err) MUST_CHECK;
 
 void api_image_create(struct call *c);
 void api_image_export(struct call *c);

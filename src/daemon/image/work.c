@@ -13,7 +13,6 @@
 #include "base/alloc.h"
 #include "daemon/api.h"
 #include "daemon/image/image.h"
-#include "daemon/store.h"
 #include "daemon/words.h"
 
 static const char *text(const struct task *t, const char *key)
@@ -27,22 +26,6 @@ static void add_option(struct words *w, const struct task *t, const char *key)
 		words_add(w, xasprintf("--%s=%s", key, text(t, key)));
 }
 
-/* Whose it is from now on. */
-static int give(struct task *t, struct error *err)
-{
-	const char *name = text(t, "name"), *project = text(t, "project");
-	int rc =
-	    store_run(t->daemon->store, err,
-	              "DELETE FROM image_projects WHERE name = ?", "t", name);
-
-	if (rc == 0 && project)
-		rc = store_run(t->daemon->store, err,
-		               "INSERT INTO image_projects(name, project)"
-		               " VALUES(?, ?)",
-		               "tt", name, project);
-	return rc;
-}
-
 static void over(void *ctx, const char *words)
 {
 	struct task *t = ctx;
@@ -50,16 +33,16 @@ static void over(void *ctx, const char *words)
 	bool made = strcmp(t->kind, "image-export") != 0;
 
 	t->job = NULL;
-	if (words && strncmp(words, "error: ", 7) == 0)
-		words += 7;
+	words = job_said(words);
 	if (words && t->cancelling)
 		task_cancelled(t, "cancelled; nothing was kept");
 	else if (words)
 		task_fail(
 		    t, strstr(words, strerror(ENOSPC)) ? "storage" : "conflict",
 		    words, "");
-	else if (made && give(t, &err) < 0)
-		task_fail(t, error_code_of(err.code), err.text, err.hint);
+	else if (made && image_give(t->daemon, text(t, "name"),
+	                            text(t, "project"), &err) < 0)
+		task_fail_error(t, &err);
 	else
 		task_succeed(t, json_pack("{s:s}", "image", text(t, "name")));
 }
@@ -70,7 +53,7 @@ static void start(struct task *t, struct words *w)
 
 	t->job = words_start(w, t->daemon->loop, over, t, &err);
 	if (!t->job)
-		task_fail(t, error_code_of(err.code), err.text, err.hint);
+		task_fail_error(t, &err);
 }
 
 static void begin_words(struct words *w, const char *verb)

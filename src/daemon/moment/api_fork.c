@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "daemon/access/fields.h"
 #include "daemon/access/quota.h"
 #include "daemon/api.h"
 #include "daemon/backup/backup.h"
@@ -58,35 +59,19 @@ static json_t *names_of(struct call *c, const struct vm *vm)
 	return names;
 }
 
-/* Cards get addresses of their own, and disks that are written to files of
- * their own. */
+/* Ports of the host are not shared. */
 static json_t *definition(struct call *c, const struct vm *vm, const char *name,
                           const char *id, bool disposable)
 {
-	json_t *spec = json_deep_copy(vm->spec), *one;
-	bool image = json_object_get(spec, "image") != NULL;
+	json_t *spec = backup_new_spec(c->daemon, vm->spec, name, id), *nic;
 	size_t i;
 
-	json_object_set_new(spec, "name", json_string(name));
 	json_object_set_new(spec, "disposable", json_boolean(disposable));
 	json_object_set_new(spec, "autostart",
 	                    json_pack("{s:b, s:i}", "enabled", 0, "order", 0));
-	json_array_foreach(json_object_get(spec, "nics"), i, one)
+	json_array_foreach(json_object_get(spec, "nics"), i, nic)
 	{
-		json_object_del(one, "mac");
-		json_object_del(one, "address");
-		json_object_set_new(one, "publish", json_array());
-	}
-	json_array_foreach(json_object_get(spec, "disks"), i, one)
-	{
-		char *path;
-
-		if (json_is_true(json_object_get(one, "readonly")))
-			continue;
-		path =
-		    backup_restored_disk(c->daemon, id, image, (int)i + image);
-		json_object_set_new(one, "path", json_string(path));
-		free(path);
+		json_object_set_new(nic, "publish", json_array());
 	}
 	return spec;
 }
@@ -209,19 +194,15 @@ void api_vm_fork(struct call *c)
 	static const char *const keys[] = { "count", "name", "names",
 		                            "disposable", NULL };
 	struct vm *vm = call_vm(c);
-	json_t *disposable, *names;
+	bool disposable;
+	json_t *names;
 
-	if (!vm || !call_match(c, vm->revision) || !call_known_keys(c, keys))
+	if (!vm || !call_match(c, vm->revision) || !call_known_keys(c, keys) ||
+	    !field_switch(c, "disposable", &disposable))
 		return;
-	disposable = json_object_get(c->body, "disposable");
-	if (disposable && !json_is_boolean(disposable)) {
-		call_fail(c, "bad-request",
-		          "disposable is neither true nor false", "");
-		return;
-	}
 	names = names_of(c, vm);
 	if (names && can_fork(c, vm) &&
 	    quota_allows_copies(c, vm, (unsigned)json_array_size(names)))
-		make_all(c, vm, names, json_is_true(disposable));
+		make_all(c, vm, names, disposable);
 	json_decref(names);
 }

@@ -82,19 +82,6 @@ static bool name_free(struct call *c, const struct vm *vm, const char *name)
 	return false;
 }
 
-static bool switch_of(struct call *c, const char *key, bool *on)
-{
-	json_t *value = json_object_get(c->body, key);
-	char words[96];
-
-	*on = json_is_true(value);
-	if (!value || json_is_boolean(value))
-		return true;
-	snprintf(words, sizeof(words), "%s is neither true nor false", key);
-	call_fail(c, "bad-request", words, "");
-	return false;
-}
-
 /* The time, unless the body says another. */
 static bool name_of(struct call *c, char *name, size_t size)
 {
@@ -129,7 +116,7 @@ void api_moment_create(struct call *c)
 	if (!vm || !call_match(c, vm->revision) || !call_known_keys(c, keys) ||
 	    !name_of(c, name, sizeof(name)) ||
 	    !field_text(c, "description", DESCRIPTION_MAX, &description) ||
-	    !switch_of(c, "fast", &fast) || !name_free(c, vm, name))
+	    !field_switch(c, "fast", &fast) || !name_free(c, vm, name))
 		return;
 	if (!vm_is_up(vm) && !vm->queue) {
 		call_fail(c, "conflict", "the machine does not run",
@@ -158,7 +145,8 @@ void api_moment_revert(struct call *c)
 	if (!found)
 		return;
 	if (call_match(c, vm->revision) && call_known_keys(c, keys) &&
-	    switch_of(c, "force", &force) && switch_of(c, "start", &start)) {
+	    field_switch(c, "force", &force) &&
+	    field_switch(c, "start", &start)) {
 		rc = saved_fits(vm, found, &c->err);
 		if (rc < 0)
 			call_fail_error(c, rc);
@@ -194,7 +182,7 @@ void api_vm_suspend(struct call *c)
 	bool fast;
 
 	if (!vm || !call_match(c, vm->revision) || !call_known_keys(c, keys) ||
-	    !switch_of(c, "fast", &fast))
+	    !field_switch(c, "fast", &fast))
 		return;
 	if (json_is_true(json_object_get(vm->spec, "disposable"))) {
 		call_fail(c, "conflict",
@@ -221,8 +209,7 @@ static void compared(void *ctx, const char *words)
 	json_t *told = NULL;
 	struct stat st;
 
-	if (words && strncmp(words, "error: ", 7) == 0)
-		words += 7;
+	words = job_said(words);
 	if (!words && (fstat(d->out, &st) < 0 || st.st_size > DIFF_MAX))
 		words = "too much differs to be told";
 	if (!words && lseek(d->out, 0, SEEK_SET) == 0)

@@ -46,16 +46,6 @@ static struct vm *copy_vm(const struct task *t, json_t *copy)
 	return id ? vm_find(t->vm->daemon, id) : NULL;
 }
 
-static void arm(struct task *t)
-{
-	loop_timer_arm(&t->timer, loop_now_ns() + TICK_MS * NSEC_PER_MSEC);
-}
-
-static void fail_with(struct task *t, const struct error *err)
-{
-	task_fail(t, error_code_of(err->code), err->text, err->hint);
-}
-
 static char *document_path(const struct task *t)
 {
 	char *folder = vm_folder_path(t->vm);
@@ -115,7 +105,7 @@ static int prepare(struct task *t, struct vm *vm, const char **code,
 	if (folder >= 0)
 		close(folder);
 	if (rc == 0 && json_object_get(vm->spec, "image"))
-		rc = backup_link_boot(from, vm, err);
+		rc = backup_give_boot(from, vm, err);
 	free(from);
 	if (rc == 0) {
 		rc = limits_admit(vm, err);
@@ -148,16 +138,10 @@ static json_t *paths_of(struct vm *vm, struct error *err)
 	return list;
 }
 
-static char *socket_of(const struct vm *vm)
-{
-	return xasprintf("%s/machines/%s.sock", vm->daemon->place.runtime,
-	                 vm->id);
-}
-
 /* What a machine's part of the document has in common. */
 static json_t *place_of(const struct vm *vm)
 {
-	char *folder = vm_folder_path(vm), *at = socket_of(vm);
+	char *folder = vm_folder_path(vm), *at = vm_socket_path(vm);
 	json_t *o = json_pack("{s:s, s:s, s:s}", "name", vm->name, "folder",
 	                      folder, "socket", at);
 
@@ -211,9 +195,7 @@ static void forked(void *ctx, const char *words)
 	if (words && t->cancelling) {
 		task_cancelled(t, "cancelled; there are no copies");
 	} else if (words) {
-		if (strncmp(words, "error: ", 7) == 0)
-			words += 7;
-		task_fail(t, "conflict", words, "");
+		task_fail(t, "conflict", job_said(words), "");
 	} else {
 		take_figures(t);
 		t->step = ARRIVING;
@@ -239,16 +221,14 @@ static void start(struct task *t, json_t *document)
 	free(word);
 	free(path);
 	if (!t->job)
-		fail_with(t, &err);
+		task_fail_error(t, &err);
 }
 
 /* From here on an earlier daemon's work is looked for, not begun again. */
 static int note_begun(struct task *t, struct error *err)
 {
 	json_object_set_new(t->params, "begun", json_true());
-	return store_run(t->vm->daemon->store, err,
-	                 "UPDATE tasks SET params = ? WHERE id = ?", "ji",
-	                 t->params, t->id);
+	return task_write_params(t, err);
 }
 
 static void begin_now(struct task *t)
@@ -279,7 +259,7 @@ void fork_begin(struct task *t)
 		t->step = ARRIVING;
 		fork_changed(t);
 	} else if (vm->state == VM_STARTING) {
-		arm(t);
+		task_arm_ms(t, TICK_MS);
 	} else if (!vm_is_up(vm)) {
 		task_fail(t, "conflict", "the machine does not run",
 		          "start it first");
@@ -343,7 +323,7 @@ void fork_changed(struct task *t)
 		          "not all copies came to be",
 		          "those that did are there");
 	else
-		arm(t);
+		task_arm_ms(t, TICK_MS);
 }
 
 void fork_cancel(struct task *t)

@@ -30,16 +30,6 @@ static bool is_set(const struct task *t, const char *key)
 	return json_is_true(json_object_get(t->params, key));
 }
 
-static void arm(struct task *t)
-{
-	loop_timer_arm(&t->timer, loop_now_ns() + TICK_MS * NSEC_PER_MSEC);
-}
-
-static void fail_with(struct task *t, const struct error *err)
-{
-	task_fail(t, error_code_of(err->code), err->text, err->hint);
-}
-
 /* What a process of ours said on its way out. */
 static void fail_of(struct task *t, const char *words)
 {
@@ -49,9 +39,7 @@ static void fail_of(struct task *t, const char *words)
 	for (size_t i = 0; i < ARRAY_SIZE(full); i++)
 		if (strstr(words, strerror(full[i])))
 			code = "storage";
-	if (strncmp(words, "error: ", 7) == 0)
-		words += 7;
-	task_fail(t, code, words, "");
+	task_fail(t, code, job_said(words), "");
 }
 
 /* atoll NOUN VERB with the machine's own place; more follows. */
@@ -65,8 +53,7 @@ static void begin_words(struct words *w, const struct task *t, const char *noun,
 	if (verb)
 		words_add(w, xstrdup(verb));
 	words_add(w, xasprintf("--machine-folder=%s", folder));
-	words_add(w, xasprintf("--machine-socket=%s/machines/%s.sock",
-	                       t->vm->daemon->place.runtime, t->vm->id));
+	words_add_socket(w, t->vm);
 	free(folder);
 }
 
@@ -77,7 +64,7 @@ static void start(struct task *t, struct words *w, job_fn *over)
 
 	t->job = words_start(w, t->vm->daemon->loop, over, t, &err);
 	if (!t->job)
-		fail_with(t, &err);
+		task_fail_error(t, &err);
 }
 
 void moment_cancel(struct task *t)
@@ -86,7 +73,7 @@ void moment_cancel(struct task *t)
 	if (t->job)
 		job_end(t->job);
 	else if (t->step == IN_DOUBT || t->step == PUT_BACK)
-		arm(t);
+		task_arm_ms(t, TICK_MS);
 	else if (t->step == STARTING)
 		operate_start_changed(t);
 	else
@@ -122,7 +109,7 @@ static void created(void *ctx, const char *words)
 static bool is_ready(struct task *t)
 {
 	if (t->vm->state == VM_STARTING) {
-		arm(t);
+		task_arm_ms(t, TICK_MS);
 		return false;
 	}
 	if (vm_is_up(t->vm))
@@ -173,10 +160,8 @@ static void note_put_back(struct task *t)
 	struct error err = { 0 };
 
 	json_object_set_new(t->params, "put_back", json_true());
-	if (store_run(t->vm->daemon->store, &err,
-	              "UPDATE tasks SET params = ? WHERE id = ?", "ji",
-	              t->params, t->id) < 0)
-		fail_with(t, &err);
+	if (task_write_params(t, &err) < 0)
+		task_fail_error(t, &err);
 	else if (is_set(t, "start")) {
 		t->step = STARTING;
 		operate_start_begin(t);
@@ -210,7 +195,7 @@ static void put_it_back(struct task *t)
 
 	json_decref(then);
 	if (rc < 0) {
-		fail_with(t, &err);
+		task_fail_error(t, &err);
 		return;
 	}
 	t->step = PUT_BACK;
@@ -243,7 +228,7 @@ void moment_revert_changed(struct task *t)
 		vm_set_wanted(vm, false);
 		holder_request(vm, json_pack("{s:s}", "op", "kill"), NULL,
 		               NULL);
-		arm(t);
+		task_arm_ms(t, TICK_MS);
 	}
 }
 
@@ -355,7 +340,7 @@ void moment_suspend_changed(struct task *t)
 			          "the machine ended before it was saved",
 			          "its last end says why");
 	} else if (loop_now_ns() < t->deadline_ns) {
-		arm(t);
+		task_arm_ms(t, TICK_MS);
 	} else if (t->step == IN_DOUBT) {
 		fail_in_doubt(t);
 	} else {
