@@ -99,9 +99,9 @@ static json_t *call(struct remote *r, char *path, json_t *body, int *code)
 	return reply;
 }
 
-static int create_one(struct remote *r, const struct wishes *w,
-                      const char *name)
+static int create_one(struct remote *r, void *ctx, const char *name)
 {
+	const struct wishes *w = ctx;
 	char *vm = resource_path("/v1/vms", name);
 	char *path = xasprintf("%s/backups", vm);
 	json_t *task, *body = json_pack("{s:s*}", "kind", w->kind);
@@ -136,24 +136,9 @@ static int backup_create(int argc, char **argv)
 	int code = remote_open(&r, "atoll backup create NAME... [OPTION]...",
 	                       "Copy what the disks of machines hold now.",
 	                       specs, argc, argv);
-	json_t *names, *name;
-	size_t i, failed = 0;
-	int last = CODE_OK;
 
-	if (code >= 0) {
-		remote_close(&r);
-		return code;
-	}
-	names = remote_machines(&r, &code);
-	json_array_foreach(names, i, name)
-	{
-		code = create_one(&r, &w, json_string_value(name));
-		failed += code != CODE_OK;
-		last = code ? code : last;
-	}
-	if (names)
-		code = remote_sum(json_array_size(names), failed, last);
-	json_decref(names);
+	if (code < 0)
+		code = remote_each_machine(&r, create_one, &w);
 	remote_close(&r);
 	return code;
 }

@@ -160,22 +160,9 @@ static const struct column columns[] = {
 	{ NULL },
 };
 
-static int show(struct remote *r, const char *path)
+static int do_one(struct remote *r, void *ctx, const char *name)
 {
-	int code = CODE_OK;
-	json_t *one = remote_get(r, path, &code), *list;
-
-	if (!one)
-		return code;
-	list = json_pack("[O]", one);
-	remote_print(r, one, list, columns);
-	json_decref(list);
-	json_decref(one);
-	return code;
-}
-
-static int do_one(struct remote *r, const struct wishes *w, const char *name)
-{
+	const struct wishes *w = ctx;
 	char *vm = resource_path("/v1/vms", name);
 	char *path = xasprintf("%s/backup-schedule", vm);
 	int code;
@@ -186,27 +173,9 @@ static int do_one(struct remote *r, const struct wishes *w, const char *name)
 		code =
 		    resource_call(r, "PUT", path, json_incref(w->body), NULL);
 	else
-		code = show(r, path);
+		code = remote_show(r, path, columns);
 	free(path);
 	free(vm);
-	return code;
-}
-
-static int do_all(struct remote *r, const struct wishes *w)
-{
-	int code = CODE_OK, last = CODE_OK;
-	json_t *names = remote_machines(r, &code), *name;
-	size_t i, failed = 0;
-
-	json_array_foreach(names, i, name)
-	{
-		code = do_one(r, w, json_string_value(name));
-		failed += code != CODE_OK;
-		last = code ? code : last;
-	}
-	if (names)
-		code = remote_sum(json_array_size(names), failed, last);
-	json_decref(names);
 	return code;
 }
 
@@ -246,7 +215,7 @@ int backup_schedule(int argc, char **argv)
 		code = remote_list(&r, "/v1/backup-schedules", "schedules",
 		                   columns);
 	if (code < 0)
-		code = do_all(&r, &w);
+		code = remote_each_machine(&r, do_one, &w);
 	json_decref(w.body);
 	remote_close(&r);
 	return code;

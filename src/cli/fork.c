@@ -43,7 +43,7 @@ struct forking {
 	struct fork_copy *copies;
 	struct fork_disks disks;
 	char moment[17];
-	int sock, watch;
+	int sock;
 	u64 asked_ns;
 };
 
@@ -85,7 +85,8 @@ static int one(void *ctx, int id, const char *value, struct error *err)
 
 /* ---- the moment ---- */
 
-int fork_make_readonly(struct fork_source *s, struct error *err)
+/* Copies are not to be trusted with each other's memory. */
+static int make_readonly(struct fork_source *s, struct error *err)
 {
 	for (size_t i = 0; i < s->count; i++) {
 		char path[64];
@@ -102,37 +103,27 @@ int fork_make_readonly(struct fork_source *s, struct error *err)
 	return 0;
 }
 
-static json_t *ask_message(struct forking *f, int *fds, size_t *count)
+int fork_ask(struct fork_source *s, int sock, struct fork_disks *d,
+             struct error *err)
 {
-	fds[0] = f->source.state;
-	fds[1] = f->watch;
-	*count = 2;
-	return json_pack("{s:s,s:i,s:i,s:o}", "op", "fork", "file", 0, "watch",
-	                 1, "disks", fork_disks_message(&f->disks, fds, count));
-}
-
-static int ask(struct forking *f, struct error *err)
-{
-	struct fork_source *s = &f->source;
 	int fds[CONTROL_FDS_MAX], pair[2], rc;
 	json_t *message;
-	size_t count;
+	size_t count = 2;
 
 	s->state = memfd_create("state", MFD_CLOEXEC);
 	if (s->state < 0 || pipe2(pair, O_CLOEXEC) < 0)
 		return error_set(err, -errno, "cannot make a file: %s",
 		                 strerror(errno));
-	f->watch = pair[0];
 	s->hold = pair[1];
-	message = ask_message(f, fds, &count);
-	f->asked_ns = loop_now_ns();
-	rc = saved_request(f->sock, message, fds, count, &s->answer, s->fds,
+	fds[0] = s->state;
+	fds[1] = pair[0];
+	message =
+	    json_pack("{s:s,s:i,s:i,s:o}", "op", "fork", "file", 0, "watch", 1,
+	              "disks", fork_disks_message(d, fds, &count));
+	rc = saved_request(sock, message, fds, count, &s->answer, s->fds,
 	                   &s->count, err);
-	close(f->watch);
-	f->watch = -1;
-	if (rc == 0)
-		rc = fork_make_readonly(s, err);
-	return rc < 0 ? rc : fork_disks_below(&f->disks, s, err);
+	close(pair[0]);
+	return rc == 0 ? make_readonly(s, err) : rc;
 }
 
 /* ---- copies ---- */
@@ -244,29 +235,33 @@ static int fork_all(struct forking *f, struct error *err)
 	rc = fork_new_moment(f->moment, err);
 	if (rc == 0)
 		rc = prepare_all(f, err);
+	f->asked_ns = loop_now_ns();
 	if (rc == 0)
-		rc = ask(f, err);
+		rc = fork_ask(&f->source, f->sock, &f->disks, err);
+	if (rc == 0)
+		rc = fork_disks_below(&f->disks, &f->source, err);
 	return rc == 0 ? start_all(f, err) : rc;
 }
 
-static void source_fini(struct forking *f)
+void fork_source_fini(struct fork_source *s)
 {
-	struct fork_source *s = &f->source;
-
 	for (size_t i = 0; i < s->count; i++)
 		close(s->fds[i]);
-	s->count = 0;
 	if (s->state >= 0)
 		close(s->state);
 	if (s->hold >= 0)
 		close(s->hold);
-	s->state = s->hold = -1;
+	json_decref(s->answer);
+	*s = (struct fork_source){ .state = -1, .hold = -1 };
+}
+
+static void asked_fini(struct forking *f)
+{
+	fork_source_fini(&f->source);
 	fork_disks_fini(&f->disks);
 	if (f->sock >= 0)
 		close(f->sock);
 	f->sock = -1;
-	json_decref(s->answer);
-	s->answer = NULL;
 }
 
 /* ---- the two processes ---- */
@@ -312,7 +307,6 @@ static void hold(const struct wish *w, int tell)
 {
 	struct forking f = { .wish = w,
 		             .sock = -1,
-		             .watch = -1,
 		             .source = { .state = -1, .hold = -1 } };
 	struct error err = { 0 };
 	unsigned count = (unsigned)w->count;
@@ -330,7 +324,7 @@ static void hold(const struct wish *w, int tell)
 	send_words(tell, rc < 0 ? json_pack("{s:i,s:s,s:s}", "code", err.code,
 	                                    "error", err.text, "hint", err.hint)
 	                        : report(&f));
-	source_fini(&f);
+	asked_fini(&f);
 	close(tell);
 	if (rc == 0)
 		fork_hold(f.copies, count, w->remove);

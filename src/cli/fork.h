@@ -39,6 +39,8 @@ struct fork_source {
 	json_t *origin;
 };
 
+struct fork_disks;
+
 struct fork_copy {
 	char *name;
 	struct named named;
@@ -56,9 +58,11 @@ struct fork_copy {
 
 /* ---- fork.c ---- */
 
-/* The same files, but not to be written to: copies are not to be trusted with
- * each other's memory. */
-int fork_make_readonly(struct fork_source *s, struct error *err) MUST_CHECK;
+/* The machine behind sock, of which all is ready, is asked for its moment; its
+ * files come open for reading alone. */
+int fork_ask(struct fork_source *s, int sock, struct fork_disks *d,
+             struct error *err) MUST_CHECK;
+void fork_source_fini(struct fork_source *s);
 /* Descriptors of a hundred machines are more than a shell allows. */
 void fork_allow_files(void);
 /* A name for it. */
@@ -99,6 +103,7 @@ struct fork_disks {
 	int overlays[RUN_DISKS_MAX + 1]; /* the machine's own */
 };
 
+void fork_disks_init(struct fork_disks *d, const char *moment);
 int fork_disks_list(struct fork_disks *d, int sock, const char *machine,
                     const char *moment, struct error *err) MUST_CHECK;
 /* A copy's: of each disk an empty file without a name. */

@@ -34,13 +34,6 @@ static bool is_readonly(json_t *disk)
 	return json_is_true(json_object_get(disk, "readonly"));
 }
 
-static const char *text_of(json_t *o, const char *key)
-{
-	const char *text = json_string_value(json_object_get(o, key));
-
-	return text ? text : "";
-}
-
 char *fork_base_name(json_t *disk, const char *moment)
 {
 	return xasprintf(
@@ -76,7 +69,7 @@ char *fork_kept_name(const char *path, const char *moment)
 static int find_path(struct fork_disks *d, struct fork_path *p, json_t *disk,
                      const char *machine, const char *cwd, struct error *err)
 {
-	const char *name = text_of(disk, "path");
+	const char *name = saved_text(disk, "path");
 	char *whole = name[0] == '/' || !cwd ? xstrdup(name)
 	                                     : xasprintf("%s/%s", cwd, name);
 	struct stat st;
@@ -91,10 +84,17 @@ static int find_path(struct fork_disks *d, struct fork_path *p, json_t *disk,
 		return refuse(machine, name, "not to be found", err);
 	if (!S_ISREG(st.st_mode))
 		return refuse(machine, name, "not a file", err);
-	if (strcmp(text_of(disk, "format"), "qcow2") != 0)
+	if (strcmp(saved_text(disk, "format"), "qcow2") != 0)
 		return refuse(machine, name, "not a qcow2 image", err);
 	p->kept = fork_kept_name(p->path, d->moment);
 	return 0;
+}
+
+void fork_disks_init(struct fork_disks *d, const char *moment)
+{
+	*d = (struct fork_disks){ .list = json_array(), .moment = moment };
+	for (size_t i = 0; i < ARRAY_SIZE(d->overlays); i++)
+		d->overlays[i] = -1;
 }
 
 int fork_disks_list(struct fork_disks *d, int sock, const char *machine,
@@ -105,9 +105,7 @@ int fork_disks_list(struct fork_disks *d, int sock, const char *machine,
 	const char *cwd = NULL;
 	size_t count = 0, i;
 
-	*d = (struct fork_disks){ .list = json_array(), .moment = moment };
-	for (i = 0; i < ARRAY_SIZE(d->overlays); i++)
-		d->overlays[i] = -1;
+	fork_disks_init(d, moment);
 	rc = saved_request(sock, json_pack("{s:s}", "op", "status"), NULL, 0,
 	                   &status, fds, &count, err);
 	if (rc == 0)
@@ -143,7 +141,7 @@ int fork_overlay_create(const char *path, const char *base, json_t *disk,
 		.size = (u64)json_integer_value(json_object_get(disk, "bytes")),
 		.replace = true,
 		.backing = base,
-		.backing_format = text_of(disk, "format")
+		.backing_format = saved_text(disk, "format")
 	};
 	int fd, rc = image_create(&how, err);
 

@@ -48,13 +48,6 @@ struct kept {
 	size_t below_count;
 };
 
-static const char *text_of(json_t *o, const char *key)
-{
-	const char *text = json_string_value(json_object_get(o, key));
-
-	return text ? text : "";
-}
-
 /* ---- the machine's disks ---- */
 
 static bool is_in(const char *path, const char *folder)
@@ -69,12 +62,12 @@ static int add_disk(struct kept *k, json_t *known, int number, json_t *said,
                     struct error *err)
 {
 	struct fork_disks *d = &k->disks;
-	const char *path = text_of(known, "path");
+	const char *path = saved_text(known, "path");
 	struct fork_path *p = &d->paths[d->count];
 
 	if (d->count == ARRAY_SIZE(d->paths))
 		return error_set(err, -E2BIG, "the machine has too many disks");
-	if (strcmp(text_of(known, "format"), "qcow2") != 0) {
+	if (strcmp(saved_text(known, "format"), "qcow2") != 0) {
 		error_set(err, -ENOTSUP,
 		          "the machine writes to %s, which is no qcow2 image: "
 		          "copies can't share it",
@@ -101,10 +94,7 @@ static int list_disks(struct kept *k, struct error *err)
 	int fds[CONTROL_FDS_MAX], rc;
 	size_t count = 0, i;
 
-	k->disks =
-	    (struct fork_disks){ .list = json_array(), .moment = k->moment };
-	for (i = 0; i < ARRAY_SIZE(k->disks.overlays); i++)
-		k->disks.overlays[i] = -1;
+	fork_disks_init(&k->disks, k->moment);
 	rc = snapshot_definition(k->sock, &definition, err);
 	if (rc == 0)
 		rc = saved_request(k->sock, json_pack("{s:s}", "op", "disks"),
@@ -178,7 +168,7 @@ static int share_file(struct kept *k, const char *path, struct error *err)
 		return 0;
 	json_array_foreach(k->copies, i, copy)
 	{
-		char *to = xasprintf("%s/%s", text_of(copy, "folder"),
+		char *to = xasprintf("%s/%s", saved_text(copy, "folder"),
 		                     strrchr(path, '/') + 1);
 		int rc = link(path, to) < 0 && errno != EEXIST ? -errno : 0;
 
@@ -234,31 +224,6 @@ static int share_disks(struct kept *k, struct error *err)
 	return rc;
 }
 
-/* ---- the moment ---- */
-
-static int ask(struct kept *k, struct error *err)
-{
-	struct fork_source *s = &k->source;
-	int fds[CONTROL_FDS_MAX], pair[2], rc;
-	json_t *message;
-	size_t count = 2;
-
-	s->state = memfd_create("state", MFD_CLOEXEC);
-	if (s->state < 0 || pipe2(pair, O_CLOEXEC) < 0)
-		return error_set(err, -errno, "cannot make a file: %s",
-		                 strerror(errno));
-	s->hold = pair[1];
-	fds[0] = s->state;
-	fds[1] = pair[0];
-	message =
-	    json_pack("{s:s,s:i,s:i,s:o}", "op", "fork", "file", 0, "watch", 1,
-	              "disks", fork_disks_message(&k->disks, fds, &count));
-	rc = saved_request(k->sock, message, fds, count, &s->answer, s->fds,
-	                   &s->count, err);
-	close(pair[0]);
-	return rc == 0 ? fork_make_readonly(s, err) : rc;
-}
-
 /* ---- the copies ---- */
 
 static int connect_all(struct kept *k, struct error *err)
@@ -268,7 +233,7 @@ static int connect_all(struct kept *k, struct error *err)
 
 	json_array_foreach(k->copies, i, copy)
 	{
-		k->socks[i] = live_connect(text_of(copy, "socket"), err);
+		k->socks[i] = live_connect(saved_text(copy, "socket"), err);
 		if (k->socks[i] < 0)
 			return k->socks[i];
 	}
@@ -325,7 +290,7 @@ static int wait_for(int sock, const char *name, struct error *err)
 		}
 		if (!json_is_true(ok))
 			rc = error_set(err, -EIO, "the copy %s: %s", name,
-			               text_of(answer, "words"));
+			               saved_text(answer, "words"));
 		json_decref(answer);
 		return rc;
 	}
@@ -345,7 +310,8 @@ static int start_all(struct kept *k, struct error *err)
 	json_array_foreach(k->copies, i, copy)
 	{
 		if (rc == 0)
-			rc = wait_for(k->socks[i], text_of(copy, "name"), err);
+			rc = wait_for(k->socks[i], saved_text(copy, "name"),
+			              err);
 	}
 	return rc;
 }
@@ -358,7 +324,7 @@ static int fork_them(struct kept *k, struct error *err)
 	size_t i;
 	int rc;
 
-	k->sock = live_connect(text_of(k->document, "socket"), err);
+	k->sock = live_connect(saved_text(k->document, "socket"), err);
 	rc = k->sock < 0 ? k->sock : list_disks(k, err);
 	json_array_foreach(k->copies, i, copy)
 	{
@@ -371,7 +337,7 @@ static int fork_them(struct kept *k, struct error *err)
 	if (rc == 0)
 		rc = fork_disks_take(&k->disks, k->folder, err);
 	if (rc == 0)
-		rc = ask(k, err);
+		rc = fork_ask(&k->source, k->sock, &k->disks, err);
 	if (rc == 0)
 		rc = share_disks(k, err);
 	return rc == 0 ? start_all(k, err) : rc;
@@ -384,13 +350,7 @@ static void kept_fini(struct kept *k)
 			close(k->socks[i]);
 	free(k->socks);
 	fork_disks_fini(&k->disks);
-	for (size_t i = 0; i < k->source.count; i++)
-		close(k->source.fds[i]);
-	if (k->source.state >= 0)
-		close(k->source.state);
-	if (k->source.hold >= 0)
-		close(k->source.hold);
-	json_decref(k->source.answer);
+	fork_source_fini(&k->source);
 	if (k->sock >= 0)
 		close(k->sock);
 	free(k->folder);
@@ -407,7 +367,7 @@ int fork_kept(const char *document)
 	int rc;
 
 	k.copies = json_object_get(k.document, "copies");
-	k.folder = realpath(text_of(k.document, "folder"), NULL);
+	k.folder = realpath(saved_text(k.document, "folder"), NULL);
 	k.socks = xalloc((json_array_size(k.copies) + 1) * sizeof(*k.socks));
 	for (size_t i = 0; i < json_array_size(k.copies); i++)
 		k.socks[i] = -1;

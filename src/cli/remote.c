@@ -200,6 +200,21 @@ s64 remote_number(json_t *element, const char *path)
 	return json_integer_value(remote_at(element, path));
 }
 
+int remote_show(struct remote *r, const char *path,
+                const struct column *columns)
+{
+	int code = CODE_OK;
+	json_t *one = remote_get(r, path, &code), *list;
+
+	if (!one)
+		return code;
+	list = json_pack("[O]", one);
+	remote_print(r, one, list, columns);
+	json_decref(list);
+	json_decref(one);
+	return CODE_OK;
+}
+
 bool remote_wants_json(const struct remote *r)
 {
 	return r->format == FORMAT_JSON || r->format == FORMAT_JSONL;
@@ -467,4 +482,25 @@ json_t *remote_machines(struct remote *r, int *code)
 		return NULL;
 	}
 	return names;
+}
+
+int remote_each_machine(struct remote *r,
+                        int (*one)(struct remote *r, void *ctx,
+                                   const char *name),
+                        void *ctx)
+{
+	int code = CODE_OK, last = CODE_OK;
+	json_t *names = remote_machines(r, &code), *name;
+	size_t i, failed = 0;
+
+	json_array_foreach(names, i, name)
+	{
+		code = one(r, ctx, json_string_value(name));
+		failed += code != CODE_OK;
+		last = code ? code : last;
+	}
+	if (names)
+		code = remote_sum(json_array_size(names), failed, last);
+	json_decref(names);
+	return code;
 }

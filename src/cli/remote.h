@@ -109,6 +109,9 @@ void remote_print(struct remote *r, json_t *whole, json_t *list,
 /* GET, and the list that is at key printed; an exit code. */
 int remote_list(struct remote *r, const char *path, const char *key,
                 const struct column *columns);
+/* GET path, which is printed as the one line of such a table. */
+int remote_show(struct remote *r, const char *path,
+                const struct column *columns);
 /* JSON of either kind was asked for. */
 bool remote_wants_json(const struct remote *r);
 void remote_print_json(json_t *value);
@@ -128,3 +131,8 @@ int remote_follow(struct remote *r, json_t *task, const char *name);
 json_t *remote_machines(struct remote *r, int *code);
 /* Of many: 0, the one failure's, or CODE_PARTIAL. */
 int remote_sum(size_t count, size_t failed, int last_code);
+/* one() for each of those machines; the sum of its exit codes. */
+int remote_each_machine(struct remote *r,
+                        int (*one)(struct remote *r, void *ctx,
+                                   const char *name),
+                        void *ctx);

@@ -39,21 +39,13 @@ int resource_show(const char *usage, const char *summary, const char *path,
 	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
 	struct remote r = { 0 };
 	int code = remote_open(&r, usage, summary, specs, argc, argv);
-	json_t *one, *list;
 	char *where;
 
 	if (code < 0 && r.name_count != 1)
 		code = say_usage("%s takes one name", usage);
 	if (code < 0) {
 		where = resource_path(path, r.names[0]);
-		one = remote_get(&r, where, &code);
-		if (one) {
-			list = json_pack("[O]", one);
-			remote_print(&r, one, list, columns);
-			json_decref(list);
-			code = CODE_OK;
-		}
-		json_decref(one);
+		code = remote_show(&r, where, columns);
 		free(where);
 	}
 	remote_close(&r);

@@ -58,6 +58,13 @@ static int read_about(struct saved *s, struct error *err)
 	return 0;
 }
 
+const char *saved_text(json_t *o, const char *key)
+{
+	const char *text = json_string_value(json_object_get(o, key));
+
+	return text ? text : "";
+}
+
 int saved_open(struct saved *s, const char *path, struct error *err)
 {
 	int rc;

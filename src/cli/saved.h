@@ -22,6 +22,9 @@ struct saved {
 	int argc;
 };
 
+/* The text at a key of a document; "": none. */
+const char *saved_text(json_t *o, const char *key);
+
 int saved_open(struct saved *s, const char *path, struct error *err) MUST_CHECK;
 void saved_fini(struct saved *s);
 /* What it was started with, and after that what argv says (its first element

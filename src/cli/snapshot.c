@@ -354,13 +354,6 @@ static int command_create(int argc, char **argv)
 
 /* ---- list ---- */
 
-static const char *text_of(json_t *one, const char *key)
-{
-	const char *text = json_string_value(json_object_get(one, key));
-
-	return text ? text : "";
-}
-
 static u64 folder_bytes(const struct snapshots *s, const char *name)
 {
 	static const char *const files[] = { "state", "disk0", "disk1",
@@ -387,7 +380,7 @@ static u64 bytes_of(const struct snapshots *s, json_t *one, const char *name)
 
 static void print_one(const struct snapshots *s, json_t *one, unsigned depth)
 {
-	const char *name = text_of(one, "name");
+	const char *name = saved_text(one, "name");
 	time_t when =
 	    (time_t)(json_integer_value(json_object_get(one, "time")) / 1000);
 	char text[32], size[32];
@@ -399,7 +392,7 @@ static void print_one(const struct snapshots *s, json_t *one, unsigned depth)
 	       s->current && strcmp(s->current, name) == 0 ? "* " : "  ",
 	       depth > 10 ? 4 : 24 - (int)depth * 2, name, text,
 	       format_size(bytes_of(s, one, name), size, sizeof(size)),
-	       text_of(one, "description"));
+	       saved_text(one, "description"));
 }
 
 /* Each once: a parent that is gone, or a circle, hides none. */
@@ -411,7 +404,7 @@ static void print_below(const struct snapshots *s, const char *parent,
 
 	json_object_foreach(s->all, name, child)
 	{
-		const char *of = text_of(child, "parent");
+		const char *of = saved_text(child, "parent");
 		bool root = !json_object_get(s->all, of);
 
 		if (json_object_get(seen, name) ||
@@ -566,7 +559,7 @@ static int erase(const struct wish *w, const struct snapshots *s,
 	parent = json_object_get(dead, "parent");
 	json_object_foreach(s->all, name, child)
 	{
-		if (rc < 0 || strcmp(text_of(child, "parent"), w->name) != 0)
+		if (rc < 0 || strcmp(saved_text(child, "parent"), w->name) != 0)
 			continue;
 		json_object_set(child, "parent", parent);
 		folder = snapshots_path(s, name, NULL);

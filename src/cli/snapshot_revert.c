@@ -33,13 +33,6 @@ struct copies {
 	size_t count;
 };
 
-static const char *text_of(json_t *one, const char *key)
-{
-	const char *text = json_string_value(json_object_get(one, key));
-
-	return text ? text : "";
-}
-
 /* What the image has besides its contents would be lost. */
 static int check_present(const char *path, struct error *err)
 {
@@ -104,9 +97,9 @@ static int copy_disk(struct copies *all, const struct snapshots *s,
 		return error_set(err, -E2BIG, "too many disks");
 	c = &all->disk[all->count++];
 	c->path = private ? xasprintf("%s.disk", suspended)
-	                  : xstrdup(text_of(disk, "path"));
+	                  : xstrdup(saved_text(disk, "path"));
 	c->fd = -1;
-	if (!private && strcmp(text_of(disk, "stored"), "qcow2") == 0)
+	if (!private && strcmp(saved_text(disk, "stored"), "qcow2") == 0)
 		rc = check_present(c->path, err);
 	if (rc < 0)
 		return rc;
@@ -168,7 +161,7 @@ static int take(const struct snapshot_of *of, const struct snapshots *s,
                 json_t *one, const char *suspended, struct copies *all,
                 struct error *err)
 {
-	const char *name = text_of(one, "name");
+	const char *name = saved_text(one, "name");
 	char *state = snapshots_path(s, name, "state");
 	int rc;
 

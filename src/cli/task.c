@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/units.h"
 #include "cli/remote.h"
+#include "cli/resource.h"
 #include "cli/say.h"
 #include "cli/vm.h"
 
@@ -117,35 +118,23 @@ static int task_list(int argc, char **argv)
 	return code;
 }
 
-static json_t *get_task(struct remote *r, const char *id, int *code)
-{
-	char *part = client_escape(id), *path = xasprintf("/v1/tasks/%s", part);
-	json_t *task = remote_get(r, path, code);
-
-	free(part);
-	free(path);
-	return task;
-}
-
 static int show_task(struct remote *r, const char *id)
 {
-	int code = CODE_OK;
-	json_t *task = get_task(r, id, &code), *list;
+	char *path = resource_path("/v1/tasks", id);
+	int code = remote_show(r, path, task_columns);
 
-	if (!task)
-		return code;
-	list = json_pack("[o]", task);
-	remote_print(r, task, list, task_columns);
-	json_decref(list);
-	return CODE_OK;
+	free(path);
+	return code;
 }
 
 static int wait_task(struct remote *r, const char *id)
 {
+	char *path = resource_path("/v1/tasks", id);
 	int code = CODE_OK;
-	json_t *task = get_task(r, id, &code);
+	json_t *task = remote_get(r, path, &code);
 	char name[128];
 
+	free(path);
 	if (!task)
 		return code;
 	snprintf(name, sizeof(name), "%s", remote_text(task, "vm.name"));

@@ -201,12 +201,13 @@ static void show_text(json_t *vm)
 		     "started");
 }
 
-static int show_one(struct remote *r, const char *name)
+static int show_one(struct remote *r, void *unused, const char *name)
 {
 	char *part = client_escape(name), *path = xasprintf("/v1/vms/%s", part);
 	int code = CODE_OK;
 	json_t *vm = remote_get(r, path, &code);
 
+	(void)unused;
 	free(part);
 	free(path);
 	if (!vm)
@@ -232,20 +233,9 @@ static int vm_show(int argc, char **argv)
 	int code =
 	    remote_open(&r, "atoll vm show NAME...",
 	                "All that is known of a machine.", specs, argc, argv);
-	json_t *names, *one;
-	size_t i, failed = 0;
 
-	if (code < 0) {
-		names = remote_machines(&r, &code);
-		json_array_foreach(names, i, one)
-		{
-			code = show_one(&r, json_string_value(one));
-			failed += code != CODE_OK;
-		}
-		if (names)
-			code = remote_sum(json_array_size(names), failed, code);
-		json_decref(names);
-	}
+	if (code < 0)
+		code = remote_each_machine(&r, show_one, NULL);
 	remote_close(&r);
 	return code;
 }
