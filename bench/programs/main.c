@@ -53,6 +53,7 @@ static void be_init(void)
 	mount("proc", "/proc", "proc", 0, NULL);
 	mkdir("/dev/shm", 0755);
 	mount("tmpfs", "/dev/shm", "tmpfs", 0, NULL);
+	puts(""); /* firmware may have left a line begun */
 	f = fopen("/proc/cmdline", "r");
 	if (f && fgets(cmdline, sizeof(cmdline), f)) {
 		p = strstr(cmdline, "bench=");
