@@ -15,7 +15,10 @@ struct bench {
 };
 
 extern const struct bench benches_integer[], benches_vector[], benches_memory[],
-    benches_kernel[];
+    benches_kernel[], benches_smp[];
+
+/* One copy of the work that is like CoreMark's. */
+uint64_t core_mix(void);
 
 static inline uint64_t next_random(uint64_t *s)
 {

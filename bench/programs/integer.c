@@ -93,7 +93,7 @@ static uint16_t numbers(const char *s)
 	                  7 * counts[5]);
 }
 
-static uint64_t core_mix(void)
+uint64_t core_mix(void)
 {
 	enum { NODES = 100, SIDE = 12 };
 	static const char text[] = "5012,-74.5,.123e4,+9,T0.3e-1F,0.5,1x,77,";
