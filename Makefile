@@ -32,6 +32,7 @@ test-sanitizers: $(BUILD)/build.ninja
 
 bench: all
 	@bench/run $(BUILD)
+	@bench/debian $(BUILD)
 	@bench/restore $(BUILD)
 	@bench/fork $(BUILD)
 	@bench/guest-disk $(BUILD)
