@@ -6,7 +6,7 @@
  * made, later ones change. Every request is answered once, never with an error
  * of the inside, and errors have the shape that the API promises.
  *
- * It stands in for http.c, and no program is started.
+ * It stands in for http/, and no program is started.
  */
 #include <errno.h>
 #include <ftw.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * http_fuzz - bytes on a connection, in the pieces that the first of them say,
- * to the server of http.c. Requests that it hands on must be whole and within
+ * to the server of http/. Requests that it hands on must be whole and within
  * their bounds; the connection ends when its client has said all.
  *
  * How the core answers is chosen by the path: at once, in pieces, or not until

@@ -57,7 +57,7 @@ struct route {
 
 extern const struct route routes[]; /* ends with a NULL method */
 
-/* For http.c. */
+/* For http/. */
 void api_request(void *ctx, struct http_request *request);
 void api_gone(void *ctx, struct http_request *request);
 
