@@ -14,6 +14,7 @@ enum place { IN_REG, IN_RM, IN_VVVV, IN_OPCODE, PLACES };
 struct moved {
 	bool used; /* a general register stands there */
 	bool in_memory, read, written;
+	bool high; /* AH to BH, beside memory: what names R14 can't name it */
 	u8 guest;
 	u8 host; /* the register to encode there */
 };
@@ -57,13 +58,15 @@ static bool find_registers(const struct insn *in, struct moved m[PLACES])
 		m[p].used = true;
 		m[p].guest = in->op[i].reg;
 		m[p].in_memory = x_in_memory(m[p].guest) && !in->op[i].high;
-		m[p].host =
-		    (u8)(in->op[i].high ? m[p].guest + 4u : x_home(m[p].guest));
+		m[p].high = in->op[i].high && in->has_mem;
+		m[p].host = (u8)(m[p].high        ? (unsigned)H_S1
+		                 : in->op[i].high ? m[p].guest + 4u
+		                                  : x_home(m[p].guest));
 		/* A narrow write keeps the rest, and some keep it all (BSF
 		 * of zero): only of these is it known that they don't. */
 		m[p].read = !writes_whole(in->z.mnemonic) ||
 		            (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ) ||
-		            op->size < 32;
+		            (op->size < 32 && !m[p].high);
 		m[p].written = op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 	}
 	for (int p = 0; p < PLACES; p++) {
@@ -322,6 +325,37 @@ static bool nothing(ZydisMnemonic m)
 	return m == ZYDIS_MNEMONIC_NOP || m == ZYDIS_MNEMONIC_ENDBR64;
 }
 
+/* The halves of AX, or CX, DX, BX, change places. */
+static void swap_halves(struct cursor *c, unsigned reg)
+{
+	asm_8(c, 0x86); /* xchg */
+	asm_8(c, (u8)(0xc0 | reg << 3 | (reg + 4)));
+}
+
+/* R15's low byte = the high one. Changes no flags, and no register that a
+ * fault would find. */
+static void take_high(struct cursor *c, unsigned reg)
+{
+	if (__builtin_cpu_supports("bmi2")) {
+		asm_bytes(c, "\xc4\x63\x7b\xf0", 4); /* rorx r15d, reg, 8 */
+		asm_8(c, (u8)(0xf8 | reg));
+		asm_8(c, 8);
+		return;
+	}
+	swap_halves(c, reg);
+	asm_rr(c, false, 0x8b, H_S1, reg);
+	swap_halves(c, reg);
+}
+
+static void put_high(struct cursor *c, unsigned reg)
+{
+	swap_halves(c, reg);
+	asm_rex(c, false, H_S1, 0, reg);
+	asm_8(c, 0x88); /* mov reg, r15b */
+	asm_8(c, (u8)(0xc0 | (H_S1 & 7) << 3 | reg));
+	swap_halves(c, reg);
+}
+
 /*
  * What comes through scratch registers. Returns whether R15 has a guest's value
  * afterwards, once it is stored: its next reader need not wait for memory.
@@ -332,6 +366,11 @@ static bool load_registers(struct xlate *x, const struct moved m[PLACES],
 	const struct moved *last = NULL;
 
 	for (int p = 0; p < PLACES; p++) {
+		if (m[p].high) {
+			if (m[p].read)
+				take_high(&x->c, m[p].guest);
+			kept = false;
+		}
 		if (!m[p].in_memory)
 			continue;
 		if (m[p].host == H_S1)
@@ -348,9 +387,12 @@ static bool load_registers(struct xlate *x, const struct moved m[PLACES],
 
 static void store_registers(struct xlate *x, const struct moved m[PLACES])
 {
-	for (int p = 0; p < PLACES; p++)
+	for (int p = 0; p < PLACES; p++) {
 		if (m[p].in_memory && m[p].written)
 			asm_store_gs(&x->c, m[p].host, GPR(m[p].guest));
+		if (m[p].high && m[p].written)
+			put_high(&x->c, m[p].guest);
+	}
 }
 
 void x_copy(struct xlate *x, unsigned k)

@@ -146,7 +146,6 @@ static bool operands_fit(const struct insn *in)
 			if (op->mem.type != ZYDIS_MEMOP_TYPE_MEM &&
 			    in->z.mnemonic != ZYDIS_MNEMONIC_LEA)
 				return false; /* scattered */
-			other = true;
 		}
 		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
 			continue;
@@ -168,7 +167,8 @@ static bool operands_fit(const struct insn *in)
 		if (uses_gpr_number(op, ZYDIS_REGISTER_RSP))
 			other = true;
 	}
-	/* AH and a REX prefix exclude each other. */
+	/* AH and a REX prefix exclude each other; beside memory AH goes through
+	 * R15. */
 	return !(high && other) && bt_registers_fit(in);
 }
 
