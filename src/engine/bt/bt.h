@@ -71,8 +71,6 @@ enum { LINE_SHIFT = 12 - 4, LINE_MASK = (PAGES - 1) << 4 };
 struct target {
 	u64 key;        /* RIP + context */
 	const u8 *host; /* entry with flags saved */
-	u64 pcbase;
-	u64 unused; /* a line's number is shifted */
 };
 
 enum {

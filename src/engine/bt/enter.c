@@ -208,7 +208,6 @@ static void note_target(struct bt *bt, const struct bt_code *code, u64 rip)
 		*second_line(bt, key) = *t;
 	t->key = key;
 	t->host = code->entry_saved;
-	t->pcbase = bt->cpu->pcbase;
 }
 
 /* ---- entering ---- */
@@ -373,7 +372,7 @@ const u8 *bt_second_target(struct bt *bt)
 
 	if (t->key != key)
 		return NULL;
-	cpu->pcbase = t->pcbase;
+	cpu->pcbase = cpu->rip & PAGE_MASK;
 	return t->host;
 }
 

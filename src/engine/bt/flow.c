@@ -166,23 +166,37 @@ static u8 *attention_jump(struct cursor *c)
 	return asm_jcc(c, CC_NE);
 }
 
+enum { TARGET_LOG = 4 };
+
 /* R15 = the line of the table for R14, if it is R14's, which is its key now. */
 static u8 *line_jump(struct cursor *c, u32 table)
 {
 	asm_gs(c, true, 0x03, H_S0, AREA(context)); /* add r14, */
 	asm_bytes(c, "\x45\x69\xfe", 3);            /* imul r15d, r14d, */
 	asm_32(c, TARGET_MIX);
-	asm_shift(c, false, 5, H_S1, TARGET_SHIFT - 5);
-	asm_alu_imm32(c, ALU_AND, H_S1, (TARGETS - 1) << 5);
+	asm_shift(c, false, 5, H_S1, TARGET_SHIFT - TARGET_LOG);
+	asm_alu_imm32(c, ALU_AND, H_S1, (TARGETS - 1) << TARGET_LOG);
 	asm_gs(c, true, 0x03, H_S1, table); /* add r15, */
 	asm_rm(c, true, 0x3b, H_S0, H_S1, offsetof(struct target, key));
 	return asm_jcc(c, CC_NE);
 }
 
+/*
+ * R14 is the key: without the context the address, and without the offset the
+ * page's. It is stored only where it changes: the next return address, which is
+ * made of it, would wait for all that led here.
+ */
 static void enter_target(struct cursor *c)
 {
-	asm_rm(c, true, 0x8b, H_S0, H_S1, offsetof(struct target, pcbase));
+	u8 *same;
+
+	asm_gs(c, true, 0x2b, H_S0, AREA(context)); /* sub r14, */
+	asm_bytes(c, "\x49\x81\xe6", 3);            /* and r14, */
+	asm_32(c, (u32)PAGE_MASK);
+	asm_gs(c, true, 0x3b, H_S0, CPU(pcbase)); /* cmp r14, */
+	same = asm_jcc(c, CC_E);
 	asm_store_gs(c, H_S0, CPU(pcbase));
+	asm_patch(c, same);
 	asm_bytes(c, "\x41\xff\x67", 3); /* jmp [r15 + host] */
 	asm_8(c, offsetof(struct target, host));
 }
@@ -209,7 +223,7 @@ static void go_to_target(struct xlate *x, int k, s32 by)
 	u8 *attention = NULL, *other;
 	s32 lag = x->lag;
 
-	_Static_assert(sizeof(struct target) == 32, "shifted by 5 above");
+	_Static_assert(sizeof(struct target) == 1 << TARGET_LOG, "shifted");
 	if (k >= 0)
 		x_point(x, (unsigned)k);
 	else
