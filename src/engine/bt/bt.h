@@ -47,7 +47,8 @@ enum {
 	MISS_SAMPLE = 64,  /* one in so many misses of slots is looked at... */
 	MISS_CYCLES = 250, /* ...if they come so fast; a tenth is its cost */
 	MISSES_MAX = 32,   /* such of one site, and it goes without a slot */
-	HOT_RUNS = 100,    /* a block interpreted that often is translated */
+	HOT_RUNS = 200,    /* a block interpreted that often is translated */
+	ARRIVAL_RUNS = 10, /* what host code had to be left for counts more */
 	LAG_UNIT = 4,      /* of what RSP and R13 differ by */
 };
 

@@ -339,6 +339,13 @@ static void make_link(struct bt *bt, struct bt_link *link, struct bt_code *to)
 	bt_link(bt, link, to);
 }
 
+static bool leads_to(const struct bt_link *link, const struct block *b)
+{
+	return link->off == b->off && !b->crossing &&
+	       link->from->block->page == b->page &&
+	       link->from->block->key == b->key;
+}
+
 static struct block *enter(struct bt *bt, struct bt_code *code)
 {
 	struct icpu *cpu = bt->cpu;
@@ -353,9 +360,7 @@ static struct block *enter(struct bt *bt, struct bt_code *code)
 	bt->pending = NULL;
 	if (unlikely(bt->lockstep))
 		return enter_compared(bt, code);
-	if (link && link->off == code->block->off && !code->block->crossing &&
-	    link->from->block->page == code->block->page &&
-	    link->from->block->key == code->block->key)
+	if (link && leads_to(link, code->block))
 		make_link(bt, link, code);
 	note_target(bt, code, rip);
 	bt->stats.entries++;
@@ -388,8 +393,10 @@ const u8 *bt_dispatch(struct bt *bt)
 		return bt->exit_known;
 	b = icpu_find_block(cpu);
 	code = b->made;
-	if (!code)
+	if (!code) {
+		b->runs += ARRIVAL_RUNS;
 		return bt->exit_known;
+	}
 	cpu->pcbase = cpu->rip - b->off;
 	bt->pending = NULL;
 	bt_sync(bt);
@@ -421,6 +428,8 @@ struct block *bt_op_count(struct icpu *cpu, struct iop *op)
 	struct bt_code *code;
 	bool full;
 
+	if (bt->pending && leads_to(bt->pending, b))
+		b->runs += ARRIVAL_RUNS;
 	if (++b->runs < bt->hot)
 		return b->first(cpu, op);
 	switch (code_extend(cpu, b)) {
