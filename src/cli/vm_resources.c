@@ -26,6 +26,8 @@ static const struct {
 	{ "memory_reservation_bytes", true, SIZE },
 	{ "memory_limit_bytes", true, SIZE },
 	{ "memory_target_bytes", true, SIZE },
+	{ "memory_hard_limit_bytes", true, SIZE },
+	{ "io_weight", true, NUMBER },
 	{ "share_memory", false, SWITCH },
 };
 

@@ -35,9 +35,13 @@ enum { OPT_RESOURCES = OPT_OWN + 100 };
 	      OPT_RESOURCES + 9 },                                             \
 	    { "memory-target", "SIZE", "what it should have now",              \
 	      OPT_RESOURCES + 10 },                                            \
+	    { "memory-hard-limit", "SIZE", "ended above that; 0 is none",      \
+	      OPT_RESOURCES + 11 },                                            \
+	    { "io-weight", "N", "of disks, 1 to 10000 (100)",                  \
+	      OPT_RESOURCES + 12 },                                            \
 	{                                                                      \
 		"share-memory", "on|off", "equal pages with other machines",   \
-		    OPT_RESOURCES + 11                                         \
+		    OPT_RESOURCES + 13                                         \
 	}
 
 /* Puts an option's value into the definition. */

@@ -115,6 +115,7 @@ struct vm {
 	/* limits/limits.c: what was applied, and whether it must be again. */
 	u64 limits_weight, limits_given;
 	bool limits_changed, limits_pinned;
+	bool limits_waits; /* for it to hold less */
 };
 
 const char *vm_state_name(enum vm_state state);

@@ -20,6 +20,7 @@
 #include "daemon/daemon.h"
 #include "daemon/guest/guest.h"
 #include "daemon/held.h"
+#include "daemon/limits/limits.h"
 
 enum { RETRY_MS = 10 };
 
@@ -187,6 +188,8 @@ static void take_event(struct vm *vm, const char *event, json_t *message)
 		    (pid_t)json_integer_value(json_object_get(message, "pid"));
 	if (state && strcmp(event, "stopped"))
 		take_state(vm, state);
+	if (strcmp(event, "hello") == 0)
+		limits_begin(vm);
 }
 
 static void connect_again(struct holder *h)

@@ -371,6 +371,9 @@ static bool list_valid(const char *s)
 	return cpu_list_parse(s, set, NULL) == 0;
 }
 
+/* Below that no machine comes up. */
+#define HARD_LIMIT_MIN (16 * MIB)
+
 static void read_resources(struct reader *r)
 {
 	static const char *const keys[] = { "cpu_weight",
@@ -380,8 +383,11 @@ static void read_resources(struct reader *r)
 		                            "memory_reservation_bytes",
 		                            "memory_limit_bytes",
 		                            "memory_target_bytes",
+		                            "memory_hard_limit_bytes",
+		                            "io_weight",
 		                            NULL };
 	const char *pin;
+	s64 least, hard;
 
 	check_keys(r, keys);
 	number(r, "cpu_weight", 1, 10000, 100);
@@ -390,9 +396,14 @@ static void read_resources(struct reader *r)
 	pin = text(r, "cpu_pin", 256, "");
 	if (pin && !list_valid(pin))
 		fail(r, "cpu_pin", "is not a list of processors, as 0-3,6");
-	number(r, "memory_reservation_bytes", 0, (s64)1 << 46, 0);
+	least = number(r, "memory_reservation_bytes", 0, (s64)1 << 46, 0);
 	number(r, "memory_limit_bytes", 0, (s64)1 << 46, 0);
 	number(r, "memory_target_bytes", 0, (s64)1 << 46, 0);
+	hard = number(r, "memory_hard_limit_bytes", 0, (s64)1 << 46, 0);
+	if (hard && hard < MAX(least, (s64)HARD_LIMIT_MIN))
+		fail(r, "memory_hard_limit_bytes",
+		     "is less than the reservation, or than 16 MiB");
+	number(r, "io_weight", 1, 10000, 100);
 }
 
 static void read_ownership(struct reader *r)

@@ -428,6 +428,7 @@ void vm_ended(struct vm *vm, json_t *end)
 	time_now(now);
 	if (!json_object_get(end, "at"))
 		json_object_set_new(end, "at", json_string(now));
+	limits_explain(vm, end);
 	json_decref(vm->last_end);
 	vm->last_end = json_incref(end);
 	if (store_run(vm->daemon->store, &err,

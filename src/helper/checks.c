@@ -63,7 +63,8 @@ static bool is_sound(const struct helper_request *r)
 	case HELPER_CGROUP_APPLY:
 		return is_name(r->name) && r->pid > 1 && r->weight > 0 &&
 		       r->weight <= WEIGHT_MAX &&
-		       r->cpu_percent <= PERCENT_MAX && is_pin(r->pin);
+		       r->cpu_percent <= PERCENT_MAX && r->io_weight > 0 &&
+		       r->io_weight <= WEIGHT_MAX && is_pin(r->pin);
 	case HELPER_CGROUPS_OPEN:
 	case HELPER_CGROUP_REMOVE:
 		return is_name(r->name);

@@ -114,6 +114,7 @@ static int do_groups(struct server *s, const struct helper_request *r,
 	snprintf(a->cpu, sizeof(a->cpu), "%s", g->cpu ? g->cpu : "");
 	snprintf(a->memory, sizeof(a->memory), "%s",
 	         g->memory ? g->memory : "");
+	snprintf(a->io, sizeof(a->io), "%s", g->io ? g->io : "");
 	snprintf(a->words, sizeof(a->words), "%s", g->words);
 	return 0;
 }
@@ -127,6 +128,8 @@ static int do_apply(struct client *c, const struct helper_request *r,
 		.pin = r->pin,
 		.memory_min = r->memory_min,
 		.memory_high = r->memory_high,
+		.memory_max = r->memory_max,
+		.io_weight = r->io_weight,
 	};
 	int process = check_process(r->pid, c->user, err), rc;
 

@@ -148,6 +148,7 @@ void helper_cgroups_open(int helper, const char *name, struct cgroups *g)
 	g->cpuset = a.cpuset;
 	g->cpu = a.cpu[0] ? xstrdup(a.cpu) : NULL;
 	g->memory = a.memory[0] ? xstrdup(a.memory) : NULL;
+	g->io = a.io[0] ? xstrdup(a.io) : NULL;
 	snprintf(g->words, sizeof(g->words), "%.300s", a.words);
 }
 
@@ -181,6 +182,8 @@ int helper_cgroup_apply(int helper, const char *machine, pid_t pid,
 	r.cpu_percent = l->cpu_percent;
 	r.memory_min = l->memory_min;
 	r.memory_high = l->memory_high;
+	r.memory_max = l->memory_max;
+	r.io_weight = l->io_weight;
 	return helper_ask(helper, &r, &a, NULL, err);
 }
 

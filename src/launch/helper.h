@@ -17,7 +17,7 @@ struct cgroup_limits;
 struct cgroups;
 struct error;
 
-enum { HELPER_VERSION = 2, HELPER_NAME = 64, HELPER_PIN = 256 };
+enum { HELPER_VERSION = 3, HELPER_NAME = 64, HELPER_PIN = 256 };
 
 enum helper_op {
 	HELPER_HELLO,  /* is it there, and of this version: pid */
@@ -37,7 +37,8 @@ struct helper_request {
 	s32 pid;
 	u32 mtu;
 	char name[HELPER_NAME];
-	u64 weight, cpu_percent, memory_min, memory_high;
+	u64 weight, cpu_percent, memory_min, memory_high, memory_max;
+	u64 io_weight;
 	char pin[HELPER_PIN];
 };
 
@@ -47,7 +48,7 @@ struct helper_answer {
 	u32 uid;
 	u32 kind, cpuset; /* of struct cgroups */
 	char words[512], hint[256];
-	char cpu[512], memory[512]; /* paths; "": none */
+	char cpu[512], memory[512], io[512]; /* paths; "": none */
 };
 
 /* To the one that ATOLL_HELPER names. -ENOENT: it names none. */

@@ -248,6 +248,19 @@ class Daemon:
                 continue
         return found
 
+    def remove_groups(self):
+        """The control groups that who is killed leaves behind."""
+        number = 2166136261
+        for byte in str(self.state).encode():
+            number = (number ^ byte) * 16777619 & 0xffffffff
+        for group in pathlib.Path("/sys/fs/cgroup").rglob(
+                f"atoll-{number:08x}"):
+            for folder, _, _ in os.walk(group, topdown=False):
+                try:
+                    os.rmdir(folder)
+                except OSError:
+                    pass  # another's, or not empty yet
+
     def close(self):
         if self.process:
             self.kill()
@@ -261,6 +274,7 @@ class Daemon:
             if not left:
                 break
             time.sleep(0.02)
+        self.remove_groups()
         shutil.rmtree(self.work, ignore_errors=True)
 
 

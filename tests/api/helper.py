@@ -22,9 +22,9 @@ import tempfile
 import harness
 
 USER = "nobody"
-REQUEST = struct.Struct("=IIiI64sQQQQ256s")
-ANSWER = struct.Struct("=iiIII512s256s512s512s")
-VERSION = 2
+REQUEST = struct.Struct("=IIiI64sQQQQQQ256s")
+ANSWER = struct.Struct("=iiIII512s256s512s512s512s")
+VERSION = 3
 HELLO, BRIDGE, MAP, OPEN, WEIGH, APPLY, REMOVE = range(7)
 FUZZ = 3000
 passed = failed = 0
@@ -37,9 +37,9 @@ def check(what, good, more=""):
 
 
 def request(op, name=b"", pid=0, mtu=1500, weight=100, percent=0, low=0,
-            high=0, pin=b"", version=VERSION):
+            high=0, most=0, io=100, pin=b"", version=VERSION):
     return REQUEST.pack(version, op, pid, mtu, name, weight, percent, low,
-                        high, pin)
+                        high, most, io, pin)
 
 
 class Helper:
@@ -303,6 +303,8 @@ def hostile(daemon, path):
         ("the group of a process of root's",
          request(APPLY, b"x", pid=stranger.pid), "not one of"),
         ("a weight of nothing", request(APPLY, b"x", pid=vm, weight=0),
+         "no sense"),
+        ("a weight at disks of nothing", request(APPLY, b"x", pid=vm, io=0),
          "no sense"),
         ("processors in words", request(APPLY, b"x", pid=vm, pin=b"all\n"),
          "no sense"),

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A guest that stays: it says that it is up, gives back what is typed, counts
- * lines when "c" is typed, remembers how often "n" was, ends badly on "x", and
- * shuts down when the power button is pressed, unless "d" made it deaf.
+ * lines when "c" is typed, remembers how often "n" was, uses 128 MiB of memory
+ * on "m", ends badly on "x", and shuts down when the power button is pressed,
+ * unless "d" made it deaf.
  */
 #include "../guest/guest.h"
 
 /* ACPI 6.4 section 4.8.3; where the firmware of this board puts the block. */
 enum { PM1_STATUS = 0x600, PM1_CONTROL = 0x604 };
+enum { USED_FROM = 16 << 20, USED_TO = 144 << 20, PAGE_SIZE = 4096 };
 enum { POWER_BUTTON = 1 << 8, SLP_EN = 1 << 13, S5 = 0 << 10 };
 
 static inline u16 inw(u16 port)
@@ -33,12 +35,21 @@ static void sleep_a_bit(void)
 	__asm__ volatile("sti; hlt; cli");
 }
 
+static void use_memory(void)
+{
+	for (u64 at = USED_FROM; at < USED_TO; at += PAGE_SIZE)
+		*(volatile u8 *)at = 1;
+	print("all of it is used\n");
+}
+
 static void typed(char c, bool *deaf)
 {
 	static int times;
 
 	if (c == 'n')
 		print("n came %d times\n", ++times);
+	if (c == 'm')
+		use_memory();
 	if (c == 'x')
 		guest_exit(3); /* 7, as atoll sees it */
 	if (c == 'd')

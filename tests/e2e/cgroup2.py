@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Control groups of version 2, as a host of today has them: cgroup2.py ATOLL
-ATOLLD HOLD VM SPINNER CACHE [SECONDS]
+ATOLLD HOLD VM SPINNER RESIDENT CACHE [SECONDS]
 
 The host is a guest itself, Debian's kernel with two processors under bt, and
 the daemon runs in it with three machines of its own under interp: whatever
@@ -25,8 +25,8 @@ import debian  # noqa: E402
 import initramfs  # noqa: E402
 from small_guest import BUSYBOX  # noqa: E402
 
-atoll, atolld, hold, vm, spinner, cache = sys.argv[1:7]
-SECONDS = int(sys.argv[7]) if len(sys.argv) > 7 else 40
+atoll, atolld, hold, vm, spinner, resident, cache = sys.argv[1:8]
+SECONDS = int(sys.argv[8]) if len(sys.argv) > 8 else 40
 GROUPS = "/sys/fs/cgroup"
 SLOW = 300
 WITHIN = 0.05
@@ -76,6 +76,7 @@ def build(folder):
     for program in (atoll, atolld, hold, vm):
         cpio.add_program(program, "usr/bin/" + os.path.basename(program))
     cpio.add_file(spinner, "spinner.elf")
+    cpio.add_file(resident, "resident.elf")
     cpio.close()
     return debian.kernel_image(tree), path
 
@@ -172,16 +173,22 @@ def weights(host):
 
 def limits(host, folders):
     host.says("atoll vm set four --cpu-limit 25 "
-              "--memory-reservation 16M --memory-limit 24M")
+              "--memory-reservation 16M --memory-limit 24M "
+              "--memory-hard-limit 200M --io-weight 300")
     four = folders["four"]
     host.says(f"until grep -q ^25000 {four}/cpu.max; do sleep 1; done")
     check("cpu.max of one that runs", read(host, four + "/cpu.max") ==
           "25000 100000")
     got = {name: read(host, f"{four}/{name}") for name in
-           ("cpuset.cpus", "memory.min", "memory.high")}
-    check("cpuset.cpus, memory.min, memory.high", got == {
+           ("cpuset.cpus", "memory.min", "memory.high", "memory.max")}
+    check("cpuset.cpus, memory.min, memory.high, memory.max", got == {
         "cpuset.cpus": "1", "memory.min": str(16 << 20),
-        "memory.high": str(24 << 20)}, got)
+        "memory.high": str(24 << 20), "memory.max": str(200 << 20)}, got)
+    got = host.says(f"cat {four}/io.weight {four}/io.bfq.weight 2>/dev/null")
+    if '"io": true' in host.says("atoll host policy --format json"):
+        check("weight at disks", re.search(r"\b(300|118)\b", got), got)
+    else:
+        print("     this kernel weighs no disks")
     above = read(host, os.path.dirname(four) + "/memory.min")
     check("what is protected is protected above too", above == "max", above)
     seconds = used(host, folders)
@@ -194,6 +201,24 @@ def limits(host, folders):
         host.says(f"atoll kill {name}")
     gone = host.says(f"ls {host.group()} | grep -c - ; true")
     check("nothing is left of them", gone == "0", gone)
+
+
+def ended_above(host):
+    """Of a guest of 192 MiB, which touches 128 of them."""
+    got = host.says(
+        "atoll vm create tight --kernel /resident.elf --engine interp "
+        "--memory 192M --net none --memory-hard-limit 96M && "
+        "atoll start tight && echo started")
+    assert "started" in got, got
+    host.says("until atoll console tight --no-follow | grep -q 'is up'; do "
+              "sleep 1; done")
+    host.says("until atoll vm show tight --format json | "
+              "grep -q '\"state\": *\"stopped\"'; do "
+              "(printf m; sleep 3) | timeout 9 atoll console tight; done")
+    got = host.says("atoll vm show tight --format json")
+    check("what takes more than its hard limit is ended, in words",
+          "at its hard limit of 96 MiB" in got, got)
+    host.says("atoll vm delete tight --yes")
 
 
 def of_a_user(host):
@@ -236,6 +261,7 @@ def main():
         got = host.says("atoll host policy")
         check("version 2, with memory", "v2" in got, got)
         limits(host, weights(host))
+        ended_above(host)
         of_a_user(host)
     finally:
         host.vm.kill()

@@ -18,7 +18,7 @@
 #include "daemon/store.h"
 #include "daemon/watch/watch.h"
 
-enum { OVERCOMMIT_MAX = 1000, IDLE_MILLIONTHS = 30000 };
+enum { OVERCOMMIT_MAX = 1000, IDLE_MILLIONTHS = 30000, WEIGHT_USUAL = 100 };
 #define HEADROOM_MIN (256 * MIB)
 
 struct limits {
@@ -135,11 +135,12 @@ json_t *limits_json(const struct daemon *d)
 	static const char *const kinds[] = { "none", "v1", "v2" };
 	const struct limits *l = d->limits;
 
-	return json_pack(
-	    "{s:s, s:b, s:s, s:I, s:I}", "cgroup", kinds[l->cgroups.kind],
-	    "memory", l->cgroups.memory != NULL, "words", l->cgroups.words,
-	    "overcommit_percent", (json_int_t)l->policy.overcommit,
-	    "headroom_bytes", (json_int_t)l->policy.headroom_bytes);
+	return json_pack("{s:s, s:b, s:b, s:s, s:I, s:I}", "cgroup",
+	                 kinds[l->cgroups.kind], "memory",
+	                 l->cgroups.memory != NULL, "io", l->cgroups.io != NULL,
+	                 "words", l->cgroups.words, "overcommit_percent",
+	                 (json_int_t)l->policy.overcommit, "headroom_bytes",
+	                 (json_int_t)l->policy.headroom_bytes);
 }
 
 /* ---- admission ---- */
@@ -168,17 +169,22 @@ int limits_admit(struct vm *vm, struct error *err)
 
 /* ---- processors ---- */
 
-static void apply_one(struct vm *vm, u64 weight)
+/* False: to be tried again, since it will hold less in time. */
+static bool apply_one(struct vm *vm, u64 weight)
 {
 	struct limits *l = vm->daemon->limits;
 	json_t *r = json_object_get(vm->spec, "resources");
 	const char *pin = json_string_value(json_object_get(r, "cpu_pin"));
+	u64 io_weight = resource(vm, "io_weight");
 	struct cgroup_limits set = {
 		.weight = weight,
 		.cpu_percent = resource(vm, "cpu_limit"),
 		.pin = pin ? pin : "",
 		.memory_min = resource(vm, "memory_reservation_bytes"),
 		.memory_high = resource(vm, "memory_limit_bytes"),
+		.memory_max = resource(vm, "memory_hard_limit_bytes"),
+		/* A definition of before there was one has none. */
+		.io_weight = io_weight ? io_weight : WEIGHT_USUAL,
 	};
 	struct error err = { 0 };
 	int rc = 0;
@@ -195,8 +201,10 @@ static void apply_one(struct vm *vm, u64 weight)
 	}
 	if (rc == 0 && l->cgroups.kind != CGROUP_NONE)
 		rc = cgroup_apply(&l->cgroups, vm->id, vm->pid, &set, &err);
-	if (rc < 0)
+	if (rc < 0 && !vm->limits_waits)
 		log_warn("daemon", "%s: %s", vm->name, err.text);
+	vm->limits_waits = rc == -EBUSY;
+	return rc != -EBUSY;
 }
 
 /* All of those that run: a weight counts against the others'. */
@@ -226,9 +234,10 @@ static void settle(struct daemon *d)
 			continue;
 		if (vm->limits_weight != shares[n].effective ||
 		    vm->limits_changed)
-			apply_one(vm, shares[n].effective);
+			vm->limits_changed =
+			    !apply_one(vm, shares[n].effective);
 		vm->limits_weight = shares[n++].effective;
-		vm->limits_changed = false;
+		d->limits->dirty |= vm->limits_changed;
 	}
 	free(shares);
 }
@@ -239,8 +248,44 @@ void limits_apply(struct vm *vm)
 	vm->daemon->limits->dirty = true;
 }
 
+void limits_begin(struct vm *vm)
+{
+	limits_apply(vm);
+	settle(vm->daemon);
+}
+
+void limits_explain(const struct vm *vm, json_t *end)
+{
+	const char *cause = json_string_value(json_object_get(end, "cause"));
+	const struct cgroups *g = &vm->daemon->limits->cgroups;
+	u64 most = resource(vm, "memory_hard_limit_bytes");
+	char words[128], hint[160];
+
+	if (!cause || strcmp(cause, "died") || g->kind == CGROUP_NONE ||
+	    !cgroup_starved(g, vm->id))
+		return;
+	if (most)
+		snprintf(words, sizeof(words),
+		         "the machine was ended at its hard limit of "
+		         "%" PRIu64 " MiB of memory",
+		         most >> 20);
+	else
+		snprintf(words, sizeof(words),
+		         "the host had no memory left, and its kernel ended "
+		         "the machine");
+	json_object_set_new(end, "words", json_string(words));
+	snprintf(hint, sizeof(hint),
+	         most ? "it counts what runs the guest, too: atoll vm set %s "
+	                "--memory-hard-limit"
+	              : "what is reserved is not taken: atoll vm set %s "
+	                "--memory-reservation",
+	         vm->name);
+	json_object_set_new(end, "hint", json_string(hint));
+}
+
 void limits_vm_ended(struct vm *vm)
 {
+	vm->limits_waits = false;
 	vm->limits_weight = 0;
 	vm->limits_given = 0;
 	vm->cpus_given = vm->cpus_tell = 0;

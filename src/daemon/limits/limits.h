@@ -92,6 +92,10 @@ void limits_stop(struct daemon *d);
 int limits_admit(struct vm *vm, struct error *err) MUST_CHECK;
 /* It came up, or its definition was changed. */
 void limits_apply(struct vm *vm);
+/* Its process is there, and its guest does not run yet: at once. */
+void limits_begin(struct vm *vm);
+/* Says so in how it ended, if the kernel ended it for want of memory. */
+void limits_explain(const struct vm *vm, json_t *end);
 void limits_vm_ended(struct vm *vm);
 /* Whether a machine that runs goes by the whole of a change. */
 bool limits_change_is_live(json_t *before, json_t *after);
