@@ -81,7 +81,21 @@ _atoll()
 			else
 				words=$(_atoll_of project)
 			fi ;;
-		task | event | audit | backup | stack | report)
+		image)
+			if [ "$COMP_CWORD" = 2 ]; then
+				words=$(_atoll_verbs image)
+			elif [[ $verb != @(build|import|seed) ]]; then
+				words=$(_atoll_of image)
+			fi ;;
+		backup)
+			if [ "$COMP_CWORD" = 2 ]; then
+				words=$(_atoll_verbs backup)
+			elif [ "$verb" = create ]; then
+				words=$(_atoll_names)
+			else
+				words=$(_atoll_of backup)
+			fi ;;
+		task | event | audit | stack | report | disk | host)
 			[ "$COMP_CWORD" != 2 ] || words=$(_atoll_verbs "$noun") ;;
 		esac
 	fi

@@ -45,7 +45,7 @@ function __atoll_complete
 		end
 	else
 		switch $words[2]
-			case start stop restart kill pause suspend resume fork console shell
+			case start stop restart kill pause suspend resume fork console shell exec metrics
 				__atoll_names vm
 			case vm net project user role token alarm
 				if test $count -eq 2
@@ -67,7 +67,21 @@ function __atoll_complete
 				else
 					__atoll_names project
 				end
-			case task event audit stack report
+			case image
+				if test $count -eq 2
+					__atoll_verbs image
+				else if not contains -- "$words[3]" build import seed
+					__atoll_names image
+				end
+			case backup
+				if test $count -eq 2
+					__atoll_verbs backup
+				else if test "$words[3]" = create
+					__atoll_names vm
+				else
+					__atoll_names backup
+				end
+			case task event audit stack report disk host
 				if test $count -eq 2
 					__atoll_verbs $words[2]
 				end

@@ -47,6 +47,7 @@ static int backup_list(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
 		{ "machine", "NAME", "of that one only", OPT_VM },
+		REMOTE_LIST_OPTIONS,
 		REMOTE_OPTIONS,
 		{ 0 },
 	};
@@ -115,7 +116,7 @@ static int create_one(struct remote *r, void *ctx, const char *name)
 	id = xstrdup(remote_text(task, "params.backup"));
 	code = remote_follow(r, task, name);
 	/* What it was asked for is its name. */
-	if (code == CODE_OK && !r->async && !remote_wants_json(r))
+	if (code == CODE_OK && !r->async && !remote_wants_data(r))
 		puts(id);
 	free(id);
 	return code;
@@ -188,8 +189,8 @@ static int verify(struct remote *r)
 	free(backup);
 	if (!reply)
 		return code;
-	if (remote_wants_json(r))
-		remote_print_json(reply);
+	if (remote_wants_data(r))
+		remote_print_value(r, reply);
 	else if (json_is_true(json_object_get(reply, "whole")))
 		printf("%s is whole: %" PRId64 " images\n", r->names[0],
 		       remote_number(reply, "images"));

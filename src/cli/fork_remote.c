@@ -13,7 +13,8 @@
 #include "cli/say.h"
 
 /* What the task says of them, now that it has ended. */
-static void tell(const char *machine, json_t *task, bool json)
+static void tell(const struct remote *r, const char *machine, json_t *task,
+                 bool json)
 {
 	json_t *copies = remote_at(task, "params.copies"), *copy;
 	json_t *result = json_object_get(task, "result"), *whole;
@@ -26,7 +27,7 @@ static void tell(const char *machine, json_t *task, bool json)
 		    json_pack("{s:O?, s:O?, s:O?}", "pause_us",
 		              json_object_get(result, "pause_us"), "ms",
 		              json_object_get(result, "ms"), "copies", copies);
-		remote_print_json(whole);
+		remote_print_value(r, whole);
 		json_decref(whole);
 		return;
 	}
@@ -53,7 +54,7 @@ static int run(struct remote *r, const char *machine, json_t *body, bool json)
 		task = code == CODE_OK && !r->async ? remote_get(r, room, &code)
 		                                    : NULL;
 		if (task)
-			tell(machine, task, json);
+			tell(r, machine, task, json);
 		json_decref(task);
 	}
 	free(vm);

@@ -265,7 +265,7 @@ int cmd_host(int argc, char **argv)
 	const struct command *verb;
 
 	if (argc < 2 || options_want_help(2, argv)) {
-		puts("usage: atoll host VERB [OPTION]...\n");
+		puts("usage: atoll host VERB [OPTION]...\n\nVerbs:");
 		command_list(verbs);
 		return argc < 2 ? END_USAGE : 0;
 	}

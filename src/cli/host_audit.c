@@ -60,7 +60,7 @@ int host_audit(int argc, char **argv)
 		if (r.format == FORMAT_TABLE)
 			print_table(all);
 		else
-			remote_print_json(all);
+			remote_print_value(&r, all);
 		code = remote_number(all, "failed") ? CODE_FAILED : CODE_OK;
 	}
 	json_decref(all);

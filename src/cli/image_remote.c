@@ -182,7 +182,7 @@ int image_remote(int argc, char **argv)
 {
 	if (strcmp(argv[0], "list") == 0)
 		return list(argc, argv);
-	if (strcmp(argv[0], "inspect") == 0)
+	if (strcmp(argv[0], "show") == 0 || strcmp(argv[0], "inspect") == 0)
 		return show(argc, argv);
 	if (strcmp(argv[0], "delete") == 0)
 		return delete (argc, argv);

@@ -55,7 +55,7 @@ static int show(struct remote *r, const char *base, const char *verb, int disk)
 	            ? json_object_get(all, "jobs")
 	            : element(json_object_get(all, "disks"), "disk", disk);
 	if (shown)
-		remote_print_json(shown);
+		remote_print_value(r, shown);
 	json_decref(all);
 	return shown ? code : say_usage("the machine has no such disk");
 }

@@ -189,7 +189,7 @@ static int show(struct remote *r, const struct wishes *w)
 	if (k == SIZE_MAX)
 		code = say_usage("there is no metric %s", w->metric);
 	else if (r->format != FORMAT_TABLE)
-		remote_print_json(whole);
+		remote_print_value(r, whole);
 	else if (w->csv)
 		print_csv(whole);
 	else if (w->metric)

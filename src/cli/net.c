@@ -149,7 +149,7 @@ static int create(struct remote *r, json_t *body)
 		return remote_failed(r, &err);
 	code = net_wait(r, r->names[0]);
 	if (r->format != FORMAT_TABLE)
-		remote_print_json(reply);
+		remote_print_value(r, reply);
 	else if (code == CODE_OK && !r->quiet)
 		printf("%s %s\n", r->names[0], remote_text(reply, "spec.cidr"));
 	json_decref(reply);
@@ -255,7 +255,7 @@ static int inspect(struct remote *r, const char *name)
 		print_network(n, status);
 	} else if (n) {
 		json_object_set(n, "status", status ? status : json_null());
-		remote_print_json(n);
+		remote_print_value(r, n);
 	}
 	json_decref(n);
 	json_decref(status);
@@ -456,8 +456,8 @@ int command_net(int argc, char **argv)
 	static const struct command verbs[] = {
 		{ "list", "the networks there are", net_list },
 		{ "create", "make one", net_create },
-		{ "inspect", "one with its machines and counters",
-		  net_inspect },
+		{ "show", "one with its machines and counters", net_inspect },
+		{ "inspect", "the same", net_inspect },
 		{ "delete", "delete those that no machine is in", net_delete },
 		{ "capture", "write down what passes", net_capture },
 		{ 0 },

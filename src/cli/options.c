@@ -41,14 +41,31 @@ static int unknown(const struct option_spec *specs, const char *name,
 	return error_hint(err, "--help lists the options");
 }
 
+static const struct option_spec *find_letter(const struct option_spec *specs,
+                                             char letter)
+{
+	while (specs->name && specs->letter != letter)
+		specs++;
+	return specs->name ? specs : NULL;
+}
+
 /* One option; *at is moved when its value is the next argument. */
 static int parse_one(const struct option_spec *specs, int argc, char **argv,
                      int *at, option_fn *fn, void *ctx, struct error *err)
 {
-	const char *name = argv[*at] + 2, *value = strchr(name, '=');
-	size_t len = value ? (size_t)(value - name) : strlen(name);
-	const struct option_spec *spec = find(specs, name, len);
+	bool is_short = argv[*at][1] != '-';
+	const char *name = argv[*at] + (is_short ? 1 : 2), *value = NULL;
+	const struct option_spec *spec;
+	size_t len = strlen(name);
 
+	if (is_short) {
+		spec = find_letter(specs, name[0]);
+		value = len > 1 ? name : NULL;
+	} else {
+		value = strchr(name, '=');
+		len = value ? (size_t)(value - name) : len;
+		spec = find(specs, name, len);
+	}
 	if (!spec)
 		return unknown(specs, name, len, err);
 	if (!spec->value)
@@ -76,10 +93,8 @@ int options_parse(const struct option_spec *specs, int argc, char **argv,
 			rc = fn(ctx, 0, arg, err);
 		else if (strcmp(arg, "--") == 0)
 			only_arguments = true;
-		else if (arg[1] == '-')
-			rc = parse_one(specs, argc, argv, &i, fn, ctx, err);
 		else
-			rc = unknown(specs, arg + 1, strlen(arg + 1), err);
+			rc = parse_one(specs, argc, argv, &i, fn, ctx, err);
 	}
 	return rc;
 }
@@ -96,6 +111,10 @@ void options_help(const char *usage, const char *summary,
 		snprintf(left, sizeof(left), "--%s%s%s", specs->name,
 		         specs->value ? " " : "",
 		         specs->value ? specs->value : "");
+		if (specs->letter)
+			snprintf(left + strlen(left),
+			         sizeof(left) - strlen(left), ", -%c",
+			         specs->letter);
 		printf("  %-26s %s\n", left, specs->help);
 	}
 }

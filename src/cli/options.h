@@ -12,7 +12,8 @@ struct option_spec {
 	const char *name;  /* without the dashes; NULL ends the table */
 	const char *value; /* what the help calls its value; NULL: a switch */
 	const char *help;
-	int id; /* above 0 */
+	int id;      /* above 0 */
+	char letter; /* a short form, as -o; 0: none */
 };
 
 /*

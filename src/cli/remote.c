@@ -15,21 +15,24 @@
 #include "base/units.h"
 #include "cli/say.h"
 
-enum { COLUMNS_MAX = 12, CELL = 128 };
-
 /* ---- options ---- */
 
 static int set_format(struct remote *r, const char *value, struct error *err)
 {
-	static const char *const names[] = { "table", "json", "jsonl", "name" };
+	/* In the order of enum remote_format, and one that is a table. */
+	static const char *const names[] = { "table", "json", "jsonl", "name",
+		                             "yaml",  "csv",  "wide" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (strcmp(names[i], value) == 0) {
-			r->format = (enum remote_format)i;
+			r->wide = strcmp(value, "wide") == 0;
+			r->format =
+			    r->wide ? FORMAT_TABLE : (enum remote_format)i;
 			return 0;
 		}
 	return error_set(err, -EINVAL,
-	                 "--format %s is none of table, json, jsonl, name",
+	                 "--format %s is none of table, wide, json, jsonl, "
+	                 "yaml, csv, name",
 	                 value);
 }
 
@@ -54,6 +57,19 @@ static int add_name(struct remote *r, const char *name, struct error *err)
 	return 0;
 }
 
+static int add_filter(struct remote *r, const char *text, struct error *err)
+{
+	if (r->filter_count == REMOTE_FILTERS_MAX)
+		return error_set(err, -EINVAL, "more than %d times --filter",
+		                 REMOTE_FILTERS_MAX);
+	if (!strchr(text, '=') || text[0] == '=' || text[0] == '!')
+		return error_set(err, -EINVAL,
+		                 "--filter %s is not as KEY=GLOB or KEY!=GLOB",
+		                 text);
+	r->filters[r->filter_count++] = text;
+	return 0;
+}
+
 static int take_option(void *ctx, int id, const char *value, struct error *err)
 {
 	struct remote *r = ctx;
@@ -70,6 +86,17 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 		return 0;
 	case OPT_IF_REV:
 		r->if_rev = value;
+		return 0;
+	case OPT_COLUMNS:
+		r->columns = value;
+		return 0;
+	case OPT_SORT:
+		r->sort = value;
+		return 0;
+	case OPT_FILTER:
+		return add_filter(r, value, err);
+	case OPT_DRY_RUN:
+		r->dry_run = r->yes = true;
 		return 0;
 	case OPT_ASYNC:
 		r->async = true;
@@ -108,6 +135,7 @@ int remote_open(struct remote *r, const char *usage, const char *summary,
 	if (rc < 0)
 		return say_error(&err);
 	client_if_match(r->client, r->if_rev);
+	client_only_reads(r->client, r->dry_run);
 	return -1;
 }
 
@@ -148,6 +176,11 @@ int remote_code(const char *code)
 
 int remote_failed(struct remote *r, const struct error *err)
 {
+	/* It was not to be done: what it would have been. */
+	if (err->code == -ECANCELED) {
+		puts(client_unasked(r->client));
+		return CODE_OK;
+	}
 	say_error(err);
 	if (err->code == -ECONNREFUSED)
 		return CODE_UNREACHABLE;
@@ -170,170 +203,6 @@ int remote_sum(size_t count, size_t failed, int last_code)
 	if (failed == 0)
 		return CODE_OK;
 	return failed < count ? CODE_PARTIAL : last_code;
-}
-
-/* ---- printing ---- */
-
-json_t *remote_at(json_t *element, const char *path)
-{
-	char key[64];
-	size_t n;
-
-	while (element && *path) {
-		n = strcspn(path, ".");
-		snprintf(key, sizeof(key), "%.*s", (int)n, path);
-		element = json_object_get(element, key);
-		path += n + (path[n] == '.');
-	}
-	return element;
-}
-
-const char *remote_text(json_t *element, const char *path)
-{
-	const char *text = json_string_value(remote_at(element, path));
-
-	return text ? text : "";
-}
-
-s64 remote_number(json_t *element, const char *path)
-{
-	return json_integer_value(remote_at(element, path));
-}
-
-int remote_show(struct remote *r, const char *path,
-                const struct column *columns)
-{
-	int code = CODE_OK;
-	json_t *one = remote_get(r, path, &code), *list;
-
-	if (!one)
-		return code;
-	list = json_pack("[O]", one);
-	remote_print(r, one, list, columns);
-	json_decref(list);
-	json_decref(one);
-	return CODE_OK;
-}
-
-bool remote_wants_json(const struct remote *r)
-{
-	return r->format == FORMAT_JSON || r->format == FORMAT_JSONL;
-}
-
-void remote_print_json(json_t *value)
-{
-	json_dumpf(value, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
-	putchar('\n');
-}
-
-static void put_list(json_t *list, char *text, size_t size)
-{
-	size_t i, used = 0;
-	json_t *one;
-
-	json_array_foreach(list, i, one)
-	{
-		const char *word = json_string_value(one);
-		int n = snprintf(text + used, size - used, "%s%s",
-		                 i ? ", " : "", word ? word : "");
-
-		if (n < 0 || (size_t)n >= size - used)
-			return;
-		used += (size_t)n;
-	}
-}
-
-static const char *cell(json_t *element, const struct column *c, char *text,
-                        size_t size)
-{
-	json_t *value;
-
-	if (c->text)
-		return c->text(element, text, size);
-	value = remote_at(element, c->path);
-	snprintf(text, size, "-");
-	if (c->kind == CELL_TEXT && json_string_length(value))
-		snprintf(text, size, "%s", json_string_value(value));
-	else if (c->kind == CELL_TEXT && json_is_boolean(value))
-		snprintf(text, size, "%s", json_is_true(value) ? "yes" : "no");
-	else if (c->kind == CELL_NUMBER && json_is_integer(value))
-		snprintf(text, size, "%" JSON_INTEGER_FORMAT,
-		         json_integer_value(value));
-	else if (c->kind == CELL_NUMBER && json_is_real(value))
-		snprintf(text, size, "%.2f", json_real_value(value));
-	else if (c->kind == CELL_SIZE && json_is_integer(value))
-		format_size((u64)json_integer_value(value), text, size);
-	else if (c->kind == CELL_TIME && json_is_string(value))
-		snprintf(text, size, "%.19s", json_string_value(value));
-	else if (c->kind == CELL_LIST && json_array_size(value))
-		put_list(value, text, size);
-	return text;
-}
-
-static void print_table(json_t *list, const struct column *columns)
-{
-	size_t width[COLUMNS_MAX] = { 0 }, count = 0, i;
-	const char *text;
-	json_t *one;
-	char room[CELL];
-
-	for (; columns[count].title; count++)
-		width[count] = strlen(columns[count].title);
-	json_array_foreach(list, i, one)
-	{
-		for (size_t n = 0; n < count; n++) {
-			text = cell(one, &columns[n], room, sizeof(room));
-			width[n] = MAX(width[n], strlen(text));
-		}
-	}
-	for (size_t n = 0; n < count; n++)
-		printf("%-*s%s", n + 1 < count ? (int)width[n] : 0,
-		       columns[n].title, n + 1 < count ? "  " : "\n");
-	json_array_foreach(list, i, one)
-	{
-		for (size_t n = 0; n < count; n++) {
-			text = cell(one, &columns[n], room, sizeof(room));
-			printf("%-*s%s", n + 1 < count ? (int)width[n] : 0,
-			       text, n + 1 < count ? "  " : "\n");
-		}
-	}
-}
-
-void remote_print(struct remote *r, json_t *whole, json_t *list,
-                  const struct column *columns)
-{
-	json_t *one;
-	char room[CELL];
-	size_t i;
-
-	if (r->format == FORMAT_TABLE) {
-		print_table(list, columns);
-	} else if (r->format == FORMAT_JSON) {
-		remote_print_json(whole);
-	} else {
-		json_array_foreach(list, i, one)
-		{
-			if (r->format == FORMAT_NAME) {
-				puts(
-				    cell(one, &columns[0], room, sizeof(room)));
-				continue;
-			}
-			json_dumpf(one, stdout, JSON_COMPACT);
-			putchar('\n');
-		}
-	}
-}
-
-int remote_list(struct remote *r, const char *path, const char *key,
-                const struct column *columns)
-{
-	int code = CODE_OK;
-	json_t *whole = remote_get(r, path, &code);
-
-	if (whole)
-		remote_print(r, whole, json_object_get(whole, key), columns);
-	json_decref(whole);
-	return code;
 }
 
 /* ---- tasks ---- */
@@ -440,14 +309,16 @@ static bool has_glob(const char *name)
 	return strpbrk(name, "*?[") != NULL;
 }
 
-static void add_matches(json_t *to, json_t *machines, const char *glob)
+static void add_matches(struct remote *r, json_t *to, json_t *machines,
+                        const char *glob)
 {
 	json_t *one;
 	size_t i;
 
 	json_array_foreach(machines, i, one)
 	{
-		if (fnmatch(glob, remote_text(one, "name"), 0) == 0)
+		if (fnmatch(glob, remote_text(one, "name"), 0) == 0 &&
+		    remote_matches(r, one, NULL))
 			json_array_append_new(
 			    to, json_string(remote_text(one, "name")));
 	}
@@ -455,32 +326,35 @@ static void add_matches(json_t *to, json_t *machines, const char *glob)
 
 json_t *remote_machines(struct remote *r, int *code)
 {
-	json_t *names = json_array(), *whole = NULL;
-	bool ask = r->all;
+	json_t *names = json_array(), *whole = NULL, *machines;
+	bool all = r->all || (r->filter_count && !r->name_count);
+	bool ask = all || r->filter_count;
 
+	if (!all && r->name_count == 0) {
+		*code = say_usage("which machine?");
+		json_decref(names);
+		return NULL;
+	}
 	for (size_t i = 0; i < r->name_count; i++)
 		ask = ask || has_glob(r->names[i]);
 	if (ask) {
-		whole = remote_get(r, "/v1/vms?view=brief", code);
+		whole = remote_get(
+		    r, r->filter_count ? "/v1/vms" : "/v1/vms?view=brief",
+		    code);
 		if (!whole) {
 			json_decref(names);
 			return NULL;
 		}
 	}
-	if (r->all)
-		add_matches(names, json_object_get(whole, "vms"), "*");
-	for (size_t i = 0; !r->all && i < r->name_count; i++)
-		if (has_glob(r->names[i]))
-			add_matches(names, json_object_get(whole, "vms"),
-			            r->names[i]);
+	machines = json_object_get(whole, "vms");
+	if (all)
+		add_matches(r, names, machines, "*");
+	for (size_t i = 0; !all && i < r->name_count; i++)
+		if (has_glob(r->names[i]) || r->filter_count)
+			add_matches(r, names, machines, r->names[i]);
 		else
 			json_array_append_new(names, json_string(r->names[i]));
 	json_decref(whole);
-	if (!r->all && r->name_count == 0) {
-		*code = say_usage("which machine?");
-		json_decref(names);
-		return NULL;
-	}
 	return names;
 }
 

@@ -26,16 +26,26 @@ enum {
 	CODE_PARTIAL = 9,
 };
 
-enum { REMOTE_NAMES_MAX = 1000 };
+enum { REMOTE_NAMES_MAX = 1000, REMOTE_FILTERS_MAX = 8 };
 
-enum remote_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_JSONL, FORMAT_NAME };
+enum remote_format {
+	FORMAT_TABLE,
+	FORMAT_JSON,
+	FORMAT_JSONL,
+	FORMAT_NAME,
+	FORMAT_YAML,
+	FORMAT_CSV,
+};
 
 /* What every verb takes; a verb's own options go to its own function. */
 struct remote {
 	struct client *client;
 	enum remote_format format;
 	const char *where, *if_rev;
-	bool async, quiet, yes, all;
+	const char *columns, *sort; /* as they were typed; NULL */
+	const char *filters[REMOTE_FILTERS_MAX];
+	size_t filter_count;
+	bool async, quiet, yes, all, wide, dry_run;
 	u64 timeout_s;      /* 0: none */
 	const char **names; /* arguments; owned array */
 	size_t name_count;
@@ -53,21 +63,40 @@ enum {
 	OPT_ALL,
 	OPT_WAIT,
 	OPT_IF_REV,
+	OPT_COLUMNS,
+	OPT_FILTER,
+	OPT_SORT,
+	OPT_DRY_RUN,
 	OPT_OWN = 100,
 };
 #define REMOTE_OPTIONS                                                         \
-	{ "format", "FORMAT", "table, json, jsonl or name", OPT_FORMAT },      \
+	{ "format", "FORMAT", "table, wide, json, jsonl, yaml, csv or name",   \
+	  OPT_FORMAT, 'o' },                                                   \
+	    { "dry-run", NULL, "say what would be asked, and don't ask it",    \
+	      OPT_DRY_RUN },                                                   \
 	    { "remote", "WHERE",                                               \
 	      "another daemon: unix:PATH or https://HOST:PORT", OPT_REMOTE },  \
 	{                                                                      \
 		"quiet", NULL, "no progress", OPT_QUIET                        \
 	}
+#define REMOTE_FILTER_OPTION                                                   \
+	{                                                                      \
+		"filter", "KEY=GLOB", "only those; also KEY!=GLOB, and again", \
+		    OPT_FILTER                                                 \
+	}
+/* Of verbs that print a list, beside those above. */
+#define REMOTE_LIST_OPTIONS                                                    \
+	{ "columns", "LIST", "titles, or paths in JSON, as name,spec.cpus",    \
+	  OPT_COLUMNS },                                                       \
+	    { "sort", "KEY", "by that one; -KEY for the other way",            \
+	      OPT_SORT },                                                      \
+	    REMOTE_FILTER_OPTION
 #define REMOTE_TASK_OPTIONS                                                    \
 	{ "async", NULL, "print the task's number and don't wait",             \
 	  OPT_ASYNC },                                                         \
 	    { "timeout", "TIME", "wait no longer; the task goes on",           \
 	      OPT_WAIT },                                                      \
-	    { "all", NULL, "all machines", OPT_ALL },                          \
+	    { "all", NULL, "all machines", OPT_ALL }, REMOTE_FILTER_OPTION,    \
 	{                                                                      \
 		"if-rev", "N", "only if the definition has that revision",     \
 		    OPT_IF_REV                                                 \
@@ -96,25 +125,32 @@ enum cell {
 	CELL_SIZE, /* bytes */
 	CELL_TIME, /* to the second */
 	CELL_LIST, /* of texts */
+	CELL_ANY,  /* as JSON has it */
 };
 struct column {
 	const char *title;
 	const char *(*text)(json_t *element, char *room, size_t size);
 	const char *path;
 	enum cell kind;
+	bool wide; /* only in a wide table */
 };
-/* list is an array; in the other formats whole is printed as it is. */
-void remote_print(struct remote *r, json_t *whole, json_t *list,
-                  const struct column *columns);
+/* list is an array; in JSON and YAML whole is printed, with what was filtered
+ * and sorted in its place. */
+int remote_print(struct remote *r, json_t *whole, json_t *list,
+                 const struct column *columns);
 /* GET, and the list that is at key printed; an exit code. */
 int remote_list(struct remote *r, const char *path, const char *key,
                 const struct column *columns);
 /* GET path, which is printed as the one line of such a table. */
 int remote_show(struct remote *r, const char *path,
                 const struct column *columns);
-/* JSON of either kind was asked for. */
-bool remote_wants_json(const struct remote *r);
-void remote_print_json(json_t *value);
+/* Not a table, nor names. */
+bool remote_wants_data(const struct remote *r);
+/* One value in the format that was asked for; a table can't have it. */
+void remote_print_value(const struct remote *r, json_t *value);
+/* What --filter lets through; columns: whose titles are keys, too; or NULL. */
+bool remote_matches(const struct remote *r, json_t *element,
+                    const struct column *columns);
 
 /* What is at a dotted path of keys; borrowed, or NULL. */
 json_t *remote_at(json_t *element, const char *path);

@@ -12,7 +12,9 @@ int resource_list(const char *usage, const char *summary, const char *path,
                   const char *key, const struct column *columns, int argc,
                   char **argv)
 {
-	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+	static const struct option_spec specs[] = { REMOTE_LIST_OPTIONS,
+		                                    REMOTE_OPTIONS,
+		                                    { 0 } };
 	struct remote r = { 0 };
 	int code = remote_open(&r, usage, summary, specs, argc, argv);
 
@@ -115,7 +117,7 @@ int resource_call(struct remote *r, const char *method, const char *path,
 	if (client_call(r->client, method, path, body, &reply, &err) < 0)
 		code = remote_failed(r, &err);
 	else if (reply && r->format != FORMAT_TABLE)
-		remote_print_json(reply);
+		remote_print_value(r, reply);
 	else if (reply && key)
 		puts(remote_text(reply, key));
 	json_decref(reply);

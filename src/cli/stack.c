@@ -247,7 +247,7 @@ static json_t *difference(json_t *vm, json_t *wanted)
 static int say_done(struct stack *s, const char *what, const char *name)
 {
 	s->changes++;
-	if (!s->remote.quiet)
+	if (!s->remote.quiet && !s->remote.dry_run)
 		printf("%s %s\n", what, name);
 	return CODE_OK;
 }

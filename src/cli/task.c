@@ -97,6 +97,7 @@ static int task_list(int argc, char **argv)
 		  OPT_STATE },
 		{ "vm", "NAME", "of one machine", OPT_VM },
 		{ "limit", "N", "the newest N (100)", OPT_LIMIT },
+		REMOTE_LIST_OPTIONS,
 		REMOTE_OPTIONS,
 		{ 0 },
 	};
@@ -298,6 +299,7 @@ static int event_list(int argc, char **argv)
 		{ "after", "EVENT", "those with a higher number", OPT_AFTER },
 		{ "limit", "N", "so many at most (100)", OPT_LIMIT },
 		{ "follow", NULL, "those to come, until Ctrl-C", OPT_FOLLOW },
+		REMOTE_LIST_OPTIONS,
 		REMOTE_OPTIONS,
 		{ 0 },
 	};

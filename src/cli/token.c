@@ -106,7 +106,7 @@ static int create(struct remote *r, const struct wishes *w)
 	if (reply && r->format == FORMAT_TABLE)
 		puts(remote_text(reply, "token"));
 	else if (reply)
-		remote_print_json(reply);
+		remote_print_value(r, reply);
 	json_decref(reply);
 	json_decref(body);
 	return code;
@@ -173,6 +173,7 @@ static int audit_list(int argc, char **argv)
 	static const struct option_spec specs[] = {
 		{ "after", "RECORD", "those with a higher number", OPT_AFTER },
 		{ "limit", "N", "so many at most (100)", OPT_LIMIT },
+		REMOTE_LIST_OPTIONS,
 		REMOTE_OPTIONS,
 		{ 0 },
 	};
@@ -208,7 +209,7 @@ static int audit_verify(int argc, char **argv)
 	if (code < 0) {
 		found = remote_get(&r, "/v1/audit/verify", &code);
 		if (found && r.format != FORMAT_TABLE)
-			remote_print_json(found);
+			remote_print_value(&r, found);
 		if (found && json_is_true(json_object_get(found, "valid"))) {
 			if (r.format == FORMAT_TABLE)
 				printf("%" PRId64 " records, none altered; the "

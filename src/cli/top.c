@@ -20,7 +20,7 @@
 #include "cli/terminal.h"
 #include "cli/watch.h"
 
-enum { OPT_BATCH = OPT_OWN, OPT_COUNT, OPT_DELAY, OPT_SORT, OPT_VCPUS };
+enum { OPT_BATCH = OPT_OWN, OPT_COUNT, OPT_DELAY, OPT_ORDER, OPT_VCPUS };
 enum { LINE = 512, NAME_WIDTH = 16 };
 
 static const struct {
@@ -214,6 +214,11 @@ static void draw(struct top *t, json_t *whole)
 	char *text = NULL;
 	size_t size = 0;
 
+	if (t->remote.format == FORMAT_YAML || t->remote.format == FORMAT_CSV) {
+		remote_print_value(&t->remote, whole);
+		fflush(stdout);
+		return;
+	}
 	if (t->remote.format != FORMAT_TABLE) {
 		json_dumpf(whole, stdout, JSON_COMPACT);
 		putchar('\n');
@@ -342,7 +347,7 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 	case OPT_VCPUS:
 		t->vcpus = true;
 		return 0;
-	case OPT_SORT:
+	case OPT_ORDER:
 		return set_sort(t, value, err);
 	case OPT_COUNT:
 		return parse_u64(value, 1, UINT32_MAX, &t->count, err);
@@ -359,7 +364,7 @@ int command_top(int argc, char **argv)
 		{ "count", "N", "that many, then end", OPT_COUNT },
 		{ "delay", "TIME", "between two [2s]", OPT_DELAY },
 		{ "sort", "COLUMN",
-		  "cpu, ready, memory, disk, net or name [cpu]", OPT_SORT },
+		  "cpu, ready, memory, disk, net or name [cpu]", OPT_ORDER },
 		{ "vcpus", NULL, "a line for each vCPU too", OPT_VCPUS },
 		REMOTE_OPTIONS,
 		{ 0 },

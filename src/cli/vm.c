@@ -40,6 +40,27 @@ static const char *state_of(json_t *vm, char *room, size_t size)
 	return room;
 }
 
+/* The first that the guest says it has, and that others can reach. */
+static const char *address_of(json_t *vm, char *room, size_t size)
+{
+	json_t *one, *address;
+	size_t i, k;
+
+	(void)room;
+	(void)size;
+	json_array_foreach(remote_at(vm, "agent.interfaces"), i, one)
+	{
+		if (strcmp(remote_text(one, "name"), "lo") == 0)
+			continue;
+		json_array_foreach(json_object_get(one, "addresses"), k,
+		                   address)
+		{
+			return json_string_value(address);
+		}
+	}
+	return "-";
+}
+
 /* "3m", "2h", "5d" since an ISO time. */
 static const char *age_of(json_t *vm, char *room, size_t size)
 {
@@ -68,6 +89,11 @@ static const struct column columns[] = {
 	{ "CPUS", .path = "spec.cpus", .kind = CELL_NUMBER },
 	{ "MEMORY", .path = "spec.memory_bytes", .kind = CELL_SIZE },
 	{ "IMAGE", .path = "spec.image" },
+	{ "ADDRESS", address_of, .wide = true },
+	{ "ENGINE", .path = "spec.engine", .wide = true },
+	{ "PROJECT", .path = "spec.project", .wide = true },
+	{ "OWNER", .path = "spec.owner", .wide = true },
+	{ "ID", .path = "id", .wide = true },
 	{ NULL },
 };
 
@@ -109,6 +135,7 @@ static int vm_list(int argc, char **argv)
 		{ "owner", "WHO", "only those of that one", OPT_OWNER },
 		{ "expired", NULL, "only those whose time is over",
 		  OPT_EXPIRED },
+		REMOTE_LIST_OPTIONS,
 		REMOTE_OPTIONS,
 		{ 0 },
 	};
@@ -118,7 +145,8 @@ static int vm_list(int argc, char **argv)
 	                       "The machines that the daemon keeps.", specs,
 	                       argc, argv);
 
-	if (code < 0 && (r.format == FORMAT_TABLE || r.format == FORMAT_NAME))
+	if (code < 0 && !remote_wants_data(&r) && !r.wide && !r.columns &&
+	    !r.sort && !r.filter_count)
 		list_option(&path, OPT_VIEW, "brief", NULL);
 	if (code < 0)
 		code = remote_list(&r, path, "vms",
@@ -216,11 +244,8 @@ static int show_one(struct remote *r, void *unused, const char *name)
 		show_text(vm);
 	} else if (r->format == FORMAT_NAME) {
 		puts(remote_text(vm, "name"));
-	} else if (r->format == FORMAT_JSONL) {
-		json_dumpf(vm, stdout, JSON_COMPACT);
-		putchar('\n');
 	} else {
-		remote_print_json(vm);
+		remote_print_value(r, vm);
 	}
 	json_decref(vm);
 	return CODE_OK;

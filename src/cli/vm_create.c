@@ -384,8 +384,8 @@ int vm_made(struct remote *r, json_t *vm, const char *name)
 	json_t *task;
 	int code = CODE_OK;
 
-	if (remote_wants_json(r))
-		remote_print_json(vm);
+	if (remote_wants_data(r))
+		remote_print_value(r, vm);
 	else if (!r->quiet)
 		puts(name);
 	if (!id || r->async)
@@ -497,8 +497,8 @@ static int change(struct remote *r, struct definition *d)
 	if (code == 0 &&
 	    client_call(r->client, "PATCH", path, d->spec, &vm, &err) < 0)
 		code = remote_failed(r, &err);
-	if (vm && r->format == FORMAT_JSON)
-		remote_print_json(vm);
+	if (vm && remote_wants_data(r))
+		remote_print_value(r, vm);
 	if (vm && json_is_true(json_object_get(vm, "restart_needed")) &&
 	    !r->quiet)
 		fputs("it takes effect when the machine is started again\n",

@@ -20,6 +20,8 @@ struct client {
 	char *socket, *base; /* Unix socket or NULL; start of all URLs */
 	bool may_start;
 	char *if_match;
+	bool only_reads;
+	char *unasked;
 	struct api_error error;
 };
 
@@ -86,6 +88,7 @@ void client_close(struct client *c)
 	free(c->socket);
 	free(c->base);
 	free(c->if_match);
+	free(c->unasked);
 	free(c);
 }
 
@@ -93,6 +96,16 @@ void client_if_match(struct client *c, const char *revision)
 {
 	free(c->if_match);
 	c->if_match = revision ? xasprintf("If-Match: \"%s\"", revision) : NULL;
+}
+
+void client_only_reads(struct client *c, bool only)
+{
+	c->only_reads = only;
+}
+
+const char *client_unasked(const struct client *c)
+{
+	return c->unasked ? c->unasked : "";
 }
 
 const struct api_error *client_error(const struct client *c)
@@ -278,10 +291,18 @@ static int call(struct client *c, const char *method, const char *path,
                 const char *type, const void *data, size_t size, json_t **reply,
                 struct error *err)
 {
-	struct curl_slist *list = headers(c, type, NULL);
+	struct curl_slist *list;
 	struct answer a = { 0 };
 	int rc;
 
+	if (c->only_reads && strcmp(method, "GET") != 0) {
+		free(c->unasked);
+		c->unasked =
+		    xasprintf("%s %s%s%.*s", method, path, size ? " " : "",
+		              (int)size, data ? (const char *)data : "");
+		return error_set(err, -ECANCELED, "not done");
+	}
+	list = headers(c, type, NULL);
 	memset(&c->error, 0, sizeof(c->error));
 	prepare(c, method, path, list);
 	curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, collect);

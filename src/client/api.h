@@ -39,6 +39,10 @@ int client_send(struct client *client, const char *path, const void *data,
                 size_t size, struct error *err) MUST_CHECK;
 /* If-Match for the calls that follow; NULL: none. */
 void client_if_match(struct client *client, const char *revision);
+/* Calls that would change something are not made from here on: -ECANCELED. */
+void client_only_reads(struct client *client, bool only);
+/* The last of those: "METHOD PATH BODY"; borrowed. */
+const char *client_unasked(const struct client *client);
 const struct api_error *client_error(const struct client *client);
 
 /* Bytes of an answer that goes on. Not 0 ends it. */

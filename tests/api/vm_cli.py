@@ -5,6 +5,7 @@ demand, tables, JSON, exit codes, the console on a terminal.
 
 Usage: vm_cli.py ATOLLD ATOLL GUEST
 """
+import csv
 import json
 import os
 import pty
@@ -16,6 +17,8 @@ import subprocess
 import sys
 import time
 import unittest
+
+import yaml
 
 import harness
 from harness import wait_for
@@ -106,6 +109,71 @@ class Cli(unittest.TestCase):
                      ("token", "create"), ("console",)):
             self.assertIn("usage: ", self.good(*args, "--help"))
 
+    def test_12_choosing(self):
+        """Columns, filters, order, and the formats of all lists."""
+        def names(*args):
+            return self.good("vm", "list", *args, "-o", "name").split()
+
+        self.assertEqual(names("--sort", "-name"), ["web2", "web1", "db"])
+        self.assertEqual(names("--sort", "cpus")[-1], "web1")
+        self.assertEqual(names("--sort", "-spec.cpus")[0], "web1")
+        self.assertEqual(names("--filter", "name=web*"), ["web1", "web2"])
+        self.assertEqual(names("--filter", "name!=web*"), ["db"])
+        self.assertEqual(names("--filter", "tag=tier"), ["web1"])
+        self.assertEqual(names("--filter", "tag=tier=d*"), [])
+        self.assertEqual(names("--filter", "description=first",
+                               "--filter", "spec.cpus=2"), ["web1"])
+        self.assertEqual(names("--filter", "description=first",
+                               "--filter", "state=running"), [])
+        table = self.good("vm", "list", "--columns", "name,spec.cpus,Memory",
+                          "--sort", "name").splitlines()
+        self.assertEqual(table[0].split(), ["NAME", "spec.cpus", "MEMORY"])
+        self.assertEqual(table[2].split(), ["web1", "2", "32", "MiB"])
+        self.assertIn("PROJECT", self.good("vm", "list", "-owide"))
+        rows = list(csv.DictReader(self.good(
+            "vm", "list", "-o", "csv", "--columns",
+            "name,memory,image,spec.tags").splitlines()))
+        self.assertEqual(rows[1], {"NAME": "web1", "MEMORY": str(32 << 20),
+                                   "IMAGE": "",
+                                   "spec.tags": '{"tier":"web"}'})
+        for args in (("vm", "list"), ("vm", "show", "web1"),
+                     ("event", "list"), ("role", "list")):
+            self.assertEqual(
+                yaml.safe_load(self.good(*args, "--format", "yaml")),
+                json.loads(self.good(*args, "--format", "json")), args)
+        self.assertIn("spec.tags.tier,web", self.good(
+            "vm", "show", "web1", "--format", "csv").splitlines())
+        chosen = json.loads(self.good("vm", "list", "--filter", "name=db",
+                                      "-o", "json"))
+        self.assertEqual([v["name"] for v in chosen["vms"]], ["db"])
+        self.bad(2, "not as KEY=GLOB", "vm", "list", "--filter", "name")
+        self.bad(2, "empty name", "vm", "list", "--columns", "name,,cpus")
+        self.bad(2, "needs a value", "vm", "list", "-o")
+        self.bad(2, "no option --x", "vm", "list", "-x")
+
+    def test_13_what_would_be_done(self):
+        self.assertEqual(
+            self.good("start", "web*", "--dry-run").splitlines(),
+            ["POST /v1/vms/web1/start", "POST /v1/vms/web2/start"])
+        self.assertEqual(
+            self.good("start", "--filter", "tag=tier", "--dry-run"),
+            "POST /v1/vms/web1/start\n")
+        self.assertEqual(self.good("vm", "delete", "db", "--dry-run"),
+                         "DELETE /v1/vms/db\n")
+        self.assertEqual(self.good("vm", "set", "db", "--cpus", "2",
+                                   "--dry-run"),
+                         'PATCH /v1/vms/db {"cpus":2}\n')
+        self.assertIn('"name":"more"', self.good(
+            "vm", "create", "more", *TINY, "--dry-run"))
+        self.assertEqual(self.good("net", "create", "n", "--dry-run"),
+                         'POST /v1/networks {"name":"n"}\n')
+        self.assertEqual(json.loads(self.good(
+            "vm", "list", "-o", "json", "--columns", "x"))["vms"][0]["state"],
+            "stopped")
+        self.assertEqual(self.good("vm", "list", "-o", "name").split(),
+                         ["db", "web1", "web2"])
+        self.assertNotIn("\nn ", self.good("net", "list"))
+
     def test_20_life(self):
         self.good("start", "web*")
         self.assertIn("resident is up", wait_for(
@@ -123,6 +191,15 @@ class Cli(unittest.TestCase):
         self.good("vm", "wait", "web2", "--for", "running")
         self.bad(7, "is running, not stopped", "vm", "wait", "web2",
                  "--timeout", "1")
+        top = self.good("top", "--batch", "--count", "2", "--delay", "100ms")
+        self.assertEqual(len(re.findall(r"(?m)^\S+  host: CPU", top)), 2)
+        self.assertRegex(top, r"(?m)^NAME +STATE +CPU% READY% STEAL% +RES +"
+                         r"SIZE +BALLN +SHARED +SWAP READ/s WRIT/s +R-ms +"
+                         r"W-ms +TX/s +RX/s$")
+        self.assertRegex(top, r"(?m)^web2 +running +\d")
+        figures = [json.loads(line) for line in self.good(
+            "top", "--batch", "--count", "1", "-o", "json").splitlines()]
+        self.assertIn("web2", {v["name"] for v in figures[0]["vms"]})
         self.good("kill", "web2")
         self.good("vm", "set", "web2", "--name", "web3")
         self.assertIn("web3", self.good("vm", "list"))
@@ -305,6 +382,11 @@ class Cli(unittest.TestCase):
         self.assertEqual(complete("net", "delete", "wi"), ["wired"])
         self.assertEqual(complete("launch", "--net", "wi"), ["wired"])
         self.assertEqual(complete("quota", "set", "def"), ["default"])
+        self.assertEqual(complete("host", "au"), ["audit"])
+        self.assertEqual(complete("disk", "conv"), ["convert"])
+        self.assertEqual(complete("image", "sh"), ["show"])
+        self.assertEqual(complete("backup", "create", "comp"), ["completed"])
+        self.assertEqual(complete("vm", "list", "--col"), ["--columns"])
         self.assertEqual(complete("vm", "list", "--project", "def"),
                          ["default"])
         self.assertEqual(complete("user", "grant", "x", "--role", "view"),
@@ -344,6 +426,8 @@ class Cli(unittest.TestCase):
         self.assertIn("wired", complete("net", "delete", "w"))
         self.assertIn("wired", complete("launch", "--net", "w"))
         self.assertIn("--memory", complete("launch", "--m"))
+        self.assertIn("audit", complete("host", "a"))
+        self.assertIn("completed", complete("backup", "create", "c"))
 
     def check_fish(self):
         if not shutil.which("fish"):
@@ -364,6 +448,8 @@ class Cli(unittest.TestCase):
         self.assertIn("completed", complete("atoll stop c"))
         self.assertIn("wired", complete("atoll net delete w"))
         self.assertIn("wired", complete("atoll launch --net w"))
+        self.assertIn("audit", complete("atoll host a"))
+        self.assertIn("completed", complete("atoll backup create c"))
 
     def test_50_stack(self):
         file = D.work / "shop.yaml"

@@ -18,7 +18,7 @@ enum { OPT_CPUS = 1, OPT_KEEP, OPT_MEMORY, OPT_NAME };
 static const struct option_spec specs[] = {
 	{ "cpus", "N", "how many", OPT_CPUS },
 	{ "keep", NULL, "a switch", OPT_KEEP },
-	{ "memory", "SIZE", "how much", OPT_MEMORY },
+	{ "memory", "SIZE", "how much", OPT_MEMORY, 'm' },
 	{ "name", "NAME", "who", OPT_NAME },
 	{ 0 },
 };
@@ -72,6 +72,9 @@ static void in_any_order(void **state)
 	seen = (struct seen){ 0 };
 	assert_int_equal(parse(&seen, &err, "--name=", NULL, NULL), 0);
 	assert_string_equal(seen.text, "4=;");
+	seen = (struct seen){ 0 };
+	assert_int_equal(parse(&seen, &err, "-m", "1G", "-m2G"), 0);
+	assert_string_equal(seen.text, "3=1G;3=2G;");
 }
 
 static void refuses(void **state)
@@ -84,6 +87,7 @@ static void refuses(void **state)
 		{ "--cpsu", "--cpsu", "--cpus" },
 		{ "--xylophone", "--xylophone", "--help" },
 		{ "-k", "--k", "--help" },
+		{ "-m", "needs a value", "" },
 		{ "--keep=1", "takes no value", "" },
 		{ "--cpus", "needs a value", "" },
 		{ "--c", "--c", "" },
