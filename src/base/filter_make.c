@@ -20,6 +20,23 @@ scmp_filter_ctx filter_begin(unsigned other)
 	return seccomp_init(other);
 }
 
+int filter_add_all(scmp_filter_ctx ctx, u32 action, const int *calls,
+                   size_t count)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < count && rc == 0; i++)
+		rc = seccomp_rule_add(ctx, action, calls[i], 0);
+	return rc;
+}
+
+/* The one rule that compares with FILTER_OWN_PID. */
+static int allow_own_signals(scmp_filter_ctx ctx)
+{
+	return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
+	                        SCMP_A0_32(SCMP_CMP_EQ, FILTER_OWN_PID));
+}
+
 /* How many there are, or -errno. */
 static int compile(scmp_filter_ctx ctx, struct sock_filter *code)
 {
@@ -60,7 +77,9 @@ int filter_print(scmp_filter_ctx ctx, int rc, const char *name)
 	int pid_at = -EINVAL;
 
 	if (rc == 0)
-		rc = ctx ? compile(ctx, code) : -ENOMEM;
+		rc = allow_own_signals(ctx);
+	if (rc == 0)
+		rc = compile(ctx, code);
 	if (rc >= 0)
 		pid_at = own_pid(code, rc);
 	seccomp_release(ctx);

@@ -7,11 +7,16 @@
 
 #include <seccomp.h>
 
+#include "base/types.h"
+
 /* other: what happens at calls that no rule names. NULL: no memory. */
 scmp_filter_ctx filter_begin(unsigned other);
+/* The same action for each of these calls: 0, or why it was refused. */
+int filter_add_all(scmp_filter_ctx ctx, u32 action, const int *calls,
+                   size_t count) MUST_CHECK;
 /*
  * Prints "const struct filter NAME" and ends ctx. rc: how adding the rules
- * went. Exactly one of them compares with FILTER_OWN_PID. What the program is
- * to return.
+ * went. Signals to the process itself, as of abort(), are allowed on top. What
+ * the program is to return.
  */
 int filter_print(scmp_filter_ctx ctx, int rc, const char *name);

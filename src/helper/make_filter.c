@@ -16,7 +16,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
-#include "base/filter.h"
 #include "base/filter_make.h"
 #include "base/types.h"
 
@@ -132,10 +131,6 @@ static int make(bool of_keeper)
 
 	if (rc == 0 && of_keeper)
 		rc = allow(ctx, keeper, ARRAY_SIZE(keeper));
-	/* abort(); no other process is sent signals. */
-	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-		                      SCMP_A0_32(SCMP_CMP_EQ, FILTER_OWN_PID));
 	return filter_print(ctx, rc,
 	                    of_keeper ? "keeper_filter" : "worker_filter");
 }

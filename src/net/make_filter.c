@@ -10,7 +10,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
-#include "base/filter.h"
 #include "base/filter_make.h"
 #include "base/types.h"
 
@@ -67,15 +66,6 @@ static const int of_switch[] = {
 	SCMP_SYS(timerfd_settime),
 };
 
-static int allow_all(scmp_filter_ctx ctx, const int *calls, size_t count)
-{
-	int rc = 0;
-
-	for (size_t i = 0; i < count && rc == 0; i++)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i], 0);
-	return rc;
-}
-
 /* Memory that holds no code. */
 static int allow_data(scmp_filter_ctx ctx)
 {
@@ -91,7 +81,8 @@ static int allow_data(scmp_filter_ctx ctx)
 
 static int allow_sockets(scmp_filter_ctx ctx)
 {
-	int rc = allow_all(ctx, of_stack, ARRAY_SIZE(of_stack));
+	int rc =
+	    filter_add_all(ctx, SCMP_ACT_ALLOW, of_stack, ARRAY_SIZE(of_stack));
 
 	if (rc == 0)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
@@ -106,17 +97,15 @@ static int allow_sockets(scmp_filter_ctx ctx)
 static int make(bool stack)
 {
 	scmp_filter_ctx ctx = filter_begin(SCMP_ACT_ERRNO(EPERM));
-	int rc = allow_all(ctx, common, ARRAY_SIZE(common));
+	int rc =
+	    filter_add_all(ctx, SCMP_ACT_ALLOW, common, ARRAY_SIZE(common));
 
 	if (rc == 0)
 		rc = allow_data(ctx);
-	/* abort(); no other process is sent signals. */
-	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-		                      SCMP_A0_32(SCMP_CMP_EQ, FILTER_OWN_PID));
 	if (rc == 0)
 		rc = stack ? allow_sockets(ctx)
-		           : allow_all(ctx, of_switch, ARRAY_SIZE(of_switch));
+		           : filter_add_all(ctx, SCMP_ACT_ALLOW, of_switch,
+		                            ARRAY_SIZE(of_switch));
 	return filter_print(ctx, rc, stack ? "stack_filter" : "switch_filter");
 }
 

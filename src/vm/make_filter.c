@@ -16,7 +16,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
-#include "base/filter.h"
 #include "base/filter_make.h"
 #include "base/types.h"
 
@@ -102,10 +101,10 @@ static const int allowed[] = {
 
 /* The C library asks for these and takes a refusal well. */
 static const int refused[] = {
-	SCMP_SYS(open),    SCMP_SYS(openat),   SCMP_SYS(openat2),
-	SCMP_SYS(access),  SCMP_SYS(readlink), SCMP_SYS(readlinkat),
-	SCMP_SYS(socket),  SCMP_SYS(clone3),   SCMP_SYS(uname),
-	SCMP_SYS(sysinfo), SCMP_SYS(statx),
+	SCMP_SYS(open),   SCMP_SYS(openat),   SCMP_SYS(openat2),
+	SCMP_SYS(access), SCMP_SYS(readlink), SCMP_SYS(readlinkat),
+	SCMP_SYS(socket), SCMP_SYS(uname),    SCMP_SYS(sysinfo),
+	SCMP_SYS(statx),
 };
 
 /* ioctls by their request: terminals, KVM, TAP, block devices. */
@@ -177,16 +176,16 @@ static const unsigned long ioctls[] = {
 
 static int add_lists(scmp_filter_ctx ctx)
 {
-	int rc = 0;
+	int rc =
+	    filter_add_all(ctx, SCMP_ACT_ALLOW, allowed, ARRAY_SIZE(allowed));
 
-	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(allowed); i++)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
-	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(refused); i++)
-		rc = seccomp_rule_add(ctx,
-		                      refused[i] == SCMP_SYS(clone3)
-		                          ? SCMP_ACT_ERRNO(ENOSYS)
-		                          : SCMP_ACT_ERRNO(EPERM),
-		                      refused[i], 0);
+	if (rc == 0)
+		rc = filter_add_all(ctx, SCMP_ACT_ERRNO(EPERM), refused,
+		                    ARRAY_SIZE(refused));
+	/* Then the C library calls clone. */
+	if (rc == 0)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS),
+		                      SCMP_SYS(clone3), 0);
 	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(ioctls); i++)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 		                      SCMP_A1_32(SCMP_CMP_EQ, (u32)ioctls[i]));
@@ -223,14 +222,10 @@ static int add_conditions(scmp_filter_ctx ctx)
 		                      SCMP_A0_64(SCMP_CMP_MASKED_EQ,
 		                                 (u64)CLONE_THREAD,
 		                                 (u64)CLONE_THREAD));
-	/* Signals to this process alone. */
+	/* Translated code has the vCPU behind GS. */
 	if (rc == 0)
-		/* Translated code has the vCPU behind GS. */
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(arch_prctl),
 		                      1, SCMP_A0(SCMP_CMP_EQ, ARCH_SET_GS));
-	if (!rc)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-		                      SCMP_A0_32(SCMP_CMP_EQ, FILTER_OWN_PID));
 	/* Names of threads. */
 	if (rc == 0)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
