@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/loop.h"
 #include "base/units.h"
 #include "cli/net.h"
 #include "cli/remote.h"
@@ -311,19 +312,11 @@ static void on_interrupt(int sig)
 	interrupted = 1;
 }
 
-static u64 now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (u64)t.tv_sec * NSEC_PER_SEC + (u64)t.tv_nsec;
-}
-
 static bool enough(void *ctx)
 {
 	const struct capturing *c = ctx;
 
-	return interrupted || (c->until_ns && now_ns() >= c->until_ns);
+	return interrupted || (c->until_ns && loop_now_ns() >= c->until_ns);
 }
 
 static int write_out(void *ctx, const void *data, size_t size)
@@ -359,7 +352,7 @@ static int capture_option(void *ctx, int id, const char *value,
 	} else {
 		if (parse_duration(value, &ns, err) < 0)
 			return err->code;
-		c->until_ns = now_ns() + ns;
+		c->until_ns = loop_now_ns() + ns;
 	}
 	return 0;
 }

@@ -16,6 +16,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/loop.h"
 #include "base/thread.h"
 #include "storage/core/driver.h"
 
@@ -59,14 +60,6 @@ static struct throttle *throttle_of(struct block *b)
 	return container_of(b, struct throttle, block);
 }
 
-static u64 now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
-}
-
 static void fill(struct bucket *b, double seconds)
 {
 	b->level = MIN(b->level + b->rate * seconds, b->burst);
@@ -74,7 +67,7 @@ static void fill(struct bucket *b, double seconds)
 
 static void fill_all(struct throttle *t)
 {
-	u64 now = now_ns();
+	u64 now = loop_now_ns();
 	double seconds = (double)(now - t->filled_ns) / (double)NSEC_PER_SEC;
 
 	fill(&t->requests, seconds);
@@ -208,7 +201,7 @@ static bool throttle_cancel(struct block *b, struct block_request *req)
 
 static void sleep_until_filled(struct throttle *t, double seconds)
 {
-	u64 at = now_ns() + (u64)(seconds * (double)NSEC_PER_SEC) + 1;
+	u64 at = loop_now_ns() + (u64)(seconds * (double)NSEC_PER_SEC) + 1;
 	struct timespec ts = { .tv_sec = (time_t)(at / NSEC_PER_SEC),
 		               .tv_nsec = (long)(at % NSEC_PER_SEC) };
 
@@ -337,7 +330,7 @@ struct block *throttle_open(struct block *b,
 	t->block.unbounded = b->unbounded;
 	t->under = b;
 	t->tail = &t->head;
-	t->filled_ns = now_ns();
+	t->filled_ns = loop_now_ns();
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

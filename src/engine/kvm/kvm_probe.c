@@ -24,6 +24,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/loop.h"
 #include "engine/kvm/kvm_device.h"
 
 enum {
@@ -123,14 +124,6 @@ struct probe {
 	timer_t timer;
 	bool has_timer;
 };
-
-static u64 now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
-}
 
 static void close_probe(struct probe *p)
 {
@@ -316,11 +309,11 @@ static int explain(struct probe *p, int port, struct error *err)
  */
 static int slice(struct probe *p, u64 *last, double *best, u64 *spent)
 {
-	u64 begin = now_ns(), took, loops, from = *last;
+	u64 begin = loop_now_ns(), took, loops, from = *last;
 	struct kvm_regs regs;
 	int port = run_for(p, SLICE_MS);
 
-	took = now_ns() - begin;
+	took = loop_now_ns() - begin;
 	*spent += took;
 	if (port != 0 && port != PORT_LOOPED)
 		return port;

@@ -7,12 +7,12 @@
 #include <slirp/libslirp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/units.h"
 #include "control/control.h"
 #include "net/user/wire.h"
@@ -47,11 +47,8 @@ static void guest_error(const char *msg, void *opaque)
 
 static int64_t clock_get_ns(void *opaque)
 {
-	struct timespec ts;
-
 	(void)opaque;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+	return (int64_t)loop_now_ns();
 }
 
 /* Timers serve IPv6 router advertisements only, and IPv6 is off. */

@@ -12,18 +12,11 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/loop.h"
 #include "base/thread.h"
 #include "storage/jobs/internal.h"
 
 enum { STACK_BYTES = 256 * 1024 };
-
-static u64 now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
-}
 
 /* Lock held. False: the time is over. */
 static bool wait_until(struct job *j, u64 at_ns)
@@ -45,7 +38,7 @@ struct job *job_make(const char *kind, struct live *live,
 	if (options)
 		j->options = *options;
 	j->rate = j->options.rate;
-	j->allowed_ns = now_ns();
+	j->allowed_ns = loop_now_ns();
 	pthread_mutex_init(&j->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -129,7 +122,7 @@ void job_set_total(struct job *j, u64 total)
  * the most that it saves up. */
 static void allow(struct job *j)
 {
-	u64 now = now_ns();
+	u64 now = loop_now_ns();
 	double rate = (double)j->rate;
 
 	j->allowance += rate * (double)(now - j->allowed_ns) / 1e9;
@@ -150,7 +143,7 @@ int job_step(struct job *j, u64 length)
 	while (!j->cancel && j->rate && j->allowance < 0) {
 		double s = -j->allowance / (double)j->rate;
 
-		wait_until(j, now_ns() + (u64)(s * 1e9) + 1);
+		wait_until(j, loop_now_ns() + (u64)(s * 1e9) + 1);
 		allow(j);
 	}
 	rc = j->cancel ? -ECANCELED : 0;
@@ -160,7 +153,7 @@ int job_step(struct job *j, u64 length)
 
 int job_ready(struct job *j, int wait_ms)
 {
-	u64 end = now_ns() + (u64)wait_ms * (NSEC_PER_SEC / 1000);
+	u64 end = loop_now_ns() + (u64)wait_ms * (NSEC_PER_SEC / 1000);
 	bool announce;
 	int rc;
 
@@ -305,7 +298,8 @@ int job_complete(struct job *j, bool pivot)
 static enum job_state wait_for(struct job *j, enum job_state least,
                                int timeout_ms)
 {
-	u64 end = now_ns() + (u64)MAX(timeout_ms, 0) * (NSEC_PER_SEC / 1000);
+	u64 end =
+	    loop_now_ns() + (u64)MAX(timeout_ms, 0) * (NSEC_PER_SEC / 1000);
 	enum job_state state;
 
 	pthread_mutex_lock(&j->lock);

@@ -15,10 +15,10 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/loop.h"
 #include "storage/core/iov.h"
 #include "storage/raw/raw.h"
 
@@ -239,14 +239,6 @@ static bool read_now(struct raw *raw, const struct block_io *io)
 	return false;
 }
 
-static u64 now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
-}
-
 /*
  * Whole pages go into the page cache without a look at the disk; but few file
  * systems can be asked not to wait, for a journal or until there are fewer
@@ -255,7 +247,7 @@ static u64 now_ns(void)
  */
 static bool write_now(struct raw *raw, const struct block_io *io)
 {
-	u64 begin = now_ns(), end;
+	u64 begin = loop_now_ns(), end;
 	ssize_t n;
 
 	if (!IS_ALIGNED(io->offset | io->length, (u64)HOST_PAGE) ||
@@ -264,7 +256,7 @@ static bool write_now(struct raw *raw, const struct block_io *io)
 	    raw_cut_short(raw))
 		return false;
 	n = pwritev(raw->fd, io->iov, io->iov_count, (off_t)io->offset);
-	end = now_ns();
+	end = loop_now_ns();
 	if (end - begin > NOW_WRITE_NS)
 		atomic_store_explicit(&raw->queue_until_ns,
 		                      end + (end - begin) * QUEUE_TIMES,

@@ -9,10 +9,10 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/loop.h"
 #include "storage/image.h"
 #include "support.h"
 
@@ -75,10 +75,7 @@ static struct block *open_raw(const char *path)
 
 static double seconds(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+	return (double)loop_now_ns() / NSEC_PER_SEC;
 }
 
 /* A rate holds a job back; lifting it and a cancel take effect at once. */

@@ -8,11 +8,11 @@
 #include <errno.h>
 #include <semaphore.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/loop.h"
 #include "storage/throttle.h"
 
 struct fixture {
@@ -45,10 +45,7 @@ static void end(struct fixture *f)
 
 static double seconds(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+	return (double)loop_now_ns() / NSEC_PER_SEC;
 }
 
 static void test_requests(void **state)
