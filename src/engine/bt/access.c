@@ -152,10 +152,30 @@ static void common_cold(const struct xlate *x, unsigned k, struct cold *cold)
 	cold->insn = (u16)k;
 }
 
-static u32 find_slot(struct xlate *x, bool write, int stack_slot)
+/*
+ * The slot of instruction k's probe. What is there several times, as the body
+ * of a loop in a trace, has it together: one of them misses at a new page, not
+ * all.
+ */
+static unsigned own_slot(struct xlate *x, unsigned k, bool write)
+{
+	u16 *slot;
+
+	if (x->nth >= PROBES)
+		return next_slot(x->bt, write);
+	slot = &x->site[k].slot[x->nth][write];
+	for (unsigned j = 0; j < k && !*slot; j++)
+		if (x->off[j] == x->off[k] && x->of[j] == x->of[k])
+			*slot = x->site[j].slot[x->nth][write];
+	if (!*slot)
+		*slot = (u16)next_slot(x->bt, write);
+	return *slot;
+}
+
+static u32 find_slot(struct xlate *x, unsigned k, bool write, int stack_slot)
 {
 	bool user = x->block->key & KEY_USER;
-	unsigned n = stack_slot < 0 ? next_slot(x->bt, write)
+	unsigned n = stack_slot < 0 ? own_slot(x, k, write)
 	             : write        ? SLOT_STACK_WRITE
 	                            : SLOT_STACK_READ;
 
@@ -166,7 +186,7 @@ static u32 find_slot(struct xlate *x, bool write, int stack_slot)
 static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
                   bool now, int stack_slot)
 {
-	u32 slot = find_slot(x, write, stack_slot);
+	u32 slot = find_slot(x, k, write, stack_slot);
 	struct cold *cold = &x->cold[x->colds++];
 
 	asm_mov_rr(&x->c, H_S1, H_S0);
@@ -339,7 +359,7 @@ static s64 add_up(struct xlate *x, const struct access *a, enum held held)
 static u32 probe_named(struct xlate *x, unsigned k, const struct access *a,
                        bool now, int stack_slot)
 {
-	u32 slot = find_slot(x, a->write, stack_slot);
+	u32 slot = find_slot(x, k, a->write, stack_slot);
 	struct cold *cold = &x->cold[x->colds++];
 	struct cursor *c = &x->c;
 

@@ -44,7 +44,7 @@ enum {
 	BT_SLOT_EMPTY = 1 << 28, /* upper half of an empty one's tag */
 	TARGETS = 65536,         /* of indirect jumps */
 	BT_CONTEXTS = 16,        /* recent ones remembered */
-	MISS_SAMPLE = 64,  /* one in so many misses of slots is looked at... */
+	MISS_SAMPLE = 61,  /* one in so many misses of slots is looked at... */
 	MISS_CYCLES = 250, /* ...if they come so fast; a tenth is its cost */
 	MISSES_MAX = 32,   /* such of one site, and it goes without a slot */
 	HOT_RUNS = 200,    /* a block interpreted that often is translated */
@@ -107,7 +107,7 @@ struct bt_area {
 	u32 vector_absent; /* 1: XMM and MXCSR are not the guest's */
 	u32 host_mxcsr;
 	u32 miss_count;   /* down to 0: this miss of a slot is looked at */
-	u32 miss_sampled; /* it was */
+	u32 miss_sampled; /* it was: how (helper.h) of that one; or 0 */
 	u64 miss_samples, last_sample; /* how many; the host's TSC then */
 	u32 slot_local; /* a supervisor slot holds what is not global */
 	u32 whole[2];   /* 32-bit code may be off FS, GS: code32.c */

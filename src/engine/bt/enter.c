@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "engine/bt/helper.h"
 #include "engine/bt/lockstep.h"
 #include "engine/bt/stats.h"
 #include "engine/interp/code.h"
@@ -26,6 +27,7 @@
 
 enum {
 	CROSSINGS_MAX = 32,
+	EDGE = 256, /* of a page: as far as a span reaches */
 };
 
 /* The one thing that a signal handler can't be told otherwise. */
@@ -227,6 +229,21 @@ struct bt_code *bt_make_again(struct bt *bt, struct bt_code *code)
 }
 
 /*
+ * What goes through memory in order misses at each page's edge and hits all the
+ * way to the next: a slot is right for it, however many such sites there are.
+ */
+static bool goes_in_order(const struct bt *bt, u32 how)
+{
+	const struct slot *slot =
+	    (const void *)((const u8 *)bt->cpu + (how & HOW_SLOT_MASK));
+	u64 lin = bt->area->missed, off = lin & ~PAGE_MASK;
+	u64 page = lin & PAGE_MASK;
+
+	return (page == slot->tag + PAGE_SIZE && off < EDGE) ||
+	       (page == slot->tag - PAGE_SIZE && off >= PAGE_SIZE - EDGE);
+}
+
+/*
  * A span that lies across two pages fails every time, a site that goes from
  * page to page has no use of a slot, and one that goes to very many has none of
  * a line. A block in which that is common is made again, better.
@@ -234,12 +251,17 @@ struct bt_code *bt_make_again(struct bt *bt, struct bt_code *code)
 static void improve(struct bt *bt, struct bt_out *out)
 {
 	struct bt_code *code = bt_code_of(out);
-	bool sampled = bt->area->miss_sampled;
+	u32 sampled = bt->area->miss_sampled;
 
 	bt->area->miss_sampled = 0;
 	if (code->block->made != code)
 		return;
 	if (sampled) {
+		if (!(code->paged & BIT(out->insn)) &&
+		    goes_in_order(bt, sampled)) {
+			out->misses -= out->misses > 0;
+			return;
+		}
 		if (++out->misses < MISSES_MAX)
 			return;
 		if (code->paged & BIT(out->insn))

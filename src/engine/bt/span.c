@@ -5,10 +5,10 @@
  * Registers that move by known amounts, as RSP does by pushes, keep their
  * spans: positions are counted from where a register was when it was last not
  * known. In a user's code the slot of a span still has its delta when R14 is
- * used for another, so several are known at a time: no two sites of one block
- * have the same slot, but those of the stack, and nothing else fills them
- * meanwhile. A supervisor's slot may not be the one that was looked at, while
- * AC is set (stubs.c); there only R14 knows.
+ * used for another, so several are known at a time: a slot is filled by its own
+ * site alone, by copies of that in a trace and, of two slots, by the stack's,
+ * and each of them ends the span that was there. A supervisor's slot may not be
+ * the one that was looked at, while AC is set (stubs.c); there only R14 knows.
  * A block whose spans often lie over the end of a page has a second body
  * without any.
  */

@@ -354,7 +354,7 @@ static const u8 *emit_fill(struct bt *bt, struct cursor *c, bool write,
 	sample_miss(c);
 	asm_bytes(c, "\x0f\x83", 2); /* jae */
 	asm_32(c, (u32)(again - (cursor_x(c) + 4)));
-	mov_gs_imm32(c, AREA(miss_sampled), 1);
+	asm_store_gs32(c, H_S1, AREA(miss_sampled));
 	asm_8(c, 0xf9); /* stc */
 	ret(c);
 	return at;

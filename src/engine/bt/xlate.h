@@ -94,6 +94,11 @@ struct entrance {
 	u8 flags;       /* enum flags_at */
 };
 
+/* Slots that an instruction's probes have; 0: none yet. */
+struct site {
+	u16 slot[PROBES][2]; /* [][write] */
+};
+
 struct xlate {
 	struct bt *bt;
 	struct icpu *cpu;
@@ -128,7 +133,8 @@ struct xlate {
 	const u8 *kept_at;
 	enum held held;
 	unsigned held_span;
-	s64 held_at;        /* positions of the registers that R14 has in it */
+	s64 held_at; /* positions of the registers that R14 has in it */
+	struct site site[TRACE_OPS];
 	u16 op[TRACE_OPS];  /* of each instruction, in its block's */
 	u16 off[TRACE_OPS]; /* in the page */
 	u16 end[TRACE_OPS]; /* of what follows it */
