@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/kernel_file.h"
 #include "base/log.h"
 #include "daemon/api.h"
 #include "daemon/backup/backup.h"
@@ -279,13 +280,9 @@ static int take_text(void *ctx, struct row *row)
 static bool host_booted(struct daemon *d)
 {
 	char now[64] = "", before[64] = "";
-	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
 
-	if (f) {
-		if (!fgets(now, sizeof(now), f))
-			now[0] = '\0';
-		fclose(f);
-	}
+	kernel_file_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", now,
+	                 sizeof(now));
 	now[strcspn(now, "\n")] = '\0';
 	store_query(d->store, take_text, before, NULL,
 	            "SELECT value FROM meta WHERE key = 'boot_id'", "");

@@ -16,6 +16,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/kernel_file.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "helper/checks.h"
@@ -47,17 +48,6 @@ struct server {
 
 /* ---- what is asked ---- */
 
-static int write_at(int process, const char *file, const char *text)
-{
-	int fd = openat(process, file, O_WRONLY | O_CLOEXEC), rc = 0;
-
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		rc = -errno;
-	if (fd >= 0)
-		close(fd);
-	return rc;
-}
-
 /* The kernel takes each map once: what has one keeps it. */
 static int write_maps(int process, u32 uid, struct error *err)
 {
@@ -65,9 +55,9 @@ static int write_maps(int process, u32 uid, struct error *err)
 	int rc;
 
 	snprintf(text, sizeof(text), "0 %u 1\n", uid);
-	rc = write_at(process, "uid_map", text);
+	rc = kernel_file_write(process, "uid_map", text);
 	if (rc == 0)
-		rc = write_at(process, "gid_map", text);
+		rc = kernel_file_write(process, "gid_map", text);
 	return rc < 0
 	           ? error_set(err, rc, "the machine's user: %s", strerror(-rc))
 	           : 0;

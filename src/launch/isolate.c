@@ -35,6 +35,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/kernel_file.h"
 #include "base/log.h"
 #include "launch/helper.h"
 
@@ -142,15 +143,9 @@ static int child(void *arg)
 static int write_proc(pid_t pid, const char *file, const char *text)
 {
 	char path[48];
-	int fd, rc = 0;
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		rc = -errno;
-	if (fd >= 0)
-		close(fd);
-	return rc;
+	return kernel_file_write(AT_FDCWD, path, text);
 }
 
 static int write_maps(pid_t pid, struct isolate *how)

@@ -12,21 +12,11 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/kernel_file.h"
 #include "base/log.h"
 #include "base/own_root.h"
 
 #define RESOLV_CONF "/etc/resolv.conf"
-
-static int write_proc(const char *file, const char *text)
-{
-	int fd = open(file, O_WRONLY | O_CLOEXEC), rc = 0;
-
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		rc = -errno;
-	if (fd >= 0)
-		close(fd);
-	return rc;
-}
 
 /* The same user inside as outside. */
 static int map_user(uid_t uid, gid_t gid)
@@ -35,11 +25,13 @@ static int map_user(uid_t uid, gid_t gid)
 	int rc;
 
 	snprintf(text, sizeof(text), "%u %u 1\n", uid, uid);
-	rc = write_proc("/proc/self/uid_map", text);
+	rc = kernel_file_write(AT_FDCWD, "/proc/self/uid_map", text);
 	if (rc == 0)
-		rc = write_proc("/proc/self/setgroups", "deny");
+		rc =
+		    kernel_file_write(AT_FDCWD, "/proc/self/setgroups", "deny");
 	snprintf(text, sizeof(text), "%u %u 1\n", gid, gid);
-	return rc == 0 ? write_proc("/proc/self/gid_map", text) : rc;
+	return rc == 0 ? kernel_file_write(AT_FDCWD, "/proc/self/gid_map", text)
+	               : rc;
 }
 
 static void apart(int also, const struct own_root_show *shown)

@@ -14,6 +14,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/kernel_file.h"
 #include "daemon/limits/limits.h"
 
 enum { CPUS_MAX = 1024, NICE_MAX = 19, NICE_MIN = -20 };
@@ -60,15 +61,11 @@ static int nice_of(u64 weight)
 static void write_autogroup(pid_t pid, int nice)
 {
 	char path[48], text[16];
-	int fd, n = snprintf(text, sizeof(text), "%d", nice);
 
+	snprintf(text, sizeof(text), "%d", nice);
 	snprintf(path, sizeof(path), "/proc/%d/autogroup", (int)pid);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return; /* a kernel without: niceness alone counts */
-	if (write(fd, text, (size_t)n) < 0)
-		errno = 0; /* as for who may not: niceness is all there is */
-	close(fd);
+	/* In a kernel without, or for who may not, niceness alone counts. */
+	kernel_file_write(AT_FDCWD, path, text);
 }
 
 static int limit_thread(pid_t tid, int nice, const cpu_set_t *set)

@@ -11,24 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/kernel_file.h"
 #include "base/units.h"
 #include "daemon/watch/watch.h"
-
-/* A whole small file; false: it is not there. */
-static bool read_text(int folder, const char *name, char *text, size_t size)
-{
-	int fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
-	ssize_t n;
-
-	if (fd < 0)
-		return false;
-	n = read(fd, text, size - 1);
-	close(fd);
-	if (n <= 0)
-		return false;
-	text[n] = '\0';
-	return true;
-}
 
 /* "Name:  123 kB" in bytes; 0 when it is not there. */
 static u64 field_kib(const char *text, const char *name)
@@ -46,11 +31,11 @@ static void read_thread(int tasks, const char *tid, struct process_figures *f)
 	u64 index;
 
 	snprintf(path, sizeof(path), "%.20s/schedstat", tid);
-	if (!read_text(tasks, path, text, sizeof(text)) ||
+	if (!kernel_file_read(tasks, path, text, sizeof(text)) ||
 	    sscanf(text, "%llu %llu", &run, &ready) != 2)
 		return;
 	snprintf(path, sizeof(path), "%.20s/comm", tid);
-	if (read_text(tasks, path, text, sizeof(text)) &&
+	if (kernel_file_read(tasks, path, text, sizeof(text)) &&
 	    strncmp(text, "vcpu-", 5) == 0) {
 		text[strcspn(text, "\n")] = '\0';
 		if (parse_u64(text + 5, 0, WATCH_CPUS_MAX - 1, &index, NULL) ==
@@ -65,7 +50,7 @@ static void read_memory(int folder, struct process_figures *f)
 {
 	char text[4096];
 
-	if (!read_text(folder, "status", text, sizeof(text)))
+	if (!kernel_file_read(folder, "status", text, sizeof(text)))
 		return;
 	f->resident_bytes = field_kib(text, "VmRSS:");
 	f->shared_bytes = field_kib(text, "RssShmem:");
@@ -118,13 +103,15 @@ static void read_pressure(struct host_figures *f)
 	char text[512];
 
 	f->cpu_some = f->memory_some = f->memory_full = f->io_some = -1;
-	if (read_text(AT_FDCWD, "/proc/pressure/cpu", text, sizeof(text)))
+	if (kernel_file_read(AT_FDCWD, "/proc/pressure/cpu", text,
+	                     sizeof(text)))
 		f->cpu_some = psi_parse(text, "some");
-	if (read_text(AT_FDCWD, "/proc/pressure/memory", text, sizeof(text))) {
+	if (kernel_file_read(AT_FDCWD, "/proc/pressure/memory", text,
+	                     sizeof(text))) {
 		f->memory_some = psi_parse(text, "some");
 		f->memory_full = psi_parse(text, "full");
 	}
-	if (read_text(AT_FDCWD, "/proc/pressure/io", text, sizeof(text)))
+	if (kernel_file_read(AT_FDCWD, "/proc/pressure/io", text, sizeof(text)))
 		f->io_some = psi_parse(text, "some");
 }
 
@@ -135,7 +122,7 @@ static void read_processors(struct host_figures *f)
 	u64 tick_ms = 1000 / (u64)sysconf(_SC_CLK_TCK), all = 0;
 	char text[512];
 
-	if (!read_text(AT_FDCWD, "/proc/stat", text, sizeof(text)) ||
+	if (!kernel_file_read(AT_FDCWD, "/proc/stat", text, sizeof(text)) ||
 	    sscanf(text, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &t[0],
 	           &t[1], &t[2], &t[3], &t[4], &t[5], &t[6], &t[7]) != 8)
 		return;
@@ -150,8 +137,8 @@ static s64 read_merged(void)
 {
 	char text[32];
 
-	return read_text(AT_FDCWD, "/sys/kernel/mm/ksm/pages_sharing", text,
-	                 sizeof(text))
+	return kernel_file_read(AT_FDCWD, "/sys/kernel/mm/ksm/pages_sharing",
+	                        text, sizeof(text))
 	           ? strtoll(text, NULL, 10) * sysconf(_SC_PAGESIZE)
 	           : -1;
 }
@@ -164,7 +151,7 @@ void host_read(struct host_figures *f)
 	read_pressure(f);
 	read_processors(f);
 	f->merged_bytes = read_merged();
-	if (!read_text(AT_FDCWD, "/proc/meminfo", text, sizeof(text)))
+	if (!kernel_file_read(AT_FDCWD, "/proc/meminfo", text, sizeof(text)))
 		return;
 	f->memory_bytes = field_kib(text, "MemTotal:");
 	f->available_bytes = field_kib(text, "MemAvailable:");

@@ -11,16 +11,13 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/kernel_file.h"
 
 int group_write(const char *folder, const char *file, const char *text)
 {
 	char *path = xasprintf("%s/%s", folder, file);
-	int fd = open(path, O_WRONLY | O_CLOEXEC), rc = 0;
+	int rc = kernel_file_write(AT_FDCWD, path, text);
 
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		rc = -errno;
-	if (fd >= 0)
-		close(fd);
 	free(path);
 	return rc;
 }
@@ -36,14 +33,10 @@ int group_write_number(const char *folder, const char *file, u64 value)
 bool group_read(const char *folder, const char *file, char *text, size_t size)
 {
 	char *path = xasprintf("%s/%s", folder, file);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
+	bool there = kernel_file_read(AT_FDCWD, path, text, size);
 
-	if (fd >= 0)
-		close(fd);
 	free(path);
-	text[MAX(n, (ssize_t)0)] = '\0';
-	return n >= 0;
+	return there;
 }
 
 bool group_has(const char *folder, const char *file)

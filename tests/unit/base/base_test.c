@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Loop, timers, units, errors. */
+#include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -10,6 +12,7 @@
 #include <pthread.h>
 
 #include "base/error.h"
+#include "base/kernel_file.h"
 #include "base/loop.h"
 #include "base/units.h"
 
@@ -167,6 +170,25 @@ static void errors_carry_words(void **state)
 	assert_int_equal(error_set(NULL, -7, "nobody reads this"), -7);
 }
 
+/* A thread's name is such a file: what is written is read, as much as fits. */
+static void kernel_files(void **state)
+{
+	static const char path[] = "/proc/thread-self/comm";
+	char text[16], few[4];
+
+	(void)state;
+	assert_int_equal(kernel_file_write(AT_FDCWD, path, "reader"), 0);
+	assert_true(kernel_file_read(AT_FDCWD, path, text, sizeof(text)));
+	assert_string_equal(text, "reader\n");
+	assert_true(kernel_file_read(AT_FDCWD, path, few, sizeof(few)));
+	assert_string_equal(few, "rea");
+	assert_false(
+	    kernel_file_read(AT_FDCWD, "/proc/self/none", text, sizeof(text)));
+	assert_string_equal(text, "");
+	assert_int_equal(kernel_file_write(AT_FDCWD, "/proc/self/none", ""),
+	                 -ENOENT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -175,6 +197,7 @@ int main(void)
 		cmocka_unit_test(timers_fire_in_order),
 		cmocka_unit_test(descriptors_and_hangup),
 		cmocka_unit_test(errors_carry_words),
+		cmocka_unit_test(kernel_files),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
