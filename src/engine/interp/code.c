@@ -10,7 +10,7 @@
  * its bytes are compared again: whoever changed them in between either saw
  * the registration, and took it back, or is seen by the comparison.
  */
-#include "engine/interp/code.h"
+#include "engine/interp/code_internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -25,7 +25,7 @@
 #include "engine/interp/tlb.h"
 #include "engine/x86/paging.h"
 
-enum { PAGE_HASH = 4096, MISSES_MAX = 128, SCRATCH_OPS = 4, SEGMENTS = 4 };
+enum { PAGE_HASH = 4096, MISSES_MAX = 128, SEGMENTS = 4 };
 
 /*
  * An idle guest runs a little of everything. What it filled when it was busy is
@@ -171,7 +171,7 @@ static struct codepage *page_find(struct code_cache *c, const u8 *host)
 	return p;
 }
 
-static struct codepage *page_get(struct icpu *cpu, u8 *host, gpa_t gpa)
+struct codepage *code_page(struct icpu *cpu, u8 *host, gpa_t gpa)
 {
 	struct codepage *p = page_find(cpu->code, host);
 	struct codepage **chain = page_chain(cpu->code, host);
@@ -262,7 +262,7 @@ static void spare_blocks(struct code_cache *c, struct block **list)
 	}
 }
 
-static void next_segment(struct icpu *cpu)
+void code_ops_forget_oldest(struct icpu *cpu)
 {
 	struct code_cache *c = cpu->code;
 	u64 bytes = c->ops.size / SEGMENTS;
@@ -274,23 +274,23 @@ static void next_segment(struct icpu *cpu)
 	spare_blocks(c, &c->waiting[(c->segment + 1) % SEGMENTS]);
 }
 
-static bool segment_has(const struct code_cache *c, unsigned count)
+bool code_ops_fit(const struct code_cache *c, unsigned count)
 {
 	return c->ops.used + count * sizeof(struct iop) <=
 	       (c->segment + 1) * (c->ops.size / SEGMENTS);
 }
 
-static struct iop *ops_room(struct icpu *cpu, unsigned count)
+struct iop *code_ops_room(struct icpu *cpu, unsigned count)
 {
 	struct code_cache *c = cpu->code;
 
-	if (!segment_has(c, count))
-		next_segment(cpu);
+	if (!code_ops_fit(c, count))
+		code_ops_forget_oldest(cpu);
 	return (struct iop *)(void *)(c->ops.base + c->ops.used);
 }
 
-/* Of so many instructions, and one more: see kill_block(). */
-static void ops_take(struct code_cache *c, unsigned count)
+/* And one more: see kill_block(). */
+void code_ops_take(struct code_cache *c, unsigned count)
 {
 	u64 bytes = (count + 1) * sizeof(struct iop);
 
@@ -321,8 +321,9 @@ static bool idle(struct code_cache *c)
 	return c->taken > IDLE_BYTES && more < took_ms * IDLE_RATE / 1000;
 }
 
-/* True: everything was flushed, since host code was the least of it. */
-static bool hand_back(struct icpu *cpu)
+/* All that operations took; and everything, when host code was the least of
+ * it. */
+bool code_hand_back(struct icpu *cpu)
 {
 	struct code_cache *c = cpu->code;
 
@@ -335,8 +336,7 @@ static bool hand_back(struct icpu *cpu)
 	return true;
 }
 
-/* NULL: everything was flushed to make room. */
-static struct block *block_take(struct icpu *cpu)
+struct block *code_block_take(struct icpu *cpu)
 {
 	struct code_cache *c = cpu->code;
 	struct block *b = c->spare;
@@ -352,6 +352,11 @@ static struct block *block_take(struct icpu *cpu)
 	}
 	arena_take(&c->keep, sizeof(*b));
 	return b;
+}
+
+struct block *code_scratch(struct code_cache *c)
+{
+	return c->scratch;
 }
 
 /* ---- going stale ---- */
@@ -442,9 +447,8 @@ static bool same_bytes(const u8 *ours, const u8 *guests, u64 len)
 	return i == len;
 }
 
-/* Still registered, and still what was decoded? */
-static bool code_stands(struct icpu *cpu, const struct codepage *page, u64 off,
-                        u64 len, const u8 *bytes)
+bool code_stands(struct icpu *cpu, const struct codepage *page, u64 off,
+                 u64 len, const u8 *bytes)
 {
 	const struct isystem_slot *s = isystem_slot(cpu->sys, page->gpa);
 	u64 want = granules(off, len), have;
@@ -456,9 +460,7 @@ static bool code_stands(struct icpu *cpu, const struct codepage *page, u64 off,
 	       same_bytes(bytes, page->host + off, len);
 }
 
-/* [off, off + len) of the page now holds decoded code. */
-static void register_code(struct icpu *cpu, struct codepage *page, u64 off,
-                          u64 len)
+void code_register(struct icpu *cpu, struct codepage *page, u64 off, u64 len)
 {
 	const struct isystem_slot *s = isystem_slot(cpu->sys, page->gpa);
 	u64 index = (page->gpa - s->base) >> PAGE_SHIFT;
@@ -480,327 +482,4 @@ static void register_code(struct icpu *cpu, struct codepage *page, u64 off,
 		icpu_tlb_drop_writes(cpu, page->host);
 		icpu_untag_others(cpu->sys, cpu, page->host);
 	}
-}
-
-/* ---- finding and making ---- */
-
-/* The code page behind a linear address, or NULL outside RAM and ROM. */
-static struct codepage *fetch_page(struct icpu *cpu, gva_t lin, gpa_t *gpa)
-{
-	unsigned user = cpu->cpl == 3;
-	struct xtlb_entry *x =
-	    &cpu->space->exec[user][lin >> PAGE_SHIFT & (XTLB_ENTRIES - 1)];
-	const struct isystem_slot *s;
-	struct paging_result r;
-	struct codepage *page;
-
-	if (user && unlikely(cpu->space->unsure))
-		tlb_settle(cpu);
-	if (likely(x->tag == ((lin & PAGE_MASK) | 1)))
-		return x->page;
-	if (!icpu_canonical(lin))
-		icpu_gp(cpu);
-	if (!paging_walk(cpu, lin, ACCESS_EXEC, user ? PRIV_USER : PRIV_SUPER,
-	                 true, &r))
-		icpu_page_fault(cpu, lin, r.error);
-	*gpa = r.gpa;
-	s = isystem_slot(cpu->sys, r.gpa);
-	if (!s)
-		return NULL;
-	page = page_get(cpu, s->host + ((r.gpa & PAGE_MASK) - s->base),
-	                r.gpa & PAGE_MASK);
-	tlb_fill_exec(cpu, lin, user, page, &r);
-	return page;
-}
-
-/* Code outside memory is fetched from devices, byte by byte, every time. */
-static struct block *device_block(struct icpu *cpu, gpa_t gpa)
-{
-	struct block *b = cpu->code->scratch;
-	u8 bytes[15];
-	size_t n = MIN(sizeof(bytes), PAGE_SIZE - (gpa & ~PAGE_MASK));
-	struct build build = {
-		.cpu = cpu,
-		.key = cpu->key | KEY_STEP,
-		.off = gpa & ~PAGE_MASK,
-		.bytes = bytes,
-		.avail = n,
-		.max = 1,
-		.op = b->op,
-	};
-
-	icpu_leave_guest(cpu);
-	for (size_t i = 0; i < n; i++)
-		bytes[i] = (u8)cpu->host.mmio_read(cpu->host.ctx, gpa + i, 1);
-	icpu_enter_guest(cpu);
-	build_block(&build);
-	if (build.truncated)
-		icpu_ud(cpu);
-	*b = (struct block){
-		.key = 0,
-		.off = build.off,
-		.len = build.len,
-		.count = 1,
-		.op = build.op,
-	};
-	return b;
-}
-
-/* Bytes from rip to the end of the code segment, at most n. */
-static size_t limit_bytes(const struct icpu *cpu, size_t n)
-{
-	u64 left;
-
-	if (cpu->key & (KEY_CODE64 | KEY_FLAT_CS))
-		return n;
-	left = (u64)cpu->seg[SEG_CS].limit - (u32)cpu->rip + 1;
-	return MIN((u64)n, left);
-}
-
-/* Its operations are where they were built. NULL: all was flushed. */
-static struct block *block_finish(struct icpu *cpu, const struct build *build,
-                                  u32 key, struct codepage *page,
-                                  struct codepage *page2)
-{
-	struct block *b = block_take(cpu), **list;
-
-	if (!b)
-		return NULL;
-	*b = (struct block){
-		.key = key,
-		.off = build->off,
-		.len = build->len,
-		.count = (u16)build->count,
-		.ops = (u16)build->ops,
-		.page = page,
-		.op = build->op,
-	};
-	list = &page->bucket[b->off % CODEPAGE_BUCKETS];
-	b->next = *list;
-	*list = b;
-	if (page2) {
-		b->crossing = true;
-		b->page2 = page2;
-		b->cross = page2->cross;
-		page2->cross = b;
-	}
-	ops_take(cpu->code, build->count);
-	if (cpu->code_ops)
-		cpu->code_ops->made(cpu, b);
-	return b;
-}
-
-/* What an instruction that goes on in the next page is decoded from. */
-static void crossing_bytes(const struct codepage *page,
-                           const struct codepage *page2, u32 off, u8 bytes[15])
-{
-	size_t first = PAGE_SIZE - off;
-
-	guest_copy(bytes, page->host + off, first);
-	guest_copy(bytes + first, page2->host, 15 - first);
-}
-
-/* An instruction that goes on in the next page: a block of its own. */
-static struct block *make_crossing(struct icpu *cpu, gva_t lin, u32 key,
-                                   struct codepage *page)
-{
-	u32 off = lin & ~PAGE_MASK;
-	size_t first = PAGE_SIZE - off;
-	gva_t next = (lin & PAGE_MASK) + PAGE_SIZE;
-	struct codepage *page2;
-	struct block *b;
-	u8 bytes[15];
-	gpa_t gpa = 0;
-	struct build build = {
-		.cpu = cpu,
-		.key = key | KEY_STEP,
-		.off = (u16)off,
-		.bytes = bytes,
-		.avail = sizeof(bytes),
-		.max = 1,
-	};
-
-	if (!icpu_code64(cpu))
-		next &= 0xffffffff;
-	page2 = fetch_page(cpu, next, &gpa);
-	if (!page2)
-		icpu_ud(cpu);
-	/* fetch_page may have emptied the arena. */
-	page = fetch_page(cpu, lin, &gpa);
-	page2 = fetch_page(cpu, next, &gpa);
-	for (b = page->bucket[off % CODEPAGE_BUCKETS]; b; b = b->next)
-		if (b->off == off && b->key == key && b->page2 == page2)
-			return b;
-	build.avail = limit_bytes(cpu, sizeof(bytes));
-	build.op = ops_room(cpu, SCRATCH_OPS);
-	do {
-		crossing_bytes(page, page2, off, bytes);
-		build.truncated = false;
-		build_block(&build);
-		if (build.truncated)
-			icpu_gp(cpu); /* beyond the limit of CS */
-		register_code(cpu, page, off, first);
-		register_code(cpu, page2, 0, sizeof(bytes) - first);
-	} while (
-	    !code_stands(cpu, page, off, first, bytes) ||
-	    !code_stands(cpu, page2, 0, sizeof(bytes) - first, bytes + first));
-	return block_finish(cpu, &build, key, page, page2);
-}
-
-static struct block *make_block(struct icpu *cpu, gva_t lin, u32 key,
-                                struct codepage *page)
-{
-	u8 bytes[BLOCK_OPS * 8];
-	u32 off = lin & ~PAGE_MASK;
-	size_t n = MIN(sizeof(bytes), (size_t)PAGE_SIZE - off);
-	struct build build = {
-		.cpu = cpu,
-		.key = key,
-		.off = (u16)off,
-		.bytes = bytes,
-		.max = key & KEY_STEP ? 1 : BLOCK_OPS,
-		.brief = cpu->code_ops && cpu->code_ops->brief(cpu, key),
-		.op = ops_room(cpu, BLOCK_OPS + 2),
-	};
-
-	build.avail = limit_bytes(cpu, n);
-	do {
-		guest_copy(bytes, page->host + off, n);
-		build.truncated = false;
-		build_block(&build);
-		if (build.truncated)
-			break;
-		register_code(cpu, page, off, build.len);
-	} while (!code_stands(cpu, page, off, build.len, bytes));
-	if (build.truncated) {
-		if (build.avail < n || off + n < PAGE_SIZE)
-			icpu_gp(cpu); /* beyond the limit of CS */
-		return make_crossing(cpu, lin, key, page);
-	}
-	return block_finish(cpu, &build, key, page, NULL);
-}
-
-bool code_restore(struct icpu *cpu, struct block *b)
-{
-	u8 bytes[BLOCK_OPS * 8 + 15];
-	size_t first = MIN((size_t)b->len, (size_t)PAGE_SIZE - b->off);
-	struct build build = {
-		.cpu = cpu,
-		.key = b->crossing ? b->key | KEY_STEP : b->key,
-		.off = b->off,
-		.bytes = bytes,
-		.avail = b->len,
-		.max = b->crossing ? 1 : BLOCK_OPS,
-	};
-
-	ASSERT(b->len <= sizeof(bytes));
-	build.op = ops_room(cpu, BLOCK_OPS + 2);
-	if (b->crossing)
-		crossing_bytes(b->page, b->page2, b->off, bytes);
-	else
-		guest_copy(bytes, b->page->host + b->off, b->len);
-	build_block(&build);
-	if (build.truncated || build.len != b->len || build.ops != b->ops ||
-	    !code_stands(cpu, b->page, b->off, first, bytes) ||
-	    (b->crossing &&
-	     !code_stands(cpu, b->page2, 0, b->len - first, bytes + first)))
-		return false;
-	ops_take(cpu->code, build.count);
-	b->op = build.op;
-	b->first = b->op[0].fn;
-	return true;
-}
-
-enum extend code_extend(struct icpu *cpu, struct block *b)
-{
-	u8 bytes[BLOCK_OPS * 8];
-	struct build build = {
-		.cpu = cpu,
-		.key = b->key,
-		.off = b->off,
-		.bytes = bytes,
-		.avail = MIN(sizeof(bytes), (size_t)PAGE_SIZE - b->off),
-		.max = BLOCK_OPS,
-	};
-
-	/* What a limit cut short has all that it may have. */
-	if (b->crossing || b->key & KEY_STEP ||
-	    !(b->key & (KEY_CODE64 | KEY_FLAT_CS)))
-		return EXTEND_OK;
-	if (!segment_has(cpu->code, BLOCK_OPS + 2)) {
-		next_segment(cpu);
-		return EXTEND_ROOM;
-	}
-	build.op = ops_room(cpu, BLOCK_OPS + 2);
-	guest_copy(bytes, b->page->host + b->off, build.avail);
-	build_block(&build);
-	if (build.truncated || build.len < b->len)
-		return EXTEND_STALE;
-	if (build.len == b->len)
-		return EXTEND_OK;
-	register_code(cpu, b->page, b->off, build.len);
-	if (!code_stands(cpu, b->page, b->off, build.len, bytes))
-		return EXTEND_STALE;
-	ops_take(cpu->code, build.count);
-	b->len = build.len;
-	b->count = (u16)build.count;
-	b->ops = (u16)build.ops;
-	b->op = build.op;
-	b->first = b->op[0].fn;
-	return EXTEND_OK;
-}
-
-static struct block *look(struct icpu *cpu, gva_t lin, u32 key)
-{
-	u32 off = lin & ~PAGE_MASK;
-	struct block *b;
-
-	for (;;) {
-		gpa_t gpa = 0;
-		struct codepage *page = fetch_page(cpu, lin, &gpa);
-
-		if (!page)
-			return device_block(cpu, gpa);
-		for (b = page->bucket[off % CODEPAGE_BUCKETS]; b; b = b->next)
-			if (b->off == off && b->key == key)
-				break;
-		/* One that crosses depends on what follows the page now. */
-		if (b && b->crossing)
-			b = make_crossing(cpu, lin, key, page);
-		else if (!b && !hand_back(cpu))
-			b = make_block(cpu, lin, key, page);
-		if (b)
-			return b;
-	}
-}
-
-struct block *icpu_find_block(struct icpu *cpu)
-{
-	gva_t lin = cpu->rip + cpu->csbase;
-	struct block *b;
-
-	cpu->cur = NULL;
-	if (!(cpu->key & KEY_CODE64)) {
-		lin &= 0xffffffff;
-		if (unlikely((u32)cpu->rip > cpu->seg[SEG_CS].limit))
-			icpu_gp(cpu);
-	}
-	b = known_block(cpu);
-	if (likely(b))
-		return b;
-	b = look(cpu, lin, cpu->key);
-	if (unlikely(!(cpu->key & (KEY_CODE64 | KEY_FLAT_CS)))) {
-		/* Blocks know no limit: near it, go one by one. */
-		if (cpu->rip + b->len - 1 > cpu->seg[SEG_CS].limit)
-			b = look(cpu, lin, cpu->key | KEY_STEP);
-		return b;
-	}
-	if (likely(b->key == cpu->key && !b->crossing))
-		cpu->jump[(lin ^ lin >> 12) & (JUMP_ENTRIES - 1)] =
-		    (struct jump_entry){
-			    .pc = lin,
-			    .generation = cpu->targets,
-			    .block = b,
-		    };
-	return b;
 }

@@ -513,7 +513,7 @@ void icpu_tlb_switch(struct icpu *cpu, u64 pcid, bool flush);
 gva_t icpu_linear(struct icpu *cpu, unsigned seg, u64 off, unsigned size,
                   enum icpu_access access);
 
-/* ---- decoded code (code.c) ---- */
+/* ---- decoded code (block.c, code.c) ---- */
 /* The block at rip, made if need be; may fault. */
 struct block *icpu_find_block(struct icpu *cpu);
 /* Bytes of a RAM page changed: forget what was decoded of them, here and, by
