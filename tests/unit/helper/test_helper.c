@@ -15,6 +15,7 @@
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
@@ -139,6 +140,13 @@ static int of_both(void)
 	return 0;
 }
 
+/* A sanitizer would see to the stack before _exit(): by a call that the filter
+ * forbids. */
+static void leave(int code)
+{
+	syscall(SYS_exit_group, code);
+}
+
 static int as_keeper(void)
 {
 	int status = -1;
@@ -149,7 +157,7 @@ static int as_keeper(void)
 	EXPECT(of_both() == 0);
 	pid = fork();
 	if (pid == 0)
-		_exit(filter_enter(&worker_filter) < 0);
+		leave(filter_enter(&worker_filter) < 0);
 	EXPECT(waitpid(pid, &status, 0) == pid && status == 0);
 	return 0;
 }
@@ -170,7 +178,7 @@ static void in_child(int (*what)(void))
 	pid_t pid = fork();
 
 	if (pid == 0)
-		_exit(what());
+		leave(what());
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
 }

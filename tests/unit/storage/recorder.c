@@ -36,7 +36,8 @@ struct recorder {
 	u64 size, durable_size, touched;
 	struct version *pending; /* sectors written since, in order */
 	size_t pending_count, pending_room;
-	u32 random;
+	u32 random; /* under lock */
+	u32 faults; /* random, too; under serving */
 	u64 operations, cut_at;
 	_Atomic bool cut;
 	u32 fail_one_in;
@@ -116,7 +117,7 @@ static int serve(struct recorder *r, struct block_request *req)
 			return -EIO;
 		}
 	}
-	if (r->fail_one_in && random_next(&r->random) % r->fail_one_in == 0)
+	if (r->fail_one_in && random_next(&r->faults) % r->fail_one_in == 0)
 		return r->fail_error;
 	if (end > ROOM)
 		return -ENOSPC;
@@ -288,7 +289,7 @@ struct recorder *recorder_create(u32 seed)
 {
 	struct recorder *r = xalloc(sizeof(*r));
 
-	r->random = seed | 1;
+	r->random = r->faults = seed | 1;
 	r->now = reserve();
 	r->durable = reserve();
 	pthread_mutex_init(&r->lock, NULL);
