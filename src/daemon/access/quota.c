@@ -286,28 +286,35 @@ bool quota_allows(struct call *c, const struct vm *vm, json_t *next,
 	return within(c, project, used, then);
 }
 
-bool quota_allows_copies(struct call *c, const struct vm *vm, unsigned count)
+/* So much more, in the machine's project. */
+static bool allows_more(struct call *c, const struct vm *vm,
+                        const u64 more[QUOTA_COUNT])
 {
 	u64 used[QUOTA_COUNT], then[QUOTA_COUNT];
-	u64 disk = own_disk(c->daemon, vm->spec, vm);
 
 	quota_used(c->daemon, vm_project(vm), NULL, used);
-	memcpy(then, used, sizeof(then));
-	for (unsigned i = 0; i < count; i++) {
-		add(c->daemon, then, vm->spec, NULL);
-		then[QUOTA_DISK] += disk - own_disk(c->daemon, vm->spec, NULL);
-	}
+	for (int i = 0; i < QUOTA_COUNT; i++)
+		then[i] = used[i] + more[i];
 	return within(c, vm_project(vm), used, then);
+}
+
+bool quota_allows_copies(struct call *c, const struct vm *vm, unsigned count)
+{
+	u64 disk = own_disk(c->daemon, vm->spec, vm);
+	u64 more[QUOTA_COUNT] = { 0 };
+
+	for (unsigned i = 0; i < count; i++) {
+		add(c->daemon, more, vm->spec, NULL);
+		more[QUOTA_DISK] += disk - own_disk(c->daemon, vm->spec, NULL);
+	}
+	return allows_more(c, vm, more);
 }
 
 bool quota_allows_snapshot(struct call *c, const struct vm *vm)
 {
-	u64 used[QUOTA_COUNT], then[QUOTA_COUNT];
+	const u64 more[QUOTA_COUNT] = { [QUOTA_SNAPSHOTS] = 1 };
 
-	quota_used(c->daemon, vm_project(vm), NULL, used);
-	memcpy(then, used, sizeof(then));
-	then[QUOTA_SNAPSHOTS]++;
-	return within(c, vm_project(vm), used, then);
+	return allows_more(c, vm, more);
 }
 
 int quota_allows_backup(struct daemon *d, const char *project, u64 bytes,
@@ -343,7 +350,7 @@ static u64 disk_most(json_t *disk)
 
 bool quota_allows_moment(struct call *c, const struct vm *vm, u64 *most)
 {
-	u64 used[QUOTA_COUNT], then[QUOTA_COUNT];
+	u64 more[QUOTA_COUNT] = { [QUOTA_SNAPSHOTS] = 1 };
 	json_t *disk;
 	size_t i;
 
@@ -354,20 +361,14 @@ bool quota_allows_moment(struct call *c, const struct vm *vm, u64 *most)
 	{
 		*most += disk_most(disk);
 	}
-	quota_used(c->daemon, vm_project(vm), NULL, used);
-	memcpy(then, used, sizeof(then));
-	then[QUOTA_SNAPSHOTS]++;
-	then[QUOTA_DISK] += *most;
-	return within(c, vm_project(vm), used, then);
+	more[QUOTA_DISK] = *most;
+	return allows_more(c, vm, more);
 }
 
 bool quota_allows_disk(struct call *c, const struct vm *vm, u64 bytes)
 {
-	u64 used[QUOTA_COUNT], then[QUOTA_COUNT];
 	u64 now = own_disk(c->daemon, vm->spec, vm);
+	const u64 more[QUOTA_COUNT] = { [QUOTA_DISK] = MAX(bytes, now) - now };
 
-	quota_used(c->daemon, vm_project(vm), NULL, used);
-	memcpy(then, used, sizeof(then));
-	then[QUOTA_DISK] += MAX(bytes, now) - now;
-	return within(c, vm_project(vm), used, then);
+	return allows_more(c, vm, more);
 }
