@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon of one's own in a scratch folder, a client, and api/openapi.yaml
 as the judge of every answer."""
+import concurrent.futures
 import http.client
 import json
 import os
@@ -28,6 +29,13 @@ def wait_for(what, seconds=PATIENCE, step=0.02):
             raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(step)
     return got
+
+
+def at_once(what, each):
+    """What what(x) gives for each x, all asked at the same time, in order."""
+    each = list(each)
+    with concurrent.futures.ThreadPoolExecutor(len(each)) as pool:
+        return list(pool.map(what, each))
 
 
 def nullable(schema):

@@ -2,9 +2,8 @@
 """The routes of snapshots and of machines put away: a part of routes.py."""
 import fcntl
 import subprocess
-import threading
 
-from harness import wait_for
+from harness import at_once, wait_for
 
 AT = "/v1/vms/kept"
 ALL = AT + "/snapshots"
@@ -366,13 +365,7 @@ class MomentRoutes:
         self.D.define("counted", project="few")
         self.D.do("POST", "/v1/vms/counted/start")
         at = "/v1/vms/counted/snapshots"
-        answers = []
-        threads = [threading.Thread(target=lambda n=n: answers.append(
-            self.post(at, {"name": f"n{n}"}))) for n in range(4)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        answers = at_once(lambda n: self.post(at, {"name": f"n{n}"}), range(4))
         self.assertEqual(sorted(a.status for a in answers),
                          [202, 409, 409, 409])
         name = [self.D.task(a) for a in answers
@@ -500,13 +493,7 @@ class MomentRoutes:
         self.D.console("parent", b"resident is up")
         at = "/v1/vms/parent/fork"
         self.refused(self.post(at, {"count": 3}), 409, "quota", "3 more")
-        answers = []
-        threads = [threading.Thread(target=lambda n=n: answers.append(
-            self.post(at, {"name": f"p{n}"}))) for n in range(4)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        answers = at_once(lambda n: self.post(at, {"name": f"p{n}"}), range(4))
         self.assertEqual(sorted(a.status for a in answers),
                          [202, 202, 409, 409])
         for a in answers:

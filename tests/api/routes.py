@@ -16,7 +16,7 @@ import threading
 import unittest
 
 import harness
-from harness import wait_for
+from harness import at_once, wait_for
 from route_moments import MomentRoutes
 
 PROGRAMS = harness.programs(sys.argv[1:4])
@@ -990,16 +990,8 @@ class Routes(MomentRoutes, unittest.TestCase):
         post("/v1/projects", {"name": "small", "quotas": {
             "machines": 5, "vcpus": 12, "memory_bytes": 512 << 20}})
         # Forty at once: five places.
-        answers = []
-
-        def create(i):
-            answers.append(D.define(f"s{i}", project="small"))
-        threads = [threading.Thread(target=create, args=(i,))
-                   for i in range(40)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        answers = at_once(lambda i: D.define(f"s{i}", project="small"),
+                          range(40))
         made = [a.json["name"] for a in answers if a.status == 201]
         self.assertEqual(len(made), 5)
         for a in answers:
@@ -1013,13 +1005,7 @@ class Routes(MomentRoutes, unittest.TestCase):
                           "backup_bytes": 0})
         # Grown at once, each by three: 5 of 12 are used.
         at = [f"/v1/vms/{name}" for name in made]
-        answers.clear()
-        threads = [threading.Thread(target=lambda p=p: answers.append(
-            D.call("PATCH", p, {"cpus": 4}))) for p in at]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        answers = at_once(lambda p: D.call("PATCH", p, {"cpus": 4}), at)
         self.assertEqual(sorted(a.status for a in answers),
                          [200, 200, 409, 409, 409])
         # What is beyond a quota that came later may get smaller, not larger.
@@ -1065,13 +1051,7 @@ class Routes(MomentRoutes, unittest.TestCase):
                  disks=[{"path": str(disk), "format": "qcow2"}])
         D.do("POST", "/v1/vms/layered/start")
         take = "/v1/vms/layered/disks/vda/snapshot"
-        answers = []
-        threads = [threading.Thread(target=lambda n=n: answers.append(
-            post(take, {"name": f"n{n}"}))) for n in range(4)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        answers = at_once(lambda n: post(take, {"name": f"n{n}"}), range(4))
         self.assertEqual(sorted(a.status for a in answers),
                          [202, 409, 409, 409])
         for a in answers:
@@ -1277,11 +1257,7 @@ class Routes(MomentRoutes, unittest.TestCase):
                 assert a.status == 202, (i, n, a.body)
             c.close()
 
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        at_once(work, range(8))
         wait_for(lambda: D.vm("one")["task"] is None)
 
     def test_99_all_was_met(self):
