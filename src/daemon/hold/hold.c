@@ -34,7 +34,6 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -43,10 +42,11 @@
 #include "control/cable.h"
 #include "control/control.h"
 #include "control/record.h"
-#include "daemon/console_log.h"
+#include "daemon/hold/console.h"
+#include "daemon/hold/end.h"
 #include "launch/launch.h"
 
-enum { CLIENTS_MAX = 8, REQUESTS_MAX = 32, INPUT_MAX = 64 * 1024 };
+enum { CLIENTS_MAX = 8, REQUESTS_MAX = 32 };
 enum { PEER_WAIT_S = 5, NOTICE_MS = 10, LAST_BYTES_MS = 3000 };
 enum { QUIT_MS = 5000, LOG_LIMIT = 4 << 20, ADOPT_MS = 60000 };
 
@@ -68,7 +68,7 @@ struct hold {
 	const struct hold_config *config;
 	struct loop *loop;
 	struct hold_files files;
-	struct console_log log;
+	struct console console;
 	struct client clients[CLIENTS_MAX];
 	struct client *stayer;  /* the machine stands still for it; or NULL */
 	struct client *adopter; /* waits for a copy to run; or NULL */
@@ -78,13 +78,9 @@ struct hold {
 
 	pid_t vm;
 	int control, signals;
-	struct loop_fd *control_watch, *out_watch, *in_watch, *listen_watch;
-	struct loop_fd *signal_watch;
+	struct loop_fd *control_watch, *listen_watch, *signal_watch;
 	struct loop_timer notice, deadline;
 	u64 noticed_ns, noticed_end;
-	u8 input[INPUT_MAX];
-	size_t input_used;
-	bool log_broken;
 
 	const char *state;
 	json_t *end; /* how it ended, when atoll-vm said so */
@@ -163,91 +159,12 @@ static void notice_console(void *ctx)
 		loop_timer_arm(&h->notice, now + NOTICE_MS * NSEC_PER_MSEC);
 		return;
 	}
-	if (h->noticed_end == h->log.end)
+	if (h->noticed_end == h->console.log.end)
 		return;
 	h->noticed_ns = now;
-	h->noticed_end = h->log.end;
+	h->noticed_end = h->console.log.end;
 	tell_all(h, json_pack("{s:s, s:I}", "event", "console", "end",
-	                      (json_int_t)h->log.end));
-}
-
-/* ---- the console ---- */
-
-static void console_out(void *ctx, unsigned events)
-{
-	struct hold *h = ctx;
-	u8 data[16384];
-	ssize_t n = read(h->files.console_out, data, sizeof(data));
-	int rc;
-
-	(void)events;
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n <= 0) {
-		loop_fd_remove(h->out_watch);
-		h->out_watch = NULL;
-		if (h->control < 0)
-			loop_quit(h->loop, 0);
-		return;
-	}
-	rc = console_log_write(&h->log, data, (size_t)n);
-	/* A full disk loses what is printed meanwhile; the guest goes on. */
-	if (rc < 0 && !h->log_broken)
-		log_warn("hold", "console log: %s", strerror(-rc));
-	h->log_broken = rc < 0;
-	notice_console(h);
-}
-
-static void console_in(void *ctx, unsigned events)
-{
-	struct hold *h = ctx;
-	ssize_t n = write(h->files.console_in, h->input, h->input_used);
-
-	(void)events;
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n < 0)
-		n = (ssize_t)h->input_used; /* the guest is gone */
-	h->input_used -= (size_t)n;
-	memmove(h->input, h->input + n, h->input_used);
-	if (h->input_used == 0)
-		loop_fd_set(h->in_watch, 0);
-}
-
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-static const char *take_input(struct hold *h, const char *hex)
-{
-	size_t count = hex ? strlen(hex) / 2 : 0;
-
-	if (!h->in_watch)
-		return "the machine does not run";
-	if (count > sizeof(h->input) - h->input_used)
-		return "the guest does not read what was typed before";
-	for (size_t i = 0; i < count; i++) {
-		int high = hex_digit(hex[2 * i]);
-		int low = hex_digit(hex[2 * i + 1]);
-
-		if (high < 0 || low < 0)
-			return "input is not hexadecimal";
-		h->input[h->input_used + i] = (u8)(high << 4 | low);
-	}
-	h->input_used += count;
-	if (h->input_used)
-		loop_fd_set(h->in_watch, LOOP_WRITE);
-	return NULL;
-}
-
-static json_t *end_of(const char *cause, int code, const char *words,
-                      const char *hint)
-{
-	return json_pack("{s:s, s:i, s:s, s:s}", "cause", cause, "code", code,
-	                 "words", words, "hint", hint);
+	                      (json_int_t)h->console.log.end));
 }
 
 /* ---- requests ---- */
@@ -424,7 +341,7 @@ static void do_request(struct client *c, json_t *message, const int *fds,
 		const char *hex =
 		    json_string_value(json_object_get(message, "data"));
 
-		answer(c, id, take_input(h, hex));
+		answer(c, id, console_type(&h->console, hex));
 		return;
 	}
 	refusal = relay(h, c, message, op, fds, count);
@@ -461,9 +378,10 @@ static void greet(struct client *c)
 {
 	struct hold *h = c->hold;
 	json_t *run = json_object_get(h->config->document, "run");
-	json_t *hello = json_pack(
-	    "{s:s, s:O, s:s, s:i, s:I}", "event", "hello", "run", run, "state",
-	    h->state, "pid", (int)h->vm, "console", (json_int_t)h->log.end);
+	json_t *hello =
+	    json_pack("{s:s, s:O, s:s, s:i, s:I}", "event", "hello", "run", run,
+	              "state", h->state, "pid", (int)h->vm, "console",
+	              (json_int_t)h->console.log.end);
 
 	client_send(c, hello);
 	json_decref(hello);
@@ -551,7 +469,7 @@ static void vm_gone(struct hold *h)
 	h->control_watch = NULL;
 	close(h->control);
 	h->control = -1;
-	if (!h->out_watch)
+	if (!h->console.out_watch)
 		loop_quit(h->loop, 0);
 	else /* what it printed last is still in the pipe */
 		loop_timer_arm(&h->deadline,
@@ -592,6 +510,14 @@ static void control_ready(void *ctx, unsigned events)
 	while (count)
 		close(fds[--count]);
 	json_decref(message);
+}
+
+static void console_closed(void *ctx)
+{
+	struct hold *h = ctx;
+
+	if (h->control < 0)
+		loop_quit(h->loop, 0);
 }
 
 /* Out of patience: with a machine that was told to quit, or with its pipes. */
@@ -674,10 +600,8 @@ static int send_start(struct hold *h, struct error *err)
 
 	json_decref(message);
 	hold_files_sent(&h->files);
-	h->out_watch = loop_fd_add(h->loop, h->files.console_out, LOOP_READ,
-	                           console_out, h);
-	h->in_watch =
-	    loop_fd_add(h->loop, h->files.console_in, 0, console_in, h);
+	console_begin(&h->console, h->loop, h->files.console_in,
+	              h->files.console_out);
 	for (unsigned i = 0; i < h->files.cable_count; i++)
 		cable_watch(h->files.cables[i], h->loop, new_cable, h);
 	return rc;
@@ -705,43 +629,13 @@ static int start(struct hold *h, struct error *err)
 
 static json_t *how_it_ended(struct hold *h, int status)
 {
-	char words[160];
-
 	if (h->killed)
 		return end_of("killed", END_QUIT, "the machine was killed", "");
 	if (h->end) {
 		json_object_del(h->end, "event");
 		return json_incref(h->end);
 	}
-	if (WIFSIGNALED(status))
-		snprintf(words, sizeof(words),
-		         "the machine's process was ended by signal %d (%s)",
-		         WTERMSIG(status), strsignal(WTERMSIG(status)));
-	else
-		snprintf(words, sizeof(words),
-		         "the machine's process ended with code %d, without a "
-		         "word",
-		         WEXITSTATUS(status));
-	return end_of("died", END_WORKER_DIED, words,
-	              "its log has what it said last");
-}
-
-/* Written beside and renamed: there is all of it or none. */
-static void write_end(struct hold *h, json_t *end)
-{
-	char *text = json_dumps(end, JSON_COMPACT);
-	int folder = h->config->folder;
-	int fd = openat(folder, "end.tmp",
-	                O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	size_t size = text ? strlen(text) : 0;
-
-	if (fd < 0 || write(fd, text, size) != (ssize_t)size ||
-	    fdatasync(fd) < 0 ||
-	    renameat(folder, "end.tmp", folder, "end.json") < 0)
-		log_warn("hold", "end.json: %s", strerror(errno));
-	if (fd >= 0)
-		close(fd);
-	free(text);
+	return end_of_status(status);
 }
 
 /* A start that failed can be tried again. What a machine ended for, it goes on
@@ -766,11 +660,11 @@ static void finish(struct hold *h, json_t *end)
 	json_object_set(end, "run",
 	                json_object_get(h->config->document, "run"));
 	settle_saved(h, end);
-	write_end(h, end);
+	end_write(h->config->folder, end);
 	h->state = "stopped";
-	if (h->noticed_end != h->log.end)
+	if (h->noticed_end != h->console.log.end)
 		tell_all(h, json_pack("{s:s, s:I}", "event", "console", "end",
-		                      (json_int_t)h->log.end));
+		                      (json_int_t)h->console.log.end));
 	json_object_set_new(end, "event", json_string("stopped"));
 	tell_all(h, end);
 }
@@ -785,12 +679,10 @@ static void hold_fini(struct hold *h)
 		json_decref(h->requests[i].theirs);
 	loop_fd_remove(h->listen_watch);
 	loop_fd_remove(h->control_watch);
-	loop_fd_remove(h->out_watch);
-	loop_fd_remove(h->in_watch);
 	loop_fd_remove(h->signal_watch);
 	loop_timer_fini(&h->notice);
 	loop_timer_fini(&h->deadline);
-	console_log_close(&h->log);
+	console_end(&h->console);
 	json_decref(h->end);
 	json_decref(h->adopter_id);
 	loop_destroy(h->loop);
@@ -811,13 +703,17 @@ void hold_run(const struct hold_config *config)
 	h->state = "starting";
 	for (size_t i = 0; i < CLIENTS_MAX; i++)
 		h->clients[i] = (struct client){ .hold = h, .fd = -1 };
+	h->console.printed = notice_console;
+	h->console.closed = console_closed;
+	h->console.ctx = h;
 	loop_timer_init(&h->notice, h->loop, notice_console, h);
 	loop_timer_init(&h->deadline, h->loop, out_of_time, h);
 	watch_signals(h);
 	h->listen_watch = loop_fd_add(h->loop, config->listener, LOOP_READ,
 	                              listener_ready, h);
 	h->files.console_in = h->files.console_out = h->files.agent = -1;
-	if (console_log_open(&h->log, config->folder, LOG_LIMIT, &err) < 0 ||
+	if (console_log_open(&h->console.log, config->folder, LOG_LIMIT, &err) <
+	        0 ||
 	    start(h, &err) < 0) {
 		end = end_of("failure", END_FAILURE, err.text, err.hint);
 		if (h->vm > 0)

@@ -5,8 +5,9 @@
  *	main.c     arguments, the start document
  *	files.c    everything opened, the machine file with its descriptors
  *	work.c     disks copied, folders removed
- *	hold.c     the machine while it runs: console, requests, its end
- *	network.c  instead of a machine: a network's switch and uplink
+ *	hold.c     the machine while it runs: requests, events, its start and
+ *end console.c  what the guest prints, and what is typed end.c      how the
+ *machine ended network.c  instead of a machine: a network's switch and uplink
  *
  * All on one thread, one loop.
  */
