@@ -224,6 +224,29 @@ class Refusals(Base):
         self.assertEqual(got.returncode, 1)
         self.assertRegex(got.stderr, "^error: ")
 
+    def test_read_only_state(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root to mount")
+        script = ('mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" '
+                  '&& exec "$2"')
+
+        def refused():
+            got = subprocess.run(
+                ["unshare", "-m", "sh", "-c", script, "sh", self.d.state,
+                 PROGRAMS["atolld"]], env=self.d.env, capture_output=True,
+                timeout=60, check=False, text=True)
+            self.assertEqual(got.returncode, 1)
+            self.assertRegex(got.stderr, "^error: .*Read-only file system")
+
+        self.d.state.mkdir(parents=True)
+        refused()
+        d = self.d.start()
+        d.define("kept")
+        d.kill(signal.SIGTERM)
+        refused()
+        d.start()
+        self.assertEqual(d.vm("kept")["state"], "stopped")
+
     def test_full_disk(self):
         limit = 1 << 20
 
