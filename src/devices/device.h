@@ -15,6 +15,7 @@
 #include "base/types.h"
 #include "guest/bus.h"
 #include "guest/clock.h"
+#include "guest/idle.h"
 #include "guest/irq.h"
 #include "guest/memory.h"
 #include "guest/state.h"
@@ -32,6 +33,7 @@ struct device_host {
 	struct bus *mmio;
 	struct irq_hub *irq;
 	struct clock *clock;
+	struct idle_hub *idle; /* NULL: processors sleep unnoticed */
 	struct loop *loop;
 
 	/* Asked for by devices, done by the machine after the callback. */

@@ -220,6 +220,7 @@ static int create_wires(struct machine *m, struct error *err)
 	    irq_hub_create(&m->host.irq, &sink) < 0 ||
 	    clock_create(&m->host.clock, m->loop) < 0)
 		return error_set(err, -ENOMEM, "no memory for the machine");
+	m->host.idle = idle_hub_create();
 	if (m->engine_type->ioeventfd)
 		bus_set_doorbells(m->host.mmio, kernel_doorbell, m);
 	m->host.memory = m->memory;
@@ -404,6 +405,7 @@ void board_destroy(struct machine *m)
 	cpuid_model_destroy(m->cpuid);
 	irq_hub_destroy(m->host.irq);
 	clock_destroy(m->host.clock);
+	idle_hub_destroy(m->host.idle);
 	bus_destroy(m->host.pio);
 	bus_destroy(m->host.mmio);
 	memory_destroy(m->memory);

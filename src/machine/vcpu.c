@@ -127,6 +127,7 @@ static void handle_exit(struct machine_cpu *cpu, const struct vcpu_exit *exit)
 		break;
 	case EXIT_HALT:
 		cpu->activity = CPU_HALT;
+		idle_hub_run(m->host.idle);
 		break;
 	case EXIT_SHUTDOWN:
 		machine_end(m, END_TRIPLE_FAULT, "triple-fault",

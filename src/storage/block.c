@@ -153,7 +153,7 @@ static bool done_now(struct block *b, struct block_request *req)
 	return b->driver->now(b, &io);
 }
 
-void block_submit(struct block *b, struct block_request *req)
+bool block_submit(struct block *b, struct block_request *req)
 {
 	int rc = check(b, req);
 
@@ -164,9 +164,11 @@ void block_submit(struct block *b, struct block_request *req)
 	} else if (done_now(b, req)) {
 		req->done(req, 0);
 		leave(b);
+		return true;
 	} else {
 		b->driver->submit(b, req);
 	}
+	return false;
 }
 
 void block_complete(struct block_request *req, int result)

@@ -125,7 +125,8 @@ int block_open(struct block **out, const struct block_open *how,
 void block_close(struct block *b);
 
 void block_info(const struct block *b, struct block_info *info);
-void block_submit(struct block *b, struct block_request *req);
+/* True: the request is over, which its flags have to allow. */
+bool block_submit(struct block *b, struct block_request *req);
 
 /* One request, waited for. Not from a completion. 0 or -errno. */
 int block_sync(struct block *b, enum block_op op, u64 offset, void *buf,

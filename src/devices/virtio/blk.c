@@ -96,6 +96,7 @@ struct request {
 	struct range ranges[RANGES_MAX];
 	unsigned range_count, range_at;
 	bool large; /* not for the free list */
+	bool late;  /* not over when it was submitted */
 	unsigned count;
 	struct iovec *iov;
 	gpa_t *gpa;
@@ -191,8 +192,14 @@ static void block_done(struct block_request *io, int result)
 
 static void submit(struct request *r)
 {
+	struct virtq *q = r->q;
+	bool over;
+
 	virtio_begin(&r->blk->v);
-	block_submit(r->blk->block, &r->io);
+	over = block_submit(r->blk->block, &r->io);
+	/* It comes back under the device's lock only: r is still there. */
+	r->late = !over;
+	q->pace.late |= !over;
 }
 
 /* The next range of a discard or write zeroes. */
@@ -250,6 +257,7 @@ static void done(struct virtio_device *v, struct virtio_done *d)
 			memory_written(v->pci.dev.host->memory, r->gpa[i],
 			               r->iov[i].iov_len);
 	b->queue_load[r->q->index]--;
+	r->q->pace.late |= r->late;
 	count(b, r);
 	answer(r->q, r->head, r->in_bytes, r->status, r->status_gpa,
 	       r->result == 0          ? S_OK
@@ -603,6 +611,7 @@ int virtio_blk_create(struct device **out, struct device_host *host,
 		.queue_size = QUEUE_SIZE,
 		.config_size = CONFIG_SIZE,
 		.eventfd = config->eventfd,
+		.paced = true,
 		.devfn = config->devfn,
 	};
 	int rc;

@@ -40,6 +40,16 @@ void virtio_drain(struct virtio_device *v);
 /* Queues stop at once; the rest when nothing is under way. */
 void virtio_reset(struct virtio_device *v);
 
+/* pace.c: the driver's own notification, on the thread of its processor. */
+void virtio_kick(struct virtio_device *v, unsigned index);
+/* No interrupt is held back any more. */
+void virtio_pace_end(struct virtio_device *v);
+/* And none comes due. */
+void virtio_pace_stop(struct virtio_device *v);
+void virtio_pace_init(struct virtio_device *v);
+void virtio_pace_fini(struct virtio_device *v);
+void virtq_pace_reset(struct virtq *q);
+
 /* notifier.c: queue notifications through eventfds, served by the loop. */
 int virtio_notifier_create(struct virtio_device *v, struct error *err);
 void virtio_notifier_destroy(struct virtio_device *v);

@@ -224,7 +224,7 @@ static void bar_write(void *ctx, u64 off, u64 value, unsigned size)
 			v->ops->config_write(v, in, (u32)value, size);
 		break;
 	case VIRTIO_AT_NOTIFY:
-		virtio_notify(v, in / VIRTIO_NOTIFY_STEP);
+		virtio_kick(v, in / VIRTIO_NOTIFY_STEP);
 		break;
 	default:
 		break;

@@ -109,6 +109,7 @@ static void again_fired(void *ctx)
 		notify(v, q);
 	}
 	virtio_reap(v);
+	virtio_pace_end(v);
 }
 
 /* ---- work under way ---- */
@@ -228,6 +229,7 @@ void virtio_reset(struct virtio_device *v)
 	for (unsigned i = 0; i < v->queue_count; i++)
 		virtq_stop(&v->queues[i]);
 	clock_timer_cancel(&v->again);
+	virtio_pace_stop(v);
 	v->resetting = true;
 	virtio_reap(v);
 }
@@ -357,6 +359,8 @@ int virtio_init(struct virtio_device *v, struct device_host *host,
 	queues_init(v, s);
 	pci_msix_init(&v->pci, VIRTIO_BAR_MSIX, s->queue_count + 1);
 	virtio_registers_init(v);
+	if (s->paced && !s->eventfd && host->idle)
+		virtio_pace_init(v);
 	if (s->eventfd) {
 		rc = virtio_notifier_create(v, err);
 		if (rc) {
@@ -383,6 +387,7 @@ void virtio_fini(struct virtio_device *v)
 	pthread_mutex_unlock(&v->done_lock);
 	virtio_notifier_destroy(v);
 	clock_timer_fini(&v->again);
+	virtio_pace_fini(v);
 	pci_device_fini(&v->pci);
 	pthread_cond_destroy(&v->done_cond);
 	pthread_mutex_destroy(&v->done_lock);
@@ -412,6 +417,7 @@ void virtio_type_quiesce(struct device *dev)
 	struct virtio_saved *s = &v->saved;
 
 	device_lock(dev);
+	virtio_pace_end(v);
 	virtio_drain(v);
 	for (unsigned i = 0; i < v->queue_count; i++) {
 		const struct virtq *q = &v->queues[i];
@@ -458,6 +464,7 @@ int virtio_type_loaded(struct device *dev, struct error *err)
 		                 dev->type->name, dev->instance,
 		                 v->features & ~v->offered);
 	device_lock(dev);
+	virtio_pace_stop(v);
 	queues_load(v);
 	v->resetting = v->running = false;
 	v->broken = v->status & VIRTIO_NEEDS_RESET;

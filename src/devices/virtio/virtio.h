@@ -98,6 +98,10 @@ struct virtio_device {
 	unsigned queue_count;
 	struct virtq *queues;
 	struct virtio_notifier *notifier; /* NULL: notified by callbacks */
+	bool paced;                       /* pace.c; so is the rest here */
+	bool bound_armed;
+	struct idle_watch idle;
+	struct clock_timer bound;
 	struct virtio_saved saved;
 	u8 pci_cfg_cap;
 
@@ -123,6 +127,7 @@ struct virtio_setup {
 	unsigned queue_count, queue_size;
 	unsigned config_size;
 	bool eventfd;
+	bool paced; /* ops->notify marks what is not over at once */
 	int devfn;
 };
 

@@ -16,7 +16,7 @@
 
 #include <string.h>
 
-#include "devices/virtio/virtio.h"
+#include "devices/virtio/internal.h"
 
 enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 };
 enum { AVAIL_NO_INTERRUPT = 1 };
@@ -73,6 +73,7 @@ bool virtq_start(struct virtq *q)
 		return false;
 	}
 	q->signalled_valid = false;
+	virtq_pace_reset(q);
 	q->running = true;
 	return true;
 }
@@ -206,7 +207,7 @@ void virtq_unpop(struct virtq *q)
 	q->last_avail--;
 }
 
-bool virtq_wait(struct virtq *q)
+bool virtq_wait_more(struct virtq *q, u16 more)
 {
 	if (!q->running || !virtio_active(q->dev))
 		return false;
@@ -214,12 +215,18 @@ bool virtq_wait(struct virtq *q)
 		/* Of the next after what is there: buffers that are too few
 		 * stay in the ring, and the driver counts from its own
 		 * index. */
-		__atomic_store_n(avail_event(q), load16(q->avail + 1),
+		__atomic_store_n(avail_event(q),
+		                 (u16)(load16(q->avail + 1) + more),
 		                 __ATOMIC_SEQ_CST);
 		memory_written(memory_of(q), q->device_gpa + used_bytes(q) - 2,
 		               2);
 	}
 	return __atomic_load_n(q->avail + 1, __ATOMIC_SEQ_CST) != q->last_avail;
+}
+
+bool virtq_wait(struct virtq *q)
+{
+	return virtq_wait_more(q, 0);
 }
 
 void virtq_fill(struct virtq *q, unsigned at, u16 head, u32 written)
@@ -268,6 +275,14 @@ static bool wants_interrupt(struct virtq *q)
 
 void virtq_interrupt(struct virtq *q)
 {
+	struct virtq_pace *p = &q->pace;
+
+	if (p->holding) {
+		p->held++;
+		return;
+	}
+	p->held = 0;
+	p->since_ns = 0;
 	if (q->running && wants_interrupt(q))
 		virtio_queue_interrupt(q->dev, q);
 }

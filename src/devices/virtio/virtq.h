@@ -31,6 +31,17 @@ struct virtq_desc {
 	u16 flags, next;
 };
 
+/* What the driver is told of, and when; see pace.c. */
+struct virtq_pace {
+	u16 step;           /* requests of a batch */
+	u16 held;           /* answered; the interrupt is yet to come */
+	u16 full, patience; /* full batches since the last attempt; and before
+	                     * the next */
+	bool holding, trying;
+	bool late;    /* a request of this notification was not over at once */
+	u64 since_ns; /* of the first held */
+};
+
 struct virtq {
 	struct virtio_device *dev; /* borrowed */
 	u16 index;
@@ -51,6 +62,7 @@ struct virtq {
 	u16 signalled;  /* used_idx at the last interrupt */
 	bool signalled_valid;
 	bool again; /* more to do, from the loop */
+	struct virtq_pace pace;
 };
 
 /* Buffers of one request: iov[0 .. out) from the driver, then in to fill. */
@@ -78,6 +90,9 @@ bool virtq_ready(const struct virtq *q);
  * not empty, pop again.
  */
 bool virtq_wait(struct virtq *q);
+/* The same, to be told of the next but so many, if the driver agreed to that.
+ */
+bool virtq_wait_more(struct virtq *q, u16 more);
 
 /* Hand a chain back; written is what the device put into its buffers. */
 void virtq_push(struct virtq *q, u16 head, u32 written);

@@ -164,7 +164,7 @@ void block_info(const struct block *b, struct block_info *info)
 	*info = b->info;
 }
 
-void block_submit(struct block *b, struct block_request *r)
+bool block_submit(struct block *b, struct block_request *r)
 {
 	u64 sum = 0;
 
@@ -184,7 +184,7 @@ void block_submit(struct block *b, struct block_request *r)
 
 		pthread_mutex_unlock(&b->lock);
 		r->done(r, rc);
-		return;
+		return true;
 	}
 	r->driver_private[0] = NULL;
 	*b->tail = r;
@@ -192,6 +192,7 @@ void block_submit(struct block *b, struct block_request *r)
 	b->under_way++;
 	pthread_cond_broadcast(&b->cond);
 	pthread_mutex_unlock(&b->lock);
+	return false;
 }
 
 void block_drain(struct block *b)

@@ -43,6 +43,7 @@ void rig_init(struct rig *rig)
 	assert_int_equal(irq_hub_create(&rig->host.irq, &sink), 0);
 	assert_int_equal(loop_create(&rig->host.loop, &err), 0);
 	assert_int_equal(clock_create(&rig->host.clock, rig->host.loop), 0);
+	rig->host.idle = idle_hub_create();
 	clock_start(rig->host.clock);
 	pci_windows_default(&windows, RIG_RAM, RIG_HIGH_BASE + RIG_HIGH, 40);
 	rig->pci = pci_bus_create(&rig->host, &windows);
@@ -64,6 +65,7 @@ void rig_fini(struct rig *rig)
 	rig_destroy(rig->mch);
 	pci_bus_destroy(rig->pci);
 	clock_destroy(rig->host.clock);
+	idle_hub_destroy(rig->host.idle);
 	loop_destroy(rig->host.loop);
 	irq_hub_destroy(rig->host.irq);
 	bus_destroy(rig->host.mmio);
