@@ -63,7 +63,7 @@ enum {
 	RANGES_MAX = 16,
 	RANGE_UNMAP = 1,
 	RANGE_SECTORS_MAX = 1 << 22, /* 2 GiB */
-	QUEUE_SIZE = 256,
+	QUEUE_SIZE = 512,
 	SEGMENTS_MAX = QUEUE_SIZE - 2, /* header and status aside */
 	SEGMENT_BYTES_MAX = 1 << 20,
 	SMALL_IOV = 32,

@@ -18,7 +18,7 @@
 struct virtio_device;
 
 enum {
-	VIRTQ_SIZE_MAX = 256,
+	VIRTQ_SIZE_MAX = 512,
 	/* Buffers of one chain; more than descriptors, since one descriptor
 	 * may straddle two memory slots. */
 	VIRTQ_IOV_MAX = VIRTQ_SIZE_MAX + 8,

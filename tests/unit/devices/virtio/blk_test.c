@@ -139,7 +139,7 @@ static void test_config(void **state)
 	assert_int_equal(rig_config_read(&f->rig, SLOT, 0xb, 1), 1);
 	assert_int_equal(driver_offered(&f->d), ALL | BIT(32));
 	assert_int_equal(config(f, 0, 8), SIZE / 512);
-	assert_int_equal(config(f, 12, 4), 254);
+	assert_int_equal(config(f, 12, 4), 510);
 	assert_int_equal(config(f, 20, 4), 512);
 	assert_int_equal(config(f, 24, 1), 3); /* 4 KiB underneath */
 	assert_int_equal(config(f, 26, 2), 8);
@@ -233,21 +233,24 @@ static void test_any_layout(void **state)
 	assert_int_equal(data[1024 + 512], OK);
 }
 
+/* As many as a mebibyte has pages. */
 static void test_many_segments(void **state)
 {
+	enum { SEGMENTS = 256 };
 	struct fixture *f = *state;
-	struct buffer out = { f->header, 16 }, in[55];
+	struct buffer out = { f->header, 16 }, in[SEGMENTS + 1];
 
 	start(f);
-	for (unsigned i = 0; i < 54; i++)
-		in[i] = (struct buffer){ f->data + i * 1024, 512 };
-	in[54] = (struct buffer){ f->status, 1 };
-	memset(fake_block_data(f->block), 0x77, 54 * 512);
+	for (unsigned i = 0; i < SEGMENTS; i++)
+		in[i] = (struct buffer){ f->data + i % 54 * 1024, 512 };
+	in[SEGMENTS] = (struct buffer){ f->status, 1 };
+	memset(fake_block_data(f->block), 0x77, SEGMENTS * 512);
 	put_header(f, IN, 0);
-	driver_add_indirect(&f->d, 0, &out, 1, in, 55);
+	driver_add_indirect(&f->d, 0, &out, 1, in, SEGMENTS + 1);
 	driver_notify(&f->d, 0);
 	driver_wait(&f->d, 0, NULL, NULL);
 	assert_int_equal(status_of(f), OK);
+	assert_int_equal(fake_block_submitted(f->block), 1);
 	assert_int_equal(*(u8 *)rig_ptr(&f->rig, f->data + 53 * 1024 + 511, 1),
 	                 0x77);
 }
