@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,24 +149,78 @@ int saved_enter_folder(const struct saved *s, struct error *err)
 
 /* ---- writing ---- */
 
-int saved_request(int sock, json_t *message, const int *fds, size_t count,
-                  json_t **answer, int *got, size_t *got_count,
-                  struct error *err)
+static void drop_answer(json_t *answer, int *got, size_t *got_count)
+{
+	while (*got_count)
+		close(got[--*got_count]);
+	json_decref(answer);
+}
+
+/* How far the snapshot is that we wait for. */
+enum { PROGRESS_ID = 1, TICK_MS = 150 };
+
+static bool tells_progress(json_t *answer, const struct image_progress *p)
+{
+	json_int_t done = 0, total = 0;
+
+	if (!p ||
+	    json_integer_value(json_object_get(answer, "id")) != PROGRESS_ID)
+		return false;
+	json_unpack(answer, "{s:I,s:I}", "done", &done, "total", &total);
+	if (total > 0)
+		p->step(p->ctx, (u64)done, (u64)total);
+	return true;
+}
+
+static int ask_progress(int sock, struct error *err)
+{
+	json_t *ask = json_pack("{s:s,s:i}", "op", "snapshot-progress", "id",
+	                        PROGRESS_ID);
+	int rc = control_send(sock, ask, NULL, 0, err);
+
+	json_decref(ask);
+	return rc;
+}
+
+/* Events are passed over; with progress it is asked for meanwhile. */
+static int wait_answer(int sock, const struct image_progress *progress,
+                       json_t **answer, int *got, size_t *got_count,
+                       struct error *err)
+{
+	struct pollfd ready = { .fd = sock, .events = POLLIN };
+	int rc = 0;
+
+	while (rc == 0) {
+		if (progress && poll(&ready, 1, TICK_MS) == 0) {
+			rc = ask_progress(sock, err);
+			continue;
+		}
+		rc = control_receive(sock, answer, got, CONTROL_FDS_MAX,
+		                     got_count, err);
+		if (rc < 0)
+			break;
+		if (json_object_get(*answer, "ok") &&
+		    !tells_progress(*answer, progress))
+			return 0;
+		drop_answer(*answer, got, got_count);
+	}
+	return error_set(err, rc, "the machine gave no answer");
+}
+
+static int request(int sock, json_t *message, const int *fds, size_t count,
+                   const struct image_progress *progress, json_t **answer,
+                   int *got, size_t *got_count, struct error *err)
 {
 	int rc = control_send(sock, message, fds, count, err);
 
 	json_decref(message);
-	while (rc == 0) {
-		rc = control_receive(sock, answer, got, CONTROL_FDS_MAX,
-		                     got_count, err);
-		if (rc < 0 || json_object_get(*answer, "ok"))
-			break;
-		while (*got_count)
-			close(got[--*got_count]);
-		json_decref(*answer);
-	}
 	if (rc < 0)
 		return error_set(err, rc, "the machine gave no answer");
+	if (progress && !progress->step)
+		progress = NULL;
+	rc = wait_answer(sock, progress, answer, got, got_count, err);
+	if (rc < 0)
+		return rc;
 	if (!json_is_true(json_object_get(*answer, "ok"))) {
 		const char *words = "it refused", *hint = "";
 		int code = -EIO;
@@ -174,11 +229,17 @@ int saved_request(int sock, json_t *message, const int *fds, size_t count,
 		            &hint, "code", &code);
 		rc = error_set(err, code < 0 ? code : -EIO, "%s", words);
 		error_hint(err, "%s", hint);
-		while (*got_count)
-			close(got[--*got_count]);
-		json_decref(*answer);
+		drop_answer(*answer, got, got_count);
 	}
 	return rc;
+}
+
+int saved_request(int sock, json_t *message, const int *fds, size_t count,
+                  json_t **answer, int *got, size_t *got_count,
+                  struct error *err)
+{
+	return request(sock, message, fds, count, NULL, answer, got, got_count,
+	               err);
 }
 
 /* A disk without a name gets one; one that has a name gets a second; what the
@@ -442,8 +503,8 @@ int saved_moment(int sock, const char *path, const struct saved_how *how,
 			rc = add_disk(&m, disk, path, err);
 	}
 	if (rc == 0) {
-		rc = saved_request(sock, json_incref(m.message), m.fds, m.count,
-		                   figures, got, &count, err);
+		rc = request(sock, json_incref(m.message), m.fds, m.count,
+		             how->progress, figures, got, &count, err);
 		while (count)
 			close(got[--count]);
 	}

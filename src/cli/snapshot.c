@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "cli/command.h"
+#include "cli/disk.h"
 #include "cli/live.h"
 #include "cli/named.h"
 #include "cli/options.h"
@@ -224,11 +225,24 @@ static int describe(const struct wish *w, const struct snapshots *s,
 	return rc;
 }
 
+static int save_moment(const struct wish *w, int sock, const char *state,
+                       json_t *disks, json_t **figures, struct error *err)
+{
+	struct disk_progress bar;
+	const struct saved_how how = { .plain = w->fast,
+		                       .progress = &bar.progress };
+	int rc;
+
+	disk_progress_begin(&bar, "saving", w->remote.quiet);
+	rc = saved_moment(sock, state, &how, disks, figures, err);
+	disk_progress_end(&bar);
+	return rc;
+}
+
 static int fill(const struct wish *w, struct snapshots *s, int sock,
                 const char *folder, json_t **figures, struct error *err)
 {
 	char *state = xasprintf("%s/state", folder);
-	const struct saved_how how = { .plain = w->fast };
 	json_t *disks = NULL, *said, *definition = NULL, *known = NULL;
 	int rc = w->of.socket ? snapshot_definition(sock, &definition, err) : 0;
 
@@ -240,7 +254,7 @@ static int fill(const struct wish *w, struct snapshots *s, int sock,
 		           : err->code;
 	}
 	if (rc == 0)
-		rc = saved_moment(sock, state, &how, disks, figures, err);
+		rc = save_moment(w, sock, state, disks, figures, err);
 	if (rc == 0) {
 		said = kept(disks);
 		rc = describe(w, s, folder, said, *figures, definition, err);

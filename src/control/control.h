@@ -10,7 +10,8 @@
  * First, the starter sends {"op":"start","machine":{...}}: the machine file,
  * in which every file is the index of a descriptor sent along
  * (docs/machine-file.md). Later requests: powerdown, reset, quit, pause,
- * resume, status, figures, balloon, cpus, resize, save, snapshot, fork; each
+ * resume, status, figures, balloon, cpus, resize, save, snapshot,
+ * snapshot-progress, snapshot-cancel, fork; each
  * may carry an "id", given back in the answer. The machine sends
  * {"event":"started"},
  * {"event":"console", ...},
@@ -38,7 +39,10 @@
  *        as the disk that reads as zeroes, of "format" (raw), which gets its
  *        contents; scratch: an empty file.
  *        Who asked sees to it that all is on stable storage. "stay" as in
- *        save.
+ *        save. If it goes away before the answer, nothing more is written.
+ *        Meanwhile anybody may ask for snapshot-progress, which is answered
+ *        with "done" and "total" bytes (0, 0: none is being written), and for
+ *        snapshot-cancel.
  * fork   {"op":"fork","file":I,"watch":I,"disks":[{"disk":N,"overlay":I,
  *        "name":...},...]}: what another process needs to be a copy of the
  *        machine. file: empty, gets the state (a machine file's "restore");

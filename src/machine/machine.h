@@ -196,6 +196,11 @@ struct machine_moment_config {
 int machine_moment(struct machine *m,
                    const struct machine_moment_config *config,
                    struct error *err) MUST_CHECK;
+/* Bytes of memory and disks, of the moment that is being written; 0, 0: there
+ * is none. The loop's thread. */
+void machine_moment_progress(struct machine *m, u64 *done, u64 *total);
+/* It comes to nothing (-ECANCELED), unless it is as good as written. */
+void machine_moment_cancel(struct machine *m);
 /* Nobody looks at memory that was shared any more. */
 void machine_unshare(struct machine *m);
 /* Which engine it is that runs it. */

@@ -484,10 +484,26 @@ json_t *moments_fork(struct moments *m, json_t *message,
 	return f.result;
 }
 
+json_t *moments_progress(struct moments *m)
+{
+	u64 done, total;
+
+	machine_moment_progress(m->machine, &done, &total);
+	return json_pack("{s:b,s:I,s:I}", "ok", 1, "done", (json_int_t)done,
+	                 "total", (json_int_t)total);
+}
+
+void moments_cancel(struct moments *m)
+{
+	machine_moment_cancel(m->machine);
+}
+
 void moments_forget(struct moments *m, void *asker)
 {
-	if (m->asker == asker)
-		m->asker = NULL;
+	if (m->asker != asker)
+		return;
+	m->asker = NULL;
+	moments_cancel(m);
 }
 
 void moments_fini(struct moments *m)

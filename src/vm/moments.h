@@ -40,5 +40,9 @@ json_t *moments_snapshot(struct moments *m, void *asker, json_t *message,
                          const struct brought *brought);
 json_t *moments_fork(struct moments *m, json_t *message,
                      const struct brought *brought, struct reply *reply);
-/* It wants no answer any more. */
+/* An answer: how far the snapshot is that is being written. */
+json_t *moments_progress(struct moments *m);
+/* It comes to nothing; its asker is told so. */
+void moments_cancel(struct moments *m);
+/* It has gone: what it asked for comes to nothing, too. */
 void moments_forget(struct moments *m, void *asker);

@@ -364,6 +364,10 @@ static json_t *do_op(struct peer *p, const char *op, json_t *message,
 		return do_cable(s, message, brought);
 	} else if (!strcmp(op, "snapshot")) {
 		return do_snapshot(p, message, brought);
+	} else if (!strcmp(op, "snapshot-progress")) {
+		return moments_progress(&s->moments);
+	} else if (!strcmp(op, "snapshot-cancel")) {
+		moments_cancel(&s->moments);
 	} else if (!strcmp(op, "fork")) {
 		return do_fork(p, message, brought, reply);
 	} else if (!strcmp(op, "go")) {

@@ -11,13 +11,12 @@ import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 
-from live_guest import LIMIT, Guest, whole, wrong_slots
+from live_guest import LIMIT, Guest, ask, whole, wrong_slots
 
 atoll, elf = sys.argv[1:3]
 work = tempfile.mkdtemp(prefix="lv-")
@@ -337,21 +336,6 @@ def refusals():
     done("a mirror that takes over",
          disk("mirror", "w:vda", work + "/w3.raw", "--pivot"))
     finish(guest, path, "raw")
-
-
-def ask(sock, message, *fds):
-    """One request over a machine's socket; None: it hung up."""
-    body = message if isinstance(message, bytes) else json.dumps(message).encode()
-    socket.send_fds(sock, [struct.pack("<II", len(body), len(fds))], fds)
-    sock.sendall(body)
-    while True:
-        head = sock.recv(8, socket.MSG_WAITALL)
-        if len(head) < 8:
-            return None
-        size = struct.unpack("<II", head)[0]
-        answer = json.loads(sock.recv(size, socket.MSG_WAITALL))
-        if "ok" in answer:
-            return answer
 
 
 def hostile():

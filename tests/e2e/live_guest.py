@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A machine of tests/guest/disk.c, which never stops writing, and what has to
 be found in its image: for live.py and live_kill.py."""
+import json
 import os
 import select
 import signal
+import socket
 import struct
 import subprocess
 import threading
@@ -143,3 +145,18 @@ def whole(image, fmt, work, tool):
     subprocess.run([*tool, "convert", "-f", fmt, "-O", "raw", image, raw],
                    check=True, capture_output=True)
     return raw
+
+
+def ask(sock, message, *fds):
+    """One request over a machine's socket; None: it hung up."""
+    body = json.dumps(message).encode()
+    socket.send_fds(sock, [struct.pack("<II", len(body), len(fds))], fds)
+    sock.sendall(body)
+    while True:
+        head = sock.recv(8, socket.MSG_WAITALL)
+        if len(head) < 8:
+            return None
+        size = struct.unpack("<II", head)[0]
+        answer = json.loads(sock.recv(size, socket.MSG_WAITALL))
+        if "ok" in answer:
+            return answer

@@ -62,6 +62,7 @@ struct request {
 	struct client *client; /* NULL: gone meanwhile */
 	json_t *theirs;
 	const char *state; /* the machine's, once it was granted; or NULL */
+	bool snapshot;     /* in vain if the client goes away */
 };
 
 struct hold {
@@ -89,25 +90,34 @@ struct hold {
 
 /* ---- to the daemon ---- */
 
-/* Nobody is there any more to say what becomes of the machine. */
-static void let_go_on(struct hold *h)
+/* To the machine, for a client that is gone: it knows us alone. */
+static void say_for(struct hold *h, const char *op)
 {
-	json_t *go = json_pack("{s:s}", "op", "go");
+	json_t *message = json_pack("{s:s}", "op", op);
 	struct error err;
 
-	h->stayer = NULL;
-	if (h->control >= 0 && control_send(h->control, go, NULL, 0, &err) < 0)
+	if (h->control >= 0 &&
+	    control_send(h->control, message, NULL, 0, &err) < 0)
 		log_debug("hold", "%s", err.text);
-	json_decref(go);
+	json_decref(message);
 }
 
 static void client_drop(struct client *c)
 {
-	for (size_t i = 0; i < REQUESTS_MAX; i++)
-		if (c->hold->requests[i].client == c)
-			c->hold->requests[i].client = NULL;
-	if (c->hold->stayer == c)
-		let_go_on(c->hold);
+	for (size_t i = 0; i < REQUESTS_MAX; i++) {
+		struct request *r = &c->hold->requests[i];
+
+		if (r->client != c)
+			continue;
+		r->client = NULL;
+		if (r->id && r->snapshot)
+			say_for(c->hold, "snapshot-cancel");
+	}
+	/* Nobody is there any more to say what becomes of the machine. */
+	if (c->hold->stayer == c) {
+		c->hold->stayer = NULL;
+		say_for(c->hold, "go");
+	}
 	if (c->hold->adopter == c)
 		c->hold->adopter = NULL;
 	loop_fd_remove(c->watch);
@@ -242,6 +252,7 @@ static const char *relay(struct hold *h, struct client *c, json_t *message,
 		r->state = "paused";
 	else if (strcmp(op, "resume") == 0)
 		r->state = "running";
+	r->snapshot = strcmp(op, "snapshot") == 0;
 	message = json_copy(message);
 	json_object_set_new(message, "id", json_integer((json_int_t)r->id));
 	rc = control_send(h->control, message, fds, count, &err);

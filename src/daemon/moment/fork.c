@@ -322,8 +322,11 @@ void fork_changed(struct task *t)
 		task_fail(t, coming ? "timeout" : "interrupted",
 		          "not all copies came to be",
 		          "those that did are there");
-	else
+	else {
+		task_progress(t, (int)(50 + count * 49 / wanted),
+		              "starting the copies");
 		task_arm_ms(t, TICK_MS);
+	}
 }
 
 void fork_cancel(struct task *t)

@@ -17,7 +17,7 @@
 #include "daemon/store.h"
 #include "daemon/words.h"
 
-enum { KILL_S = 30, TICK_MS = 100, DOUBT_MS = 1000 };
+enum { KILL_S = 30, TICK_MS = 100, LOOK_MS = 250, DOUBT_MS = 1000 };
 enum { FIRST, PUT_BACK, STARTING, IN_DOUBT };
 
 static const char *text(const struct task *t, const char *key)
@@ -89,6 +89,7 @@ static void created(void *ctx, const char *words)
 	json_t *found = moment_find(t->vm, text(t, "snapshot"));
 
 	t->job = NULL;
+	holder_unask(t->vm, t);
 	json_decref(found);
 	if (words)
 		moment_tidy(t->vm, text(t, "snapshot"));
@@ -142,14 +143,37 @@ void moment_create_begin(struct task *t)
 	words_add(&w, xstrdup("--"));
 	words_add(&w, xstrdup(t->vm->name));
 	words_add(&w, xstrdup(name));
-	task_progress(t, 10, "saving memory and disks");
+	task_progress(t, 1, "saving memory and disks");
 	start(t, &w, created);
+	if (t->job)
+		task_arm_ms(t, TICK_MS);
 }
 
+static void looked(void *ctx, bool ok, const char *words, json_t *answer)
+{
+	struct task *t = ctx;
+	json_int_t done = 0, total = 0;
+
+	(void)words;
+	if (!t->job)
+		return;
+	json_unpack(ok ? answer : NULL, "{s:I, s:I}", "done", &done, "total",
+	            &total);
+	if (total > 0 && done >= 0 && done <= total)
+		task_progress(t, (int)(1 + (double)done / (double)total * 98),
+		              "saving memory and disks");
+	task_arm_ms(t, LOOK_MS);
+}
+
+/* Between two ticks the machine's own changes come here, too. */
 void moment_create_changed(struct task *t)
 {
 	if (!t->job)
 		moment_create_begin(t);
+	else if (!t->timer.index)
+		holder_request(t->vm,
+		               json_pack("{s:s}", "op", "snapshot-progress"),
+		               looked, t);
 }
 
 /* ---- revert ---- */

@@ -30,7 +30,8 @@ int pages_write_failed(int rc, struct error *err);
 /* ---- packed.c ---- */
 
 int packed_save(struct state_file *f, const struct layout *l,
-                struct pages_figures *figures, struct error *err) MUST_CHECK;
+                struct pages_work *work, struct pages_figures *figures,
+                struct error *err) MUST_CHECK;
 /* l NULL: only check. */
 int packed_load(const struct state_file *f, const struct layout *l,
                 struct error *err) MUST_CHECK;
@@ -38,7 +39,8 @@ int packed_load(const struct state_file *f, const struct layout *l,
 /* ---- plain.c ---- */
 
 int plain_save(struct state_file *f, const struct layout *l,
-               struct pages_figures *figures, struct error *err) MUST_CHECK;
+               struct pages_work *work, struct pages_figures *figures,
+               struct error *err) MUST_CHECK;
 int plain_map(const struct state_file *f, struct memory *mem, u64 pages,
               struct error *err) MUST_CHECK;
 int plain_verify(const struct state_file *f, struct error *err) MUST_CHECK;

@@ -32,6 +32,7 @@ struct machine_moment {
 	struct loop_timer timer;
 	struct state_writer chunks;
 	struct memory_view view;
+	struct pages_work work;
 	bool frozen, threaded;
 	struct job *jobs[MACHINE_DISKS_MAX];
 	pthread_t thread;
@@ -99,7 +100,7 @@ static int write_memory(struct machine_moment *mo, struct state_file *f)
 	    pages_save(f, &mo->view,
 	               mo->config.form == MACHINE_MEMORY_PLAIN ? PAGES_PLAIN
 	                                                       : PAGES_PACKED,
-	               &pages, &mo->err);
+	               &mo->work, &pages, &mo->err);
 
 	mo->result.saved = (struct machine_saved){
 		.pages = pages.pages,
@@ -114,9 +115,14 @@ static int wait_for_disk(struct machine_moment *mo, unsigned i)
 {
 	struct job_status status;
 
+	if (mo->rc < 0)
+		job_cancel(mo->jobs[i]);
 	if (job_wait_end(mo->jobs[i], -1) == JOB_DONE)
 		return 0;
 	job_status(mo->jobs[i], &status);
+	if (status.state == JOB_CANCELLED)
+		return error_set(&mo->err, -ECANCELED,
+		                 "the saving was cancelled");
 	return error_set(&mo->err, status.result ? status.result : -EIO,
 	                 "cannot copy a disk: %s", status.words);
 }
@@ -149,10 +155,13 @@ static void *write_all(void *ctx)
 
 	mo->rc = write_state(mo);
 	for (unsigned i = 0; i < mo->config.disk_count; i++) {
+		struct error first = mo->err;
 		int rc = wait_for_disk(mo, i);
 
 		if (mo->rc == 0)
 			mo->rc = rc;
+		else
+			mo->err = first;
 	}
 	loop_post(mo->machine->loop, written, mo->machine);
 	return NULL;
@@ -218,9 +227,16 @@ static void take_moment(struct machine_moment *mo)
 	u64 since_ns;
 
 	stand_still(mo, &since_ns);
-	mo->rc = mo->machine->ended
-	             ? error_set(&mo->err, -ESHUTDOWN, "the machine has ended")
-	             : take(mo);
+	if (mo->machine->ended)
+		mo->rc = error_set(&mo->err, -ESHUTDOWN,
+		                   "the machine has "
+		                   "ended");
+	else if (atomic_load(&mo->work.stop))
+		mo->rc = error_set(&mo->err, -ECANCELED,
+		                   "the saving was "
+		                   "cancelled");
+	else
+		mo->rc = take(mo);
 	go_on(mo, since_ns);
 	if (mo->rc == 0 && mo->config.share) {
 		mo->rc = write_state(mo);
@@ -279,6 +295,37 @@ int machine_moment(struct machine *m,
 	else
 		step(mo);
 	return 0;
+}
+
+void machine_moment_progress(struct machine *m, u64 *done, u64 *total)
+{
+	struct machine_moment *mo = m->moment;
+	struct job_status s;
+
+	*done = *total = 0;
+	if (!mo)
+		return;
+	*done = atomic_load(&mo->work.done);
+	*total = MAX(atomic_load(&mo->work.total), *done);
+	for (unsigned i = 0; i < mo->config.disk_count; i++) {
+		if (!mo->jobs[i])
+			continue;
+		job_status(mo->jobs[i], &s);
+		*done += s.done;
+		*total += MAX(s.total, s.done);
+	}
+}
+
+void machine_moment_cancel(struct machine *m)
+{
+	struct machine_moment *mo = m->moment;
+
+	if (!mo)
+		return;
+	atomic_store(&mo->work.stop, true);
+	for (unsigned i = 0; i < mo->config.disk_count; i++)
+		if (mo->jobs[i])
+			job_cancel(mo->jobs[i]);
 }
 
 void moment_finish(struct machine *m)

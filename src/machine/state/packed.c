@@ -38,6 +38,7 @@ struct block_entry {
 struct saver {
 	const struct layout *l;
 	struct state_file *f;
+	struct pages_work *work;
 	u64 base; /* of "packed" in the file */
 	XXH128_hash_t *hash;
 	u32 *map;
@@ -57,6 +58,8 @@ static int hash_some(void *ctx, unsigned worker, u64 i)
 	u64 end = MIN((i + 1) * HASH_PAGES, s->l->pages);
 
 	(void)worker;
+	if (atomic_load(&s->work->stop))
+		return -ECANCELED;
 	for (u64 page = i * HASH_PAGES; page < end; page++) {
 		s->map[page] = !layout_is_zero(s->l, page);
 		if (s->map[page])
@@ -107,7 +110,10 @@ static int save_block(void *ctx, unsigned w, u64 i)
 	struct saver *s = ctx;
 	struct block_entry *b = &s->blocks[i];
 	size_t bound = ZSTD_compressBound(BLOCK_BYTES), size;
+	int rc;
 
+	if (atomic_load(&s->work->stop))
+		return -ECANCELED;
 	if (!s->raw[w])
 		s->raw[w] = malloc(BLOCK_BYTES);
 	if (!s->frame[w])
@@ -128,8 +134,10 @@ static int save_block(void *ctx, unsigned w, u64 i)
 	b->size = (u32)size;
 	b->offset = atomic_fetch_add(&s->used, size);
 	b->hash = XXH64(s->frame[w], size, 0);
-	return state_file_pwrite(s->f->fd, s->frame[w], size,
-	                         s->base + b->offset);
+	rc =
+	    state_file_pwrite(s->f->fd, s->frame[w], size, s->base + b->offset);
+	atomic_fetch_add(&s->work->done, (u64)b->pages * PAGE_SIZE);
+	return rc;
 }
 
 static int save_all(struct saver *s, struct pages_figures *figures,
@@ -143,6 +151,7 @@ static int save_all(struct saver *s, struct pages_figures *figures,
 		rc = number_contents(s, figures);
 	count = (s->contents + BLOCK_PAGES - 1) / BLOCK_PAGES;
 	if (rc == 0) {
+		atomic_store(&s->work->total, s->contents * PAGE_SIZE);
 		s->blocks = try_alloc(MAX(count, (u64)1), sizeof(*s->blocks));
 		rc = s->blocks ? parallel_for(count, save_block, s) : -ENOMEM;
 	}
@@ -159,9 +168,12 @@ static int save_all(struct saver *s, struct pages_figures *figures,
 }
 
 int packed_save(struct state_file *f, const struct layout *l,
-                struct pages_figures *figures, struct error *err)
+                struct pages_work *work, struct pages_figures *figures,
+                struct error *err)
 {
-	struct saver s = { .l = l, .f = f, .base = state_file_next(f) };
+	struct saver s = {
+		.l = l, .f = f, .work = work, .base = state_file_next(f)
+	};
 	int rc;
 
 	s.hash = try_alloc(l->pages, sizeof(*s.hash));

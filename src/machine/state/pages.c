@@ -76,6 +76,8 @@ int pages_damaged(struct error *err, const char *what)
 
 int pages_write_failed(int rc, struct error *err)
 {
+	if (rc == -ECANCELED)
+		return error_set(err, rc, "the saving was cancelled");
 	error_set(err, rc, "cannot write the saved machine: %s", strerror(-rc));
 	if (rc == -ENOSPC || rc == -EDQUOT)
 		error_hint(err, "choose a place with more room");
@@ -83,8 +85,8 @@ int pages_write_failed(int rc, struct error *err)
 }
 
 int pages_save(struct state_file *f, const struct memory_view *view,
-               enum pages_form form, struct pages_figures *figures,
-               struct error *err)
+               enum pages_form form, struct pages_work *work,
+               struct pages_figures *figures, struct error *err)
 {
 	const u8 *map = memory_view_map(view, err);
 	u8 *holes = memory_view_holes(view);
@@ -94,12 +96,13 @@ int pages_save(struct state_file *f, const struct memory_view *view,
 	*figures = (struct pages_figures){ .pages = l.pages };
 	l.part[0].host = (u8 *)(uintptr_t)map;
 	l.part[0].pages = l.pages;
+	atomic_store(&work->total, l.pages * PAGE_SIZE);
 	if (!map)
 		rc = err->code;
 	else if (form == PAGES_PLAIN)
-		rc = plain_save(f, &l, figures, err);
+		rc = plain_save(f, &l, work, figures, err);
 	else
-		rc = packed_save(f, &l, figures, err);
+		rc = packed_save(f, &l, work, figures, err);
 	free(holes);
 	memory_view_unmap(view, map);
 	return rc;

@@ -17,6 +17,8 @@
  */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "base/types.h"
 #include "guest/freeze.h"
 #include "storage/state_file.h"
@@ -30,10 +32,18 @@ struct pages_figures {
 	u64 pages, zero, duplicate, stored_bytes;
 };
 
-/* Any thread, while the machine may run. */
+/* How far the saving is, for others to look at, who may also stop it. What
+ * has to be written of packed pages shows itself while they are looked
+ * through: the total gets smaller. */
+struct pages_work {
+	_Atomic u64 done, total; /* bytes of memory */
+	_Atomic bool stop;
+};
+
+/* Any thread, while the machine may run. -ECANCELED: stopped. */
 int pages_save(struct state_file *f, const struct memory_view *view,
-               enum pages_form form, struct pages_figures *figures,
-               struct error *err) MUST_CHECK;
+               enum pages_form form, struct pages_work *work,
+               struct pages_figures *figures, struct error *err) MUST_CHECK;
 
 /* Only where the pages lie, for a process that gets the view's descriptors:
  * section "layers", the runs. */

@@ -21,6 +21,7 @@ static const u8 zeroes[PAGE_SIZE];
 struct plain {
 	const struct state_file *f;
 	const struct layout *l;
+	struct pages_work *work; /* of a saving */
 	u64 base, pages;
 	u64 *sums;
 	_Atomic u64 zero;
@@ -58,9 +59,12 @@ static int save_piece(void *ctx, unsigned worker, u64 i)
 {
 	struct plain *p = ctx;
 	u64 first = i * PIECE_PAGES, end = MIN(first + PIECE_PAGES, p->pages);
-	XXH64_state_t *sum = XXH64_createState();
+	XXH64_state_t *sum;
 
 	(void)worker;
+	if (atomic_load(&p->work->stop))
+		return -ECANCELED;
+	sum = XXH64_createState();
 	if (!sum)
 		return -ENOMEM;
 	XXH64_reset(sum, 0);
@@ -72,15 +76,19 @@ static int save_piece(void *ctx, unsigned worker, u64 i)
 		             PAGE_SIZE);
 	p->sums[i] = XXH64_digest(sum);
 	XXH64_freeState(sum);
+	atomic_fetch_add(&p->work->done, (end - first) * PAGE_SIZE);
 	return write_runs(p, first, end);
 }
 
 int plain_save(struct state_file *f, const struct layout *l,
-               struct pages_figures *figures, struct error *err)
+               struct pages_work *work, struct pages_figures *figures,
+               struct error *err)
 {
-	struct plain p = {
-		.f = f, .l = l, .base = state_file_next(f), .pages = l->pages
-	};
+	struct plain p = { .f = f,
+		           .l = l,
+		           .work = work,
+		           .base = state_file_next(f),
+		           .pages = l->pages };
 	u64 count = (l->pages + PIECE_PAGES - 1) / PIECE_PAGES;
 	int rc;
 

@@ -200,6 +200,7 @@ static int save(struct machine *m, int fd, enum machine_memory_form form,
                 bool sync, struct machine_saved *figures, struct error *err)
 {
 	struct pages_figures pages = { 0 };
+	struct pages_work work = { 0 };
 	struct memory_view view = { 0 };
 	struct state_writer w = { 0 };
 	struct state_file f;
@@ -217,7 +218,7 @@ static int save(struct machine *m, int fd, enum machine_memory_form form,
 		rc = pages_save(&f, &view,
 		                form == MACHINE_MEMORY_PLAIN ? PAGES_PLAIN
 		                                             : PAGES_PACKED,
-		                &pages, err);
+		                &work, &pages, err);
 		memory_view_fini(&view);
 		memory_unview(m->memory);
 		settle_soon(m);

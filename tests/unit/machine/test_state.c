@@ -399,6 +399,7 @@ static void memory_comes_back(void **state)
 		int fd = memfd_create("pages", MFD_CLOEXEC);
 		struct memory *to = make_memory();
 		struct pages_figures figures;
+		struct pages_work work = { .stop = true };
 		struct state_file f;
 		struct error err = { 0 };
 		struct memory_view view;
@@ -406,8 +407,18 @@ static void memory_comes_back(void **state)
 		assert_int_equal(memory_freeze(from, &view, &err), 0);
 		assert_int_equal(state_file_begin(&f, fd, &err), 0);
 		assert_int_equal(pages_save(&f, &view, (enum pages_form)form,
-		                            &figures, &err),
+		                            &work, &figures, &err),
+		                 -ECANCELED);
+		assert_string_equal(err.text, "the saving was cancelled");
+		assert_true(work.done == 0 && work.total >= 18 * MIB);
+		atomic_store(&work.stop, false);
+		assert_int_equal(state_file_begin(&f, fd, &err), 0);
+		assert_int_equal(pages_save(&f, &view, (enum pages_form)form,
+		                            &work, &figures, &err),
 		                 0);
+		/* Each contents once if they are packed. */
+		assert_true(work.done == work.total &&
+		            (form == PAGES_PLAIN) == (work.total == 18 * MIB));
 		memory_view_fini(&view);
 		memory_unview(from);
 		assert_int_equal(state_file_finish(&f, false, &err), 0);

@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A snapshot that takes a while: how far it is, and what is left of it when
+nobody wants it any more: moment.py ATOLL GUEST_ELF.
+
+The guest (tests/guest/state.c) checks that it is still the same machine.
+"""
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from live_guest import LIMIT, ask
+
+atoll, elf = sys.argv[1:3]
+work = tempfile.mkdtemp(prefix="mo-")
+env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r")
+SIZE = 160 << 20
+TRIES = 20
+passed = failed = 0
+
+
+def check(what, good, more=""):
+    global passed, failed
+    passed, failed = passed + bool(good), failed + (not good)
+    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
+
+
+def make_disk():
+    with open(work + "/disk.raw", "wb") as f:
+        for _ in range(SIZE >> 20):
+            f.write(os.urandom(1 << 20))
+
+
+def boot(engine="bt", memory="64M"):
+    vm = subprocess.Popen(
+        [atoll, "run", "--name", "m", "--engine", engine,
+         "--memory", memory, "--kernel", elf,
+         "--device", "debug-exit", "--net", "none", "--timeout", "300", "--disk",
+         work + "/disk.raw"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=env)
+    check("it runs", vm.stdout.readline() == b"ready\n")
+    return vm
+
+
+def connect():
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(work + "/r/named/m.sock")
+    return sock
+
+
+class Saving:
+    """A snapshot that is asked for; its files have no names."""
+
+    def __init__(self, memory):
+        self.sock = connect()
+        self.files = [tempfile.TemporaryFile(dir=work) for _ in range(3)]
+        self.files[1].truncate(SIZE)
+        self.answer = None
+        self.thread = threading.Thread(target=self.wait, args=(memory,))
+        self.thread.start()
+
+    def wait(self, memory):
+        try:
+            self.answer = ask(self.sock, {
+                "op": "snapshot", "file": 0, "memory": memory, "disks": [
+                    {"disk": 0, "target": 1, "scratch": 2}]},
+                *[f.fileno() for f in self.files])
+        except OSError:
+            pass
+
+    def stored(self):
+        return os.fstat(self.files[1].fileno()).st_blocks * 512
+
+    def close(self):
+        self.thread.join(LIMIT)
+        self.sock.close()
+        for f in self.files:
+            f.close()
+
+
+def progress(other):
+    return ask(other, {"op": "snapshot-progress"})
+
+
+def ended(other):
+    end = time.monotonic() + LIMIT
+    while progress(other)["total"] and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def whole(other, memory):
+    """Bytes are told, and more of them each time."""
+    seen = []
+    saving = Saving(memory)
+    while saving.thread.is_alive():
+        told = progress(other)
+        if told["total"]:
+            seen.append((told["done"], told["total"]))
+    saving.close()
+    check(memory + ": it is saved", saving.answer and saving.answer["ok"],
+          saving.answer)
+    counted = [done for done, total in seen if done <= total and
+               SIZE <= total <= SIZE + (66 << 20)]
+    check(memory + ": progress", len(counted) == len(seen) and
+          counted == sorted(counted) and len(set(counted)) > 1, seen)
+
+
+def cut(what, other, stop):
+    """Once at least it comes before all is written."""
+    for _ in range(TRIES):
+        saving = Saving("packed")
+        while saving.thread.is_alive() and not progress(other)["total"]:
+            continue
+        stop(saving)
+        ended(other)
+        stored = saving.stored()
+        saving.close()
+        if stored < SIZE:
+            check(what, True)
+            return saving.answer
+    check(what, False, "all was written each time")
+    return None
+
+
+def stands_still(engine):
+    """Not for long, whatever its size; the best of some, for others use this
+    processor, too."""
+    vm = boot(engine, "512M")
+    pauses = []
+    for _ in range(5):
+        saving = Saving("packed")
+        saving.thread.join(LIMIT)
+        pauses.append(saving.answer["pause_us"] / 1000)
+        saving.close()
+    check(f"{engine}: it stands still for at most 100 ms", min(pauses) <= 100,
+          pauses)
+    print(f"{engine}: stood still for {min(pauses):.1f} to "
+          f"{max(pauses):.1f} ms")
+    end(vm)
+
+
+def end(vm):
+    out, err = vm.communicate(b"g", LIMIT)
+    check("the machine is the same", vm.returncode == 1 and
+          b"same after" in out, (out, err))
+
+
+def hang_up(saving):
+    saving.sock.shutdown(socket.SHUT_RDWR)
+
+
+def commands(other):
+    """The command itself, killed in it: nothing stays, and it can be done."""
+    def command(*words):
+        return subprocess.run([atoll, "snapshot", *words], env=env, text=True,
+                              capture_output=True, timeout=LIMIT, check=False)
+    folder = work + "/s/named/m/snapshots"
+    maker = subprocess.Popen([atoll, "snapshot", "create", "m", "half"],
+                             env=env, stderr=subprocess.DEVNULL)
+    while maker.poll() is None and not progress(other)["total"]:
+        continue
+    maker.send_signal(signal.SIGINT)
+    maker.wait(LIMIT)
+    ended(other)
+    shown = command("list", "m").stdout
+    check("killed: all of it or nothing",
+          ("half" in shown) == (maker.returncode == 0), shown)
+    made = command("create", "m", "next")
+    check("the next one", made.returncode == 0 and made.stdout == "next\n",
+          made)
+    left = set(os.listdir(folder)) - {"current.json", "next", "lock"}
+    check("nothing else is there", left <= {"half"} and
+          bool(left) == (maker.returncode == 0), left)
+
+
+make_disk()
+machine = boot()
+watcher = connect()
+check("none is being written", progress(watcher)["total"] == 0)
+check("nothing to cancel", ask(watcher, {"op": "snapshot-cancel"})["ok"])
+for form in "packed", "plain":
+    whole(watcher, form)
+answer = cut("cancelled", watcher,
+             lambda saving: ask(watcher, {"op": "snapshot-cancel"}))
+check("and says so", answer and not answer["ok"] and
+      answer["words"] == "the saving was cancelled", answer)
+cut("who asked has gone", watcher, hang_up)
+commands(watcher)
+watcher.close()
+end(machine)
+for one in "bt", "interp":
+    stands_still(one)
+shutil.rmtree(work)
+print(f"{passed} passed, {failed} failed")
+sys.exit(failed != 0)
