@@ -35,6 +35,7 @@ static const struct {
 } verbs[] = {
 	{ "snapshot", live_snapshot_verb, false },
 	{ "commit", live_commit_verb, false },
+	{ "rebase", live_rebase_verb, false },
 	{ "mirror", live_mirror_verb, true },
 	{ "backup", live_backup_verb, true },
 	{ "export", live_export_verb, false },

@@ -122,11 +122,14 @@ int live_check_path(const struct live_disk *d, struct error *err) MUST_CHECK;
 int live_chain_read(struct live_chain *c, const char *path, const char *format,
                     struct error *err) MUST_CHECK;
 void live_chain_free(struct live_chain *c);
+/* How the image above calls the base: relative to its folder if it can. */
+const char *live_name_for(const char *above, const char *base);
 
 /* ---- the verbs ---- */
 
 int live_snapshot_verb(int argc, char **argv);
 int live_commit_verb(int argc, char **argv);
+int live_rebase_verb(int argc, char **argv);
 int live_mirror_verb(int argc, char **argv);
 int live_backup_verb(int argc, char **argv);
 int live_export_verb(int argc, char **argv);

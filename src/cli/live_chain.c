@@ -378,8 +378,7 @@ static int check_snapshots(const struct commit *c, struct error *err)
 	                       "what they hold");
 }
 
-/* How the image above calls the base: relative to its folder if it can. */
-static const char *name_for(const char *above, const char *base)
+const char *live_name_for(const char *above, const char *base)
 {
 	size_t n = (size_t)(strrchr(base, '/') - base) + 1;
 
@@ -403,8 +402,8 @@ static json_t *commit_message(const struct commit *c, const char *next)
 	} else {
 		const char *above = layers[c->layer - 1].path;
 
-		json_object_set_new(m, "name",
-		                    json_string(name_for(above, base->path)));
+		json_object_set_new(
+		    m, "name", json_string(live_name_for(above, base->path)));
 		json_object_set_new(m, "above_path", json_string(above));
 		json_object_set_new(m, "above", json_integer(1));
 	}
@@ -535,6 +534,8 @@ static int info(void *ctx, struct error *err)
 		return rc;
 	}
 	disk = json_array_get(json_object_get(answer, "disks"), a->disk.number);
+	if (!a->disk.path)
+		json_array_extend(layers, json_object_get(disk, "layers"));
 	for (unsigned i = 0; i < chain.count; i++)
 		json_array_append_new(layers,
 		                      json_pack("{s:s, s:s}", "path",

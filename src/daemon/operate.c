@@ -678,6 +678,8 @@ static const struct operation operations[] = {
 	  disk_work_cancel },
 	{ "disk-commit", false, disk_work_begin, disk_work_changed,
 	  disk_work_cancel },
+	{ "disk-rebase", false, disk_work_begin, disk_work_changed,
+	  disk_work_cancel },
 	{ "disk-mirror", false, disk_work_begin, disk_work_changed,
 	  disk_work_cancel },
 	{ "disk-backup", false, disk_work_begin, disk_work_changed,

@@ -103,6 +103,7 @@ const struct route routes[] = {
 	{ "POST", DISK "/snapshot", RIGHT_DEFINE, BODY_MAYBE, "",
 	  api_disk_work },
 	{ "POST", DISK "/commit", RIGHT_DEFINE, BODY_MAYBE, "", api_disk_work },
+	{ "POST", DISK "/rebase", RIGHT_DEFINE, BODY_MAYBE, "", api_disk_work },
 	{ "POST", DISK "/mirror", RIGHT_HOST, BODY_JSON, "", api_disk_work },
 	{ "POST", DISK "/backup", RIGHT_HOST, BODY_JSON, "", api_disk_work },
 	{ "POST", VM "/jobs/{job}/cancel", RIGHT_OPERATE, BODY_NONE, "",

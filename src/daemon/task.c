@@ -384,8 +384,9 @@ static bool is_one_of(const struct task *t, const char *const *kinds)
 static bool is_long(const struct task *t)
 {
 	static const char *const kinds[] = { "backup",      "disk-snapshot",
-		                             "disk-commit", "disk-mirror",
-		                             "disk-backup", NULL };
+		                             "disk-commit", "disk-rebase",
+		                             "disk-mirror", "disk-backup",
+		                             NULL };
 
 	return is_one_of(t, kinds);
 }

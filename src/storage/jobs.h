@@ -21,7 +21,7 @@ enum job_state {
 };
 
 struct job_status {
-	const char *kind; /* "commit", "mirror", "backup" */
+	const char *kind; /* "commit", "mirror", "backup", "rebase" */
 	enum job_state state;
 	u64 done, total; /* bytes; total may grow while the guest writes */
 	int result;      /* JOB_FAILED: -errno */
@@ -79,6 +79,22 @@ int job_mirror(struct job **out, struct block *live, struct block *target,
 int job_backup(struct job **out, struct block *live, struct block *target,
                bool blank, const char *bitmap, int scratch,
                const struct job_options *options, struct error *err) MUST_CHECK;
+
+/*
+ * Have the disk's qcow2 image lie on another one, or on none; what it shows
+ * stays the same, for what would differ is written into it.
+ */
+struct job_rebase {
+	unsigned layer; /* an image of the present chain: 2 is the one below
+	                 * that it lies on now; 0: none of them */
+	/* Else one that was opened read-only with all that it lies on; taken
+	 * over if this succeeds. NULL: none at all. */
+	struct block *backing;
+	const char *name, *format; /* as the header is to have it */
+};
+int job_rebase(struct job **out, struct block *live,
+               const struct job_rebase *how, const struct job_options *options,
+               struct error *err) MUST_CHECK;
 
 void job_status(struct job *job, struct job_status *out);
 void job_set_rate(struct job *job, u64 rate);

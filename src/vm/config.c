@@ -578,14 +578,26 @@ static int keep_chain(struct vm_disk_chain *c, const struct machine_disk *d)
 	return rc;
 }
 
-static void chain_drop(struct vm_disk_chain *c)
+/* Those from `from` up to `to` go. */
+static void chain_drop(struct vm_disk_chain *c, unsigned from, unsigned to)
 {
-	for (unsigned i = 0; i < c->count; i++) {
+	for (unsigned i = from; i < to; i++) {
 		close(c->file[i].fd);
 		free(c->file[i].path);
 		free(c->file[i].format);
 	}
-	c->count = 0;
+	memmove(&c->file[from], &c->file[to],
+	        (c->count - to) * sizeof(c->file[0]));
+	c->count -= to - from;
+}
+
+void vm_config_rebase_disk(struct vm_config *config, unsigned disk,
+                           unsigned layer)
+{
+	struct vm_disk_chain *c = &config->chains[disk];
+
+	if (layer < c->count)
+		chain_drop(c, 1, layer ? layer : c->count);
 }
 
 int vm_config_switch_disk(struct vm_config *config, unsigned disk, int fd,
@@ -628,7 +640,8 @@ static int keep_disks(const struct reader *r, struct vm_config *out)
 		    json_object_get(json_array_get(disks, i), "private"));
 		out->disk_shared[i] = json_is_true(
 		    json_object_get(json_array_get(disks, i), "shared"));
-		if (keep_chain(&out->chains[i], d) < 0)
+		if ((d->readonly || out->disk_private[i]) &&
+		    keep_chain(&out->chains[i], d) < 0)
 			return fail(r, "disks", "are too many");
 		if (d->readonly)
 			continue;
@@ -736,7 +749,7 @@ void vm_config_fini(struct vm_config *config)
 		if (config->disk_fds[i] > 0)
 			close(config->disk_fds[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(config->chains); i++)
-		chain_drop(&config->chains[i]);
+		chain_drop(&config->chains[i], 0, config->chains[i].count);
 	if (config->listen_fd >= 0)
 		close(config->listen_fd);
 	free(config->origin);

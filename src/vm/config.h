@@ -11,7 +11,8 @@
 
 struct error;
 
-/* Every file that a disk is made of, the image first. */
+/* Every file that a disk is made of, the image first. Of a disk with a path,
+ * which others change, only while nobody may write to it. */
 struct vm_disk_chain {
 	struct {
 		int fd;
@@ -47,3 +48,6 @@ void vm_config_fini(struct vm_config *config);
  */
 int vm_config_switch_disk(struct vm_config *config, unsigned disk, int fd,
                           const char *name, struct error *err) MUST_CHECK;
+/* The disk lies on that image of its chain now (0: on none). */
+void vm_config_rebase_disk(struct vm_config *config, unsigned disk,
+                           unsigned layer);

@@ -125,18 +125,33 @@ static json_t *limits_json(const struct disks *d, unsigned disk)
 	                 (json_int_t)l.bytes_burst);
 }
 
+/* Those of a disk that no path leads to; of others that tells: NULL. */
+static json_t *layers_json(const struct disks *d, unsigned i)
+{
+	const struct vm_disk_chain *c = &d->config->chains[i];
+	json_t *list = d->config->disk_private[i] ? json_array() : NULL;
+
+	for (unsigned k = 0; list && k < c->count; k++)
+		json_array_append_new(list,
+		                      json_pack("{s:o,s:s}", "path",
+		                                session_words(c->file[k].path),
+		                                "format", c->file[k].format));
+	return list;
+}
+
 static json_t *disk_json(const struct disks *d, unsigned i)
 {
 	const struct machine_disk *disk = &d->config->machine.disks[i];
 	struct block_info info;
 
 	block_info(machine_disk(d->machine, i), &info);
-	return json_pack(
-	    "{s:i,s:s?,s:s?,s:s?,s:I,s:b,s:b,s:b,s:o}", "disk", (int)i, "path",
-	    disk->path, "format", disk->format, "serial", disk->serial, "bytes",
-	    (json_int_t)info.size, "readonly", info.readonly, "private",
-	    d->config->disk_private[i], "shared", d->config->disk_shared[i],
-	    "limits", limits_json(d, i));
+	return json_pack("{s:i,s:s?,s:s?,s:s?,s:I,s:b,s:b,s:b,s:o,s:o*}",
+	                 "disk", (int)i, "path", disk->path, "format",
+	                 disk->format, "serial", disk->serial, "bytes",
+	                 (json_int_t)info.size, "readonly", info.readonly,
+	                 "private", d->config->disk_private[i], "shared",
+	                 d->config->disk_shared[i], "limits", limits_json(d, i),
+	                 "layers", layers_json(d, i));
 }
 
 static int do_list(struct request *r, json_t **answer)
@@ -407,6 +422,104 @@ static int do_mirror(struct request *r, json_t **answer)
 	return begun(work, rc, answer);
 }
 
+/* ---- rebase ---- */
+
+static int read_files(struct request *r, struct block_files *files)
+{
+	json_t *list = json_object_get(r->message, "files"), *one;
+	size_t i;
+
+	json_array_foreach(list, i, one)
+	{
+		struct request of = *r;
+		struct block_file *f = &files->files[i];
+		int rc;
+
+		if (i == MACHINE_CHAIN_MAX)
+			return error_set(r->err, -E2BIG, "too many files");
+		of.message = one;
+		f->path = text(&of, "path");
+		f->format = text(&of, "format");
+		if (!f->path || !f->format)
+			return error_set(r->err, -EINVAL,
+			                 "a file needs a path and a format");
+		rc = descriptor(&of, "file", true, &f->fd);
+		if (rc < 0)
+			return rc;
+		files->count++;
+	}
+	return 0;
+}
+
+/* An image that is only read, and all that it lies on. */
+static int open_backing(struct request *r, struct block **out)
+{
+	struct block_file file[MACHINE_CHAIN_MAX];
+	struct block_files files = { .files = file };
+	const struct block_opener opener = { block_files_open, &files };
+	struct block_open how = { .flags = BLOCK_OPEN_READONLY | cache_flags(r),
+		                  .opener = &opener };
+	int rc = read_files(r, &files);
+
+	if (rc == 0 && files.count) {
+		how.path = file[0].path;
+		how.format = file[0].format;
+		how.fd = file[0].fd;
+		file[0].fd = -1;
+		rc = block_open(out, &how, r->err);
+	}
+	for (unsigned i = 0; i < files.count; i++)
+		if (file[i].fd >= 0)
+			close(file[i].fd);
+	return rc;
+}
+
+/* A layer of a disk without a path has the name by which it came. */
+static int name_layer(struct request *r, struct job_rebase *how)
+{
+	const struct vm_disk_chain *c = &r->d->config->chains[r->disk];
+	u64 layer = 0;
+	int rc = number(r, "layer", &layer);
+
+	if (rc < 0)
+		return rc;
+	if (layer > UINT16_MAX)
+		return error_set(r->err, -EINVAL, "the chain is not that long");
+	how->layer = (unsigned)layer;
+	if (!layer || !r->d->config->disk_private[r->disk])
+		return 0;
+	if (layer >= c->count)
+		return error_set(r->err, -EINVAL, "the chain is not that long");
+	how->name = c->file[layer].path;
+	how->format = c->file[layer].format;
+	return 0;
+}
+
+static int do_rebase(struct request *r, json_t **answer)
+{
+	struct job_rebase how = { .name = text(r, "name"),
+		                  .format = text(r, "format") };
+	struct job_options options;
+	struct work *work;
+	int rc = add_work(r, "rebase", &work);
+
+	if (rc < 0)
+		return rc;
+	rc = name_layer(r, &how);
+	if (rc == 0 && !how.layer)
+		rc = open_backing(r, &how.backing);
+	if (rc == 0 && how.backing && r->d->config->disk_private[r->disk])
+		rc = error_set(r->err, -EINVAL, "no path leads to this disk");
+	options = work_options(work);
+	work->layer = how.layer;
+	work->rebases = r->d->config->disk_private[r->disk];
+	if (rc == 0)
+		rc = job_rebase(&work->job, live(r), &how, &options, r->err);
+	if (rc < 0)
+		block_close(how.backing);
+	return begun(work, rc, answer);
+}
+
 /* The first backup with a bitmap is of everything. */
 struct all {
 	const char *name;
@@ -574,6 +687,7 @@ static const struct {
 	{ "disk-bitmap", true, true, do_bitmap },
 	{ "disk-snapshot", true, true, do_snapshot },
 	{ "disk-commit", true, true, do_commit },
+	{ "disk-rebase", true, true, do_rebase },
 	{ "disk-mirror", true, true, do_mirror },
 	{ "disk-backup", true, true, do_backup },
 	{ "disk-export", true, false, do_export },

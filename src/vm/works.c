@@ -226,16 +226,25 @@ bool works_busy(const struct works *w, unsigned disk)
 
 /* ---- one work ---- */
 
-/* It is over: what the disk's file is now is for who saves the machine. */
+/* It is over: what the disk's file is now is for who saves the machine; what
+ * was merged or copied is held open no more, for it may have been deleted. */
 static void settle(struct work *work)
 {
 	int *fd = &work->works->config->disk_fds[work->disk];
 
-	if (work->state != JOB_DONE || work->image_fd < 0)
+	if (work->state == JOB_DONE && work->rebases)
+		vm_config_rebase_disk(work->works->config, work->disk,
+		                      work->layer);
+	if (work->state == JOB_DONE && work->image_fd >= 0) {
+		close_fd(fd);
+		*fd = work->image_fd;
+		work->image_fd = -1;
+	}
+	if (!over(work))
 		return;
-	close_fd(fd);
-	*fd = work->image_fd;
-	work->image_fd = -1;
+	close_fd(&work->image_fd);
+	close_fd(&work->base_fd);
+	close_fd(&work->above_fd);
 }
 
 /* How far it is; one that has caught up is told what comes then. */

@@ -47,6 +47,10 @@ struct work {
 	/* A commit's: the image below, and the one above what goes down. */
 	int base_fd, above_fd;
 	unsigned flags; /* BLOCK_OPEN_*, for both */
+	/* A rebase's, of a disk without a path: its image then lies on that
+	 * one of its chain. */
+	unsigned layer;
+	bool rebases;
 	char *base_path, *base_format, *above_path;
 
 	/* A snapshot's. */

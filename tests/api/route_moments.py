@@ -438,6 +438,9 @@ class MomentRoutes:
         self.count("origin-1", 3)
         self.count("origin-2", 2)
         self.count("origin", 2)
+        # A chain that became long is made short.
+        for name in ("origin", "origin-2"):
+            self.D.do("POST", f"/v1/vms/{name}/disks/vda/rebase", {"layer": 2})
         # They are machines as others: stopped, started, forked, saved.
         self.D.do("POST", "/v1/vms/origin-1/snapshots", {"name": "s"})
         self.D.do("POST", "/v1/vms/origin-1/fork", {"names": ["grandchild"]})

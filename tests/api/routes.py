@@ -496,13 +496,13 @@ class Routes(MomentRoutes, unittest.TestCase):
         self.refused(get(at), 409, "conflict", "run")
         for verb, body in (("throttle", {"iops": 1}), ("resize", {"bytes": 1}),
                            ("snapshot", {}), ("commit", {}), ("mirror", big),
-                           ("backup", big)):
+                           ("rebase", {}), ("backup", big)):
             self.refused(post(f"{at}/vda/{verb}", body), 409, "conflict")
         self.refused(post("/v1/vms/disky/jobs/1/cancel"), 409, "conflict")
         D.do("POST", "/v1/vms/disky/start")
         for verb, body in (("throttle", {"iops": 1}), ("resize", {"bytes": 1}),
                            ("snapshot", {}), ("commit", {}), ("mirror", big),
-                           ("backup", big)):
+                           ("rebase", {}), ("backup", big)):
             self.refused(post(f"{at}/sda/{verb}", body), 404, "not-found")
             self.refused(post(f"/v1/vms/none/disks/vda/{verb}", body), 404,
                          "not-found")
@@ -542,6 +542,20 @@ class Routes(MomentRoutes, unittest.TestCase):
         D.do("POST", "/v1/vms/disky/start")
         D.do("POST", f"{at}/vda/commit", {"all": True})
         self.assertFalse((D.work / "disk.old.qcow2").exists())
+        for name in ("one", "two"):
+            D.do("POST", f"{at}/vda/snapshot", {"name": name})
+        self.refused(post(f"{at}/vda/rebase", {"layer": "two"}), 400,
+                     "bad-request", "layer")
+        t = D.task(post(f"{at}/vda/rebase", {"layer": 3}))
+        self.assertIn("3 images", t["error"]["words"])
+        D.do("POST", f"{at}/vda/rebase", {"layer": 2})
+        (D.work / "disk.two.qcow2").unlink()
+        D.do("POST", "/v1/vms/disky/kill")
+        D.do("POST", "/v1/vms/disky/start")
+        D.do("POST", f"{at}/vda/rebase")
+        (D.work / "disk.one.qcow2").unlink()
+        D.do("POST", "/v1/vms/disky/kill")
+        D.do("POST", "/v1/vms/disky/start")
         slow = post(f"{at}/vda/mirror", {"path": str(D.work / "s.raw"),
                                          "rate": 1000}).json["id"]
         running = wait_for(lambda: [j for j in get(at).json["jobs"]

@@ -517,6 +517,10 @@ class Cli(unittest.TestCase):
         info = json.loads(self.good("disk", "info", "disky:vda"))
         self.assertEqual((info["bytes"], info["limits"]["iops"]),
                          (32 << 20, 100))
+        self.bad(2, "no other file", "disk", "rebase", "disky:vda",
+                 "--backing", disk)
+        self.good("disk", "snapshot", "disky:vda", "--name", "two", "--quiet")
+        self.good("disk", "rebase", "disky:vda", "--layer", "2", "--quiet")
         self.good("disk", "commit", "disky:vda", "--quiet")
         self.assertFalse((D.work / "c.one.qcow2").exists())
         self.good("disk", "backup", "disky:vda", "b.raw", "--quiet",
@@ -527,7 +531,8 @@ class Cli(unittest.TestCase):
         self.assertEqual(os.path.realpath(disk), str(D.work / "m.qcow2"))
         jobs = json.loads(self.good("disk", "jobs", "disky:vda"))
         self.assertEqual([j["kind"] for j in jobs],
-                         ["snapshot", "commit", "backup", "mirror"])
+                         ["snapshot", "snapshot", "rebase", "commit", "backup",
+                          "mirror"])
         self.bad(3, "no job", "disk", "jobs", "disky:vda", "--job", "99",
                  "--cancel")
         self.good("vm", "kill", "disky")

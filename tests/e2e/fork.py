@@ -291,6 +291,55 @@ def disks_with_paths():
     check("its layers can be merged", merge.returncode == 0, merge)
 
 
+def disks_without_paths():
+    """The disk of an image: a longer chain with each copy, which is made
+    short while it runs; the copies lie on what it was."""
+    raw = work + "/image.raw"
+    with open(raw, "wb") as f:
+        f.truncate(16 << 20)
+    made = command("image", "import", raw, "--name", "im:1", "--kernel",
+                   disk_elf)
+    check("an image", made.returncode == 0, made.stderr)
+
+    class Clone(Guest):
+        def words(self, elf, disk):
+            return ["im:1"]
+    first = Clone(atoll, disk_elf, env, None, "eight")
+    check("it writes", first.goes_on(20), first.said)
+    copies = []
+    for n in range(3):
+        copies += fork("eight", "--rm", "--name", f"of{n}")[0]
+        check("it goes on", first.goes_on(20), first.said)
+
+    def layers(name):
+        info = json.loads(command("disk", "info", name + ":vda").stdout)
+        return [x["path"] for x in info["layers"]]
+    before = layers("eight")
+    check("a layer for each", len(before) == 5, before)
+    done = command("disk", "rebase", "eight:vda", "--layer", "4")
+    check("made short", done.returncode == 0 and
+          layers("eight") == [before[0], before[4]], (done, layers("eight")))
+    check("it goes on", first.goes_on(20), first.said)
+    copies += fork("eight", "--rm", "--name", "later")[0]
+    check("copied again", len(layers("eight")) == 3, layers("eight"))
+    done = command("disk", "rebase", "later-1:vda")
+    check("a copy alone", done.returncode == 0 and
+          len(layers("later-1")) == 1, (done, layers("later-1")))
+    copies += fork("later-1", "--rm", "--name", "last")[0]
+    begun = [written(c)[0] for c in copies]
+    check("all go on", first.goes_on(50) and all(
+        wait_until(lambda i=i, c=c: written(c)[0] >= begun[i] + 50)
+        for i, c in enumerate(copies)))
+    check("none misses what it wrote", not any(written(c)[1] for c in copies)
+          and not first.said, first.said)
+    for c in copies:
+        os.kill(c.pid, signal.SIGTERM)
+        check("ends", c.gone())
+    code = first.end()
+    check("the first is content", code == 1 and not first.said,
+          (code, first.said))
+
+
 def end_process(pid):
     try:
         os.kill(pid, signal.SIGKILL)
@@ -390,6 +439,7 @@ try:
         put_away()
         refuses_disks()
         disks_with_paths()
+        disks_without_paths()
         killed_forks(8)
 finally:
     end_all()

@@ -111,6 +111,7 @@ def chains():
     guest.goes_on(10)
     done("commit", disk("commit", "c:vda"))
     check("one layer", layers("c") == ["c.qcow2"], layers("c"))
+    check("what was merged takes no room", not held(guest), held(guest))
     left = sorted(f for f in os.listdir(work) if f.startswith("c."))
     check("one file", left == ["c.qcow2"], left)
     refused("nothing below", disk("commit", "c:vda"), 2, "no other image")
@@ -119,6 +120,64 @@ def chains():
     finish(guest, path)
     guest = boot(path, "c")
     done("commit after a new start", disk("commit", "c:vda", "--all"))
+    finish(guest, path)
+
+
+def held(guest):
+    """Files that its process has open, and that have no name any more."""
+    folder = f"/proc/{guest.worker()}/fd"
+    links = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
+    return [x for x in links if x.startswith(work) and "(deleted)" in x]
+
+
+def rebases():
+    """Onto an image further down, onto another one, and onto none, while it
+    writes; what it lay on is as it was."""
+    path = make("rb.qcow2")
+    guest = boot(path, "rb")
+    for name in "one", "two", "three":
+        done("snapshot " + name, disk("snapshot", "rb:vda", "--name", name))
+        guest.goes_on(20)
+    below = {name: open(f"{work}/rb.{name}.qcow2", "rb").read()
+             for name in ("one", "two", "three")}
+    refused("onto what it lies on", disk(
+        "rebase", "rb:vda", "--backing", work + "/rb.three.qcow2"), 2,
+        "lies on")
+    refused("onto itself", disk("rebase", "rb:vda", "--backing", path), 2,
+            "is the disk itself")
+    refused("no such layer", disk("rebase", "rb:vda", "--layer", "4"), 2,
+            "4 images")
+    refused("two wishes", disk("rebase", "rb:vda", "--layer", "2", "--backing",
+                               path), 2, "not both")
+    done("rebase --layer 3", disk("rebase", "rb:vda", "--layer", "3"))
+    check("two are left out", layers("rb") == ["rb.qcow2", "rb.one.qcow2"],
+          layers("rb"))
+    guest.goes_on(20)
+    other = work + "/other.raw"
+    with open(other, "wb") as f:
+        f.write(b"another" * 100000)
+    over = work + "/over.qcow2"
+    done("an overlay of the disk", disk("create", over, "64M"))
+    done("by name", disk("rebase", "--unsafe", "--backing", path, over))
+    refused("onto what lies on it", disk("rebase", "rb:vda", "--backing",
+                                         over), 2, "lies on the disk itself")
+    done("rebase --backing", disk("rebase", "rb:vda", "--backing", other,
+                                  "--rate", "64M"))
+    check("it lies on that", layers("rb") == ["rb.qcow2", "other.raw"],
+          layers("rb"))
+    guest.goes_on(20)
+    done("rebase onto none", disk("rebase", "rb:vda"))
+    check("it lies on none", layers("rb") == ["rb.qcow2"], layers("rb"))
+    refused("there is none", disk("rebase", "rb:vda"), 2, "no other image")
+    check("it goes on", guest.goes_on(20), guest.said)
+    check("nobody wrote below", all(
+        open(f"{work}/rb.{name}.qcow2", "rb").read() == data
+        for name, data in below.items()))
+    for name in below:
+        os.unlink(f"{work}/rb.{name}.qcow2")
+    os.unlink(other)
+    os.unlink(over)
+    check("none is held open", not held(guest), held(guest))
     finish(guest, path)
 
 
@@ -348,11 +407,12 @@ def hostile():
     odd = [-1, 1 << 52, (1 << 53) + 1, "vda", None, [], {}, True, 1.5, "x" * 70000]
     bad = []
     for op in ("disk-throttle", "disk-resize", "disk-bitmap", "disk-snapshot",
-               "disk-commit", "disk-mirror", "disk-backup", "disk-export",
+               "disk-commit", "disk-rebase", "disk-mirror", "disk-backup", "disk-export",
                "job", "job-cancel", "job-rate", "job-complete"):
         keys = ("disk", "iops", "bytes", "action", "name", "file", "path",
                 "format", "from", "count", "above", "rate", "record", "then",
-                "bitmap", "scratch", "listener", "job", "first", "blank")
+                "bitmap", "scratch", "listener", "job", "first", "blank",
+                "layer", "files")
         for i, key in enumerate(keys):
             message = {"op": op, "disk": 0, "file": 0, "scratch": 0,
                        "listener": 0, "above": 0, "format": "qcow2",
@@ -386,6 +446,7 @@ def hostile():
 
 
 chains()
+rebases()
 a_snapshot_stays()
 mirrors()
 rates()

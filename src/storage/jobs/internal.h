@@ -93,8 +93,8 @@ struct job {
 	struct block *point;  /* backup */
 	_Atomic u64 *wanted;  /* backup: granules to copy, or NULL */
 	char *bitmap;         /* backup */
-	unsigned from, count; /* commit */
-	struct job_base base; /* commit; strings owned */
+	unsigned from, count; /* commit; rebase: from is the layer */
+	struct job_base base; /* commit, rebase; strings owned */
 };
 
 #define JOB_BUFFER (16 * GRANULE)

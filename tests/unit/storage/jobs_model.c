@@ -333,7 +333,7 @@ static void cut_soon(struct model *m)
 /* Half of the cuts come just when one image takes another's place. */
 static bool cut_at_change(const struct model *m)
 {
-	return m->o->cut && m->o->seed & 2;
+	return m->o->cut && m->o->seed & 2 && m->o->work < WORK_REBASE_LAYER;
 }
 
 static void changed(void *ctx)
@@ -409,6 +409,41 @@ static struct block *earlier_backup(struct model *m)
 	return open_chain(m, BACKUP, true);
 }
 
+/* Of another size, and it holds nothing that the disk does. */
+static struct block *other_base(struct model *m)
+{
+	struct block *b;
+	u8 *data = xalloc(MIB);
+
+	make_image(m, COPY, NULL, NULL);
+	must(m, open_image(m, COPY, true, &b), "another");
+	must(m, block_resize(b, SIZE - 256 * KIB, &last_error), "another");
+	pattern_fill(data, 0, MIB, UINT32_MAX);
+	must(m, block_sync(b, BLOCK_WRITE, 512 * KIB, data, MIB), "another");
+	block_close(b);
+	free(data);
+	must(m, open_image(m, COPY, false, &b), "another");
+	return b;
+}
+
+static int rebase(struct model *m, const struct job_options *options)
+{
+	struct job_rebase how = { .name = names[COPY], .format = "qcow2" };
+	int rc;
+
+	if (m->o->work == WORK_REBASE_LAYER) {
+		how.layer = 2;
+		how.name = names[BASE];
+		how.format = m->raw[BASE] ? "raw" : "qcow2";
+	} else if (m->o->work == WORK_REBASE_OTHER) {
+		how.backing = other_base(m);
+	}
+	rc = job_rebase(&m->job, m->live, &how, options, &last_error);
+	if (rc < 0)
+		block_close(how.backing);
+	return rc;
+}
+
 static int start(struct model *m)
 {
 	const struct job_options options = {
@@ -445,6 +480,10 @@ static int start(struct model *m)
 	case WORK_COMMIT_ALL:
 		return job_commit(&m->job, m->live, 0, 2, &base, &options,
 		                  &last_error);
+	case WORK_REBASE_LAYER:
+	case WORK_REBASE_OTHER:
+	case WORK_REBASE_ALONE:
+		return rebase(m, &options);
 	case WORK_MIRROR:
 		target = new_target(m, COPY);
 		rc = job_mirror(&m->job, m->live, target, true, &options,
@@ -476,6 +515,24 @@ static void check_backup(struct model *m)
 	judge(m, BACKUP);
 }
 
+/* The header names what it was to lie on, and so does what is open. */
+static void check_rebased(struct model *m)
+{
+	const char *want = m->o->work == WORK_REBASE_LAYER   ? names[BASE]
+	                   : m->o->work == WORK_REBASE_OTHER ? names[COPY]
+	                                                     : NULL;
+	struct block *b = live_image(m->live), *below = chain_backing(b);
+	struct image_details d;
+
+	image_details(b, &d);
+	if (want ? !d.backing || strcmp(d.backing, want) || !below ||
+	               chain_backing(below)
+	         : d.backing || below)
+		fail_msg("work %d, seed %u: it lies on %s", m->o->work,
+		         m->o->seed, d.backing ? d.backing : "nothing");
+	image_details_free(&d);
+}
+
 static void end_job(struct model *m)
 {
 	enum job_state state;
@@ -498,6 +555,8 @@ static void end_job(struct model *m)
 	if (state == JOB_DONE && !was_cut(m) &&
 	    (m->o->work == WORK_BACKUP || m->o->work == WORK_INCREMENTAL))
 		check_backup(m);
+	if (state == JOB_DONE && !was_cut(m) && m->o->work >= WORK_REBASE_LAYER)
+		check_rebased(m);
 }
 
 /* The guest and the job, side by side. */

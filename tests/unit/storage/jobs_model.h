@@ -17,8 +17,11 @@ enum jobs_work {
 	WORK_COMMIT_TOP,   /* top into middle */
 	WORK_COMMIT_ALL,   /* top and middle into base */
 	WORK_MIRROR,
-	WORK_BACKUP,      /* all of it */
-	WORK_INCREMENTAL, /* what a bitmap says, on top of an earlier backup */
+	WORK_BACKUP,       /* all of it */
+	WORK_INCREMENTAL,  /* what a bitmap says, on top of an earlier backup */
+	WORK_REBASE_LAYER, /* top onto base, without middle */
+	WORK_REBASE_OTHER, /* top onto an image that holds something else */
+	WORK_REBASE_ALONE, /* top onto nothing */
 	WORKS,
 };
 

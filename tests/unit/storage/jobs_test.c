@@ -27,6 +27,9 @@ static const char *const works[WORKS] = {
 	"mirror",
 	"backup",
 	"incremental backup",
+	"rebase onto a layer",
+	"rebase onto another",
+	"rebase onto nothing",
 };
 
 static void run(enum jobs_work work, bool cut, bool cancel, unsigned times)
