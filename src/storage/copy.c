@@ -387,8 +387,10 @@ int image_rebase_data(struct block *image, struct block *backing,
 		          .progress = progress,
 		          .from = image,
 		          .to = backing };
-	int rc;
+	int rc = image_without_snapshots(image, err);
 
+	if (rc < 0)
+		return rc;
 	block_info(image, &a);
 	if (backing)
 		block_info(backing, &b);
@@ -439,8 +441,10 @@ int image_commit_data(struct block *image, struct block *backing,
 		          .progress = progress,
 		          .from = image,
 		          .to = backing };
-	int rc = 0;
+	int rc = image_without_snapshots(image, err);
 
+	if (rc < 0)
+		return rc;
 	block_info(image, &a);
 	block_info(backing, &b);
 	if (b.size < a.size)

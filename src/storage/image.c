@@ -358,6 +358,23 @@ int image_write_compressed(struct block *b, u64 offset, const void *data,
 	return rc < 0 ? error_set(err, rc, "%s", strerror(-rc)) : 0;
 }
 
+int image_without_snapshots(struct block *b, struct error *err)
+{
+	struct image_details d;
+	u32 count;
+
+	image_details(b, &d);
+	count = d.snapshot_count;
+	image_details_free(&d);
+	if (count == 0)
+		return 0;
+	error_set(err, -EINVAL,
+	          "the image has snapshots inside, which need what it lies on "
+	          "as it is");
+	return error_hint(err, "delete them first, or atoll disk convert it, "
+	                       "which leaves them behind");
+}
+
 int image_set_backing(struct block *b, const char *backing, const char *format,
                       struct error *err)
 {

@@ -126,6 +126,10 @@ int image_bitmap_mark(struct block *b, const char *name, u64 offset, u64 length,
 int image_bitmap_next(struct block *b, const char *name, u64 offset,
                       bool *dirty, u64 *length, struct error *err) MUST_CHECK;
 
+/* Snapshots inside an image show what it lies on where they hold nothing, too:
+ * -EINVAL, with a hint, if it has any. Any format. */
+int image_without_snapshots(struct block *b, struct error *err) MUST_CHECK;
+
 /* Name another backing file (NULL: none); contents are the caller's affair. */
 int image_set_backing(struct block *b, const char *backing, const char *format,
                       struct error *err) MUST_CHECK;

@@ -147,6 +147,8 @@ def rebases():
             "is the disk itself")
     refused("no such layer", disk("rebase", "rb:vda", "--layer", "4"), 2,
             "4 images")
+    refused("three went down", disk("commit", "rb:vda", "--layer", "9"), 2,
+            "4 images")
     refused("two wishes", disk("rebase", "rb:vda", "--layer", "2", "--backing",
                                path), 2, "not both")
     done("rebase --layer 3", disk("rebase", "rb:vda", "--layer", "3"))

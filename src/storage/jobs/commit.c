@@ -197,6 +197,10 @@ static int check(struct live *l, unsigned from, unsigned count,
 		return error_set(err, -EROFS, "the disk is read-only");
 	if (count < 1 || count > 64 || from > 64 || !image_at(l, from + count))
 		return error_set(err, -EINVAL, "the chain is not that long");
+	/* They would go with the image. */
+	for (unsigned n = from; n < from + count; n++)
+		if (image_without_snapshots(image_at(l, n), err) < 0)
+			return err->code;
 	if (from > 0 && (!base->name || !base->format))
 		return error_set(err, -EINVAL,
 		                 "the base needs a name and a format");

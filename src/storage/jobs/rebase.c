@@ -180,8 +180,6 @@ static int check(struct live *l, const struct job_rebase *how,
                  struct error *err)
 {
 	struct block *b = l->under;
-	struct image_details d;
-	u32 snapshots;
 
 	if (l->block.info.readonly)
 		return error_set(err, -EROFS, "the disk is read-only");
@@ -199,13 +197,8 @@ static int check(struct live *l, const struct job_rebase *how,
 	if (how->backing && how->backing->info.sector > l->block.info.sector)
 		return error_set(err, -EINVAL,
 		                 "the sectors of the image below are larger");
-	image_details(b, &d);
-	snapshots = d.snapshot_count;
-	image_details_free(&d);
-	if (snapshots)
-		return error_set(err, -EINVAL,
-		                 "the image has snapshots inside, which need "
-		                 "what it lies on");
+	if (image_without_snapshots(b, err) < 0)
+		return err->code;
 	for (unsigned n = how->layer; b && n > 0; n--)
 		b = chain_backing(b);
 	return b ? 0 : error_set(err, -EINVAL, "the chain is not that long");
