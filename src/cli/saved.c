@@ -512,6 +512,8 @@ int saved_moment(int sock, const char *path, const struct saved_how *how,
 		rc = sync_all(&m, err);
 		if (rc == 0)
 			rc = saved_give_name(fd, temp, path, err);
+		if (rc == 0 && how->progress && how->progress->step)
+			how->progress->step(how->progress->ctx, 1, 1);
 		if (rc < 0)
 			json_decref(*figures);
 	}

@@ -13,11 +13,14 @@
 
 #include "base/end.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "devices/virtio/blk.h"
 #include "machine/internal.h"
 #include "storage/block.h"
 #include "storage/live.h"
 #include "storage/throttle.h"
+
+enum { FAILURES_TOLD = 8 };
 
 static unsigned flags_of(const struct machine_disk *disk)
 {
@@ -77,6 +80,21 @@ static void add_filters(struct machine *m, unsigned i, struct block *image)
 	m->blocks[i] = throttle_open(m->lives[i], &limits);
 }
 
+/* Once for each kind of failure: a guest may try again for ever. */
+static void tell_failure(void *ctx, bool write, int result)
+{
+	struct disk_failures *f = ctx;
+	const struct machine *m = f->machine;
+
+	if (f->last[write] == result || f->told == FAILURES_TOLD)
+		return;
+	f->last[write] = result;
+	f->told++;
+	log_warn("machine", "disk %td: %s failed, and the guest was told: %s",
+	         f - m->failures + 1, write ? "a write" : "a read",
+	         strerror(-result));
+}
+
 int board_add_disk(struct machine *m, unsigned i, struct error *err)
 {
 	struct machine_disk *disk = &m->config.disks[i];
@@ -86,6 +104,8 @@ int board_add_disk(struct machine *m, unsigned i, struct error *err)
 		.readonly = disk->readonly,
 		.eventfd = m->engine_type->ioeventfd,
 		.devfn = PCI_SLOT_ANY,
+		.failed = tell_failure,
+		.ctx = &m->failures[i],
 	};
 	struct block *image;
 	int rc;
@@ -94,6 +114,7 @@ int board_add_disk(struct machine *m, unsigned i, struct error *err)
 	if (rc < 0)
 		return rc;
 	add_filters(m, i, image);
+	m->failures[i].machine = m;
 	config.block = m->blocks[i];
 	rc = virtio_blk_create(&m->disks[i], &m->host, m->pci, &config, err);
 	if (rc == 0)

@@ -109,6 +109,11 @@ struct machine {
 	struct block *blocks[MACHINE_DISKS_MAX]; /* as devices see them */
 	struct block *lives[MACHINE_DISKS_MAX];  /* below; blocks' own */
 	struct device *disks[MACHINE_DISKS_MAX];
+	struct disk_failures {
+		struct machine *machine;
+		int last[2]; /* of reads, writes: what was told of */
+		unsigned told;
+	} failures[MACHINE_DISKS_MAX];
 	struct link *links[MACHINE_NICS_MAX];
 	struct console *consoles[MACHINE_SERIALS_MAX];
 	struct device *virtio_console, *balloon;

@@ -150,7 +150,8 @@ int block_resize(struct block *b, u64 size, struct error *err) MUST_CHECK;
 
 /*
  * What happened to its file behind its back, in words, as far as can be told:
- * the file was deleted or replaced, or is shorter than it was. NULL: nothing.
+ * the file was deleted or replaced, is shorter than it was, or has damage that
+ * was met since. NULL: nothing.
  */
 const char *block_lost(struct block *b);
 

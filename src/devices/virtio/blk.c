@@ -110,6 +110,8 @@ struct virtio_blk {
 	char serial[ID_SIZE];
 	u16 queue_load[VIRTIO_QUEUES_MAX]; /* requests under way */
 	struct virtio_blk_figures figures;
+	void (*failed)(void *ctx, bool write, int result);
+	void *ctx;
 	struct request *free;
 	struct virtq_chain chain; /* the one being looked at */
 };
@@ -218,7 +220,11 @@ static void count(struct virtio_blk *b, const struct request *r)
 	struct virtio_blk_figures *f = &b->figures;
 	u64 ns = loop_now_ns() - r->start_ns;
 
-	f->errors += r->result != 0;
+	if (r->result) {
+		f->errors++;
+		if (b->failed && r->result != -ENOTSUP)
+			b->failed(b->ctx, r->io.op != BLOCK_READ, r->result);
+	}
 	if (r->io.op == BLOCK_READ) {
 		f->reads++;
 		f->read_bytes += r->io.length;
@@ -617,6 +623,8 @@ int virtio_blk_create(struct device **out, struct device_host *host,
 	int rc;
 
 	b->block = config->block;
+	b->failed = config->failed;
+	b->ctx = config->ctx;
 	block_info(b->block, &b->info);
 	b->readonly = config->readonly || b->info.readonly;
 	if (config->serial)

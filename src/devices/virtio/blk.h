@@ -17,6 +17,10 @@ struct virtio_blk_config {
 	bool readonly;       /* besides block_info.readonly */
 	bool eventfd;        /* queue notifications through eventfds */
 	int devfn;           /* or PCI_SLOT_ANY */
+	/* The guest is told that a request failed: a host's failure, not its
+	 * own. With the device's lock held. May be NULL. */
+	void (*failed)(void *ctx, bool write, int result);
+	void *ctx;
 };
 
 int virtio_blk_create(struct device **out, struct device_host *host,

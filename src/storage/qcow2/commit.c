@@ -90,15 +90,19 @@ bool meta_overlaps(struct qcow2 *q, u64 host, u64 length)
 
 int mark_corrupt(struct qcow2 *q, const char *fmt, ...)
 {
-	char words[200];
+	static const char said[] = "its image is corrupt, and not written any "
+				   "more: ";
+	size_t n = sizeof(said) - 1;
 	va_list ap;
 
-	va_start(ap, fmt);
-	vsnprintf(words, sizeof(words), fmt, ap);
-	va_end(ap);
 	if (atomic_exchange(&q->corrupt, true))
 		return -EIO;
-	log_debug("storage", "qcow2: the image is corrupt: %s", words);
+	memcpy(q->damage, said, n);
+	va_start(ap, fmt);
+	vsnprintf(q->damage + n, sizeof(q->damage) - n, fmt, ap);
+	va_end(ap);
+	atomic_store(&q->damage_told, true);
+	log_debug("storage", "qcow2: %s", q->damage);
 	if (q->writable && q->h.version >= 3) {
 		q->h.incompatible |= INCOMPAT_CORRUPT;
 		if (header_update(q) == 0)

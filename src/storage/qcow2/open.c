@@ -385,7 +385,9 @@ static const char *qcow2_lost(struct block *b)
 	struct qcow2 *q = qcow2_of(b);
 	const char *words = block_lost(q->file);
 
-	return !words && q->external ? block_lost(q->data) : words;
+	if (!words && q->external)
+		words = block_lost(q->data);
+	return !words && atomic_load(&q->damage_told) ? q->damage : words;
 }
 
 const struct block_driver qcow2_driver = {

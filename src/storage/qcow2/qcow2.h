@@ -126,6 +126,8 @@ struct qcow2 {
 	bool extended, external, raw_data, has_zero;
 	bool writable;
 	_Atomic bool corrupt; /* no more writing */
+	char damage[200];     /* what was found first, in words */
+	_Atomic bool damage_told;
 
 	pthread_mutex_t meta, lock;
 

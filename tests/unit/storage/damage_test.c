@@ -27,7 +27,7 @@ enum {
 
 /* What is damaged, and what meets it. */
 struct damage {
-	const char *name;
+	const char *name, *says;
 	enum { IN_L1, IN_L2, IN_REFTABLE, IN_REFBLOCK } where;
 	u64 value; /* of the first entry */
 	enum block_op op;
@@ -35,20 +35,28 @@ struct damage {
 };
 
 static const struct damage damages[] = {
-	{ "L1: not a cluster", IN_L1, BIT(63) | 0x30200, BLOCK_READ, 0 },
-	{ "L1: behind the file", IN_L1, BIT(63) | BIT(40), BLOCK_WRITE, 0 },
-	{ "L1: reserved bits", IN_L1, BIT(63) | 0x30001, BLOCK_READ, 0 },
-	{ "L2: not a cluster", IN_L2, BIT(63) | 0x50200, BLOCK_READ, 0 },
-	{ "L2: behind the file", IN_L2, BIT(63) | BIT(40), BLOCK_WRITE, 0 },
-	{ "L2: the header", IN_L2, BIT(63) | BIT(1), BLOCK_READ, 0 },
-	{ "L2: a table", IN_L2, BIT(63) | CLUSTER, BLOCK_WRITE, 0 },
-	{ "L2: compressed, behind the file", IN_L2, BIT(62) | BIT(45),
+	{ "L1: not a cluster", "L2 table at 0x30200", IN_L1, BIT(63) | 0x30200,
 	  BLOCK_READ, 0 },
-	{ "refcount table: not a cluster", IN_REFTABLE, 0x20200, BLOCK_WRITE,
-	  CLUSTER * 8 },
-	{ "refcount table: behind the file", IN_REFTABLE, BIT(40), BLOCK_WRITE,
-	  CLUSTER * 8 },
-	{ "refcounts: of what is in use", IN_REFBLOCK, 0, BLOCK_DISCARD, 0 },
+	{ "L1: behind the file", "L2 table at 0x10000000000", IN_L1,
+	  BIT(63) | BIT(40), BLOCK_WRITE, 0 },
+	{ "L1: reserved bits", "the L1 entry for guest offset 0", IN_L1,
+	  BIT(63) | 0x30001, BLOCK_READ, 0 },
+	{ "L2: not a cluster", "the L2 entry for guest offset 0", IN_L2,
+	  BIT(63) | 0x50200, BLOCK_READ, 0 },
+	{ "L2: behind the file", "the L2 entry for guest offset 0", IN_L2,
+	  BIT(63) | BIT(40), BLOCK_WRITE, 0 },
+	{ "L2: the header", "the L2 entry for guest offset 0", IN_L2,
+	  BIT(63) | BIT(1), BLOCK_READ, 0 },
+	{ "L2: a table", "guest data at 0x10000 where metadata is", IN_L2,
+	  BIT(63) | CLUSTER, BLOCK_WRITE, 0 },
+	{ "L2: compressed, behind the file", "the L2 entry for guest offset 0",
+	  IN_L2, BIT(62) | BIT(45), BLOCK_READ, 0 },
+	{ "refcount table: not a cluster", "a table at 0x20200", IN_REFTABLE,
+	  0x20200, BLOCK_WRITE, CLUSTER * 8 },
+	{ "refcount table: behind the file", "a table at 0x10000000000",
+	  IN_REFTABLE, BIT(40), BLOCK_WRITE, CLUSTER * 8 },
+	{ "refcounts: of what is in use", "was freed twice", IN_REFBLOCK, 0,
+	  BLOCK_DISCARD, 0 },
 };
 
 static u64 read_be64(int fd, u64 at)
@@ -122,10 +130,15 @@ static char *make(u8 *buf)
 }
 
 /* It has met the damage: b is closed, and the file gone. */
-static void expect_refused(struct block *b, const char *path, u8 *buf)
+static void expect_refused(struct block *b, const char *path, const char *says,
+                           u8 *buf)
 {
+	const char *words = block_lost(b);
 	int fd;
 
+	print_message("%s\n", words ? words : "no words");
+	assert_true(words && strstr(words, "its image is corrupt") &&
+	            strstr(words, says));
 	/* Nothing is written any more, anywhere. */
 	assert_int_equal(block_sync(b, BLOCK_WRITE, L2_COVERS, buf, CLUSTER),
 	                 -EIO);
@@ -160,7 +173,7 @@ static void meet(const struct damage *d, unsigned request_flags)
 	if (rc == 0) /* counts go down once the disk has forgotten */
 		rc = block_sync(b, BLOCK_FLUSH, 0, NULL, 0);
 	assert_int_equal(rc, -EIO);
-	expect_refused(b, path, buf);
+	expect_refused(b, path, d->says, buf);
 	free(path);
 	free(buf);
 }
@@ -198,7 +211,7 @@ static void test_compressed(void **state)
 	assert_int_equal(block_sync(b, BLOCK_WRITE, 0, buf, 512), 0);
 	assert_int_equal(block_sync(b, BLOCK_READ, 2 * CLUSTER, buf, 512),
 	                 -EIO);
-	expect_refused(b, path, buf);
+	expect_refused(b, path, "the compressed cluster", buf);
 	free(path);
 	free(buf);
 }
