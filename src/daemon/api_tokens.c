@@ -15,17 +15,13 @@
 enum { SECRET_BYTES = 32, LIFE_MAX_S = 10 * 365 * 24 * 3600 };
 enum { LIST_MAX = 1000, LIST_USUAL = 100 };
 
-/* Of seconds since 1970, as the API spells times. */
 static json_t *time_json(s64 seconds)
 {
-	time_t t = (time_t)seconds;
 	char text[TIME_SIZE];
-	struct tm tm;
 
 	if (!seconds)
 		return json_null();
-	gmtime_r(&t, &tm);
-	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S.000Z", &tm);
+	time_text(seconds, text);
 	return json_string(text);
 }
 

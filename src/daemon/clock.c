@@ -23,6 +23,15 @@ void time_now(char *text)
 	         (unsigned)(ts.tv_nsec / 1000000) % 1000);
 }
 
+void time_text(s64 seconds, char *text)
+{
+	time_t t = (time_t)seconds;
+	struct tm tm;
+
+	gmtime_r(&t, &tm);
+	strftime(text, TIME_SIZE, "%Y-%m-%dT%H:%M:%S.000Z", &tm);
+}
+
 /* RFC 4122 section 4.4: version 4. */
 int id_new(char *id, struct error *err)
 {

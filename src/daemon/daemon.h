@@ -336,6 +336,8 @@ void event_emit_in(struct daemon *d, const char *project, const char *type,
 /* ---- times and names: clock.c ---- */
 
 void time_now(char *text); /* "2026-01-31T10:00:00.123Z" */
+/* Of seconds since 1970. */
+void time_text(s64 seconds, char *text);
 /* That, or without the fraction, or the day alone: seconds since 1970; -1: it
  * is none, or NULL. */
 s64 time_parse(const char *text);

@@ -173,6 +173,16 @@ static void take_state(struct vm *vm, const char *state)
 		vm_set_state(vm, VM_STARTING);
 }
 
+/* Of one that an earlier daemon started. A holder of an earlier version does
+ * not say it. */
+static void take_since(struct vm *vm, json_t *message)
+{
+	json_t *since = json_object_get(message, "since");
+
+	if (json_is_integer(since))
+		time_text(json_integer_value(since), vm->since);
+}
+
 static void take_event(struct vm *vm, const char *event, json_t *message)
 {
 	const char *state =
@@ -188,8 +198,10 @@ static void take_event(struct vm *vm, const char *event, json_t *message)
 		    (pid_t)json_integer_value(json_object_get(message, "pid"));
 	if (state && strcmp(event, "stopped"))
 		take_state(vm, state);
-	if (strcmp(event, "hello") == 0)
+	if (strcmp(event, "hello") == 0) {
+		take_since(vm, message);
 		limits_begin(vm);
+	}
 }
 
 static void connect_again(struct holder *h)

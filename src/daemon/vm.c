@@ -140,6 +140,7 @@ static int load_one(void *ctx, struct row *row)
 {
 	struct daemon *d = ctx;
 	json_t *spec = row_json(row, 1);
+	const char *at;
 	struct vm *vm;
 
 	if (!spec || !json_string_value(json_object_get(spec, "name"))) {
@@ -158,6 +159,8 @@ static int load_one(void *ctx, struct row *row)
 	vm->run_revision = row_int(row, 7);
 	vm->prepared = row_int(row, 8) != 0;
 	vm->last_end = row_json(row, 9);
+	at = json_string_value(json_object_get(vm->last_end, "at"));
+	snprintf(vm->since, TIME_SIZE, "%s", at ? at : vm->created);
 	saved_look(vm);
 	vm_insert(vm);
 	return 0;

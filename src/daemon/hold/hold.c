@@ -9,7 +9,8 @@
  * end.json says how, and only then does this process go and with it the lock
  * that says that the machine runs.
  *
- *	{"event":"hello","run":N,"state":...,"pid":N,"console":OFFSET}
+ *	{"event":"hello","run":N,"state":...,"since":TIME,"pid":N,
+ *	 "console":OFFSET}
  *	{"event":"state","state":"running"}     {"event":"console","end":OFFSET}
  *	{"event":"stopped", ... as in end.json}
  *	{"op":"input","data":HEX}   {"op":"kill"}   others: to atoll-vm
@@ -34,6 +35,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -84,7 +86,8 @@ struct hold {
 	u64 noticed_ns, noticed_end;
 
 	const char *state;
-	json_t *end; /* how it ended, when atoll-vm said so */
+	time_t since; /* it is in that state */
+	json_t *end;  /* how it ended, when atoll-vm said so */
 	bool killed, began, waits;
 };
 
@@ -152,6 +155,7 @@ static void set_state(struct hold *h, const char *state)
 	if (strcmp(h->state, state) == 0)
 		return;
 	h->state = state;
+	h->since = time(NULL);
 	tell_all(h, json_pack("{s:s, s:s}", "event", "state", "state", state));
 }
 
@@ -389,10 +393,10 @@ static void greet(struct client *c)
 {
 	struct hold *h = c->hold;
 	json_t *run = json_object_get(h->config->document, "run");
-	json_t *hello =
-	    json_pack("{s:s, s:O, s:s, s:i, s:I}", "event", "hello", "run", run,
-	              "state", h->state, "pid", (int)h->vm, "console",
-	              (json_int_t)h->console.log.end);
+	json_t *hello = json_pack(
+	    "{s:s, s:O, s:s, s:I, s:i, s:I}", "event", "hello", "run", run,
+	    "state", h->state, "since", (json_int_t)h->since, "pid", (int)h->vm,
+	    "console", (json_int_t)h->console.log.end);
 
 	client_send(c, hello);
 	json_decref(hello);
@@ -712,6 +716,7 @@ void hold_run(const struct hold_config *config)
 	h->config = config;
 	h->control = -1;
 	h->state = "starting";
+	h->since = time(NULL);
 	for (size_t i = 0; i < CLIENTS_MAX; i++)
 		h->clients[i] = (struct client){ .hold = h, .fd = -1 };
 	h->console.printed = notice_console;
