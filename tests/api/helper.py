@@ -21,19 +21,15 @@ import tempfile
 
 import harness
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
+
 USER = "nobody"
 REQUEST = struct.Struct("=IIiI64sQQQQQQ256s")
 ANSWER = struct.Struct("=iiIII512s256s512s512s512s")
 VERSION = 3
 HELLO, BRIDGE, MAP, OPEN, WEIGH, APPLY, REMOVE = range(7)
 FUZZ = 3000
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 def request(op, name=b"", pid=0, mtu=1500, weight=100, percent=0, low=0,
@@ -399,8 +395,7 @@ def main():
     finally:
         daemon.close()
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
+    sum_up()
 
 
 main()

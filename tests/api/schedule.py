@@ -4,23 +4,20 @@
 Short periods; what was missed; which are kept; what fails, and a quota.
 """
 import os
+import pathlib
 import sqlite3
 import subprocess
 import sys
 
 import harness
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import any_failed, check, sum_up  # noqa: E402
+
 P = harness.programs(sys.argv[1:4])
 D = harness.Daemon(P, harness.Spec())
 VM = "/v1/vms/web"
 WHEN = f"{VM}/backup-schedule"
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 def backups():
@@ -223,11 +220,10 @@ def main():
         by_command()
         gone()
     finally:
-        if failed:
+        if any_failed():
             print(D.log())
         D.close()
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
+    sum_up()
 
 
 main()

@@ -18,19 +18,14 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "api"))
 import harness  # noqa: E402
 import live_guest  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
 
 atolld, atoll, elf = (os.path.abspath(p) for p in sys.argv[1:4])
 work = tempfile.mkdtemp(prefix="backup-")
 TOOL = ["qemu-img"] if shutil.which("qemu-img") else [atoll, "disk"]
 CONVERT = (lambda image: live_guest.whole(image, "qcow2", work, TOOL)) \
     if shutil.which("qemu-img") else None
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 def raw(image):
@@ -200,5 +195,4 @@ def main():
 
 
 main()
-print(f"{passed} ok, {failed} failed")
-sys.exit(failed != 0)
+sum_up()

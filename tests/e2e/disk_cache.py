@@ -18,19 +18,15 @@ import time
 
 from live_guest import Guest, whole, wrong_slots
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
+
 atoll, elf = sys.argv[1:3]
 # Beside the build: file systems in memory know no O_DIRECT.
 work = tempfile.mkdtemp(prefix="cache-", dir=os.path.dirname(elf))
 env = dict(os.environ, ATOLL_STATE_DIR=work + "/s",
            ATOLL_RUNTIME_DIR=work + "/r")
 tool = ["qemu-img"] if shutil.which("qemu-img") else [atoll, "disk"]
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 def flags(pid, wanted):
@@ -128,5 +124,4 @@ try:
     check("no such cache", bad.returncode and "cache" in bad.stderr, bad)
 finally:
     shutil.rmtree(work, ignore_errors=True)
-print(f"{passed} passed, {failed} failed")
-sys.exit(failed != 0)
+sum_up()

@@ -7,6 +7,7 @@ The guest never stops writing, reads what it wrote, and ends at the first I/O
 error. Raw and qcow2.
 """
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -14,20 +15,15 @@ import tempfile
 
 from live_guest import Guest, whole, wrong_slots
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
+
 atoll, elf = sys.argv[1:3]
 work = tempfile.mkdtemp(prefix="lost-")
 env = dict(os.environ, ATOLL_STATE_DIR=work + "/s",
            ATOLL_RUNTIME_DIR=work + "/r")
 tool = ["qemu-img"] if shutil.which("qemu-img") else [atoll, "disk"]
 LOST_WRITES = 21
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
-    return good
 
 
 def content(path):
@@ -108,5 +104,4 @@ try:
         closed(kind)
 finally:
     shutil.rmtree(work, ignore_errors=True)
-print(f"{passed} passed, {failed} failed")
-sys.exit(failed != 0)
+sum_up()

@@ -22,6 +22,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "api"))
 import harness  # noqa: E402
 import small_guest  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
 
 atoll, atolld, elf, cache = sys.argv[1:5]
 work = tempfile.mkdtemp(prefix="hp-")
@@ -29,13 +31,6 @@ env = dict(os.environ, ATOLL_STATE_DIR=work + "/s",
            ATOLL_RUNTIME_DIR=work + "/r")
 LIMIT = 120
 SLOW = 180
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 def start(*words):
@@ -180,5 +175,4 @@ def main():
 
 main()
 shutil.rmtree(work, ignore_errors=True)
-print(f"{passed} ok, {failed} failed")
-sys.exit(failed != 0)
+sum_up()

@@ -3,12 +3,16 @@
 """Images come and go, and machines lie on them: images.py ATOLL GUEST_ELF."""
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
 
 from live_guest import LIMIT, Guest, whole, wrong_slots
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
 
 atoll, elf = sys.argv[1:3]
 work = tempfile.mkdtemp(prefix="im-")
@@ -17,14 +21,6 @@ env = dict(os.environ, XDG_DATA_HOME=work + "/data",
 images = work + "/data/atoll/images"
 disks = work + "/data/atoll/disks"
 tool = ["qemu-img"] if shutil.which("qemu-img") else [atoll, "disk"]
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
-    return good
 
 
 def command(*words):
@@ -247,5 +243,4 @@ clones()
 disposable()
 seeds()
 subprocess.run(["rm", "-rf", work], check=False)
-print(f"{passed} passed, {failed} failed")
-sys.exit(1 if failed else 0)
+sum_up()

@@ -19,6 +19,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "api"))
 import harness  # noqa: E402
 import small_guest  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
 
 SLOW = 180  # seconds
 SIZE = 192 << 20
@@ -26,13 +28,6 @@ IDLE = 0.02  # processors
 LIMIT = 1 << 30
 HEADROOM = 128 << 20
 NAMES = ("idle", "kept", "busy")
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 def available():
@@ -248,8 +243,7 @@ def main():
         daemon.close()
         container.remove()
         shutil.rmtree(work, ignore_errors=True)
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
+    sum_up()
 
 
 main()

@@ -16,17 +16,12 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "api"))
 import harness  # noqa: E402
 import small_guest  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
 
 atolld, atoll, cache = sys.argv[1:4]
 KSM = pathlib.Path("/sys/kernel/mm/ksm")
 SLOW = 240
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 def skip(why):
@@ -102,5 +97,4 @@ def main():
 
 
 main()
-print(f"{passed} ok, {failed} failed")
-sys.exit(failed != 0)
+sum_up()

@@ -7,23 +7,20 @@ The guest (tests/guest/state.c) checks that it is still the same machine.
 """
 import json
 import os
+import pathlib
 import struct
 import subprocess
 import sys
 import tempfile
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
+
 atoll, elf = sys.argv[1:3]
 work = tempfile.mkdtemp(prefix="st-")
 env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r")
 LIMIT = 100
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 def start(*words):
@@ -359,5 +356,4 @@ overwritten()
 killed()
 full()
 subprocess.run(["rm", "-rf", work], check=False)
-print(f"{passed} passed, {failed} failed")
-sys.exit(failed != 0)
+sum_up()
