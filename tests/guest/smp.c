@@ -69,8 +69,11 @@ int main(void)
 	LAPIC[0x300 / 4] = 0xc4500; /* INIT, all but self */
 	spin(20000000);
 	LAPIC[0x300 / 4] = 0xc4600 | AP_PAGE >> 12;
-	spin(100000000);
-	others = ap_count;
+	/* A busy host starts them one after the other: until no more come. */
+	do {
+		others = ap_count;
+		spin(100000000);
+	} while (others != ap_count);
 	print("%lu application processors\n", (u64)others);
 	go = 1;
 	count_up();
