@@ -13,6 +13,8 @@ import tempfile
 
 GOOD = 1  # debug-exit of 0: (0 << 1) | 1
 TRIPLE_FAULT = 16
+# A sanitizer makes all of it slower: tools/run-tests says how much.
+LIMIT = 60 * int(os.environ.get("ATOLL_SLOWER", "1"))
 
 atoll, engine, cpus, elf = sys.argv[1:5]
 disk = tempfile.NamedTemporaryFile()
@@ -21,9 +23,9 @@ options = [o if o != "DISK" else disk.name for o in sys.argv[5:]]
 run = subprocess.run(
     [atoll, "run", "--engine", engine, "--cpus", cpus, "--memory", "64M",
      "--kernel", elf, "--device", "debug-exit", "--serial", "stdio",
-     "--timeout", "60", *(options or ["--net", "none"])],
-    stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90,
-    check=False)
+     "--timeout", str(LIMIT), *(options or ["--net", "none"])],
+    stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    timeout=LIMIT + 30, check=False)
 print(run.stdout, run.stderr, sep="")
 if engine == "kvm" and "kvm" in run.stderr and run.returncode == 1 and \
         "hello" not in run.stdout and "error:" in run.stderr:
