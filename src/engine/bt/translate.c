@@ -650,6 +650,26 @@ static struct bt_code *place(struct xlate *x, bool *full)
 	return code;
 }
 
+/*
+ * A kernel's code goes from object to object, each in a page of its own: what
+ * has an object's address in a register begins with a line. In a program such a
+ * site is as often in a loop over what lies in order, and finds out by missing.
+ */
+static u64 expect_pages(const struct xlate *x)
+{
+	u64 paged = 0;
+
+	if (x->block->key & KEY_USER)
+		return 0;
+	for (unsigned k = 0; k < x->total; k++) {
+		u8 base = x->insn[k].mem.base;
+
+		if (x->insn[k].has_mem && base < GPR_COUNT && base != GPR_RSP)
+			paged |= BIT(k);
+	}
+	return paged;
+}
+
 struct bt_code *bt_translate(struct bt *bt, struct block *block,
                              const struct bt_code *old, bool *full)
 {
@@ -671,6 +691,8 @@ struct bt_code *bt_translate(struct bt *bt, struct block *block,
 	x->tried = old && old->tried;
 	x->trace = old && old->trace;
 	if (x_decode(x, block)) {
+		if (!old)
+			x->paged = expect_pages(x);
 		if (x->trace)
 			x_grow(x, old);
 		analyse(x);
