@@ -65,7 +65,14 @@ def jobs(n):
     def backup():
         return disk("backup", f"{work}/b{n}.qcow2")
 
-    return dice.choice([snapshot, commit, slow_commit, middle, mirror, backup])
+    def rebase():
+        disk("snapshot", "--name", f"n{n}a", wait=True)
+        disk("snapshot", "--name", f"n{n}b", wait=True)
+        return disk("rebase", *dice.choice([["--layer", "2"], []]),
+                    *dice.choice([["--rate", "32M"], []]))
+
+    return dice.choice([snapshot, commit, slow_commit, middle, mirror, backup,
+                        rebase])
 
 
 def inspect(what, guest, least):
