@@ -23,7 +23,7 @@ sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent / "nested"))
 import debian  # noqa: E402
 import initramfs  # noqa: E402
-from small_guest import BUSYBOX  # noqa: E402
+from small_guest import BUSYBOX, OBEY  # noqa: E402
 
 atoll, atolld, hold, vm, spinner, resident, cache = sys.argv[1:8]
 SECONDS = int(sys.argv[8]) if len(sys.argv) > 8 else 40
@@ -45,14 +45,7 @@ export PATH=/usr/bin:/bin HOME=/root
 stty -echo 2>/dev/null
 echo 1 > /proc/sys/kernel/printk
 ip link set lo up
-echo GUEST-READY
-while read -r line; do
-	case $line in off) poweroff -f ;; esac
-	eval "$line" 2>&1
-	echo "=$?="
-done
-poweroff -f
-"""
+""" + OBEY
 
 
 def check(what, good, more=""):

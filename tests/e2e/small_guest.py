@@ -14,6 +14,16 @@ import initramfs  # noqa: E402
 BUSYBOX = shutil.which("busybox") or "/bin/busybox"
 MODULES = ["virtio_pci", "virtio_net"]
 
+# Does what the console says, line by line, and tells how each line went.
+OBEY = """echo GUEST-READY
+while read -r line; do
+	case $line in off) poweroff -f ;; esac
+	eval "$line" 2>&1
+	echo "=$?="
+done
+poweroff -f
+"""
+
 # What was typed is not echoed, so that only answers are on the console.
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -34,14 +44,7 @@ for word in $(cat /proc/cmdline); do
 	esac
 done
 echo "ADDRESS $(ip -4 -o addr show dev eth0 | awk '{print $4}')"
-echo GUEST-READY
-while read -r line; do
-	case $line in off) poweroff -f ;; esac
-	eval "$line" 2>&1
-	echo "=$?="
-done
-poweroff -f
-"""
+""" + OBEY
 
 UDHCPC = """#!/bin/busybox sh
 case $1 in
