@@ -15,9 +15,11 @@
  *	          a page is missing and one is not writable
  *	0x030000  stack
  */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 
 #include "base/error.h"
 #include "engine/engine.h"
@@ -25,6 +27,14 @@
 #include "guest/memory.h"
 #include "tests/isa/isa.h"
 #include "tests/isa/programs.h"
+
+enum {
+	/* Of processor time, for a program that others run in milliseconds;
+	 * lockstep takes a hundred times as long. */
+	INTERP_SECONDS = 3,
+	BT_SECONDS = 120,
+	ENDLESS = 5000, /* one program in so many may be */
+};
 
 struct machine {
 	const struct engine_type *type;
@@ -783,9 +793,37 @@ static void start_state(struct cpu_state *s, u32 rip, struct isa_rng *rng)
 	s->mp_state = CPU_RUNNING;
 }
 
-/* false: the engine gave up, as it does where lockstep finds a difference. */
-static bool run(struct machine *m, const struct program *g, u64 seed,
-                struct cpu_state *out)
+/*
+ * A program that changes page tables or what it counts with may never end. Its
+ * own processor time tells: others take some milliseconds of that.
+ */
+static struct {
+	struct machine *running;
+	volatile sig_atomic_t out; /* of time */
+} watch;
+
+static void time_is_out(int sig)
+{
+	(void)sig;
+	watch.out = true;
+	watch.running->type->vcpu_kick(watch.running->vcpu);
+}
+
+static void set_watch(struct machine *m, unsigned seconds)
+{
+	struct itimerval t = { .it_value.tv_sec = seconds };
+
+	watch.running = m;
+	watch.out = false;
+	setitimer(ITIMER_VIRTUAL, &t, NULL);
+}
+
+enum ran { RAN_TO_ITS_END, RAN_ON, RAN_AMISS };
+
+/* RAN_AMISS: the engine gave up, as it does where lockstep finds a difference.
+ */
+static enum ran run(struct machine *m, const struct program *g, u64 seed,
+                    unsigned seconds, struct cpu_state *out)
 {
 	struct cpu_state s;
 	struct isa_rng rng;
@@ -802,13 +840,17 @@ static bool run(struct machine *m, const struct program *g, u64 seed,
 		fprintf(stderr, "programs: %s\n", err.text);
 		exit(1);
 	}
+	set_watch(m, seconds);
 	do
 		m->type->vcpu_run(m->vcpu, &e);
-	while (e.reason == EXIT_KICK);
+	while (e.reason == EXIT_KICK && !watch.out);
+	set_watch(m, 0);
 	if (e.reason == EXIT_ERROR) {
 		printf("program %" PRIu64 ": %s\n", seed, e.words);
-		return false;
+		return RAN_AMISS;
 	}
+	if (e.reason == EXIT_KICK)
+		return RAN_ON;
 	m->type->vcpu_get(m->vcpu, out);
 	out->tsc = 0;
 	if (g->loose) /* it may be out of fuel before it clears them */
@@ -816,7 +858,7 @@ static bool run(struct machine *m, const struct program *g, u64 seed,
 	/* So are they where a fault had no handler that could be reached. */
 	if (g->loose && e.reason == EXIT_SHUTDOWN)
 		out->rflags = 0;
-	return true;
+	return RAN_TO_ITS_END;
 }
 
 /* ---- comparing ---- */
@@ -864,6 +906,38 @@ static void report(const struct machine *a, const struct cpu_state *s,
 	}
 }
 
+/* Is it the same under both? One that never ends under interp is left out. */
+static bool passes(struct machine *interp, struct machine *bt,
+                   const struct program *g, u64 seed, u64 *endless)
+{
+	static struct cpu_state s, t;
+
+	switch (run(interp, g, seed, INTERP_SECONDS, &s)) {
+	case RAN_TO_ITS_END:
+		break;
+	case RAN_ON:
+		printf("program %" PRIu64 " has no end\n", seed);
+		++*endless;
+		return true;
+	case RAN_AMISS:
+		return false;
+	}
+	switch (run(bt, g, seed, BT_SECONDS, &t)) {
+	case RAN_TO_ITS_END:
+		break;
+	case RAN_ON:
+		printf("program %" PRIu64 " has no end under bt\n", seed);
+		return false;
+	case RAN_AMISS:
+		return false;
+	}
+	if (same(interp, &s, bt, &t))
+		return true;
+	printf("program %" PRIu64 " differs: interp and bt\n", seed);
+	report(interp, &s, bt, &t);
+	return false;
+}
+
 /* Exceptions that programs met, and what the translator did. */
 static void print_figures(const struct machine *bt, u64 programs)
 {
@@ -891,8 +965,7 @@ int main(int argc, char **argv)
 {
 	static struct machine interp, bt;
 	static struct program g;
-	static struct cpu_state s, t;
-	u64 seed = 1, count = 2000, failed = 0, i;
+	u64 seed = 1, count = 2000, failed = 0, endless = 0, i;
 	const char *options = NULL;
 	bool loose = false, bits32 = false;
 	struct error err;
@@ -909,6 +982,7 @@ int main(int argc, char **argv)
 		else if (!strcmp(argv[k], "--bits"))
 			bits32 = number(argv[k + 1]) == 32;
 	}
+	signal(SIGVTALRM, time_is_out);
 	if (!options)
 		options = loose ? "hot=1" : "hot=1,exact";
 	if (create(&interp, "interp", NULL, &err) ||
@@ -921,15 +995,11 @@ int main(int argc, char **argv)
 			programs_generate32(&g, seed + i, loose);
 		else
 			generate(&g, seed + i, loose);
-		if (run(&interp, &g, seed + i, &s) &&
-		    run(&bt, &g, seed + i, &t)) {
-			if (same(&interp, &s, &bt, &t))
-				continue;
-			printf("program %" PRIu64 " differs: interp and bt\n",
-			       seed + i);
-			report(&interp, &s, &bt, &t);
-		}
+		failed += !passes(&interp, &bt, &g, seed + i, &endless);
 		fflush(stdout);
+	}
+	if (endless > 1 + count / ENDLESS) {
+		printf("%" PRIu64 " programs have no end\n", endless);
 		failed++;
 	}
 	print_figures(&bt, i);
