@@ -13,7 +13,7 @@ import sys
 import tempfile
 import unittest
 
-ATOLL = sys.argv[1]
+ATOLL = os.path.abspath(sys.argv[1])
 MIB = 1 << 20
 
 
