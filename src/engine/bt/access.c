@@ -144,12 +144,34 @@ static unsigned next_slot(struct bt *bt, bool write)
 	       bt->next_slot[write]++ % ((SLOTS - SLOT_FIRST) / 2) * 2 + write;
 }
 
-static void common_cold(const struct xlate *x, unsigned k, struct cold *cold)
+/* Instruction k's probe may miss: what is to be done then. Without a slot, and
+ * for a host address; jump and resume are yet to come. */
+static struct cold *may_miss(struct xlate *x, unsigned k, int kind,
+                             unsigned size, bool write, bool now)
 {
-	cold->flags = (u8)x->at;
-	cold->lag = (s16)x->lag;
-	cold->nth = x->nth;
-	cold->insn = (u16)k;
+	struct cold *cold = &x->cold[x->colds++];
+
+	*cold = (struct cold){
+		.kind = kind,
+		.size = (u16)size,
+		.write = write,
+		.now = now,
+		.flags = (u8)x->at,
+		.lag = (s16)x->lag,
+		.nth = x->nth,
+		.insn = (u16)k,
+	};
+	return cold;
+}
+
+/* Out, unless a register is an offset that leaves room for so many bytes. */
+static u8 *leave_page(struct cursor *c, unsigned reg, unsigned size)
+{
+	asm_rex(c, true, 0, 0, reg);
+	asm_8(c, 0x81); /* cmp reg, imm32 */
+	asm_8(c, (u8)(0xc0 | ALU_CMP << 3 | (reg & 7)));
+	asm_32(c, PAGE_SIZE - size);
+	return asm_jcc(c, CC_A);
 }
 
 /*
@@ -187,22 +209,14 @@ static void probe(struct xlate *x, unsigned k, unsigned size, bool write,
                   bool now, int stack_slot)
 {
 	u32 slot = find_slot(x, k, write, stack_slot);
-	struct cold *cold = &x->cold[x->colds++];
+	struct cold *cold = may_miss(x, k, COLD_FILL, size, write, now);
 
 	asm_mov_rr(&x->c, H_S1, H_S0);
 	asm_gs(&x->c, true, 0x2b, H_S1, slot + offsetof(struct slot, tag));
-	asm_bytes(&x->c, "\x49\x81\xff", 3); /* cmp r15, imm32 */
-	asm_32(&x->c, PAGE_SIZE - size);
-	cold->jump = asm_jcc(&x->c, CC_A);
+	cold->jump = leave_page(&x->c, H_S1, size);
 	asm_gs(&x->c, true, 0x03, H_S0, slot + offsetof(struct slot, delta));
-	cold->kind = COLD_FILL;
-	cold->delta = false;
 	cold->resume = cursor_x(&x->c);
 	cold->slot = slot;
-	cold->write = write;
-	cold->now = now;
-	cold->size = (u16)size;
-	common_cold(x, k, cold);
 }
 
 /* R15 = R14 >> LINE_SHIFT, its low half */
@@ -235,24 +249,17 @@ static void probe_line(struct xlate *x, unsigned k, unsigned size, bool write,
 	bool user = x->block->key & KEY_USER;
 	u32 table = AREA(line) +
 	            (u32)((user * 2 + write) * PAGES * sizeof(struct slot));
-	struct cold *cold = &x->cold[x->colds++];
+	struct cold *cold = may_miss(x, k, COLD_LINE, size, write, now);
 	struct cursor *c = &x->c;
 
 	_Static_assert(sizeof(struct slot) == 16, "LINE_SHIFT, LINE_MASK");
 	line_number(c);
 	asm_alu_imm32(c, ALU_AND, H_S1, LINE_MASK);
 	line_field(c, 0x2b, table + offsetof(struct slot, tag)); /* sub */
-	asm_bytes(c, "\x49\x81\xfe", 3);                         /* cmp r14, */
-	asm_32(c, PAGE_SIZE - size);
-	cold->jump = asm_jcc(c, CC_A);
+	cold->jump = leave_page(c, H_S0, size);
 	line_field(c, 0x03, table + offsetof(struct slot, host)); /* add */
-	cold->kind = COLD_LINE;
 	cold->resume = cursor_x(c);
 	cold->slot = table;
-	cold->write = write;
-	cold->now = now;
-	cold->size = (u16)size;
-	common_cold(x, k, cold);
 }
 
 /*
@@ -262,7 +269,7 @@ static void probe_line(struct xlate *x, unsigned k, unsigned size, bool write,
 static void probe_direct(struct xlate *x, unsigned k, unsigned size, bool write,
                          bool now)
 {
-	struct cold *cold = &x->cold[x->colds++];
+	struct cold *cold = may_miss(x, k, COLD_WALK, size, write, now);
 	struct cursor *c = &x->c;
 	u32 tag = write ? offsetof(struct tlb_entry, wtag)
 	                : offsetof(struct tlb_entry, rtag);
@@ -275,17 +282,9 @@ static void probe_direct(struct xlate *x, unsigned k, unsigned size, bool write,
 	asm_32(c, (TLB_ENTRIES - 1) << 5);
 	asm_gs(c, true, 0x03, H_S1, CPU(tlb));
 	asm_rm(c, true, 0x2b, H_S0, H_S1, (s32)tag); /* sub r14, */
-	asm_bytes(c, "\x49\x81\xfe", 3);             /* cmp r14, */
-	asm_32(c, PAGE_SIZE - size);
-	cold->jump = asm_jcc(c, CC_A);
+	cold->jump = leave_page(c, H_S0, size);
 	asm_rm(c, true, 0x03, H_S0, H_S1, (s32)tag);
 	asm_rm(c, true, 0x03, H_S0, H_S1, offsetof(struct tlb_entry, addend));
-	cold->kind = COLD_WALK;
-	cold->slot = 0;
-	cold->write = write;
-	cold->now = now;
-	cold->size = (u16)size;
-	common_cold(x, k, cold);
 }
 
 /* ---- what the instruction names itself ---- */
@@ -360,23 +359,16 @@ static u32 probe_named(struct xlate *x, unsigned k, const struct access *a,
                        bool now, int stack_slot)
 {
 	u32 slot = find_slot(x, k, a->write, stack_slot);
-	struct cold *cold = &x->cold[x->colds++];
+	struct cold *cold = may_miss(x, k, COLD_FILL, a->size, a->write, now);
 	struct cursor *c = &x->c;
 
 	address_to_check(x, a);
 	asm_gs(c, true, 0x2b, H_S1, slot + offsetof(struct slot, tag));
-	asm_bytes(c, "\x49\x81\xff", 3); /* cmp r15, imm32 */
-	asm_32(c, PAGE_SIZE - (u32)a->size);
-	cold->jump = asm_jcc(c, CC_A);
+	cold->jump = leave_page(c, H_S1, a->size);
 	asm_load_gs(c, H_S0, slot + offsetof(struct slot, delta));
-	cold->kind = COLD_FILL;
 	cold->delta = true;
 	cold->resume = cursor_x(c);
 	cold->slot = slot;
-	cold->write = a->write;
-	cold->now = now;
-	cold->size = a->size;
-	common_cold(x, k, cold);
 	return slot;
 }
 

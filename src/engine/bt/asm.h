@@ -124,25 +124,33 @@ static inline void asm_load_gs32(struct cursor *c, unsigned reg, u32 off)
 	asm_gs(c, false, 0x8b, reg, off);
 }
 
+/* The mod bits of ModRM for [base ... + disp]; without a displacement RBP and
+ * R13 can't be a base. */
+static inline u8 asm_mod(unsigned base, s32 disp)
+{
+	if (disp == 0 && (base & 7) != 5)
+		return 0;
+	return disp == (s8)disp ? 0x40 : 0x80;
+}
+
+static inline void asm_disp(struct cursor *c, u8 mod, s32 disp)
+{
+	if (mod == 0x40)
+		asm_8(c, (u8)disp);
+	else if (mod == 0x80)
+		asm_32(c, (u32)disp);
+}
+
 /* op reg, [base + disp]; base is neither RSP nor R12. */
 static inline void asm_rm(struct cursor *c, bool w, u8 op, unsigned reg,
                           unsigned base, s32 disp)
 {
-	bool small = disp >= -128 && disp < 128;
-	bool none = disp == 0 && (base & 7) != 5;
+	u8 mod = asm_mod(base, disp);
 
 	asm_rex(c, w, reg, 0, base);
 	asm_8(c, op);
-	asm_8(c, (u8)((none    ? 0
-	               : small ? 0x40
-	                       : 0x80) |
-	              (reg & 7) << 3 | (base & 7)));
-	if (none)
-		return;
-	if (small)
-		asm_8(c, (u8)disp);
-	else
-		asm_32(c, (u32)disp);
+	asm_8(c, (u8)(mod | (reg & 7) << 3 | (base & 7)));
+	asm_disp(c, mod, disp);
 }
 
 /* op gs:[off] of 32 bits, with the opcode's digit where a register stands. */
@@ -183,6 +191,14 @@ static inline void asm_shift(struct cursor *c, bool wide, unsigned digit,
 
 enum { NO_REG = 0xff };
 
+/* The byte after a ModRM that names no base itself; NO_REG for no index. */
+static inline void asm_sib_byte(struct cursor *c, unsigned base, unsigned index,
+                                unsigned shift)
+{
+	asm_8(c, (u8)(shift << 6 | (index == NO_REG ? 4 : index & 7) << 3 |
+	              (base & 7)));
+}
+
 /* lea reg, [base + index << shift + disp]; either may be NO_REG. */
 static inline void asm_lea(struct cursor *c, bool w, unsigned reg,
                            unsigned base, unsigned index, unsigned shift,
@@ -197,8 +213,7 @@ static inline void asm_lea(struct cursor *c, bool w, unsigned reg,
 	               : small        ? 0x40
 	                              : 0x80) |
 	              (reg & 7) << 3 | 4));
-	asm_8(c, (u8)(shift << 6 | (index == NO_REG ? 4 : index & 7) << 3 |
-	              (base == NO_REG ? 5 : base & 7)));
+	asm_sib_byte(c, base == NO_REG ? 5 : base, index, shift);
 	if (small)
 		asm_8(c, (u8)disp);
 	else
@@ -212,20 +227,13 @@ static inline void asm_sib(struct cursor *c, bool w, u8 op, unsigned reg,
                            unsigned base, unsigned index, unsigned shift,
                            s32 disp)
 {
-	bool small = disp >= -128 && disp < 128;
-	bool none = disp == 0 && (base & 7) != 5;
+	u8 mod = asm_mod(base, disp);
 
 	asm_rex(c, w, reg, index == NO_REG ? 0 : index, base);
 	asm_8(c, op);
-	asm_8(c, (u8)((none ? 0 : small ? 0x40 : 0x80) | (reg & 7) << 3 | 4));
-	asm_8(c, (u8)(shift << 6 | (index == NO_REG ? 4 : index & 7) << 3 |
-	              (base & 7)));
-	if (none)
-		return;
-	if (small)
-		asm_8(c, (u8)disp);
-	else
-		asm_32(c, (u32)disp);
+	asm_8(c, (u8)(mod | (reg & 7) << 3 | 4));
+	asm_sib_byte(c, base, index, shift);
+	asm_disp(c, mod, disp);
 }
 
 static inline void asm_mov_imm64(struct cursor *c, unsigned reg, u64 v)

@@ -115,16 +115,10 @@ struct parts {
 	struct where at;
 };
 
-/* [R13 + 0] and [RBP + 0] have no short form. */
-static bool names_disp(const struct where *at)
-{
-	return at->disp || (at->base & 7) == 5;
-}
-
 static void find_memory(struct parts *p, const struct where *at, u8 *mod,
                         u8 *rm)
 {
-	*mod = !names_disp(at) ? 0 : at->disp == (s8)at->disp ? 1 : 2;
+	*mod = asm_mod(at->base, at->disp);
 	p->has_mem = true;
 	p->at = *at;
 	p->sib = at->index != NO_REG || (at->base & 7) == 4;
@@ -137,7 +131,8 @@ static void find_parts(const struct insn *in, const struct moved m[PLACES],
                        const struct where *at, struct parts *p)
 {
 	const ZydisDecodedInstruction *z = &in->z;
-	u8 reg = z->raw.modrm.reg, rm = z->raw.modrm.rm, mod = 3;
+	u8 reg = z->raw.modrm.reg, rm = z->raw.modrm.rm;
+	u8 mod = 0xc0;
 
 	memset(p, 0, sizeof(*p));
 	p->has_modrm = z->attributes & ZYDIS_ATTRIB_HAS_MODRM;
@@ -163,7 +158,7 @@ static void find_parts(const struct insn *in, const struct moved m[PLACES],
 	} else if (m[IN_OPCODE].used) {
 		p->b = m[IN_OPCODE].host >> 3;
 	}
-	p->modrm = (u8)(mod << 6 | reg << 3 | rm);
+	p->modrm = (u8)(mod | reg << 3 | rm);
 }
 
 /* What follows opcode, ModRM, SIB and displacement: immediates. */
@@ -186,16 +181,9 @@ static void put_modrm(struct cursor *c, const struct parts *p)
 		return;
 	asm_8(c, p->modrm);
 	if (p->sib)
-		asm_8(c,
-		      (u8)(p->at.shift << 6 |
-		           (p->at.index == NO_REG ? 4 : p->at.index & 7) << 3 |
-		           (p->at.base & 7)));
-	if (!p->has_mem || !names_disp(&p->at))
-		return;
-	if (p->at.disp == (s8)p->at.disp)
-		asm_8(c, (u8)p->at.disp);
-	else
-		asm_32(c, (u32)p->at.disp);
+		asm_sib_byte(c, p->at.base, p->at.index, p->at.shift);
+	if (p->has_mem)
+		asm_disp(c, p->modrm & 0xc0, p->at.disp);
 }
 
 static void encode_legacy(struct cursor *c, const struct insn *in,
