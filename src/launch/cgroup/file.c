@@ -30,6 +30,13 @@ int group_write_number(const char *folder, const char *file, u64 value)
 	return group_write(folder, file, text);
 }
 
+int group_write_limit(const char *folder, const char *file, u64 value,
+                      const char *none)
+{
+	return value ? group_write_number(folder, file, value)
+	             : group_write(folder, file, none);
+}
+
 bool group_read(const char *folder, const char *file, char *text, size_t size)
 {
 	char *path = xasprintf("%s/%s", folder, file);

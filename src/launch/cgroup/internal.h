@@ -16,6 +16,9 @@ enum { CGROUP_PERIOD_US = 100000, CGROUP_TEXT = 4096 };
 
 int group_write(const char *folder, const char *file, const char *text);
 int group_write_number(const char *folder, const char *file, u64 value);
+/* 0 is no limit, in the version's own word for it. */
+int group_write_limit(const char *folder, const char *file, u64 value,
+                      const char *none);
 /* Ends text with a NUL, also where it returns false. */
 bool group_read(const char *folder, const char *file, char *text, size_t size);
 /* "max" and what v1 says for it are more than any host has. */

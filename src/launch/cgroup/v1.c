@@ -63,19 +63,14 @@ static int apply_cpu(const char *folder, const struct cgroup_limits *l)
 	return rc;
 }
 
-static int write_limit(const char *folder, const char *file, u64 bytes)
-{
-	return bytes ? group_write_number(folder, file, bytes)
-	             : group_write(folder, file, "-1");
-}
-
 /* v1 has no protection and no gentle limit, of which only its preference is
  * told. The kernel refuses a hard one that is below what is held. */
 static int apply_memory(const char *folder, const struct cgroup_limits *l)
 {
-	int rc = write_limit(folder, "memory.limit_in_bytes", l->memory_max);
-	int soft =
-	    write_limit(folder, "memory.soft_limit_in_bytes", l->memory_high);
+	int rc = group_write_limit(folder, "memory.limit_in_bytes",
+	                           l->memory_max, "-1");
+	int soft = group_write_limit(folder, "memory.soft_limit_in_bytes",
+	                             l->memory_high, "-1");
 
 	return soft < 0 ? soft : rc;
 }
@@ -92,11 +87,9 @@ static int enter_memory(const char *parent, const char *machine, pid_t pid,
 	if (rc == 0)
 		rc = group_write(*folder, "memory.move_charge_at_immigrate",
 		                 "3");
-	free(*folder);
-	*folder = NULL;
 	if (rc < 0 && rc != -ENOENT && rc != -EINVAL)
 		return rc;
-	return group_enter(parent, machine, pid, folder);
+	return group_write_number(*folder, "cgroup.procs", (u64)pid);
 }
 
 static int apply_io(const char *folder, u64 weight)

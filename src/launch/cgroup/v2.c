@@ -145,12 +145,6 @@ static int apply_cpu(const struct cgroups *g, const char *folder,
 	return rc;
 }
 
-static int write_limit(const char *folder, const char *file, u64 bytes)
-{
-	return bytes ? group_write_number(folder, file, bytes)
-	             : group_write(folder, file, "max");
-}
-
 /* The kernel would end what holds more than its new limit: it is pressed to
  * give first, and where that is not enough, the limit stays what it was. */
 static int apply_memory_max(const char *folder, u64 bytes)
@@ -163,7 +157,8 @@ static int apply_memory_max(const char *folder, u64 bytes)
 		    group_read_size(folder, "memory.current") > bytes)
 			rc = -EBUSY;
 	}
-	return rc < 0 ? rc : write_limit(folder, "memory.max", bytes);
+	return rc < 0 ? rc
+	              : group_write_limit(folder, "memory.max", bytes, "max");
 }
 
 static int apply_memory(const char *folder, const struct cgroup_limits *l)
@@ -172,7 +167,8 @@ static int apply_memory(const char *folder, const struct cgroup_limits *l)
 
 	rc = group_write_number(folder, "memory.min", l->memory_min);
 	if (rc == 0)
-		rc = write_limit(folder, "memory.high", l->memory_high);
+		rc = group_write_limit(folder, "memory.high", l->memory_high,
+		                       "max");
 	return rc < 0 ? rc : max;
 }
 

@@ -228,13 +228,11 @@ static void take_moment(struct machine_moment *mo)
 
 	stand_still(mo, &since_ns);
 	if (mo->machine->ended)
-		mo->rc = error_set(&mo->err, -ESHUTDOWN,
-		                   "the machine has "
-		                   "ended");
+		mo->rc =
+		    error_set(&mo->err, -ESHUTDOWN, "the machine has ended");
 	else if (atomic_load(&mo->work.stop))
-		mo->rc = error_set(&mo->err, -ECANCELED,
-		                   "the saving was "
-		                   "cancelled");
+		mo->rc =
+		    error_set(&mo->err, -ECANCELED, "the saving was cancelled");
 	else
 		mo->rc = take(mo);
 	go_on(mo, since_ns);
