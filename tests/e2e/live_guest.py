@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A machine of tests/guest/disk.c, which never stops writing, and what has to
 be found in its image: for live.py and live_kill.py."""
+import atexit
 import json
 import os
 import select
@@ -23,6 +24,8 @@ class Guest:
              "none", "--timeout", "600", *more],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, env=env)
+        # Not even a test that fails leaves it running.
+        atexit.register(self.vm.kill)
         self.flushed, self.slots, self.sizes, self.said = 0, 0, [], []
         self.news = threading.Condition()
         self.reader = threading.Thread(target=self.read, daemon=True)
