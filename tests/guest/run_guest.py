@@ -14,7 +14,7 @@ import tempfile
 GOOD = 1  # debug-exit of 0: (0 << 1) | 1
 TRIPLE_FAULT = 16
 # A sanitizer makes all of it slower: tools/run-tests says how much.
-LIMIT = 60 * int(os.environ.get("ATOLL_SLOWER", "1"))
+LIMIT = 200 * int(os.environ.get("ATOLL_SLOWER", "1"))
 
 atoll, engine, cpus, elf = sys.argv[1:5]
 disk = tempfile.NamedTemporaryFile()

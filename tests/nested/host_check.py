@@ -21,7 +21,7 @@ def check(what, ok):
 
 
 def atoll(*args):
-    return subprocess.run([ATOLL, "host", *args], text=True, timeout=30,
+    return subprocess.run([ATOLL, "host", *args], text=True, timeout=120,
                           capture_output=True, check=False)
 
 

@@ -153,7 +153,7 @@ void harness_start(struct harness *h, unsigned index)
 enum vcpu_exit_reason harness_run(struct harness *h, unsigned index,
                                   struct vcpu_exit *exit)
 {
-	alarm(10); /* ends the program: a hang is a failure */
+	alarm(100); /* ends the program: a hang is a failure */
 	kvm->vcpu_run(h->vcpus[index], exit);
 	alarm(0);
 	if (exit->reason == EXIT_ERROR)

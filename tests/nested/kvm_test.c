@@ -197,7 +197,7 @@ static void test_kick_race(void **state)
 
 	LOAD(h, CODE, spin_code);
 	harness_start(h, 0);
-	alarm(120);
+	alarm(600);
 	pthread_create(&thread, NULL, run_to_kicks, &runner);
 	for (unsigned i = 0; i < KICKS; i++) {
 		double begin, took;

@@ -133,7 +133,7 @@ def parse_arguments():
     add("--cpus", type=int, default=1)
     add("--memory", default="1G")
     add("--append", default="", help="more of the kernel's command line")
-    add("--timeout", type=float, default=280, help="seconds")
+    add("--timeout", type=float, default=1150, help="seconds")
     return p.parse_args()
 
 

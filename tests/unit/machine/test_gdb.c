@@ -61,7 +61,7 @@ static void *run_gdb(void *ctx)
 	FILE *f;
 
 	snprintf(command, sizeof(command),
-	         "timeout 40 gdb -batch -nx -ex 'set confirm off' "
+	         "timeout 200 gdb -batch -nx -ex 'set confirm off' "
 	         "-ex 'target remote 127.0.0.1:%u' "
 	         "-ex 'hbreak *0x400048' -ex 'continue' "
 	         "-ex 'print/x $rip' -ex 'print/x $rcx' -ex 'print $cs' "

@@ -325,7 +325,7 @@ static void power_button_is_seen(void **state)
 /* Until the guest has printed so much; a busy host takes its time. */
 static void wait_for_text(const struct run *run, size_t size)
 {
-	for (int i = 0; i < 10000; i++) {
+	for (int i = 0; i < 100000; i++) {
 		if (__atomic_load_n(&run->total, __ATOMIC_ACQUIRE) >= size)
 			return;
 		usleep(1000);

@@ -20,7 +20,7 @@ SIZE = 5 * 1024 * 1024 + 512
 
 def run(*words, code=0):
     """Run a command; its exit code has to be as told. Returns its output."""
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=250)
     if code is not None and done.returncode != code:
         raise AssertionError(f"{' '.join(words)}: exit {done.returncode}, not "
                              f"{code}\n{done.stdout}{done.stderr}")

@@ -213,7 +213,7 @@ static void kill_one(struct round *r)
 		child(r);
 	assert_true(pid > 0);
 	/* It works, and then it dies at some moment. */
-	for (int i = 0; i < 20000 && atomic_load(&r->s->flushes) == before; i++)
+	for (int i = 0; i < 99999 && atomic_load(&r->s->flushes) == before; i++)
 		usleep(1000);
 	wait.tv_nsec = random_next(&r->random) % 40000000;
 	nanosleep(&wait, NULL);

@@ -14,6 +14,8 @@
 #include "devices/device.h"
 #include "guest/cpu.h"
 
+enum { PATIENCE_S = 60 };
+
 static struct {
 	struct device_host host;
 	struct lapic_set *lapics;
@@ -96,17 +98,25 @@ static void program(void)
 	out8(0x71, 0x42);
 }
 
-/* A vCPU of sorts: takes interrupts, reads clocks, arms its timer. */
+static bool enough_came(void)
+{
+	return t.vectors[0x20] > 3 && t.vectors[0x28] > 3 &&
+	       atomic_load(&t.attention) > 6;
+}
+
+/* A vCPU of sorts: takes interrupts, reads clocks, arms its timer. For a while,
+ * and longer where it hardly gets a processor. */
 static void *vcpu(void *arg)
 {
 	struct lapic *l = lapic_set_cpu(t.lapics, 0);
-	u64 end = loop_now_ns() + 300 * NSEC_PER_MSEC;
-	u64 value;
+	u64 start = loop_now_ns(), value;
 
 	lapic_mmio_write(l, 0xf0, 0x1ff, 4);
 	lapic_mmio_write(l, 0x320, 0x40050, 4);
 	program();
-	while (loop_now_ns() < end) {
+	while (loop_now_ns() < start + 300 * NSEC_PER_MSEC ||
+	       (!enough_came() &&
+	        loop_now_ns() < start + PATIENCE_S * NSEC_PER_SEC)) {
 		int vector = lapic_irq_pending(l) ? lapic_ack(l) : -1;
 
 		bus_read(t.host.pio, 0x608, 4, &value);
@@ -181,9 +191,7 @@ static void test_live(void **state)
 	clock_stop(host->clock);
 
 	/* Rates are the host's business; that they come is ours. */
-	assert_true(t.vectors[0x20] > 3);
-	assert_true(t.vectors[0x28] > 3);
-	assert_true(atomic_load(&t.attention) > 6);
+	assert_true(enough_came());
 
 	for (size_t i = 0; i < ARRAY_SIZE(device); i++)
 		device[i]->type->destroy(device[i]);

@@ -115,7 +115,7 @@ void rig_wait(struct rig *rig, bool (*cond)(void *), void *ctx)
 {
 	struct waiter w = { .rig = rig, .cond = cond, .ctx = ctx };
 
-	w.deadline = loop_now_ns() + 10 * NSEC_PER_SEC;
+	w.deadline = loop_now_ns() + 100 * NSEC_PER_SEC;
 	loop_timer_init(&w.timer, rig->host.loop, poll, &w);
 	loop_timer_arm(&w.timer, loop_now_ns());
 	loop_run(rig->host.loop);
