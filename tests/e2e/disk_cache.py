@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-from live_guest import Guest, whole, wrong_slots
+from live_guest import LIMIT, Guest, whole, wrong_slots
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from checks import check, sum_up  # noqa: E402
@@ -81,7 +81,7 @@ def what_follows(what, cache, guest, name, path):
     direct_as_asked(f"{what}: copy", cache, pid, lambda fd: re.search(
         r"/overlay\.\d+ \(deleted\)$", os.readlink(fd)))
     os.kill(pid, signal.SIGTERM)
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT
     while os.path.exists(f"{work}/r/named/{name}-copy-1.sock") and \
             time.monotonic() < end:
         time.sleep(0.02)

@@ -15,14 +15,14 @@ import sys
 import tempfile
 import time
 
-from live_guest import Guest, wrong_slots
+from live_guest import Guest, wrong_moment, wrong_slots
 
 atoll, elf, disk_elf = sys.argv[1:4]
 many = int(sys.argv[4]) if len(sys.argv) > 4 else 0
 work = tempfile.mkdtemp(prefix="fk-")
 env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r",
            XDG_DATA_HOME=work + "/data")
-LIMIT = 100
+LIMIT = 300
 passed = failed = 0
 
 
@@ -45,8 +45,8 @@ class First:
         self.name = name
         self.vm = subprocess.Popen(
             [atoll, "run", "--name", name, "--memory", memory, "--kernel",
-             elf, "--device", "debug-exit", "--timeout", "200", *more], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+             elf, "--device", "debug-exit", "--timeout", "900", *more],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
         assert self.vm.stdout.readline() == b"ready\n", self.vm.stderr.read()
 
     def ask(self, what):
@@ -219,14 +219,16 @@ def disk_files():
     return sorted(n for n in os.listdir(work + "/d"))
 
 
-def judge(what, path, slots, flushed, most=None):
-    """most: it was killed, may have had more on its way, and lost clusters."""
+def judge(what, path, slots, flushed, killed=False):
+    """One that was killed may have had more on its way, and lost clusters."""
     clean = command("disk", "check", path)
-    check(what + " is clean", clean.returncode in ((0, 9) if most else (0,)), clean)
+    check(what + " is clean", clean.returncode in ((0, 9) if killed else (0,)),
+          clean)
     done = command("disk", "convert", "--from", "qcow2", "--to", "raw",
                    path, work + "/whole.raw")
     assert done.returncode == 0, done
-    wrong = wrong_slots(work + "/whole.raw", slots, flushed, most)
+    wrong = (wrong_moment if killed else wrong_slots)(
+        work + "/whole.raw", slots, flushed)
     os.unlink(work + "/whole.raw")
     check(what + " holds what was written", not wrong, wrong[:4])
 
@@ -386,7 +388,7 @@ def killed_forks(rounds):
     guest.kill()
     check("it found all it wrote", not guest.said, guest.said)
     judge("the disk of one that was killed", path, guest.slots, guest.flushed,
-          guest.flushed + 2)
+          killed=True)
 
 
 def end_all():

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 
-from live_guest import LIMIT, Guest, whole, wrong_slots
+from live_guest import LIMIT, Guest, whole, wrong_moment, wrong_slots
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from checks import check, sum_up  # noqa: E402
@@ -139,7 +139,7 @@ def clones():
     refused("no path", command("disk", "snapshot", "one:vda"), 2, "no path")
     before = one.flushed
     done("but a copy", command("disk", "mirror", "one:vda", work + "/o.raw"))
-    wrong = wrong_slots(work + "/o.raw", one.slots, before, one.flushed + 1)
+    wrong = wrong_moment(work + "/o.raw", one.slots, before)
     check("of what it holds", not wrong, wrong[:3])
     check("both end well", one.end() == 1 and two.end() == 1,
           one.said + two.said)

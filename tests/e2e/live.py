@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 
-from live_guest import LIMIT, Guest, ask, whole, wrong_slots
+from live_guest import (LIMIT, Guest, ask, last_of, whole, wrong_moment,
+                        wrong_slots)
 
 atoll, elf = sys.argv[1:3]
 work = tempfile.mkdtemp(prefix="lv-")
@@ -190,14 +191,13 @@ def a_snapshot_stays():
     guest.goes_on(30)
     before = guest.flushed
     done("snapshot", disk("snapshot", "s:vda", "--name", "old"))
-    after = guest.flushed
     old = work + "/s.old.qcow2"
     raw = whole_copy(old)
     guest.goes_on(40)
     check("it does not change", whole_copy(old) == raw)
     with open(work + "/old.raw", "wb") as f:
         f.write(raw)
-    wrong = wrong_slots(work + "/old.raw", guest.slots, before, after + 1)
+    wrong = wrong_moment(work + "/old.raw", guest.slots, before)
     check("it is that moment", not wrong, wrong[:4])
     finish(guest, path)
 
@@ -218,8 +218,7 @@ def mirrors():
     guest = boot(path, "m")
     before = guest.flushed
     done("mirror to raw", disk("mirror", "m:vda", work + "/m.raw"))
-    wrong = wrong_slots(work + "/m.raw", guest.slots, before,
-                        guest.flushed + 1)
+    wrong = wrong_moment(work + "/m.raw", guest.slots, before)
     check("the mirror holds it", not wrong, wrong[:4])
     refused("a mirror over a file", disk("mirror", "m:vda", work + "/m.raw"),
             4, "exists")
@@ -243,6 +242,7 @@ def rates():
     path = make("r.qcow2")
     guest = boot(path, "r")
     guest.goes_on(40)
+    begin = time.monotonic()
     started = disk("mirror", "r:vda", work + "/r.out.qcow2", "--rate", "1M",
                    "--detach")
     done("detached", started)
@@ -255,7 +255,8 @@ def rates():
     check("it goes on", all(j["state"] == "running" for j in seen), seen)
     check("progress", seen[0]["done"] <= seen[-1]["done"] < seen[-1]["total"],
           seen)
-    check("no faster than said", seen[-1]["done"] < 8 << 20, seen[-1])
+    least = (seen[-1]["done"] - (4 << 20)) / (1 << 20)  # seconds
+    check("no faster than said", least < time.monotonic() - begin, seen[-1])
     refused("one job a disk", disk("snapshot", "r:vda"), 4, "another job")
     refused("no suspend meanwhile", command("suspend", "r"), 1, "job works")
     done("cancel", disk("jobs", "r:vda", "--job", job, "--cancel"))
@@ -272,8 +273,7 @@ def rates():
     guest.goes_on(60)
     before = guest.flushed
     done("finish", disk("jobs", "r:vda", "--job", stay, "--finish"))
-    wrong = wrong_slots(work + "/r4.raw", guest.slots, before,
-                        guest.flushed + 1)
+    wrong = wrong_moment(work + "/r4.raw", guest.slots, before)
     check("it kept up", not wrong, wrong[:4])
     finish(guest, path)
 
@@ -289,13 +289,13 @@ def backups():
         since, before = before, guest.flushed
         done(f"backup {i}", disk("backup", "b:vda", to, "--bitmap", "nightly",
                                  *more))
-        after = guest.flushed + 1
         clean(to)
         copied = json.loads(disk("jobs", "b:vda", "--json").stdout)[-1]["done"]
+        raw = whole(to, "qcow2", work, tool)
+        most = last_of(raw, guest.slots) + 1 - since
         check("no more than has changed", copied == 64 << 20 if not was else
-              copied <= (after - since + 1) * (64 << 10), copied)
-        wrong = wrong_slots(whole(to, "qcow2", work, tool), guest.slots,
-                            before, after)
+              copied <= most * (64 << 10), (copied, most))
+        wrong = wrong_moment(raw, guest.slots, before)
         check(f"backup {i} is that moment", not wrong, wrong[:4])
         was = to
         guest.goes_on(12)
@@ -306,8 +306,7 @@ def backups():
           bitmaps)
     before = guest.flushed
     done("whole, without a bitmap", disk("backup", "b:vda", work + "/all.raw"))
-    wrong = wrong_slots(work + "/all.raw", guest.slots, before,
-                        guest.flushed + 1)
+    wrong = wrong_moment(work + "/all.raw", guest.slots, before)
     check("it is that moment", not wrong, wrong[:4])
     done("delete the bitmap", disk("bitmap", "delete", "b:vda", "nightly"))
     finish(guest, path)
@@ -322,7 +321,6 @@ def exports():
     server = subprocess.Popen([atoll, "disk", "export", "x:vda", "--socket",
                                at], env=env, stdout=subprocess.PIPE, text=True)
     uri = server.stdout.readline().strip()
-    after = guest.flushed + 1
     check("a URI", uri == f"nbd+unix:///disk?socket={at}", uri)
     guest.goes_on(60)
     if tool[0] == "qemu-img":
@@ -330,7 +328,7 @@ def exports():
             raw = f"{work}/x{i}.raw"
             subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "raw",
                             uri, raw], check=True)
-            wrong = wrong_slots(raw, guest.slots, before, after)
+            wrong = wrong_moment(raw, guest.slots, before)
             check(f"reading {i} is that moment", not wrong, wrong[:4])
             guest.goes_on(30)
         same = subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", "raw",
@@ -366,11 +364,14 @@ def settings():
                           "--iops-burst", "1"))
     limits = json.loads(disk("info", "z:vda").stdout)["limits"]
     check("it is said", limits["iops"] == 30, limits)
-    guest.goes_on(2)
-    start, was = time.monotonic(), guest.flushed
-    guest.goes_on(30)
-    rate = (guest.flushed - was) / (time.monotonic() - start)
-    check("and kept", rate < 35, rate)
+    rates_seen = []
+    while not rates_seen or (rates_seen[-1] >= 35 and len(rates_seen) < 5):
+        # What it said before may come all at once, late.
+        guest.goes_on(2)
+        start, was = time.monotonic(), guest.flushed
+        guest.goes_on(30)
+        rates_seen.append((guest.flushed - was) / (time.monotonic() - start))
+    check("and kept", rates_seen[-1] < 35, rates_seen)
     done("no limit", disk("throttle", "z:vda", "--iops", "0"))
     done("snapshot", disk("snapshot", "z:vda", "--name", "small"))
     done("resize above it", disk("resize", "z:vda", "48M"))
