@@ -18,7 +18,7 @@ import jsonschema
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-PATIENCE = 60  # seconds, on a machine with much else to do
+PATIENCE = 180  # seconds, on a machine with much else to do
 
 
 def wait_for(what, seconds=PATIENCE, step=0.02):
@@ -29,6 +29,13 @@ def wait_for(what, seconds=PATIENCE, step=0.02):
             raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(step)
     return got
+
+
+def free_port():
+    """One of 127.0.0.1 that nobody listens at."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def at_once(what, each):

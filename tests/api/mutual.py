@@ -60,9 +60,7 @@ class Mutual(unittest.TestCase):
         cls.alice = cls.ours.sign("/CN=alice.example")
         cls.server = cls.ours.sign("/CN=localhost", "serverAuth",
                                    extra="subjectAltName=IP:127.0.0.1\n")
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            cls.port = s.getsockname()[1]
+        cls.port = harness.free_port()
         d.start("--listen", f"127.0.0.1:{cls.port}", "--certificate",
                 str(cls.server[0]), "--key", str(cls.server[1]),
                 "--client-ca", str(cls.ours.cert))
@@ -85,7 +83,7 @@ class Mutual(unittest.TestCase):
         if newest:
             context.maximum_version = newest
         return http.client.HTTPSConnection(
-            "127.0.0.1", self.port, context=context, timeout=60)
+            "127.0.0.1", self.port, context=context, timeout=harness.PATIENCE)
 
     def get(self, pair, path="/v1", token=None, connection=None):
         c = connection or self.connection(pair)
@@ -174,7 +172,7 @@ class Mutual(unittest.TestCase):
         got = subprocess.run(
             [PROGRAMS["atoll"], "vm", "list", "--remote",
              f"https://127.0.0.1:{self.port}"], capture_output=True,
-            text=True, env=env, timeout=60, check=False)
+            text=True, env=env, timeout=harness.PATIENCE, check=False)
         self.assertEqual((got.returncode, got.stdout[:4]), (0, "NAME"),
                          got.stderr)
 
@@ -185,7 +183,7 @@ class Mutual(unittest.TestCase):
                 [PROGRAMS["atolld"], "--listen", "127.0.0.1:0",
                  "--certificate", str(self.server[0]), "--key",
                  str(self.server[1]), "--client-ca", file], env=env,
-                capture_output=True, text=True, timeout=60, check=False)
+                capture_output=True, text=True, timeout=harness.PATIENCE, check=False)
             self.assertEqual(got.returncode, 1, got.stderr)
             self.assertIn(f"{file} holds no certificates", got.stderr)
 
@@ -215,9 +213,7 @@ class Mutual(unittest.TestCase):
         written(ours)
         first = self.d
         second = harness.Daemon(PROGRAMS)
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
+        port = harness.free_port()
         try:
             second.start("--listen", f"127.0.0.1:{port}", "--certificate",
                          str(self.server[0]), "--key", str(self.server[1]),
@@ -254,7 +250,7 @@ class Mutual(unittest.TestCase):
             [PROGRAMS["atolld"], "--listen", "127.0.0.1:0", "--certificate",
              str(self.server[0]), "--key", str(self.server[1]), "--client-ca",
              str(ours.cert), "--client-crl", str(ours.cert)], env=env,
-            capture_output=True, text=True, timeout=60, check=False)
+            capture_output=True, text=True, timeout=harness.PATIENCE, check=False)
         self.assertEqual(got.returncode, 1)
         self.assertIn("holds no list", got.stderr)
 

@@ -3,7 +3,7 @@
 import fcntl
 import subprocess
 
-from harness import at_once, wait_for
+from harness import at_once, free_port, wait_for
 
 AT = "/v1/vms/kept"
 ALL = AT + "/snapshots"
@@ -409,7 +409,8 @@ class MomentRoutes:
     def test_465_forks(self):
         at = "/v1/vms/origin/fork"
         self.D.define("origin", image="tiny:1", boot={},
-                      nics=[{"type": "user", "publish": ["127.0.0.1:48917:1"]}])
+                      nics=[{"type": "user", "publish": [
+                          f"127.0.0.1:{free_port()}:1"]}])
         wait_for(lambda: self.D.vm("origin")["task"] is None)
         self.refused(self.post(at), 409, "conflict", "does not run")
         self.D.do("POST", "/v1/vms/origin/start")

@@ -243,16 +243,19 @@ class Routes(MomentRoutes, unittest.TestCase):
     def test_37_capture(self):
         self.network_up("lan")
         D.define("talks", nics=[{"type": "network", "network": "lan"}])
+        # Nothing passes: only the answer's head comes, then silence.
+        c = harness.UnixConnection(D.socket)
+        c.connect()
+        sock = c.sock
+        c.request("GET", "/v1/networks/lan/capture?frames=1")
+        r = c.getresponse()
+        self.assertEqual(r.status, 200)
+        head = r.read(24)
+        SPEC.check("GET", "/v1/networks/lan/capture", 200,
+                   r.getheader("content-type"), head)
+        self.assertEqual(head[:4], bytes.fromhex("4d3cb2a1"))
+        sock.settimeout(1)
         with self.assertRaises(TimeoutError):
-            # Nothing passes: only the answer's head comes, then silence.
-            c = harness.UnixConnection(D.socket, timeout=1)
-            c.request("GET", "/v1/networks/lan/capture?frames=1")
-            r = c.getresponse()
-            self.assertEqual(r.status, 200)
-            head = r.read(24)
-            SPEC.check("GET", "/v1/networks/lan/capture", 200,
-                       r.getheader("content-type"), head)
-            self.assertEqual(head[:4], bytes.fromhex("4d3cb2a1"))
             r.read(1)
         c.close()
         D.do("DELETE", "/v1/vms/talks")
@@ -366,8 +369,9 @@ class Routes(MomentRoutes, unittest.TestCase):
         end = D.vm("one")["last_end"]
         self.assertEqual((end["cause"], end["code"]), ("power-off", 0))
         self.assertFalse(D.vm("one")["restart_needed"])
+        ups = D.shown("one", b"resident is up")
         D.do("POST", "/v1/vms/one/start")
-        D.console("one", b"resident is up")
+        D.console("one", b"resident is up", ups)
         D.do("POST", "/v1/vms/one/powerdown")
         wait_for(lambda: D.vm("one")["state"] == "stopped")
         D.do("POST", "/v1/vms/one/start")
@@ -591,8 +595,9 @@ class Routes(MomentRoutes, unittest.TestCase):
 
     def test_50_console(self):
         path = "/v1/vms/one/console"
+        ups = D.shown("one", b"resident is up")
         D.do("POST", "/v1/vms/one/start")
-        D.console("one", b"resident is up")
+        D.console("one", b"resident is up", ups)
         before = get(path).body
         c = harness.UnixConnection(D.socket)
         c.request("GET", path + f"?follow=run&offset={len(before)}")
@@ -851,9 +856,10 @@ class Routes(MomentRoutes, unittest.TestCase):
         self.refused(D.call("DELETE", "/v1/projects/default"), 409,
                      "conflict")
         D.do("DELETE", "/v1/vms/shop-1")
-        event = get("/v1/events?limit=1000").json["events"][-1]
-        self.assertEqual((event["project"], event["type"]),
-                         ("shop", "task.state"))
+        events = [e["type"] for e in
+                  get("/v1/events?limit=1000").json["events"]
+                  if e["project"] == "shop"]
+        self.assertEqual(events[-1], "task.state")
 
     def test_82_users_and_roles(self):
         roles = {r["name"]: r for r in get("/v1/roles").json["roles"]}

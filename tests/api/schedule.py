@@ -107,7 +107,7 @@ def goes_by_itself():
 
 
 def registry(sql):
-    with sqlite3.connect(D.state / "registry.db", timeout=10) as db:
+    with sqlite3.connect(D.state / "registry.db", timeout=harness.PATIENCE) as db:
         db.execute(sql)
     db.close()
 

@@ -53,10 +53,10 @@ class Survive(Base):
             d.start()
             wait_for(lambda: d.vm("m")["state"] == "running")
             self.assertEqual(d.vm("m")["pid"], pid)
-            wait_for(lambda: d.call(
-                "GET", "/v1/vms/m/console").body.rstrip().endswith(b"[99]"))
-            log = d.call("GET",
-                         f"/v1/vms/m/console?offset={len(before)}").body
+            # What came before ends like it: only what is new counts.
+            log = wait_for(lambda: (new := d.call(
+                "GET", f"/v1/vms/m/console?offset={len(before)}").body)
+                .rstrip().endswith(b"[99]") and new)
             lines = re.findall(rb"line (\d+) of", log)
             self.assertEqual(lines, [b"%d" % i for i in range(2000)])
         d.do("POST", "/v1/vms/m/stop")
@@ -192,7 +192,7 @@ class Survive(Base):
 class Refusals(Base):
     def run_daemon(self, before=None):
         return subprocess.run([PROGRAMS["atolld"]], env=self.d.env,
-                              capture_output=True, timeout=60, check=False,
+                              capture_output=True, timeout=harness.PATIENCE, check=False,
                               text=True, preexec_fn=before)
 
     def test_second_daemon(self):
@@ -236,7 +236,7 @@ class Refusals(Base):
             got = subprocess.run(
                 ["unshare", "-m", "sh", "-c", script, "sh", self.d.state,
                  PROGRAMS["atolld"]], env=self.d.env, capture_output=True,
-                timeout=60, check=False, text=True)
+                timeout=harness.PATIENCE, check=False, text=True)
             self.assertEqual(got.returncode, 1)
             self.assertRegex(got.stderr, "^error: .*Read-only file system")
 
@@ -296,12 +296,12 @@ class Refusals(Base):
         code = ("import os, socket, sys\nos.setuid(65534)\n"
                 "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[2])\n"
                 "s.sendall(b'GET /v1/vms HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n')\n"
-                "s.settimeout(30)\nd = b''\n"
+                "s.settimeout(150)\nd = b''\n"
                 "while b'}}' not in d: d += s.recv(4096) or b'}}'\n"
                 "print(d.decode())")
         got = subprocess.run(
             [sys.executable, "-c", code, "", str(d.state / "run/atolld.sock")],
-            capture_output=True, text=True, check=False, timeout=60)
+            capture_output=True, text=True, check=False, timeout=harness.PATIENCE)
         self.assertIn("401", got.stdout + got.stderr)
         self.assertIn("unauthorized", got.stdout)
 
@@ -313,9 +313,7 @@ class Refusals(Base):
              "-keyout", key, "-out", cert, "-days", "2", "-subj",
              "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
             check=True, capture_output=True)
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
+        port = harness.free_port()
         d.start("--listen", f"127.0.0.1:{port}", "--certificate", str(cert),
                 "--key", str(key))
         token = d.call("POST", "/v1/tokens", {
@@ -325,7 +323,7 @@ class Refusals(Base):
             return subprocess.run(
                 [PROGRAMS["atoll"], *args, "--remote",
                  f"https://127.0.0.1:{port}"], capture_output=True, text=True,
-                env=dict(d.env, ATOLL_CA=str(cert), **env), timeout=60,
+                env=dict(d.env, ATOLL_CA=str(cert), **env), timeout=harness.PATIENCE,
                 check=False)
 
         got = far("vm", "list", ATOLL_TOKEN=token)
@@ -363,7 +361,7 @@ class Refusals(Base):
                 (["--colour"], "--colour")):
             got = subprocess.run([PROGRAMS["atolld"], *options],
                                  env=self.d.env, capture_output=True,
-                                 text=True, timeout=60, check=False)
+                                 text=True, timeout=harness.PATIENCE, check=False)
             self.assertIn(got.returncode, (1, 2))
             self.assertIn(words, got.stderr)
 
@@ -388,7 +386,7 @@ class Refusals(Base):
     def speak(self, *pieces, half=False):
         s = socket.socket(socket.AF_UNIX)
         self.addCleanup(s.close)
-        s.settimeout(30)
+        s.settimeout(harness.PATIENCE)
         s.connect(str(self.d.socket))
         for piece in pieces:
             s.sendall(piece)

@@ -32,7 +32,7 @@ TINY = ("--kernel", PROGRAMS["guest"], "--memory", "32M", "--engine", "bt",
 def atoll(*args, **how):
     how.setdefault("stdin", subprocess.DEVNULL)
     how.setdefault("env", D.env)
-    return subprocess.run([PROGRAMS["atoll"], *map(str, args)], timeout=90,
+    return subprocess.run([PROGRAMS["atoll"], *map(str, args)], timeout=harness.PATIENCE,
                           capture_output=True, text=True, check=False, **how)
 
 
@@ -60,7 +60,7 @@ class Cli(unittest.TestCase):
                                 stdout=subprocess.PIPE, text=True)
                for _ in range(2)]
         for p in two:
-            self.assertRegex(p.communicate(timeout=60)[0], "^NAME ")
+            self.assertRegex(p.communicate(timeout=harness.PATIENCE)[0], "^NAME ")
             self.assertEqual(p.returncode, 0)
 
     def test_10_create_and_see(self):
@@ -176,8 +176,8 @@ class Cli(unittest.TestCase):
 
     def test_20_life(self):
         self.good("start", "web*")
-        self.assertIn("resident is up", wait_for(
-            lambda: self.good("console", "web1", "--no-follow")))
+        wait_for(lambda: "resident is up" in self.good("console", "web1",
+                                                       "--no-follow"))
         got = atoll("start", "web1", "nope")
         self.assertEqual(got.returncode, 9)
         self.good("vm", "pause", "web1")
@@ -333,7 +333,7 @@ class Cli(unittest.TestCase):
 
         def expect(pattern):
             nonlocal seen
-            end = time.monotonic() + 60
+            end = time.monotonic() + harness.PATIENCE
             while not re.search(pattern, seen):
                 self.assertLess(time.monotonic(), end, seen)
                 if select.select([tty], [], [], 1)[0]:
@@ -365,7 +365,7 @@ class Cli(unittest.TestCase):
                 ["bash", "-c", script, "bash",
                  harness.ROOT / "data/completion/atoll.bash",
                  PROGRAMS["atoll"], *words], env=D.env, capture_output=True,
-                text=True, check=True, timeout=60)
+                text=True, check=True, timeout=harness.PATIENCE)
             return got.stdout.split()
 
         self.good("vm", "create", "completed", *TINY)
@@ -418,7 +418,7 @@ class Cli(unittest.TestCase):
                 ["zsh", "-fc", script, "zsh",
                  harness.ROOT / "data/completion/_atoll", PROGRAMS["atoll"],
                  *words], env=D.env, capture_output=True, text=True,
-                check=True, timeout=60)
+                check=True, timeout=harness.PATIENCE)
             return got.stdout.split()
 
         self.assertIn("net", complete("n"))
@@ -441,7 +441,7 @@ class Cli(unittest.TestCase):
                  "complete -C $argv[3]", bin_,
                  harness.ROOT / "data/completion/atoll.fish", line],
                 env=dict(D.env, HOME=str(D.work)), capture_output=True,
-                text=True, check=True, timeout=60)
+                text=True, check=True, timeout=harness.PATIENCE)
             return [x.split("\t")[0] for x in got.stdout.splitlines()]
 
         self.assertIn("net", complete("atoll n"))
