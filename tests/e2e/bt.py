@@ -16,7 +16,7 @@ import time
 
 ATOLL, CHAINS, CROWD, STATE = (os.path.abspath(p) for p in sys.argv[1:5])
 GOOD = 1  # debug-exit of 0
-PATIENCE = 120
+PATIENCE = 400
 SECCOMP_FILTER = "2"
 MIB = 1 << 20
 FIELDS = ("blocks", "guest_bytes", "host_bytes", "probes", "slot_misses",
@@ -115,7 +115,10 @@ def look_at_lockstep(work):
 
 
 def maps():
-    return set(pathlib.Path("/tmp").glob("perf-*.map"))
+    """Each with when it was made: a process may have the number of one that
+    is long gone."""
+    return {(path, path.stat().st_mtime_ns)
+            for path in pathlib.Path("/tmp").glob("perf-*.map")}
 
 
 def look_at_perf(work):
@@ -123,7 +126,7 @@ def look_at_perf(work):
     try:
         use_perf(work)
     finally:
-        for path in maps() - before:
+        for path, _ in maps() - before:
             pid = re.search(r"perf-(\d+)\.map", path.name)[1]
             if not os.path.exists(f"/proc/{pid}"):
                 path.unlink()
@@ -133,7 +136,7 @@ def use_perf(work):
     before = maps()
     got = work.run(CROWD, "bt,hot=4", "--perf-map", "--name", "mapped")
     check("a guest with a perf map", got.returncode == GOOD, got.stderr)
-    names = [path.read_text() for path in maps() - before
+    names = [path.read_text() for path, _ in maps() - before
              if os.access(path, os.R_OK)]
     check("it names blocks", any(
         re.search(r"^[0-9a-f]+ [0-9a-f]+ guest_kernel_0x[0-9a-f]+$", n, re.M)
@@ -159,6 +162,17 @@ def task_ids(pid):
     return [int(p.name) for p in pathlib.Path(f"/proc/{pid}/task").iterdir()]
 
 
+def rights_of(pid):
+    """Of its mappings, once the translator has its own."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        rights = [line.split()[1] for line in
+                  pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines()]
+        if "r-xs" in rights or time.monotonic() > end:
+            return rights
+        time.sleep(0.05)
+
+
 def look_inside(work):
     run = subprocess.Popen(work.line(STATE, "bt,hot=4"), env=work.env,
                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -168,9 +182,7 @@ def look_inside(work):
             f"/proc/{run.pid}/task/{run.pid}/children").read_text()
         pid = next(int(p) for p in text.split() if pathlib.Path(
             f"/proc/{p}/comm").read_text() == "atoll-vm\n")
-        time.sleep(0.2)
-        rights = [line.split()[1] for line in
-                  pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines()]
+        rights = rights_of(pid)
         check("no memory is written and run by one mapping",
               not [r for r in rights if "w" in r and "x" in r], rights)
         check("what runs translated code is there",

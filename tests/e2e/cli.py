@@ -29,10 +29,12 @@ WORK = pathlib.Path(tempfile.mkdtemp(prefix="atoll-cli-"))
 # abort() in the first process of a namespace ends as a fault.
 ABORTED = rb"signal (6|11) "
 KERNEL = WORK / "kernel"
+PATIENCE = 120  # seconds, on a machine with much else to do
 # In a sanitizer build: faults end the process as without it, and leaks are not
 # looked for where the system call filter forbids that.
 ENV = dict(os.environ, ATOLL_LIBEXECDIR=str(WORK), HOME=str(WORK),
-           XDG_DATA_HOME=str(WORK / "data"),
+           XDG_DATA_HOME=str(WORK / "data"), ATOLL_STATE_DIR=str(WORK / "state"),
+           ATOLL_RUNTIME_DIR=str(WORK / "run"),
            ASAN_OPTIONS="handle_segv=0:detect_leaks=0")
 ESCAPE = b"\x1d"
 
@@ -43,7 +45,7 @@ def set_up():
     (WORK / "atoll-net").symlink_to(ATOLL_NET)
 
 
-def atoll(*args, stdin=subprocess.DEVNULL, data=None, timeout=30):
+def atoll(*args, stdin=subprocess.DEVNULL, data=None, timeout=PATIENCE):
     kind = {"input": data} if data is not None else {"stdin": stdin}
     return subprocess.run([ATOLL, *map(str, args)], env=ENV, timeout=timeout,
                           capture_output=True, check=False, **kind)
@@ -229,7 +231,7 @@ class Ends(unittest.TestCase):
         start = time.monotonic()
         got = run("hang", "--timeout", "1")
         self.assertEqual(got.returncode, 18)
-        self.assertLess(time.monotonic() - start, 25)
+        self.assertLess(time.monotonic() - start, PATIENCE)
 
     def test_signal(self):
         child = subprocess.Popen(
@@ -238,7 +240,7 @@ class Ends(unittest.TestCase):
             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.assertEqual(child.stdout.readline(), b"up\r\n")
         child.send_signal(signal.SIGTERM)
-        out, err = child.communicate(timeout=20)
+        out, err = child.communicate(timeout=PATIENCE)
         self.assertEqual(child.returncode, 19)
         self.assertIn(b'"op": "quit"', out)
         self.assertIn(b"error: ", err)
@@ -271,7 +273,7 @@ class Bytes(unittest.TestCase):
             got += piece
             if len(got) < 200000:
                 time.sleep(0.02)
-        self.assertEqual(child.wait(20), 0)
+        self.assertEqual(child.wait(PATIENCE), 0)
         child.stdout.close()
         self.assertEqual(got, b"".join(
             b"line %d of a fast guest\r\n" % i for i in range(60000)))
@@ -283,7 +285,7 @@ class Bytes(unittest.TestCase):
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         child.stdout.read1(100)
         child.stdout.close()
-        self.assertEqual(child.wait(20), 7)
+        self.assertEqual(child.wait(PATIENCE), 7)
 
     def test_serial_to_file(self):
         log = WORK / "serial.log"
@@ -369,8 +371,8 @@ class MachineFile(unittest.TestCase):
             self.assertEqual(at.stat().st_mode & 0o777, 0o600)
             subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "raw",
                             f"nbd:unix:{at}:exportname=d", copy], check=True,
-                           timeout=60)
-            self.assertEqual(server.wait(30), 0)
+                           timeout=PATIENCE)
+            self.assertEqual(server.wait(PATIENCE), 0)
         self.assertEqual(copy.read_bytes(), disk.read_bytes())
         self.assertFalse(at.exists())
 
@@ -412,8 +414,8 @@ class Terminal(unittest.TestCase):
         os.close(self.tty)
         self.tty = -1
 
-    def expect(self, pattern, timeout=15):
-        end = time.monotonic() + timeout
+    def expect(self, pattern):
+        end = time.monotonic() + PATIENCE
         while not (match := re.search(pattern, self.seen)):
             left = end - time.monotonic()
             self.assertGreater(left, 0, f"no {pattern} in {self.seen}")
@@ -431,15 +433,15 @@ class Terminal(unittest.TestCase):
     def is_raw(self):
         return not termios.tcgetattr(self.tty)[3] & termios.ICANON
 
-    def wait_raw(self, raw, timeout=5):
-        end = time.monotonic() + timeout
+    def wait_raw(self, raw):
+        end = time.monotonic() + PATIENCE
         while self.is_raw() != raw and time.monotonic() < end:
             time.sleep(0.01)
         self.assertEqual(self.is_raw(), raw)
 
-    def end(self, timeout=15):
+    def end(self):
         """The exit code; the terminal must be as it was."""
-        until = time.monotonic() + timeout
+        until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             if select.select([self.tty], [], [], 0.02)[0]:
                 try:
@@ -536,6 +538,9 @@ class Terminal(unittest.TestCase):
         self.expect(rb"ready")
         self.wait_raw(True)
         os.kill(self.pid, signal.SIGTSTP)
+        # Once it stands: what tells it to go on before that is lost.
+        status = os.waitpid(self.pid, os.WUNTRACED)[1]
+        self.assertTrue(os.WIFSTOPPED(status), status)
         self.wait_raw(False)
         os.kill(self.pid, signal.SIGCONT)
         self.wait_raw(True)

@@ -94,7 +94,7 @@ def main():
         elif act == "crash":
             os.abort()
         elif act == "hang":
-            time.sleep(60)
+            time.sleep(3600)
         elif act == "exit":
             code, _, cause = value.partition(":")
             stop(sock, int(code), cause)

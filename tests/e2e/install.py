@@ -52,7 +52,7 @@ class Installed(unittest.TestCase):
     def atoll(self, *args):
         got = subprocess.run([self.d.programs["atoll"], *args], check=False,
                              env=self.d.env, capture_output=True, text=True,
-                             stdin=subprocess.DEVNULL, timeout=90)
+                             stdin=subprocess.DEVNULL, timeout=harness.PATIENCE)
         self.assertEqual(got.returncode, 0, got.stderr)
         return got.stdout
 
@@ -136,7 +136,7 @@ class Installed(unittest.TestCase):
         d.do("POST", "/v1/vms/new/start")
         d.console("new", b"resident is up")
         # No gap: all lines are there, one after the other.
-        wait_for(lambda: d.shown("old", b"[99]") >= 14, 120)
+        wait_for(lambda: d.shown("old", b"[99]") >= 14)
         numbers = [int(n) for n in re.findall(
             rb"line (\d+) of", d.call("GET", "/v1/vms/old/console").body)]
         self.assertEqual(numbers, list(range(2000)) * 14)
@@ -153,7 +153,7 @@ class Installed(unittest.TestCase):
             d.console(name, b"resident is up")
         d.call("POST", "/v1/vms/deaf/console", "d")
         d.console("deaf", b"[100]")
-        args = stop[1].replace("--timeout 60", "--timeout 5").split()
+        args = stop[1].replace("--timeout 60", "--timeout 20").split()
         self.atoll(*args)
         states = {v["name"]: v for v in d.call("GET", "/v1/vms").json["vms"]}
         self.assertEqual({v["state"] for v in states.values()}, {"stopped"})

@@ -19,7 +19,7 @@ import time
 import traceback
 
 ATOLL, ELF = (os.path.abspath(p) for p in sys.argv[1:3])
-PATIENCE = 60
+PATIENCE = 200
 NOBODY = 65534
 PR_SET_DUMPABLE = 4
 SKIPPED = 77
@@ -47,7 +47,7 @@ class Machine:
         self.run = subprocess.Popen(
             [ATOLL, "run", "--name", name, "--engine", "bt", "--memory",
              "32M", "--kernel", ELF, "--device", "debug-exit", "--net",
-             "user", "--disk", self.disk, "--timeout", "120"],
+             "user", "--disk", self.disk, "--timeout", "800"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
         self.first = self.run.stdout.readline()
         assert self.first, "it did not start"
@@ -94,7 +94,7 @@ def refused(attempt, *errors):
 
 def connect(family, address):
     with socket.socket(family) as s:
-        s.settimeout(2)
+        s.settimeout(PATIENCE)
         s.connect(address)
 
 

@@ -22,16 +22,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "api"))
 import harness  # noqa: E402
 import small_guest  # noqa: E402
-from harness import wait_for  # noqa: E402
+from harness import free_port, wait_for  # noqa: E402
 
 ATOLLD, ATOLL, CACHE = (os.path.abspath(p) for p in sys.argv[1:4])
-SLOW = 120  # seconds
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+SLOW = 300  # seconds, on a machine with much else to do
 
 
 class Network(unittest.TestCase):
@@ -47,7 +41,7 @@ class Network(unittest.TestCase):
         for name in ("web", "db"):
             cls.d.do("POST", f"/v1/vms/{name}/start")
         for name in ("web", "db"):
-            cls.d.console(name, b"GUEST-READY")
+            cls.booted(name)
 
     @classmethod
     def tearDownClass(cls):
@@ -70,6 +64,10 @@ class Network(unittest.TestCase):
                                 f"small.web={name}"},
             "nics": [{"type": "network", "network": network, **nic}]})
         assert r.status == 201, r.body
+
+    @classmethod
+    def booted(cls, name):
+        wait_for(lambda: cls.d.shown(name, b"GUEST-READY"), SLOW)
 
     def run_in(self, name, command):
         """What the guest says to a command, and its code."""
@@ -103,6 +101,13 @@ class Network(unittest.TestCase):
         self.assertNotEqual(self.run_in("db", "nslookup nobody")[1], 0)
         self.assertEqual(len(set(self.addresses().values())), 2)
 
+    def listens(self):
+        try:
+            socket.create_connection(("127.0.0.1", self.port), SLOW).close()
+            return True
+        except ConnectionRefusedError:
+            return False
+
     def test_11_published(self):
         url = f"http://127.0.0.1:{self.port}/"
         with urllib.request.urlopen(url, timeout=SLOW) as r:
@@ -134,10 +139,10 @@ class Network(unittest.TestCase):
             mac = [p["mac"] for p in self.status()["ports"]
                    if p["machine"] == "db"][0]
             self.run_in("db", command)
-            self.assertGreater(refused(why), before, why)
+            wait_for(lambda: refused(why) > before)
         self.run_in("db", "ip link set eth0 down; "
                     f"ip link set eth0 address {mac}; ip link set eth0 up; "
-                    "udhcpc -q -n -i eth0 -s /udhcpc")
+                    "udhcpc -q -n -t 60 -T 1 -i eth0 -s /udhcpc")
         self.reaches("db", "web")
 
     def test_13_capture(self):
@@ -172,6 +177,7 @@ class Network(unittest.TestCase):
         wait_for(lambda: self.switch() not in (pid, None))
         self.reaches("web", "db")
         self.assertEqual(self.addresses(), known)
+        wait_for(self.listens)
         self.test_11_published()
 
     def test_22_keeper_dies(self):
@@ -201,7 +207,7 @@ class Network(unittest.TestCase):
         self.atoll("net", "create", "inside", "--isolated")
         self.define("alone", "inside")
         self.d.do("POST", "/v1/vms/alone/start")
-        self.d.console("alone", b"GUEST-READY")
+        self.booted("alone")
         self.assertNotIn("default", self.run_in("alone", "ip route")[0])
         self.assertNotEqual(
             self.run_in("alone", "nslookup example.com")[1], 0)

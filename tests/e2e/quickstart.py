@@ -117,7 +117,7 @@ class Run:
             for line, shown in typed:
                 before = len(c.plain())
                 c.type(line)
-                c.wait(pattern(shown), 60, before - 1)
+                c.wait(pattern(shown), BOOT, before - 1)
                 print(f"ok: in the guest: {line}", flush=True)
         finally:
             c.close()
@@ -149,13 +149,6 @@ def small_stack(folder, cache):
     return doc
 
 
-def free_port():
-    import socket
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def main():
     atolld, atoll, mode, where = sys.argv[1:5]
     steps = transcript()
@@ -170,7 +163,7 @@ def main():
         doc = yaml.safe_load((ROOT / "docs/shop.yaml").read_text())
         d.env["XDG_DATA_HOME"] = os.path.abspath(where)
     # The port of the document may be in use where the test runs.
-    doc["machines"][2]["nics"][0]["publish"] = [f"{free_port()}:80"]
+    doc["machines"][2]["nics"][0]["publish"] = [f"{harness.free_port()}:80"]
     (folder / "docs/shop.yaml").write_text(yaml.safe_dump(doc))
     d.start()
     try:
