@@ -18,7 +18,12 @@
 #include "daemon/store.h"
 #include "daemon/watch/watch.h"
 
-enum { OVERCOMMIT_MAX = 1000, IDLE_MILLIONTHS = 30000, WEIGHT_USUAL = 100 };
+enum {
+	OVERCOMMIT_MAX = 1000,
+	IDLE_MILLIONTHS = 30000,
+	WEIGHT_USUAL = 100,
+	SPREAD_VCPUS_MAX = 1024
+};
 #define HEADROOM_MIN (256 * MIB)
 
 struct limits {
@@ -242,6 +247,29 @@ static void settle(struct daemon *d)
 	free(shares);
 }
 
+/* A limit holds a machine back wherever it stands; its weight says nothing. */
+static void spread(struct daemon *d)
+{
+	const struct limits *l = d->limits;
+	struct spread_vcpu *vcpus;
+	size_t n = 0;
+
+	if (l->cgroups.kind == CGROUP_NONE || l->processors < 2)
+		return;
+	vcpus = try_alloc(SPREAD_VCPUS_MAX, sizeof(*vcpus));
+	for (struct vm *vm = d->vms; vcpus && vm; vm = vm->next) {
+		const struct vm_rates *r = watch_rates(vm);
+
+		if (vm->state == VM_RUNNING && !vm->deleted && r &&
+		    !resource(vm, "cpu_limit"))
+			n += spread_add(vcpus + n, SPREAD_VCPUS_MAX - n, r,
+			                vm->limits_weight);
+	}
+	if (n)
+		spread_do(vcpus, n);
+	free(vcpus);
+}
+
 void limits_apply(struct vm *vm)
 {
 	vm->limits_changed = true;
@@ -382,6 +410,7 @@ void limits_round(struct daemon *d)
 		begin_again(d);
 	if (d->limits->dirty)
 		settle(d);
+	spread(d);
 	share_memory(d);
 	for (struct vm *vm = d->vms; vm; vm = vm->next)
 		cpus_settle(vm);

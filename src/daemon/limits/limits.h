@@ -3,6 +3,7 @@
  * limits.h - who gets how much of the host.
  *
  *	shares.c   weights that keep reservations: a pure function
+ *	spread.c   which vCPUs share a processor
  *	memory.c   who gives memory back under pressure: a pure function
  *	admit.c    whether a machine may start
  *	helped.c   the connection to atoll-helper
@@ -39,6 +40,34 @@ struct share {
 /* The same proportions as the weights, bent so far that with all of them busy
  * on that many processors each has its reservation. */
 void shares_settle(struct share *shares, size_t count, unsigned processors);
+
+/* ---- spread.c ---- */
+
+struct vm_rates;
+enum { SPREAD_CPUS = 1024 };
+#define SPREAD_NONE SIZE_MAX
+
+/* A vCPU that always wants to run. */
+struct spread_vcpu {
+	double weight; /* its part of its machine's */
+	unsigned on;   /* the processor that it stands on, below SPREAD_CPUS */
+	bool stays;    /* and may be moved from */
+	u64 allowed[SPREAD_CPUS / 64];
+	pid_t tid;
+};
+struct spread_step {
+	size_t first, second; /* goes to a processor, and who in turn leaves
+	                       * it; SPREAD_NONE: nobody */
+	unsigned to;
+};
+/* The step that makes two of the processors that they stand on most even.
+ * False: none is worth it. */
+bool spread_choose(const struct spread_vcpu *vcpus, size_t count,
+                   struct spread_step *step);
+/* Those of one machine that want to run; how many. */
+size_t spread_add(struct spread_vcpu *vcpus, size_t room,
+                  const struct vm_rates *rates, u64 weight);
+void spread_do(const struct spread_vcpu *vcpus, size_t count);
 
 /* ---- memory.c ---- */
 

@@ -6,6 +6,7 @@
  */
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,20 @@ static u64 field_kib(const char *text, const char *name)
 	const char *at = strstr(text, name);
 
 	return at ? strtoull(at + strlen(name), NULL, 10) * KIB : 0;
+}
+
+/* The 39th field of stat; a name before it may hold anything. */
+static unsigned read_processor(int tasks, const char *tid)
+{
+	char path[64], text[512], *at;
+
+	snprintf(path, sizeof(path), "%.20s/stat", tid);
+	if (!kernel_file_read(tasks, path, text, sizeof(text)) ||
+	    !(at = strrchr(text, ')')))
+		return UINT_MAX;
+	for (int field = 2; field < 39 && at; field++)
+		at = strchr(at + 1, ' ');
+	return at ? (unsigned)strtoul(at + 1, NULL, 10) : UINT_MAX;
 }
 
 static void read_thread(int tasks, const char *tid, struct process_figures *f)
@@ -39,8 +54,11 @@ static void read_thread(int tasks, const char *tid, struct process_figures *f)
 	    strncmp(text, "vcpu-", 5) == 0) {
 		text[strcspn(text, "\n")] = '\0';
 		if (parse_u64(text + 5, 0, WATCH_CPUS_MAX - 1, &index, NULL) ==
-		    0)
+		    0) {
 			to = &f->cpu[index];
+			to->tid = (pid_t)atoi(tid);
+			to->on = read_processor(tasks, tid);
+		}
 	}
 	to->run_ns += run;
 	to->ready_ns += ready;

@@ -136,6 +136,9 @@ static void cpu_rates(struct vm_rates *r, const struct sums *now,
 		              period, MILLION);
 		r->cpu[i].steal = (u32)rate(
 		    now->steal_ns[i], before->steal_ns[i], period, MILLION);
+		r->cpu[i].tid = now->cpu[i].tid;
+		r->cpu[i].on = now->cpu[i].on;
+		r->cpu[i].on_before = before->cpu[i].on;
 		r->run += r->cpu[i].run;
 		r->ready += r->cpu[i].ready;
 		r->steal += r->cpu[i].steal;

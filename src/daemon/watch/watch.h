@@ -29,6 +29,8 @@ enum { WATCH_CPUS_MAX = 64, WATCH_DISKS_MAX = 16, WATCH_NICS_MAX = 8 };
  */
 struct thread_times {
 	u64 run_ns, ready_ns; /* on a processor; waiting for one */
+	pid_t tid;            /* of the last one; 0: there is none */
+	unsigned on;          /* the processor that it was on last */
 };
 struct process_figures {
 	struct thread_times cpu[WATCH_CPUS_MAX]; /* threads "vcpu-N" */
@@ -59,6 +61,8 @@ struct vm_rates {
 	/* Of one processor's time, in millionths. */
 	struct {
 		u32 run, ready, steal;
+		pid_t tid;              /* of its thread; 0: not yet */
+		unsigned on, on_before; /* processors: now, a period ago */
 	} cpu[WATCH_CPUS_MAX];
 	u32 run, ready, steal; /* summed over the vCPUs */
 	u32 process;           /* the whole process, vCPUs included */

@@ -207,6 +207,102 @@ static void test_shares_examples(void **state)
 	assert_in_range(s[1].effective + s[2].effective, 9999, 10001);
 }
 
+/* ---- where vCPUs stand ---- */
+
+static double load_of(const struct spread_vcpu *v, size_t n, unsigned cpu)
+{
+	double load = 0;
+
+	for (size_t i = 0; i < n; i++)
+		if (v[i].on == cpu)
+			load += v[i].weight;
+	return load;
+}
+
+/* Does the step, as the kernel does it. */
+static void take_step(struct spread_vcpu *v, size_t n,
+                      const struct spread_step *s)
+{
+	unsigned from = v[s->first].on, to = s->to;
+	double before = MAX(load_of(v, n, from), load_of(v, n, to)), after;
+
+	assert_true(s->first < n && v[s->first].stays && from != to);
+	assert_true(v[s->first].allowed[0] & BIT(to));
+	v[s->first].on = to;
+	if (s->second != SPREAD_NONE) {
+		assert_true(s->second < n && v[s->second].stays);
+		assert_int_equal(v[s->second].on, to);
+		assert_true(v[s->second].allowed[0] & BIT(from));
+		v[s->second].on = from;
+	}
+	after = MAX(load_of(v, n, from), load_of(v, n, to));
+	assert_true(after <= before * 0.9 + 1e-9);
+}
+
+static void test_spread(void **state)
+{
+	enum { CPUS = 8, VCPUS = 24 };
+	struct spread_vcpu v[VCPUS];
+	struct spread_step step;
+
+	(void)state;
+	for (int round = 0; round < ROUNDS; round++) {
+		unsigned cpus = 1 + (unsigned)below(CPUS), steps = 0;
+		size_t n = below(VCPUS + 1);
+		bool pinned[VCPUS];
+
+		for (size_t i = 0; i < n; i++) {
+			pinned[i] = below(4) == 0;
+			v[i] = (struct spread_vcpu){
+				.weight = (double)(1 + below(1000)),
+				.on = (unsigned)below(cpus),
+				.stays = below(5) != 0,
+				.allowed = { BIT(cpus) - 1 },
+			};
+			if (pinned[i])
+				v[i].allowed[0] = BIT(v[i].on);
+		}
+		/* Each makes it more even: it comes to an end. */
+		while (spread_choose(v, n, &step)) {
+			take_step(v, n, &step);
+			assert_true(!pinned[step.first]);
+			assert_true(++steps < 1000);
+		}
+	}
+}
+
+static void test_spread_examples(void **state)
+{
+	enum { ONE = 0, TWO = 2 };
+	struct spread_vcpu v[] = {
+		{ .weight = 50, .stays = true, .allowed = { 3 } },
+		{ .weight = 50, .stays = true, .allowed = { 3 } },
+		{ .weight = 100, .stays = true, .allowed = { 3 } },
+		{ .weight = 100, .stays = true, .allowed = { 3 }, .on = 1 },
+	};
+	struct spread_step step;
+
+	(void)state;
+	/* Both of the light one's on a processor: one goes. */
+	assert_true(spread_choose(v, 4, &step));
+	assert_int_equal(step.to, 1);
+	assert_in_range(step.first, ONE, ONE + 1);
+	assert_true(step.second == SPREAD_NONE);
+	/* Each machine on a processor of its own: they exchange one. */
+	v[TWO].on = 1;
+	assert_true(spread_choose(v, 4, &step));
+	assert_in_range(step.first, TWO, TWO + 1);
+	assert_in_range(step.second, ONE, ONE + 1);
+	/* Even: nothing. */
+	v[ONE].on = 1;
+	v[TWO].on = 0;
+	assert_false(spread_choose(v, 4, &step));
+	/* A processor on which none of them stands has other work: not there.
+	 */
+	v[ONE].on = v[TWO + 1].on = 0;
+	assert_false(spread_choose(v, 4, &step));
+}
+
 /* ---- admission ---- */
 
 static void test_admission(void **state)
@@ -400,6 +496,8 @@ int main(void)
 		cmocka_unit_test(test_memory_course),
 		cmocka_unit_test(test_shares),
 		cmocka_unit_test(test_shares_examples),
+		cmocka_unit_test(test_spread),
+		cmocka_unit_test(test_spread_examples),
 		cmocka_unit_test(test_admission),
 		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_pressure_text),
