@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -114,6 +115,16 @@ static void disconnect(struct network *n)
 
 /* ---- finding it, starting it ---- */
 
+/* It may have run before this daemon did. A switch reads what machines send,
+ * and a moment that is yet to come would be its own invention. */
+static void take_since(struct network *n, json_t *hello)
+{
+	json_int_t since = json_integer_value(json_object_get(hello, "since"));
+
+	if (since > 0 && since <= (json_int_t)time(NULL))
+		time_text(since, n->since);
+}
+
 static void readable(void *ctx, unsigned events)
 {
 	struct network *n = ctx;
@@ -136,6 +147,7 @@ static void readable(void *ctx, unsigned events)
 	n->pid = (pid_t)json_integer_value(json_object_get(message, "pid"));
 	n->failures = 0;
 	set_state(n, NETWORK_RUNNING);
+	take_since(n, message);
 	json_decref(message);
 }
 

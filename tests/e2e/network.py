@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import urllib.request
 
@@ -90,6 +91,9 @@ class Network(unittest.TestCase):
         return wait_for(lambda: self.d.call(
             "GET", "/v1/networks/lan").json["pid"])
 
+    def since(self):
+        return self.d.call("GET", "/v1/networks/lan").json["since"]
+
     def addresses(self):
         return {p["machine"]: p["address"] for p in self.status()["ports"]}
 
@@ -164,17 +168,21 @@ class Network(unittest.TestCase):
         self.assertEqual((len(sizes), at), (4, len(data)))
 
     def test_20_daemon_dies(self):
-        pid, known = self.switch(), self.addresses()
+        pid, known, since = self.switch(), self.addresses(), self.since()
         self.d.kill()
+        time.sleep(1.1)  # another second
         self.d.start()
         self.assertEqual(self.switch(), pid)
+        self.assertEqual(self.since(), since)
         self.assertEqual(self.addresses(), known)
         self.reaches("web", "db")
 
     def test_21_switch_dies(self):
         pid, known = self.switch(), self.addresses()
+        since = self.since()
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: self.switch() not in (pid, None))
+        self.assertGreater(self.since(), since)
         self.reaches("web", "db")
         self.assertEqual(self.addresses(), known)
         wait_for(self.listens)

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -38,6 +39,7 @@ struct serve {
 	struct loop_timer save;
 	json_t *network;
 	s64 last_id;
+	time_t since; /* it serves */
 	struct peer peers[PEERS_MAX];
 };
 
@@ -298,7 +300,9 @@ static json_t *do_op(struct peer *p, const char *op, json_t *message, int *fd)
 	if (strcmp(op, "status") == 0)
 		return do_status(p->serve);
 	if (strcmp(op, "hello") == 0)
-		return json_pack("{s:b, s:i}", "ok", 1, "pid", (int)getpid());
+		return json_pack("{s:b, s:i, s:I}", "ok", 1, "pid",
+		                 (int)getpid(), "since",
+		                 (json_int_t)p->serve->since);
 	if (strcmp(op, "quit") == 0) {
 		loop_quit(p->serve->loop, 0);
 		return json_pack("{s:b}", "ok", 1);
@@ -531,6 +535,7 @@ int switch_serve(int control_fd)
 	int code;
 
 	s->control = control_fd;
+	s->since = time(NULL);
 	s->last_id = (s64)loop_now_ns(); /* no answer is an older one's */
 	s->stack = s->listener = s->folder = -1;
 	for (size_t i = 0; i < PEERS_MAX; i++)
