@@ -29,7 +29,7 @@ struct console {
 	const char *where, *name;
 	char *path;
 	const char *tail;
-	bool no_follow;
+	bool no_follow, dry_run;
 	_Atomic bool leave;
 	struct terminal terminal;
 };
@@ -146,6 +146,7 @@ static void *type(void *ctx)
 
 	if (client_open(&c, k->where, NULL) < 0)
 		return NULL;
+	client_only_reads(c, k->dry_run);
 	post_size(c, k->path);
 	while (!k->leave && (n = read(STDIN_FILENO, bytes, sizeof(bytes))) > 0)
 		typed(k, c, bytes, (size_t)n, &in_menu);
@@ -164,6 +165,7 @@ static int run(struct remote *r, struct console *k)
 	int rc;
 
 	k->where = r->where;
+	k->dry_run = r->dry_run;
 	k->path = xasprintf("/v1/vms/%s", part);
 	url = xasprintf("%s/console?tail=%s%s", k->path, tail,
 	                k->no_follow ? "" : "&follow=run");
@@ -172,7 +174,9 @@ static int run(struct remote *r, struct console *k)
 	if (!k->no_follow) {
 		terminal_open(&k->terminal, STDIN_FILENO);
 		if (k->terminal.raw)
-			fputs("[atoll] Ctrl-] q leaves\r\n", stderr);
+			fprintf(stderr, "[atoll] Ctrl-] q leaves%s\r\n",
+			        k->dry_run ? "; what is typed is not sent"
+			                   : "");
 		if (pthread_create(&thread, NULL, type, k) == 0)
 			pthread_detach(thread);
 	}

@@ -326,35 +326,53 @@ class Cli(unittest.TestCase):
 
     def test_40_console_on_a_terminal(self):
         self.good("start", "db")
+        self.on_terminal(("console", "db"), (
+            (None, rb"resident is up"), (b"a", rb"\[97\]"),
+            (b"\x1d?", rb"q leave"), (b"\x1d\x1d", rb"\[29\]")))
+        # What a dry run shows is what is there; "b" reaches nobody. Another
+        # console's "c" comes after it.
+        said = self.on_terminal(("console", "db", "--dry-run"), (
+            (None, rb"not sent.*\[29\]"), (b"b", None),
+            (b"\x1dp\x1d?", rb"q leave"), (None, lambda: D.call(
+                "POST", "/v1/vms/db/console", b"c",
+                {"Content-Type": "application/octet-stream"})),
+            (None, rb"\[99\]")))
+        self.assertNotIn(b"[98]", said)
+        self.assertNotIn("[98]", self.good("console", "db", "--no-follow"))
+        self.assertEqual(D.vm("db")["state"], "running")
+        self.good("vm", "delete", "db", "--force", "--yes")
+
+    def on_terminal(self, words, talk):
+        """What is typed and then waited for, or done, in turn; all it said."""
         pid, tty = pty.fork()
         if pid == 0:
-            os.execve(PROGRAMS["atoll"], ["atoll", "console", "db"], D.env)
-        seen = b""
+            os.execve(PROGRAMS["atoll"], ["atoll", *words], D.env)
+        seen = said = b""
 
         def expect(pattern):
-            nonlocal seen
+            nonlocal seen, said
             end = time.monotonic() + harness.PATIENCE
-            while not re.search(pattern, seen):
+            while not re.search(pattern, seen, re.S):
                 self.assertLess(time.monotonic(), end, seen)
                 if select.select([tty], [], [], 1)[0]:
                     seen += os.read(tty, 65536)
+            said += seen
             seen = b""
 
         try:
-            expect(rb"resident is up")
-            os.write(tty, b"a")
-            expect(rb"\[97\]")
-            os.write(tty, b"\x1d?")
-            expect(rb"q leave")
-            os.write(tty, b"\x1d\x1d")
-            expect(rb"\[29\]")
+            for typed, awaited in talk:
+                if typed:
+                    os.write(tty, typed)
+                if callable(awaited):
+                    awaited()
+                elif awaited:
+                    expect(awaited)
             os.write(tty, b"\x1dq")
             self.assertEqual(
                 os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
         finally:
             os.close(tty)
-        self.assertEqual(D.vm("db")["state"], "running")
-        self.good("vm", "delete", "db", "--force", "--yes")
+        return said
 
     def test_45_completion(self):
         def complete(*words):
