@@ -421,8 +421,8 @@ int command_fork(int argc, char **argv)
 		{ "remote", "WHERE",
 		  "a daemon's: unix:PATH or https://HOST:PORT",
 		  SNAPSHOT_REMOTE },
-		{ "machine-document", "FILE", "the daemon says there which",
-		  OPT_DOCUMENT },
+		/* The daemon's, which says there of what and where. */
+		{ "machine-document", "FILE", NULL, OPT_DOCUMENT },
 		{ 0 },
 	};
 	struct wish w = { .count = 1 };

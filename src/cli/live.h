@@ -47,17 +47,16 @@ enum {
 	LIVE_OPT_DISK_FORMAT,
 	LIVE_OPT_DETACH
 };
-/* The last three are the daemon's, for its own machines. */
+/* The last four are the daemon's, for its own machines: where one is asked,
+ * which of its files the disk is and of what format, and that progress comes as
+ * lines of numbers. */
 #define LIVE_OPTIONS                                                           \
 	DISK_OPT_JSON, DISK_OPT_QUIET,                                         \
-	    { "machine-socket", "PATH", "ask the machine there",               \
-	      LIVE_OPT_SOCKET },                                               \
-	    { "machine-format", "F", "and what it is", LIVE_OPT_DISK_FORMAT }, \
-	    { "machine-disk", "PATH", "which file the disk is",                \
-	      LIVE_OPT_PATH },                                                 \
+	    { "machine-socket", "PATH", NULL, LIVE_OPT_SOCKET },               \
+	    { "machine-format", "F", NULL, LIVE_OPT_DISK_FORMAT },             \
+	    { "machine-disk", "PATH", NULL, LIVE_OPT_PATH },                   \
 	{                                                                      \
-		"progress-lines", NULL, "progress as lines of numbers",        \
-		    LIVE_OPT_LINES                                             \
+		"progress-lines", NULL, NULL, LIVE_OPT_LINES                   \
 	}
 #define LIVE_OPT_OF_JOBS                                                       \
 	{ "rate", "SIZE", "at most so many bytes a second", LIVE_OPT_RATE },   \

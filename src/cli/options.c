@@ -108,6 +108,8 @@ void options_help(const char *usage, const char *summary,
 	if (specs->name)
 		putchar('\n');
 	for (; specs->name; specs++) {
+		if (!specs->help)
+			continue;
 		snprintf(left, sizeof(left), "--%s%s%s", specs->name,
 		         specs->value ? " " : "",
 		         specs->value ? specs->value : "");

@@ -11,9 +11,9 @@ struct error;
 struct option_spec {
 	const char *name;  /* without the dashes; NULL ends the table */
 	const char *value; /* what the help calls its value; NULL: a switch */
-	const char *help;
-	int id;      /* above 0 */
-	char letter; /* a short form, as -o; 0: none */
+	const char *help;  /* NULL: not listed, for a program to give */
+	int id;            /* above 0 */
+	char letter;       /* a short form, as -o; 0: none */
 };
 
 /*

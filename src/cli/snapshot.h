@@ -67,15 +67,14 @@ enum {
 	{                                                                      \
 		"quiet", NULL, "no progress", SNAPSHOT_QUIET                   \
 	}
-/* The last two are the daemon's, for its own machines. */
+/* The last two are the daemon's, for its own machines: where a machine's folder
+ * is, and where it is asked. */
 #define SNAPSHOT_OPTIONS                                                       \
 	{ "remote", "WHERE", "a daemon's: unix:PATH or https://HOST:PORT",     \
 	  SNAPSHOT_REMOTE },                                                   \
-	    { "machine-folder", "PATH", "the machine's folder is there",       \
-	      SNAPSHOT_FOLDER },                                               \
+	    { "machine-folder", "PATH", NULL, SNAPSHOT_FOLDER },               \
 	{                                                                      \
-		"machine-socket", "PATH", "ask the machine there",             \
-		    SNAPSHOT_SOCKET                                            \
+		"machine-socket", "PATH", NULL, SNAPSHOT_SOCKET                \
 	}
 int snapshot_where_option(struct snapshot_of *of, struct snapshot_remote *r,
                           int id, const char *value,

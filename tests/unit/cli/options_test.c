@@ -13,13 +13,14 @@
 #include "cli/options.h"
 #include "cli/say.h"
 
-enum { OPT_CPUS = 1, OPT_KEEP, OPT_MEMORY, OPT_NAME };
+enum { OPT_CPUS = 1, OPT_KEEP, OPT_MEMORY, OPT_NAME, OPT_UNSAID };
 
 static const struct option_spec specs[] = {
 	{ "cpus", "N", "how many", OPT_CPUS },
 	{ "keep", NULL, "a switch", OPT_KEEP },
 	{ "memory", "SIZE", "how much", OPT_MEMORY, 'm' },
 	{ "name", "NAME", "who", OPT_NAME },
+	{ "unsaid", "N", NULL, OPT_UNSAID },
 	{ 0 },
 };
 
@@ -75,6 +76,9 @@ static void in_any_order(void **state)
 	seen = (struct seen){ 0 };
 	assert_int_equal(parse(&seen, &err, "-m", "1G", "-m2G"), 0);
 	assert_string_equal(seen.text, "3=1G;3=2G;");
+	seen = (struct seen){ 0 };
+	assert_int_equal(parse(&seen, &err, "--unsaid=1", NULL, NULL), 0);
+	assert_string_equal(seen.text, "5=1;");
 }
 
 static void refuses(void **state)
