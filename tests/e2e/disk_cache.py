@@ -9,12 +9,12 @@ import json
 import os
 import pathlib
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 from live_guest import LIMIT, Guest, whole, wrong_slots
 
@@ -80,11 +80,11 @@ def what_follows(what, cache, guest, name, path):
     direct_as_asked(f"{what}: fork", cache, guest.worker(), is_disk)
     direct_as_asked(f"{what}: copy", cache, pid, lambda fd: re.search(
         r"/overlay\.\d+ \(deleted\)$", os.readlink(fd)))
+    # Until it has ended, it holds locks of the images that both lie on.
+    watch = os.pidfd_open(pid)
     os.kill(pid, signal.SIGTERM)
-    end = time.monotonic() + LIMIT
-    while os.path.exists(f"{work}/r/named/{name}-copy-1.sock") and \
-            time.monotonic() < end:
-        time.sleep(0.02)
+    check(f"{what}: the copy ends", select.select([watch], [], [], LIMIT)[0])
+    os.close(watch)
     check(f"{what}: it still goes on", guest.goes_on(), guest.said)
 
 

@@ -170,8 +170,9 @@ def whole(image, fmt, work, tool):
     raw = work + "/whole.raw"
     if os.path.exists(raw):
         os.unlink(raw)
-    subprocess.run([*tool, "convert", "-f", fmt, "-O", "raw", image, raw],
-                   check=True, capture_output=True)
+    done = subprocess.run([*tool, "convert", "-f", fmt, "-O", "raw", image,
+                           raw], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return raw
 
 
