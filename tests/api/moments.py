@@ -147,6 +147,33 @@ class Moments(unittest.TestCase):
         except ProcessLookupError:
             pass
 
+    def slowed(self, pid, number):
+        """Until the task is over its machine has a fifth of the time."""
+        while not self.over(number):
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.08)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.02)
+
+    def test_how_far_it_is(self):
+        d = self.d.start()
+        self.up()
+        told = []
+        for n in range(10):
+            made = d.call("POST", ALL, {"name": f"s{n}"}).json["id"]
+            self.slowed(d.vm("m")["pid"], made)
+            self.assertEqual(d.ended(made)["state"], "succeeded")
+            told = [e["data"]["progress"] for e in d.call(
+                "GET", "/v1/events?limit=1000").json["events"]
+                if e["task"] == made]
+            self.assertEqual(told, sorted(told))
+            self.assertEqual(told[-1], 100)
+            self.assertLess(max(told[:-1]), 100)
+            # A host may be through between two looks.
+            if any(1 < percent < 99 for percent in told):
+                return
+        self.fail(f"nothing between its begin and its end: {told}")
+
     def test_its_process_killed(self):
         d = self.d.start()
         self.up()
