@@ -139,6 +139,27 @@ class Agent(unittest.TestCase):
         atoll("vm", "set", "guest", "--cpus", "3")
         wait_for(lambda: at_work() == 3)
 
+    def test_6_copies(self):
+        """A copy has a host name and a card's address of its own, and asks
+        for a lease with it; the first keeps what it has."""
+        def said(name, *words):
+            return atoll("exec", name, "--", *words).stdout.decode().split()
+
+        def mac(name):
+            return shown(name)["spec"]["nics"][0]["mac"]
+        atoll("fork", "--name", "copy", "--rm", "guest")
+        wait_for(lambda: (shown("copy-1")["agent"] or {}).get("connected"))
+        wait_for(lambda: said("copy-1", "uname", "-n") == ["copy-1"])
+        wait_for(lambda: said("copy-1", "cat", "/sys/class/net/eth0/address",
+                              "/etc/hostname") == [mac("copy-1"), "copy-1"])
+        self.assertNotEqual(mac("copy-1"), mac("guest"))
+        wait_for(lambda: "routable" in said(
+            "copy-1", "networkctl", "--no-legend", "list", "eth0"))
+        self.assertIn("copy-1", said("copy-1", "hostnamectl", "--static"))
+        self.assertEqual(said("guest", "cat", "/sys/class/net/eth0/address",
+                              "/etc/hostname"), [mac("guest"), "guest"])
+        atoll("stop", "--force", "copy-1")
+
     def test_6_steal(self):
         """Two that are busy on the one processor that the guest may use: it
         is told that it did not get what it wanted."""

@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
+#include "daemon/guest/identity.h"
 
 enum { SYNC_S = 5, NEWS_S = 15, NEWS_TIMEOUT_S = 10, QUESTIONS_MAX = 32 };
 enum { PIECE = 16384, SHUTDOWN_S = 5, RETRY_S = 20 };
@@ -37,6 +38,7 @@ struct guest {
 	bool leaving; /* was asked to shut down: not to be asked again */
 	u64 heard_ns, news_ns, silent_ns;
 	unsigned cpus_from; /* guest_online() */
+	struct identity identity;
 	json_t *interfaces;
 	char *hostname, *os;
 };
@@ -350,15 +352,16 @@ void guest_round(struct vm *vm, bool open)
 	}
 	first = g->news_ns == 0;
 	if (g->queue || g->leaving || vm->state != VM_RUNNING ||
-	    (!first && now - g->news_ns < NEWS_S * NSEC_PER_SEC) ||
 	    (g->silent_ns && now - g->silent_ns < RETRY_S * NSEC_PER_SEC))
+		return;
+	identity_round(&g->identity, vm);
+	if (!first && now - g->news_ns < NEWS_S * NSEC_PER_SEC)
 		return;
 	g->news_ns = now;
 	if (first)
 		ask_news(g, "guest-fsfreeze-status", take_frozen);
 	ask_news(g, "guest-network-get-interfaces", take_interfaces);
-	if (!g->hostname)
-		ask_news(g, "guest-get-host-name", take_hostname);
+	ask_news(g, "guest-get-host-name", take_hostname);
 	if (!g->os)
 		ask_news(g, "guest-get-osinfo", take_os);
 }

@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "daemon/api.h"
 #include "daemon/backup/backup.h"
+#include "daemon/guest/identity.h"
 #include "daemon/limits/limits.h"
 #include "daemon/moment/moment.h"
 #include "daemon/store.h"
@@ -107,6 +108,8 @@ static int prepare(struct task *t, struct vm *vm, const char **code,
 	if (rc == 0 && json_object_get(vm->spec, "image"))
 		rc = backup_give_boot(from, vm, err);
 	free(from);
+	if (rc == 0)
+		rc = identity_want(vm, err);
 	if (rc == 0) {
 		rc = limits_admit(vm, err);
 		*code = rc < 0 ? "no-capacity" : NULL;

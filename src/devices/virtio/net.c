@@ -75,6 +75,8 @@ enum {
 	NUM_BUFFERS_AT = 10,
 	FRAME_ROOM = LINK_HDR + LINK_FRAME_MAX,
 };
+/* Long enough for a guest with little time to see it: its carrier is away. */
+#define UNPLUGGED_NS (500 * NSEC_PER_MSEC)
 
 struct virtio_net {
 	struct virtio_device v;
@@ -83,7 +85,9 @@ struct virtio_net {
 	u16 pairs;         /* offered */
 	u16 active_pairs;  /* in use */
 	u8 announce;
-	u64 offloads; /* GUEST_* bits in force */
+	bool unplugged;             /* a copy's, for a while */
+	struct clock_timer plug_in; /* ends it */
+	u64 offloads;               /* GUEST_* bits in force */
 	struct net_filter filter;
 	struct virtio_net_figures figures;
 	bool tx_blocked[PAIRS_MAX]; /* until the link is writable */
@@ -379,8 +383,9 @@ static bool set_vlan(struct virtio_net *n, u8 command, const u8 *body,
 
 static void status_update(struct virtio_net *n)
 {
-	unsigned status = (link_carrier(n->link) ? STATUS_LINK_UP : 0) |
-	                  (n->announce ? STATUS_ANNOUNCE : 0);
+	bool up = link_carrier(n->link) && !n->unplugged;
+	unsigned status =
+	    (up ? STATUS_LINK_UP : 0) | (n->announce ? STATUS_ANNOUNCE : 0);
 
 	virtio_config_put(&n->v, CONFIG_STATUS, status, 2);
 }
@@ -484,6 +489,9 @@ static void reset(struct virtio_device *v)
 	memset(n->tx_blocked, 0, sizeof(n->tx_blocked));
 	n->active_pairs = 1;
 	n->announce = 0;
+	if (n->unplugged)
+		clock_timer_cancel(&n->plug_in);
+	n->unplugged = false;
 	n->offloads = 0;
 	n->frame_len = 0;
 	link_set_offloads(n->link, 0);
@@ -521,8 +529,22 @@ void virtio_net_new_address(struct device *dev)
 
 	device_lock(dev);
 	memcpy(n->v.config + CONFIG_MAC, n->mac, 6);
+	n->unplugged = true;
+	status_update(n);
 	virtio_config_changed(&n->v);
+	clock_timer_arm(&n->plug_in,
+	                clock_now_ns(dev->host->clock) + UNPLUGGED_NS);
 	device_unlock(dev);
+}
+
+static void plugged_in(void *ctx)
+{
+	struct virtio_net *n = container_of(ctx, struct virtio_net, v.pci.dev);
+
+	n->unplugged = false;
+	n->announce = virtio_has(&n->v, F_GUEST_ANNOUNCE);
+	status_update(n);
+	virtio_config_changed(&n->v);
 }
 
 static int loaded(struct device *dev, struct error *err)
@@ -553,6 +575,7 @@ static void destroy(struct device *dev)
 	struct virtio_net *n = container_of(dev, struct virtio_net, v.pci.dev);
 
 	link_attach(n->link, NULL);
+	clock_timer_fini(&n->plug_in);
 	virtio_fini(&n->v);
 	free(n);
 }
@@ -638,6 +661,7 @@ int virtio_net_create(struct device **out, struct device_host *host,
 		free(n);
 		return rc;
 	}
+	device_timer_init(&n->v.pci.dev, &n->plug_in, plugged_in);
 	virtio_config_put(&n->v, CONFIG_PAIRS, n->pairs, 2);
 	virtio_config_put(&n->v, CONFIG_MTU, config->mtu, 2);
 	link_attach(n->link, &callbacks);

@@ -32,7 +32,9 @@ struct virtio_net_figures {
 void virtio_net_figures(struct device *dev, struct virtio_net_figures *figures);
 /* For a copy of the machine that was saved: the card has the address of its
  * own config; what was sent to the old one still arrives, until the guest
- * takes the new one. */
+ * takes the new one. Its link is down for half a second, by which a guest knows
+ * that it may be on another network and asks for its address again; then the
+ * guest is to announce itself. */
 void virtio_net_new_address(struct device *dev);
 
 /* Have the guest announce itself to its peers (after a migration or a

@@ -298,7 +298,8 @@ static void announce(struct machine *m)
 		/* The other one goes on, with the old address. */
 		if (m->config.restore_layer_count)
 			virtio_net_new_address(d);
-		virtio_net_announce(d);
+		else
+			virtio_net_announce(d);
 	}
 }
 

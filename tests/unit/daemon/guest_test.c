@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -15,6 +16,7 @@
 #include "base/alloc.h"
 #include "daemon/daemon.h"
 #include "daemon/guest/guest.h"
+#include "daemon/guest/identity.h"
 
 /* ---- the stream ---- */
 
@@ -236,6 +238,7 @@ static void answered(void *ctx, json_t *answer, const struct error *err)
 
 static int begin(void **state)
 {
+	static char name[] = "g";
 	struct scene *s = xalloc(sizeof(*s));
 	int pair[2];
 
@@ -245,7 +248,7 @@ static int begin(void **state)
 	                            0, pair),
 	                 0);
 	s->vm.daemon = &s->d;
-	s->vm.name = (char[]){ "g" };
+	s->vm.name = name;
 	s->vm.state = VM_PAUSED; /* no news are asked for by itself */
 	guest_round(&s->vm, true);
 	guest_line(&s->vm, pair[0]);
@@ -363,6 +366,130 @@ static void test_flood(void **state)
 	loop_fd_remove(watch);
 }
 
+/* ---- a copy is told who it is ---- */
+
+struct told {
+	struct scene *s;
+	struct identity id;
+	struct loop_timer timer;
+	unsigned starts, fail; /* so many times it goes wrong */
+	char shell[8192];      /* what was to be run, as JSON */
+};
+
+/* Rounds as the daemon makes them, but quick. */
+static void next_round(void *ctx)
+{
+	struct told *t = ctx;
+
+	identity_round(&t->id, &t->s->vm);
+	if (t->id.step == IDENTITY_OVER)
+		loop_quit(t->s->d.loop, 0);
+	loop_timer_arm(&t->timer, loop_now_ns() + 2 * NSEC_PER_MSEC);
+}
+
+static void play_agent(void *ctx, unsigned events)
+{
+	struct told *t = ctx;
+	char data[8192], text[96];
+	ssize_t n = read(t->s->guest, data, sizeof(data) - 1);
+	const char *id;
+
+	(void)events;
+	if (n <= 0)
+		return;
+	data[n] = '\0';
+	id = strstr(data, "\"id\":");
+	if (id) {
+		snprintf(text, sizeof(text), "\xff{\"return\":%lld}\n",
+		         atoll(id + 5));
+	} else if (strstr(data, "guest-exec-status")) {
+		snprintf(text, sizeof(text),
+		         "{\"return\":{\"exited\":true,\"exitcode\":%d}}\n",
+		         t->starts <= t->fail);
+	} else {
+		memcpy(t->shell, data, (size_t)n + 1);
+		t->starts++;
+		/* Refused outright, too. */
+		snprintf(text, sizeof(text), "%s",
+		         t->starts <= t->fail && t->starts & 1
+		             ? "{\"error\":{\"desc\":\"disabled\"}}\n"
+		             : "{\"return\":{\"pid\":9}}\n");
+	}
+	say(t->s, text);
+}
+
+/* Is the file still there that says that it is to be told? */
+static bool tell_it(struct scene *s, struct told *t)
+{
+	char folder[] = "/tmp/atoll-told-XXXXXX", *path, *file;
+	struct loop_fd *watch;
+	struct error err;
+	bool left;
+
+	assert_non_null(mkdtemp(folder));
+	s->d.place.state = folder;
+	strcpy(s->vm.id, "x");
+	s->vm.spec =
+	    json_pack("{s:[{s:s}]}", "nics", "mac", "02:00:00:00:00:07");
+	file = xasprintf("%s/machines", folder);
+	mkdir(file, 0700);
+	path = vm_folder_path(&s->vm);
+	mkdir(path, 0700);
+	assert_int_equal(identity_want(&s->vm, &err), 0);
+	t->s = s;
+	watch = loop_fd_add(s->d.loop, s->guest, LOOP_READ, play_agent, t);
+	loop_timer_init(&t->timer, s->d.loop, next_round, t);
+	loop_timer_arm(&t->timer, loop_now_ns());
+	loop_run(s->d.loop);
+	loop_timer_fini(&t->timer);
+	loop_fd_remove(watch);
+	left = rmdir(path) < 0;
+	if (left) {
+		char *rest = xasprintf("%s/identity.new", path);
+
+		assert_int_equal(unlink(rest), 0);
+		free(rest);
+		assert_int_equal(rmdir(path), 0);
+	}
+	rmdir(file);
+	rmdir(folder);
+	free(path);
+	free(file);
+	json_decref(s->vm.spec);
+	s->vm.spec = NULL;
+	return left;
+}
+
+static void test_identity(void **state)
+{
+	struct told t = { .fail = 3 };
+	json_t *asked, *words = NULL;
+
+	assert_false(tell_it(*state, &t));
+	assert_int_equal(t.starts, 4);
+	asked = json_loads(t.shell, 0, NULL);
+	assert_int_equal(
+	    json_unpack(asked, "{s:{s:o}}", "arguments", "arg", &words), 0);
+	assert_int_equal(json_array_size(words), 5);
+	assert_string_equal(json_string_value(json_array_get(words, 3)), "g");
+	assert_string_equal(json_string_value(json_array_get(words, 4)),
+	                    "02:00:00:00:00:07");
+	/* A shell understands it; what it does, tests/e2e/fork_identity.py. */
+	assert_int_equal(
+	    setenv("WORDS", json_string_value(json_array_get(words, 1)), 1), 0);
+	assert_int_equal(system("echo \"$WORDS\" | sh -n"), 0);
+	json_decref(asked);
+}
+
+/* It is asked a few times, and again at the machine's next start. */
+static void test_identity_refused(void **state)
+{
+	struct told t = { .fail = 100 };
+
+	assert_true(tell_it(*state, &t));
+	assert_int_equal(t.starts, 5);
+}
+
 #define SCENE(name) cmocka_unit_test_setup_teardown(name, begin, end)
 
 int main(void)
@@ -375,6 +502,8 @@ int main(void)
 		SCENE(test_silence),
 		SCENE(test_end),
 		SCENE(test_flood),
+		SCENE(test_identity),
+		SCENE(test_identity_refused),
 	};
 
 	return cmocka_run_group_tests_name("guest agent", tests, NULL, NULL);

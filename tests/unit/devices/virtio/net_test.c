@@ -521,6 +521,41 @@ static void test_status(void **state)
 	assert_int_equal(rig_mmio_read(&f->rig, f->d.device + 6, 2), 1);
 }
 
+static bool has_link(void *ctx)
+{
+	struct fixture *f = ctx;
+
+	return rig_mmio_read(&f->rig, f->d.device + 6, 2) & 1;
+}
+
+/* Its card's address is read anew, and its link was away. */
+static void test_copy(void **state)
+{
+	static const u8 other[6] = { 0x52, 0x54, 0, 9, 9, 9 };
+	struct fixture *f = *state;
+	unsigned told;
+
+	start(f, ALL);
+	assert_int_equal(control(f, 1, 1, other, 6), 0);
+	assert_int_equal(rig_mmio_read(&f->rig, f->d.device, 2), 0x5452);
+	told = f->rig.msi_count[0x40];
+	virtio_net_new_address(f->dev);
+	assert_int_equal(rig_mmio_read(&f->rig, f->d.device + 5, 1), mac[5]);
+	assert_false(has_link(f));
+	assert_int_equal(f->rig.msi_count[0x40], told + 1);
+	rig_wait(&f->rig, has_link, f);
+	assert_int_equal(rig_mmio_read(&f->rig, f->d.device + 6, 2), 3);
+	assert_int_equal(f->rig.msi_count[0x40], told + 2);
+	/* What was sent to the old one still arrives. */
+	post_rx(f, 0, 4, 256);
+	give(f, other, 60);
+	assert_true(received(f, 0));
+	/* A reset in between: the link is there. */
+	virtio_net_new_address(f->dev);
+	driver_set_status(&f->d, 0);
+	assert_true(has_link(f));
+}
+
 static void test_reset(void **state)
 {
 	struct fixture *f = *state;
@@ -634,6 +669,7 @@ int main(void)
 		TEST(test_multi_queue),
 		TEST(test_control_queue_without_mq),
 		TEST(test_status),
+		TEST(test_copy),
 		TEST(test_reset),
 		TEST(test_bad_receive_buffer),
 		TEST(test_state),
