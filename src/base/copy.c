@@ -22,7 +22,8 @@ static ssize_t copy_piece(int from, int to, off_t at, size_t size)
 	return sendfile(to, from, &in, size);
 }
 
-static int copy_range(int from, int to, off_t at, off_t end)
+static int copy_range(int from, int to, off_t at, off_t end, copy_step_fn *step,
+                      void *ctx)
 {
 	enum { PIECE = 4 << 20 };
 	ssize_t n;
@@ -34,11 +35,14 @@ static int copy_range(int from, int to, off_t at, off_t end)
 			n = 0;
 		else if (n <= 0)
 			return n < 0 ? -errno : -EIO;
+		if (step)
+			step(ctx, (u64)(at + n));
 	}
 	return 0;
 }
 
-int copy_sparse(int from, int to, off_t size)
+int copy_sparse_told(int from, int to, off_t size, copy_step_fn *step,
+                     void *ctx)
 {
 	off_t at = 0, end;
 	int rc;
@@ -54,10 +58,15 @@ int copy_sparse(int from, int to, off_t size)
 		end = at < 0 ? -1 : lseek(from, at, SEEK_HOLE);
 		if (end < 0)
 			return -errno;
-		rc = copy_range(from, to, at, MIN(end, size));
+		rc = copy_range(from, to, at, MIN(end, size), step, ctx);
 		if (rc < 0)
 			return rc;
 		at = end;
 	}
 	return 0;
+}
+
+int copy_sparse(int from, int to, off_t size)
+{
+	return copy_sparse_told(from, to, size, NULL, NULL);
 }

@@ -14,3 +14,8 @@
  * file systems too. Moves the offsets of both. 0 or -errno.
  */
 int copy_sparse(int from, int to, off_t size) MUST_CHECK;
+
+/* Of the size, so much is done, holes and what is shared included. */
+typedef void copy_step_fn(void *ctx, u64 done);
+int copy_sparse_told(int from, int to, off_t size, copy_step_fn *step,
+                     void *ctx) MUST_CHECK;

@@ -11,6 +11,7 @@
 
 #include "base/end.h"
 #include "base/error.h"
+#include "base/units.h"
 #include "cli/command.h"
 #include "cli/live.h"
 #include "cli/options.h"
@@ -166,7 +167,7 @@ static void show_progress(void *ctx, u64 done, u64 total)
 {
 	struct disk_progress *p = ctx;
 	int percent = total ? (int)(done * 100.0 / total) : 100;
-	char bar[41];
+	char bar[41], size[32];
 
 	if (percent == p->percent)
 		return;
@@ -174,7 +175,10 @@ static void show_progress(void *ctx, u64 done, u64 total)
 	for (int i = 0; i < 40; i++)
 		bar[i] = i < percent * 40 / 100 ? '#' : '.';
 	bar[40] = '\0';
-	fprintf(stderr, "\r%s [%s] %3d%%", p->what, bar, percent);
+	/* What is told last may be no number of bytes. */
+	p->total = MAX(p->total, total);
+	fprintf(stderr, "\r%s [%s] %3d%% of %s", p->what, bar, percent,
+	        format_size(p->total, size, sizeof(size)));
 }
 
 void disk_progress_begin(struct disk_progress *p, const char *what, bool quiet)

@@ -59,6 +59,7 @@ struct disk_progress {
 	struct image_progress progress; /* give &this to the work */
 	const char *what;
 	int percent;
+	u64 total;
 	bool shown;
 };
 void disk_progress_begin(struct disk_progress *p, const char *what, bool quiet);

@@ -376,15 +376,17 @@ int saved_write(int sock, const char *path, const struct saved_how *how,
 
 	if (fd < 0)
 		return cannot_write(path, temp, err);
-	rc = saved_request(
-	    sock,
-	    json_pack("{s:s,s:i,s:s,s:b}", "op", "save", "file", 0, "memory",
-	              how->plain ? "plain" : "packed", "stay", how->stay),
-	    &fd, 1, &answer, fds, &count, err);
+	rc = request(sock,
+	             json_pack("{s:s,s:i,s:s,s:b}", "op", "save", "file", 0,
+	                       "memory", how->plain ? "plain" : "packed",
+	                       "stay", how->stay),
+	             &fd, 1, how->progress, &answer, fds, &count, err);
 	if (rc == 0) {
 		rc = visit_disks(answer, fds, count, how, err);
 		if (rc == 0)
 			rc = saved_give_name(fd, temp, path, err);
+		if (rc == 0 && how->progress && how->progress->step)
+			how->progress->step(how->progress->ctx, 1, 1);
 		if (rc == 0 && figures)
 			*figures = json_incref(answer);
 		json_decref(answer);

@@ -49,7 +49,7 @@ int saved_enter_folder(const struct saved *s, struct error *err) MUST_CHECK;
  */
 struct saved_how {
 	bool plain, stay;
-	const struct image_progress *progress; /* of saved_moment(); or NULL */
+	const struct image_progress *progress; /* or NULL */
 	int (*disk)(void *ctx, json_t *disk, int fd, struct error *err);
 	void *ctx;
 };

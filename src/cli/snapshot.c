@@ -495,6 +495,7 @@ static int revert(const struct wish *w, const struct snapshots *s,
                   struct error *err)
 {
 	struct named claim = { .lock_fd = -1, .listen_fd = -1 };
+	struct disk_progress bar;
 	int rc = snapshots_find(s, w->name, err) ? 0 : err->code;
 
 	/* The daemon knows that its own do not run. */
@@ -504,7 +505,9 @@ static int revert(const struct wish *w, const struct snapshots *s,
 		error_hint(err, "end it first: what it did since is lost by a "
 		                "revert");
 	if (rc == 0) {
-		rc = snapshot_put_back(&w->of, s, w->name, err);
+		disk_progress_begin(&bar, "putting back", w->remote.quiet);
+		rc = snapshot_put_back(&w->of, s, w->name, &bar.progress, err);
+		disk_progress_end(&bar);
 		if (!w->of.folder)
 			named_release(&claim);
 	}

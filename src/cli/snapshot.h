@@ -30,6 +30,7 @@
 #include "base/types.h"
 
 struct error;
+struct image_progress;
 struct snapshots;
 
 int cmd_snapshot(int argc, char **argv);
@@ -124,7 +125,8 @@ int snapshot_remote_diff(const struct snapshot_of *of,
 
 /* Disks first, the state last; the machine does not run. */
 int snapshot_put_back(const struct snapshot_of *of, const struct snapshots *s,
-                      const char *name, struct error *err) MUST_CHECK;
+                      const char *name, const struct image_progress *progress,
+                      struct error *err) MUST_CHECK;
 
 /* ---- snapshot_store.c ---- */
 

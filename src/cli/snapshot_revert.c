@@ -31,6 +31,9 @@ struct copy {
 struct copies {
 	struct copy disk[RUN_DISKS_MAX + 1];
 	size_t count;
+	/* Of all of them; what is under way comes on top of done. */
+	u64 done, total;
+	const struct image_progress *progress;
 };
 
 /* What the image has besides its contents would be lost. */
@@ -66,7 +69,18 @@ static int check_present(const char *path, struct error *err)
 
 /* ---- copies ---- */
 
-static int copy_contents(const char *from, int to, struct error *err)
+static void copied(void *ctx, u64 done)
+{
+	struct copies *all = ctx;
+
+	if (all->progress->step)
+		all->progress->step(all->progress->ctx,
+		                    MIN(all->done + done, all->total),
+		                    all->total);
+}
+
+static int copy_contents(struct copies *all, const char *from, int to,
+                         struct error *err)
 {
 	int fd = open(from, O_RDONLY | O_CLOEXEC), rc = 0;
 	struct stat st;
@@ -74,7 +88,11 @@ static int copy_contents(const char *from, int to, struct error *err)
 	if (fd < 0 || fstat(fd, &st) < 0)
 		rc = -errno;
 	if (rc == 0)
-		rc = copy_sparse(fd, to, st.st_size);
+		rc = copy_sparse_told(fd, to, st.st_size, copied, all);
+	if (rc == 0) {
+		all->done += (u64)st.st_size;
+		copied(all, 0);
+	}
 	if (rc == 0 && fsync(to) < 0)
 		rc = -errno;
 	if (fd >= 0)
@@ -84,12 +102,40 @@ static int copy_contents(const char *from, int to, struct error *err)
 	              : 0;
 }
 
+static char *kept_path(const struct snapshots *s, const char *name,
+                       json_t *disk)
+{
+	char file[24];
+
+	snprintf(file, sizeof(file), "disk%d",
+	         (int)json_integer_value(json_object_get(disk, "disk")));
+	return snapshots_path(s, name, file);
+}
+
+static u64 bytes_of(const struct snapshots *s, const char *name, json_t *disks)
+{
+	json_t *disk;
+	u64 sum = 0;
+	size_t i;
+
+	json_array_foreach(disks, i, disk)
+	{
+		char *path = kept_path(s, name, disk);
+		struct stat st;
+
+		if (stat(path, &st) == 0)
+			sum += (u64)st.st_size;
+		free(path);
+	}
+	return sum;
+}
+
 static int copy_disk(struct copies *all, const struct snapshots *s,
                      const char *name, json_t *disk, const char *suspended,
                      struct error *err)
 {
 	bool private = json_is_true(json_object_get(disk, "private"));
-	char file[24], *from;
+	char *from;
 	struct copy *c;
 	int rc = 0;
 
@@ -107,10 +153,8 @@ static int copy_disk(struct copies *all, const struct snapshots *s,
 	if (c->fd < 0)
 		return error_set(err, -errno, "cannot write beside %s: %s",
 		                 c->path, strerror(errno));
-	snprintf(file, sizeof(file), "disk%d",
-	         (int)json_integer_value(json_object_get(disk, "disk")));
-	from = snapshots_path(s, name, file);
-	rc = copy_contents(from, c->fd, err);
+	from = kept_path(s, name, disk);
+	rc = copy_contents(all, from, c->fd, err);
 	free(from);
 	return rc;
 }
@@ -179,15 +223,18 @@ static int take(const struct snapshot_of *of, const struct snapshots *s,
 }
 
 int snapshot_put_back(const struct snapshot_of *of, const struct snapshots *s,
-                      const char *name, struct error *err)
+                      const char *name, const struct image_progress *progress,
+                      struct error *err)
 {
 	json_t *one = snapshots_find(s, name, err), *disk;
 	char *suspended = one ? snapshot_suspended(of, err) : NULL;
-	struct copies all = { .count = 0 };
+	json_t *disks = json_object_get(one, "disks");
+	struct copies all = { .progress = progress,
+		              .total = bytes_of(s, name, disks) };
 	size_t i;
 	int rc = suspended ? 0 : err->code;
 
-	json_array_foreach(json_object_get(one, "disks"), i, disk)
+	json_array_foreach(disks, i, disk)
 	{
 		if (rc == 0)
 			rc = copy_disk(&all, s, name, disk, suspended, err);

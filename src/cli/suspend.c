@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "cli/command.h"
+#include "cli/disk.h"
 #include "cli/live.h"
 #include "cli/named.h"
 #include "cli/options.h"
@@ -231,14 +232,18 @@ static int suspend(const struct wish *w, const char *path, struct error *err)
 {
 	int rc, sock = reach(w, err);
 	json_t *figures = NULL, *quit;
+	struct disk_progress bar;
 	const struct saved_how how = { .plain = w->fast,
+		                       .progress = &bar.progress,
 		                       .stay = true,
 		                       .disk = saved_keep_disk,
 		                       .ctx = (char *)(uintptr_t)path };
 
 	if (sock < 0)
 		return sock;
+	disk_progress_begin(&bar, "saving", w->remote.quiet);
 	rc = put_away(sock, path, &how, &figures, err);
+	disk_progress_end(&bar);
 	if (rc == 0) {
 		quit = json_pack("{s:s,s:b}", "op", "quit", "suspended", 1);
 		rc = control_send(sock, quit, NULL, 0, err);

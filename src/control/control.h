@@ -39,10 +39,10 @@
  *        as the disk that reads as zeroes, of "format" (raw), which gets its
  *        contents; scratch: an empty file.
  *        Who asked sees to it that all is on stable storage. "stay" as in
- *        save. If it goes away before the answer, nothing more is written.
- *        Meanwhile anybody may ask for snapshot-progress, which is answered
- *        with "done" and "total" bytes (0, 0: none is being written), and for
- *        snapshot-cancel.
+ *        save. Of save and snapshot: if who asked goes away before the answer,
+ *        nothing more is written, and the machine goes on. Meanwhile anybody
+ *        may ask for snapshot-progress, which is answered with "done" and
+ *        "total" bytes (0, 0: none is being written), and for snapshot-cancel.
  * fork   {"op":"fork","file":I,"watch":I,"disks":[{"disk":N,"overlay":I,
  *        "name":...},...]}: what another process needs to be a copy of the
  *        machine. file: empty, gets the state (a machine file's "restore");

@@ -145,11 +145,7 @@ void machine_quit(struct machine *m, int code, const char *cause,
 void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
 
-/*
- * Save the machine to an empty file (docs/state-file.md). The loop's thread,
- * which is busy until it is done; vCPUs stand still meanwhile. Without sync,
- * whoever gives the file its name syncs it first.
- */
+/* How a machine's memory lies in its state (docs/state-file.md). */
 enum machine_memory_form {
 	MACHINE_MEMORY_PACKED, /* small */
 	MACHINE_MEMORY_PLAIN,  /* sparse, and mapped when it is restored */
@@ -157,13 +153,10 @@ enum machine_memory_form {
 struct machine_saved {
 	u64 pages, zero, duplicate, stored_bytes;
 };
-int machine_save(struct machine *m, int fd, enum machine_memory_form form,
-                 bool sync, struct machine_saved *figures,
-                 struct error *err) MUST_CHECK;
 /*
- * A moment of a machine that goes on: it stands still for as long as it takes
- * to note where everything is (pause_ns, the longest standstill), and what was
- * noted is written meanwhile, or shared. One at a time; the loop's thread.
+ * A moment of a machine: it stands still for as long as it takes to note where
+ * everything is (pause_ns, the longest standstill), and what was noted is
+ * written meanwhile, or shared. One at a time; the loop's thread.
  */
 struct machine_moment_disk {
 	unsigned disk;
@@ -184,6 +177,8 @@ struct machine_moment_config {
 	int fd; /* taken over: an empty file, for the state */
 	enum machine_memory_form form;
 	bool share; /* memory stays where it is, for others to map */
+	bool still; /* the machine is frozen, and ends: its disks are flushed */
+	bool sync;  /* the state is on stable storage when it is done */
 	struct machine_moment_disk disks[MACHINE_DISKS_MAX];
 	unsigned disk_count;
 	/* In the standstill; may be NULL. Negative: it comes to nothing. */

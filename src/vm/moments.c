@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * moments - a machine saved or copied while it goes on.
+ * moments - a machine saved or copied.
  *
  * A copy's process gets descriptors: of the files that memory lies in, of
  * every file that a disk is made of, of what the machine boots from. A disk
@@ -61,7 +61,29 @@ static json_t *figures(const struct machine_moment_result *r)
 	                 (json_int_t)(r->pause_ns / NSEC_PER_USEC));
 }
 
-/* ---- snapshot ---- */
+/* ---- save, snapshot ---- */
+
+/* Those that it writes to. */
+static json_t *saved_disks(const struct moments *m, struct reply *reply)
+{
+	const struct vm_config *c = m->config;
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < c->machine.disk_count; i++) {
+		const struct machine_disk *d = &c->machine.disks[i];
+
+		if (c->disk_fds[i] < 0)
+			continue;
+		json_array_append_new(
+		    list, json_pack("{s:i,s:i,s:b,s:s?,s:s?}", "disk", (int)i,
+		                    "fd", (int)reply->fd_count, "private",
+		                    c->disk_private[i], "path", d->path,
+		                    "format", d->format));
+		reply->fds[reply->fd_count++] =
+		    fcntl(c->disk_fds[i], F_DUPFD_CLOEXEC, 3);
+	}
+	return list;
+}
 
 static void snapshot_done(void *ctx, const struct machine_moment_result *r)
 {
@@ -69,8 +91,18 @@ static void snapshot_done(void *ctx, const struct machine_moment_result *r)
 	struct reply reply = { .body =
 		                   r->rc < 0 ? refused(r->err) : figures(r) };
 
+	if (r->rc == 0 && m->whole) {
+		json_object_set_new(
+		    reply.body, "ms",
+		    json_integer((json_int_t)((loop_now_ns() - m->since_ns) /
+		                              NSEC_PER_MSEC)));
+		json_object_set_new(reply.body, "disks",
+		                    saved_disks(m, &reply));
+	}
 	if (m->asker)
 		m->answer(m->asker, m->id, &reply);
+	while (reply.fd_count)
+		close(reply.fds[--reply.fd_count]);
 	json_decref(reply.body);
 	json_decref(m->id);
 	m->asker = NULL;
@@ -110,13 +142,11 @@ static void drop_targets(struct machine_moment_config *c)
 		close(c->fd);
 }
 
-static int read_snapshot(json_t *message, const struct brought *brought,
-                         struct machine_moment_config *c, struct error *err)
+static int read_state(json_t *message, const struct brought *brought,
+                      struct machine_moment_config *c, struct error *err)
 {
 	const char *memory =
 	    json_string_value(json_object_get(message, "memory"));
-	json_t *disk;
-	size_t i;
 
 	if (memory && !strcmp(memory, "plain"))
 		c->form = MACHINE_MEMORY_PLAIN;
@@ -125,8 +155,15 @@ static int read_snapshot(json_t *message, const struct brought *brought,
 		                 "memory is neither packed nor plain");
 	c->fd =
 	    copy_fd(brought_fd(brought, json_object_get(message, "file")), err);
-	if (c->fd < 0)
-		return c->fd;
+	return c->fd < 0 ? c->fd : 0;
+}
+
+static int read_disks(json_t *message, const struct brought *brought,
+                      struct machine_moment_config *c, struct error *err)
+{
+	json_t *disk;
+	size_t i;
+
 	json_array_foreach(json_object_get(message, "disks"), i, disk)
 	{
 		struct machine_moment_disk *d = &c->disks[i];
@@ -143,6 +180,32 @@ static int read_snapshot(json_t *message, const struct brought *brought,
 	return 0;
 }
 
+/* rc: whether the message could be read. Takes over what is in c. */
+static json_t *begin_moment(struct moments *m, void *asker, json_t *message,
+                            int rc, struct machine_moment_config *c,
+                            struct error *err)
+{
+
+	if (rc == 0 && m->asker)
+		rc = error_set(err, -EBUSY,
+		               "the machine is being saved "
+		               "already");
+	if (rc == 0) {
+		m->asker = asker;
+		m->id = json_incref(json_object_get(message, "id"));
+		m->whole = c->still;
+		m->since_ns = loop_now_ns();
+		rc = machine_moment(m->machine, c, err);
+		if (rc == 0)
+			return NULL;
+		json_decref(m->id);
+		m->asker = NULL;
+		m->id = NULL;
+	}
+	drop_targets(c);
+	return refused(err);
+}
+
 json_t *moments_snapshot(struct moments *m, void *asker, json_t *message,
                          const struct brought *brought)
 {
@@ -150,24 +213,24 @@ json_t *moments_snapshot(struct moments *m, void *asker, json_t *message,
 		                           .done = snapshot_done,
 		                           .ctx = m };
 	struct error err = { 0 };
-	int rc = read_snapshot(message, brought, &c, &err);
+	int rc = read_state(message, brought, &c, &err);
 
-	if (rc == 0 && m->asker)
-		rc = error_set(&err, -EBUSY,
-		               "the machine is being saved "
-		               "already");
-	if (rc == 0) {
-		m->asker = asker;
-		m->id = json_incref(json_object_get(message, "id"));
-		rc = machine_moment(m->machine, &c, &err);
-		if (rc == 0)
-			return NULL;
-		json_decref(m->id);
-		m->asker = NULL;
-		m->id = NULL;
-	}
-	drop_targets(&c);
-	return refused(&err);
+	if (rc == 0)
+		rc = read_disks(message, brought, &c, &err);
+	return begin_moment(m, asker, message, rc, &c, &err);
+}
+
+json_t *moments_save(struct moments *m, void *asker, json_t *message,
+                     const struct brought *brought)
+{
+	struct machine_moment_config c = {
+		.fd = -1, .still = true, .done = snapshot_done, .ctx = m
+	};
+	struct error err = { 0 };
+	int rc = read_state(message, brought, &c, &err);
+
+	c.sync = !json_is_false(json_object_get(message, "sync"));
+	return begin_moment(m, asker, message, rc, &c, &err);
 }
 
 /* ---- who looks at our memory ---- */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * moments.h - requests to save or copy a machine that goes on (snapshot, fork;
+ * moments.h - requests to save or copy a machine (save, snapshot, fork;
  * control/control.h says what they are).
  */
 #pragma once
@@ -30,17 +30,22 @@ struct moments {
 	/* Sends the answer to a request of asker; takes over body and id. */
 	void (*answer)(void *asker, json_t *id, struct reply *reply);
 	struct share *shares;
-	void *asker; /* of the snapshot that is being written; NULL: gone */
+	void *asker; /* of what is being written; NULL: gone */
 	json_t *id;
+	bool whole; /* it was to save; its disks go with the answer */
+	u64 since_ns;
 };
 
 void moments_fini(struct moments *m);
 /* A request that is answered later: NULL; else why not. */
 json_t *moments_snapshot(struct moments *m, void *asker, json_t *message,
                          const struct brought *brought);
+/* The same; the machine is frozen. */
+json_t *moments_save(struct moments *m, void *asker, json_t *message,
+                     const struct brought *brought);
 json_t *moments_fork(struct moments *m, json_t *message,
                      const struct brought *brought, struct reply *reply);
-/* An answer: how far the snapshot is that is being written. */
+/* An answer: how far it is that is being written. */
 json_t *moments_progress(struct moments *m);
 /* It comes to nothing; its asker is told so. */
 void moments_cancel(struct moments *m);

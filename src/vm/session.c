@@ -35,12 +35,19 @@ enum { PEERS_MAX = 16 }; /* the first is who started us */
 
 struct session;
 
+enum stay {
+	STAY_NOT,
+	STAY_WHILE_SAVING,
+	STAY_IF_SAVED,
+	STAY, /* until it says go */
+};
+
 /* Whoever may ask for things. */
 struct peer {
 	struct session *session;
 	int sock; /* -1: none */
 	struct loop_fd *watch;
-	bool stays; /* the machine stands still for it */
+	enum stay stays; /* the machine stands still for it */
 };
 
 struct session {
@@ -101,12 +108,33 @@ static int failed(struct session *s, const struct error *err)
 
 /* ---- requests while it runs ---- */
 
+static void stay(struct peer *p, enum stay stays)
+{
+	bool was = p->stays;
+
+	p->stays = stays;
+	if (stays && !was)
+		machine_freeze(p->session->machine);
+	else if (!stays && was)
+		machine_thaw(p->session->machine);
+}
+
+/* What it was to stand still for is over. */
+static void stay_is_decided(struct peer *p, bool saved)
+{
+	if (p->stays == STAY_IF_SAVED && saved)
+		p->stays = STAY;
+	else if (p->stays != STAY)
+		stay(p, STAY_NOT);
+}
+
 static void answer(void *asker, json_t *id, struct reply *reply)
 {
 	struct peer *p = asker;
 
 	if (id)
 		json_object_set(reply->body, "id", id);
+	stay_is_decided(p, json_is_true(json_object_get(reply->body, "ok")));
 	send_to(p, reply->body, reply->fds, reply->fd_count);
 }
 
@@ -199,76 +227,21 @@ static struct disks session_disks(struct session *s, struct peer *asker)
 
 /* What the disks hold belongs to what was saved: for the peer to copy while
  * they stand still, or to give a name before it vanishes with us. */
-static json_t *saved_disks(struct session *s, struct reply *reply)
-{
-	const struct vm_config *c = &s->config;
-	json_t *list = json_array();
-
-	for (unsigned i = 0; i < c->machine.disk_count; i++) {
-		const struct machine_disk *d = &c->machine.disks[i];
-
-		if (c->disk_fds[i] < 0)
-			continue;
-		json_array_append_new(
-		    list, json_pack("{s:i,s:i,s:b,s:s?,s:s?}", "disk", (int)i,
-		                    "fd", (int)reply->fd_count, "private",
-		                    c->disk_private[i], "path", d->path,
-		                    "format", d->format));
-		reply->fds[reply->fd_count++] =
-		    fcntl(c->disk_fds[i], F_DUPFD_CLOEXEC, 3);
-	}
-	return list;
-}
-
-static void stay(struct peer *p, bool on)
-{
-	if (p->stays == on)
-		return;
-	p->stays = on;
-	if (on)
-		machine_freeze(p->session->machine);
-	else
-		machine_thaw(p->session->machine);
-}
-
 static json_t *do_save(struct peer *p, json_t *message,
-                       const struct brought *brought, struct reply *reply)
+                       const struct brought *brought)
 {
-	struct session *s = p->session;
-	const char *memory =
-	    json_string_value(json_object_get(message, "memory"));
-	int fd = brought_fd(brought, json_object_get(message, "file"));
-	bool plain = memory && !strcmp(memory, "plain");
-	bool sync = !json_is_false(json_object_get(message, "sync"));
-	const struct disks disks = session_disks(s, p);
-	struct machine_saved saved = { 0 };
-	struct error err = { 0 };
-	u64 start = loop_now_ns();
+	const struct disks disks = session_disks(p->session, p);
+	bool stays = json_is_true(json_object_get(message, "stay"));
+	json_t *refused;
 
-	if (fd < 0)
-		return refusal("save needs a file to write to");
-	if (memory && !plain && strcmp(memory, "packed"))
-		return refusal("memory is neither packed nor plain");
 	if (disks_in_the_way(&disks))
 		return refusal(disks_in_the_way(&disks));
-	stay(p, true);
-	if (machine_save(s->machine, fd,
-	                 plain ? MACHINE_MEMORY_PLAIN : MACHINE_MEMORY_PACKED,
-	                 sync, &saved, &err) < 0) {
-		stay(p, false);
-		return json_pack("{s:b,s:o,s:o}", "ok", 0, "words",
-		                 session_words(err.text), "hint",
-		                 session_words(err.hint));
-	}
-	if (!json_is_true(json_object_get(message, "stay")))
-		stay(p, false);
-	return json_pack("{s:b,s:I,s:I,s:I,s:I,s:I,s:o}", "ok", 1, "pages",
-	                 (json_int_t)saved.pages, "zero",
-	                 (json_int_t)saved.zero, "duplicate",
-	                 (json_int_t)saved.duplicate, "stored_bytes",
-	                 (json_int_t)saved.stored_bytes, "ms",
-	                 (json_int_t)((loop_now_ns() - start) / NSEC_PER_MSEC),
-	                 "disks", saved_disks(s, reply));
+	if (!p->stays)
+		stay(p, stays ? STAY_IF_SAVED : STAY_WHILE_SAVING);
+	refused = moments_save(&p->session->moments, p, message, brought);
+	if (refused)
+		stay_is_decided(p, false);
+	return refused;
 }
 
 /* Another cable for a network card: the switch of its network is another. */
@@ -298,11 +271,11 @@ static json_t *do_snapshot(struct peer *p, json_t *message,
 
 	if (disks_in_the_way(&disks))
 		return refusal(disks_in_the_way(&disks));
-	if (stays)
-		stay(p, true);
+	if (stays && !p->stays)
+		stay(p, STAY_IF_SAVED);
 	refused = moments_snapshot(&s->moments, p, message, brought);
-	if (refused && stays)
-		stay(p, false);
+	if (refused)
+		stay_is_decided(p, false);
 	return refused;
 }
 
@@ -359,7 +332,7 @@ static json_t *do_op(struct peer *p, const char *op, json_t *message,
 	} else if (!strcmp(op, "quit")) {
 		do_quit(s, message);
 	} else if (!strcmp(op, "save")) {
-		return do_save(p, message, brought, reply);
+		return do_save(p, message, brought);
 	} else if (!strcmp(op, "cable")) {
 		return do_cable(s, message, brought);
 	} else if (!strcmp(op, "snapshot")) {
@@ -371,7 +344,7 @@ static json_t *do_op(struct peer *p, const char *op, json_t *message,
 	} else if (!strcmp(op, "fork")) {
 		return do_fork(p, message, brought, reply);
 	} else if (!strcmp(op, "go")) {
-		stay(p, false);
+		stay(p, STAY_NOT);
 	} else if (!strcmp(op, "status")) {
 		return do_status(s);
 	} else if (!strcmp(op, "figures")) {
@@ -405,7 +378,7 @@ static void peer_gone(struct peer *p)
 
 	moments_forget(&s->moments, p);
 	peer_close(p);
-	stay(p, false);
+	stay(p, STAY_NOT);
 	works_left(s->works, p);
 	if (p == &s->peers[0]) {
 		works_orphaned(s->works);

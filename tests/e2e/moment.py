@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A snapshot that takes a while: how far it is, and what is left of it when
-nobody wants it any more: moment.py ATOLL GUEST_ELF.
+"""A snapshot, a suspend, a revert that take a while: how far they are, and what
+is left of them when nobody wants them any more: moment.py ATOLL GUEST_ELF.
 
 The guest (tests/guest/state.c) checks that it is still the same machine.
 """
 import os
+import pty
+import re
 import shutil
 import signal
 import socket
@@ -37,12 +39,12 @@ def make_disk():
             f.write(os.urandom(1 << 20))
 
 
-def boot(engine="bt", memory="64M"):
+def boot(engine="bt", memory="64M", *more):
     vm = subprocess.Popen(
         [atoll, "run", "--name", "m", "--engine", engine,
          "--memory", memory, "--kernel", elf,
          "--device", "debug-exit", "--net", "none", "--timeout", "900", "--disk",
-         work + "/disk.raw"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+         work + "/disk.raw", *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env=env)
     check("it runs", vm.stdout.readline() == b"ready\n")
     return vm
@@ -182,12 +184,127 @@ def commands(other):
     made = command("create", "m", "next")
     check("the next one", made.returncode == 0 and made.stdout == "next\n",
           made)
-    left = set(os.listdir(folder)) - {"current.json", "next", "lock"}
+    left = set(os.listdir(folder)) - {"current.json", "next", "then", "lock"}
     check("nothing else is there", left == ({"half"} if there else set()),
           left)
 
 
+class Shown:
+    """A command whose progress is shown on a terminal."""
+
+    def __init__(self, *words):
+        self.ours, theirs = pty.openpty()
+        self.text = ""
+        self.process = subprocess.Popen(
+            [atoll, *words], env=env, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=theirs)
+        os.close(theirs)
+
+    def read(self):
+        try:
+            data = os.read(self.ours, 4096).decode()
+        except OSError:  # nobody has the other end
+            data = ""
+        self.text += data
+        return data
+
+    def percents(self):
+        return [int(n) for n in re.findall(r"\] +(\d+)% of", self.text)]
+
+    def interrupt(self):
+        """As Ctrl-C, as soon as it shows that it is on its way."""
+        while not [n for n in self.percents() if n > 0] and self.read():
+            continue
+        self.process.send_signal(signal.SIGINT)
+        return self.end()
+
+    def end(self):
+        while self.read():
+            continue
+        os.close(self.ours)
+        return self.process.wait(LIMIT)
+
+
+def suspends():
+    """Given up half way, the machine goes on; then it is done."""
+    folder = work + "/s/named/m"
+    vm = boot("bt", "512M", "--initrd", work + "/disk.raw")
+    other = connect()
+    for _ in range(3):
+        given_up = Shown("suspend", "m")
+        code = given_up.interrupt()
+        check("suspend given up", code == -signal.SIGINT and
+              0 < given_up.percents()[-1] < 100, given_up.text)
+        ended(other)
+        check("it goes on", vm.poll() is None and
+              ask(other, {"op": "status"})["state"] == "running")
+        left = [n for n in os.listdir(folder) if "state" in n]
+        check("nothing is there", not left, left)
+    with tempfile.TemporaryFile(dir=work) as f:
+        asker, answers = connect(), []
+        thread = threading.Thread(target=lambda: answers.append(
+            ask(asker, {"op": "save", "file": 0, "stay": True}, f.fileno())))
+        thread.start()
+        while thread.is_alive() and not progress(other)["done"]:
+            continue
+        twice = ask(other, {"op": "save", "file": 0}, f.fileno())
+        check("one at a time", not twice["ok"] and "already" in
+              twice["words"], twice)
+        ask(other, {"op": "snapshot-cancel"})
+        thread.join(LIMIT)
+        check("saving cancelled by another", not answers[0]["ok"] and
+              answers[0]["words"] == "the saving was cancelled", answers)
+        asker.close()
+    other.close()
+    whole_one = Shown("suspend", "m")
+    check("suspended", whole_one.end() == 0 and vm.wait(LIMIT) == 0,
+          whole_one.text)
+    seen = whole_one.percents()
+    check("its progress was shown", seen == sorted(seen) and
+          seen[-1] == 100 and len(seen) > 2 and re.search(r"of 1\d\d MiB", whole_one.text),
+          whole_one.text)
+    again = subprocess.Popen([atoll, "resume", "m"], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             env=env)
+    end(again)
+
+
+def reverts():
+    """Given up half way, disk and state are as they were; then it is done."""
+    def command(*words):
+        return subprocess.run([atoll, "snapshot", *words], env=env, text=True,
+                              capture_output=True, timeout=LIMIT, check=False)
+
+    def files():
+        return sorted(n for n in os.listdir(work) + os.listdir(
+            work + "/s/named/m") if not n.endswith(".log"))
+    vm = boot()
+    check("a snapshot", command("create", "m", "then").returncode == 0)
+    end(vm)
+    before, inode = files(), os.stat(work + "/disk.raw").st_ino
+    for _ in range(TRIES):
+        given_up = Shown("snapshot", "revert", "m", "then")
+        code = given_up.interrupt()
+        if code:
+            break
+        inode, before = os.stat(work + "/disk.raw").st_ino, files()
+    check("revert given up", code == -signal.SIGINT and "putting back" in
+          given_up.text, given_up.text)
+    check("all is as it was", files() == before and
+          os.stat(work + "/disk.raw").st_ino == inode, files())
+    done = Shown("snapshot", "revert", "m", "then")
+    check("reverted", done.end() == 0 and done.percents()[-1] == 100 and
+          "of 160" in done.text, done.text)
+    check("to another file", os.stat(work + "/disk.raw").st_ino != inode)
+    again = subprocess.Popen([atoll, "resume", "m"], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             env=env)
+    end(again)
+
+
 make_disk()
+suspends()
+reverts()
 machine = boot()
 watcher = connect()
 check("none is being written", progress(watcher)["total"] == 0)

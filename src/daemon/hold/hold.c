@@ -256,7 +256,7 @@ static const char *relay(struct hold *h, struct client *c, json_t *message,
 		r->state = "paused";
 	else if (strcmp(op, "resume") == 0)
 		r->state = "running";
-	r->snapshot = strcmp(op, "snapshot") == 0;
+	r->snapshot = strcmp(op, "snapshot") == 0 || strcmp(op, "save") == 0;
 	message = json_copy(message);
 	json_object_set_new(message, "id", json_integer((json_int_t)r->id));
 	rc = control_send(h->control, message, fds, count, &err);

@@ -149,9 +149,11 @@ void moment_create_begin(struct task *t)
 		task_arm_ms(t, TICK_MS);
 }
 
+/* How far the machine's process is with what is being written. */
 static void looked(void *ctx, bool ok, const char *words, json_t *answer)
 {
 	struct task *t = ctx;
+	bool suspends = strcmp(t->kind, "suspend") == 0;
 	json_int_t done = 0, total = 0;
 
 	(void)words;
@@ -161,8 +163,15 @@ static void looked(void *ctx, bool ok, const char *words, json_t *answer)
 	            &total);
 	if (total > 0 && done >= 0 && done <= total)
 		task_progress(t, (int)(1 + (double)done / (double)total * 98),
-		              "saving memory and disks");
+		              suspends ? "saving memory"
+		                       : "saving memory and disks");
 	task_arm_ms(t, LOOK_MS);
+}
+
+static void look(struct task *t)
+{
+	holder_request(t->vm, json_pack("{s:s}", "op", "snapshot-progress"),
+	               looked, t);
 }
 
 /* Between two ticks the machine's own changes come here, too. */
@@ -171,9 +180,7 @@ void moment_create_changed(struct task *t)
 	if (!t->job)
 		moment_create_begin(t);
 	else if (!t->timer.index)
-		holder_request(t->vm,
-		               json_pack("{s:s}", "op", "snapshot-progress"),
-		               looked, t);
+		look(t);
 }
 
 /* ---- revert ---- */
@@ -307,6 +314,7 @@ static void put_away(void *ctx, const char *words)
 	struct task *t = ctx;
 
 	t->job = NULL;
+	holder_unask(t->vm, t);
 	t->step = words ? IN_DOUBT : PUT_BACK;
 	t->deadline_ns = loop_now_ns() + (words ? DOUBT_MS * NSEC_PER_MSEC
 	                                        : KILL_S * NSEC_PER_SEC);
@@ -347,8 +355,10 @@ void moment_suspend_begin(struct task *t)
 	words_add(&w, xstrdup(t->vm->name));
 	/* Its end is what was asked for. */
 	vm_set_wanted(t->vm, false);
-	task_progress(t, 10, "saving memory");
+	task_progress(t, 1, "saving memory");
 	start(t, &w, put_away);
+	if (t->job)
+		task_arm_ms(t, TICK_MS);
 }
 
 void moment_suspend_changed(struct task *t)
@@ -356,6 +366,8 @@ void moment_suspend_changed(struct task *t)
 	if (t->step == FIRST) {
 		if (!t->job)
 			moment_suspend_begin(t);
+		else if (!t->timer.index)
+			look(t);
 	} else if (t->vm->state == VM_STOPPED && !t->vm->holder) {
 		if (t->vm->saved)
 			task_succeed(t, json_pack("{s:b}", "saved", 1));

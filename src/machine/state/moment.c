@@ -5,8 +5,9 @@
  *
  * The machine stands still while work under way comes back, vCPUs and devices
  * are written down, disks begin a copy of their contents of now, and memory is
- * frozen (guest/freeze.h). Then it runs again. What was frozen is written by a
- * thread; or it is given to others, who map it.
+ * frozen (guest/freeze.h). Then it runs again, unless somebody else has it
+ * stand still. What was frozen is written by a thread; or it is given to
+ * others, who map it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -137,7 +138,7 @@ static int write_state(struct machine_moment *mo)
 		rc = pages_share(&f, &mo->view, &mo->err);
 	else if (rc == 0)
 		rc = write_memory(mo, &f);
-	return rc == 0 ? state_file_finish(&f, false, &mo->err) : rc;
+	return rc == 0 ? state_file_finish(&f, mo->config.sync, &mo->err) : rc;
 }
 
 static void written(void *ctx)
@@ -206,7 +207,7 @@ static int begin_disk(struct machine_moment *mo, unsigned i)
 static int take(struct machine_moment *mo)
 {
 	struct machine *m = mo->machine;
-	int rc = 0;
+	int rc = mo->config.still ? state_flush_disks(m, &mo->err) : 0;
 
 	for (unsigned i = 0; rc == 0 && i < mo->config.disk_count; i++)
 		rc = begin_disk(mo, i);
@@ -256,7 +257,7 @@ static void step(void *ctx)
 	u64 since_ns;
 	bool more;
 
-	if (mo->config.share || mo->machine->ended) {
+	if (mo->config.share || mo->config.still || mo->machine->ended) {
 		take_moment(mo);
 		return;
 	}

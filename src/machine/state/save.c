@@ -144,8 +144,7 @@ static int save_about(const struct machine *m, struct state_file *f,
 	return rc;
 }
 
-/* What the guest was told is written is on the disk. */
-static int flush_disks(struct machine *m, struct error *err)
+int state_flush_disks(struct machine *m, struct error *err)
 {
 	for (unsigned i = 0; i < m->config.disk_count; i++) {
 		int rc;
@@ -196,61 +195,9 @@ int state_begin(const struct machine *m, struct state_file *f, int fd,
 	return rc;
 }
 
-static int save(struct machine *m, int fd, enum machine_memory_form form,
-                bool sync, struct machine_saved *figures, struct error *err)
-{
-	struct pages_figures pages = { 0 };
-	struct pages_work work = { 0 };
-	struct memory_view view = { 0 };
-	struct state_writer w = { 0 };
-	struct state_file f;
-	int rc;
-
-	state_quiesce(m);
-	rc = flush_disks(m, err);
-	if (rc == 0)
-		rc = state_collect(m, &w, err);
-	if (rc == 0)
-		rc = state_begin(m, &f, fd, &w, err);
-	if (rc == 0)
-		rc = memory_freeze(m->memory, &view, err);
-	if (rc == 0) {
-		rc = pages_save(&f, &view,
-		                form == MACHINE_MEMORY_PLAIN ? PAGES_PLAIN
-		                                             : PAGES_PACKED,
-		                &work, &pages, err);
-		memory_view_fini(&view);
-		memory_unview(m->memory);
-		settle_soon(m);
-	}
-	if (rc == 0)
-		rc = state_file_finish(&f, sync, err);
-	state_writer_fini(&w);
-	*figures = (struct machine_saved){
-		.pages = pages.pages,
-		.zero = pages.zero,
-		.duplicate = pages.duplicate,
-		.stored_bytes = pages.stored_bytes,
-	};
-	return rc;
-}
-
 int state_may_save(const struct machine *m, struct error *err)
 {
 	if (m->ended)
 		return error_set(err, -ESHUTDOWN, "the machine has ended");
 	return 0;
-}
-
-int machine_save(struct machine *m, int fd, enum machine_memory_form form,
-                 bool sync, struct machine_saved *figures, struct error *err)
-{
-	int rc = state_may_save(m, err);
-
-	if (rc < 0)
-		return rc;
-	machine_hold(m);
-	rc = save(m, fd, form, sync, figures, err);
-	machine_release(m);
-	return rc;
 }

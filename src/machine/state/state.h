@@ -35,6 +35,8 @@ void restore_fini(struct machine *m);
 
 /* ---- save.c: while nothing runs ---- */
 
+/* What the guest was told is written is on the disk. */
+int state_flush_disks(struct machine *m, struct error *err) MUST_CHECK;
 int state_may_save(const struct machine *m, struct error *err) MUST_CHECK;
 void state_quiesce(struct machine *m);
 int state_collect(struct machine *m, struct state_writer *w,

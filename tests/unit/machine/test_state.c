@@ -119,11 +119,30 @@ static void end(struct run *r)
 		close(r->state_fd);
 }
 
+static void saved(void *ctx, const struct machine_moment_result *result)
+{
+	struct run *r = ctx;
+
+	if (result->rc < 0)
+		fail_msg("%s", result->err->text);
+	assert_true(result->saved.zero > 10000 &&
+	            result->saved.zero < result->saved.pages);
+	assert_true(r->clock_ns == clock_now_ns(r->machine->host.clock));
+	machine_quit(r->machine, END_QUIT, "saved", "");
+	machine_thaw(r->machine);
+}
+
 /* On the loop's thread, while the guest runs. */
 static void save_and_quit(void *ctx)
 {
 	struct run *r = ctx;
-	struct machine_saved saved;
+	struct machine_moment_config how = { .fd = fcntl(r->state_fd,
+		                                         F_DUPFD_CLOEXEC, 3),
+		                             .form = r->form,
+		                             .still = true,
+		                             .sync = true,
+		                             .done = saved,
+		                             .ctx = r };
 	struct error err = { 0 };
 	const u32 *count =
 	    memory_ptr(r->machine->memory, 0x800000, sizeof(*count));
@@ -131,19 +150,16 @@ static void save_and_quit(void *ctx)
 	/* A busy host may not have let it run yet. */
 	assert_non_null(count);
 	if (__atomic_load_n(count, __ATOMIC_RELAXED) < 2000) {
+		close(how.fd);
 		loop_timer_arm(&r->timer, loop_now_ns() + 20 * NSEC_PER_MSEC);
 		return;
 	}
 	machine_freeze(r->machine);
-	if (machine_save(r->machine, r->state_fd, r->form, true, &saved, &err) <
-	    0)
-		fail_msg("%s", err.text);
-	assert_true(saved.zero > 10000 && saved.zero < saved.pages);
 	r->clock_ns = clock_now_ns(r->machine->host.clock);
 	memory_read(r->machine->memory, GENERATION_BASE, r->generation,
 	            GENERATION_SIZE);
-	machine_quit(r->machine, END_QUIT, "saved", "");
-	machine_thaw(r->machine);
+	if (machine_moment(r->machine, &how, &err) < 0)
+		fail_msg("%s", err.text);
 }
 
 /* A state to go on from, in r->state_fd. */
