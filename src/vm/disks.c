@@ -22,6 +22,7 @@
 #include "storage/throttle.h"
 #include "vm/config.h"
 #include "vm/session.h"
+#include "vm/shorten.h"
 #include "vm/works.h"
 
 #define NUMBER_MAX BIT(53) /* what JSON's numbers hold exactly */
@@ -707,6 +708,8 @@ static int check_disk(struct request *r, bool alone)
 	if (disk >= r->d->config->machine.disk_count)
 		return error_set(r->err, -ENOENT, "there is no such disk");
 	r->disk = (unsigned)disk;
+	if (alone && works_yield(r->d->works, r->disk))
+		shorten_soon(r->d->shorten);
 	if (alone && works_busy(r->d->works, r->disk))
 		return error_set(r->err, -EBUSY,
 		                 "another job works on this disk");
@@ -739,6 +742,9 @@ json_t *disks_request(const struct disks *d, const char *op, json_t *message,
 
 const char *disks_in_the_way(const struct disks *d)
 {
+	for (unsigned i = 0; i < d->config->machine.disk_count; i++)
+		if (works_yield(d->works, i))
+			shorten_soon(d->shorten);
 	for (unsigned i = 0; i < d->config->machine.disk_count; i++)
 		if (works_busy(d->works, i))
 			return "a job works on a disk: wait for it, or "

@@ -12,12 +12,14 @@
 
 struct machine;
 struct vm_config;
+struct shorten;
 struct works;
 
 struct disks {
 	struct machine *machine;
 	struct vm_config *config;
 	struct works *works;
+	struct shorten *shorten;
 	void *asker; /* an export ends with who asked for it: works_left() */
 };
 

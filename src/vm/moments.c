@@ -475,9 +475,10 @@ static int check_disks(const struct forking *f, struct error *err)
 			          "other, one for each time that it was "
 			          "copied",
 			          i, chain->count);
-			return error_hint(err, "atoll disk rebase has it lie "
-			                       "on fewer; or make more copies "
-			                       "at once");
+			return error_hint(err,
+			                  "it is made to lie on fewer before "
+			                  "long (atoll disk jobs); or make "
+			                  "more copies at once");
 		}
 	}
 	return 0;

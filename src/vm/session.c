@@ -26,6 +26,7 @@
 #include "vm/lost.h"
 #include "vm/moments.h"
 #include "vm/sandbox.h"
+#include "vm/shorten.h"
 #include "vm/works.h"
 
 /* A peer that stalls in the middle of a message must not stall us. */
@@ -58,6 +59,7 @@ struct session {
 	struct loop_fd *signal_watch, *listen_watch;
 	struct vm_config config;
 	struct works *works;
+	struct shorten shorten;
 	struct moments moments;
 	bool paused;
 };
@@ -117,6 +119,19 @@ static void stay(struct peer *p, enum stay stays)
 		machine_freeze(p->session->machine);
 	else if (!stays && was)
 		machine_thaw(p->session->machine);
+}
+
+static bool is_saved(const struct session *s)
+{
+	for (unsigned i = 0; i < PEERS_MAX; i++)
+		if (s->peers[i].stays)
+			return true;
+	return false;
+}
+
+static bool may_shorten(void *ctx)
+{
+	return !is_saved(ctx);
 }
 
 /* What it was to stand still for is over. */
@@ -222,7 +237,8 @@ int brought_fd(const struct brought *b, json_t *index)
 
 static struct disks session_disks(struct session *s, struct peer *asker)
 {
-	return (struct disks){ s->machine, &s->config, s->works, asker };
+	return (struct disks){ s->machine, &s->config, s->works, &s->shorten,
+		               asker };
 }
 
 /* What the disks hold belongs to what was saved: for the peer to copy while
@@ -286,6 +302,7 @@ static json_t *do_fork(struct peer *p, json_t *message,
 
 	if (disks_in_the_way(&disks))
 		return refusal(disks_in_the_way(&disks));
+	shorten_soon(&p->session->shorten);
 	return moments_fork(&p->session->moments, message, brought, reply);
 }
 
@@ -307,9 +324,8 @@ static json_t *do_disks(struct peer *p, const char *op, json_t *message,
 	const struct disks disks = session_disks(s, p);
 	json_t *answer;
 
-	for (unsigned i = 0; i < PEERS_MAX; i++)
-		if (s->peers[i].stays)
-			return refusal("the machine is being saved");
+	if (is_saved(s))
+		return refusal("the machine is being saved");
 	answer = disks_request(&disks, op, message, brought);
 	return answer ? answer : refusal("no such request");
 }
@@ -530,6 +546,12 @@ static int build(struct session *s, int kvm, struct error *err)
 		                       .machine = s->machine,
 		                       .config = &s->config,
 		                       .answer = answer };
+	s->shorten = (struct shorten){ .loop = s->loop,
+		                       .config = &s->config,
+		                       .works = s->works,
+		                       .may = may_shorten,
+		                       .ctx = s };
+	shorten_init(&s->shorten);
 	peer_open(s, &s->peers[0], s->peers[0].sock);
 	rc = lost_watch(s->machine, s->loop, s->peers[0].sock, &saved, err);
 	if (rc < 0)
@@ -587,6 +609,7 @@ static void session_fini(struct session *s)
 		peer_close(&s->peers[i]);
 	loop_fd_remove(s->listen_watch);
 	loop_fd_remove(s->signal_watch);
+	shorten_fini(&s->shorten);
 	works_end(s->works, -1);
 	lost_unwatch();
 	moments_fini(&s->moments);

@@ -393,6 +393,22 @@ void work_cancel(struct work *work)
 	work->state = JOB_CANCELLED;
 }
 
+/* It is past its last step, or one piece away from being cancelled. */
+bool works_yield(struct works *w, unsigned disk)
+{
+	bool any = false;
+
+	for (struct work *e = w->list; e < w->list + WORKS_MAX; e++) {
+		if (!e->id || e->disk != disk || !e->yields || over(e))
+			continue;
+		job_cancel(e->job);
+		job_wait_end(e->job, -1);
+		look(e);
+		any = true;
+	}
+	return any;
+}
+
 void works_left(struct works *w, const void *asker)
 {
 	for (struct work *e = w->list; e < w->list + WORKS_MAX; e++)

@@ -51,6 +51,7 @@ struct work {
 	 * one of its chain. */
 	unsigned layer;
 	bool rebases;
+	bool yields; /* nobody asked for it: works_yield() ends it */
 	char *base_path, *base_format, *above_path;
 
 	/* A snapshot's. */
@@ -88,6 +89,9 @@ void work_begun(struct work *work);
 int work_snapshot(struct work *work, struct error *err) MUST_CHECK;
 
 struct work *works_find(struct works *w, u64 id);
+/* What nobody asked for is cancelled, and over when this returns: true if there
+ * was such. */
+bool works_yield(struct works *w, unsigned disk);
 /* One that is under way on this disk, an export aside. */
 bool works_busy(const struct works *w, unsigned disk);
 json_t *works_list(struct works *w);

@@ -296,6 +296,55 @@ def disks_with_paths():
     check("its layers can be merged", merge.returncode == 0, merge)
 
 
+class Clone(Guest):
+    """Of an image that was imported."""
+
+    def words(self, elf, disk):
+        return ["im:1"]
+
+
+def layers(name):
+    info = json.loads(command("disk", "info", name + ":vda").stdout)
+    return [x["path"] for x in info["layers"]]
+
+
+def disks_made_short():
+    """Copied so often that nobody needs to say so; while that work goes on,
+    copies and snapshots are made as ever."""
+    first = Clone(atoll, disk_elf, env, None, "nine")
+    check("it writes", first.goes_on(20), first.said)
+    copies = []
+    for n in range(10):
+        copies += fork("nine", "--rm", "--name", f"at{n}")[0]
+        check("it goes on", first.goes_on(5), first.said)
+    check("made short by itself", wait_until(
+        lambda: len(layers("nine")) <= 8), layers("nine"))
+    done = json.loads(command("disk", "jobs", "nine:vda", "--json").stdout)
+    check("as a job", "done" in [j["state"] for j in done
+                                 if j["kind"] == "rebase"], done)
+    deep = copies[-1].name
+    check("the last copy's, too", wait_until(
+        lambda: len(layers(deep)) <= 8), layers(deep))
+    for n in range(10):
+        copies += fork(deep, "--rm", "--name", f"in{n}")[0]
+        time.sleep(0.15 * n)
+    made = command("snapshot", "create", deep, "s")
+    check("a snapshot meanwhile", made.returncode == 0, made)
+    check("again", wait_until(lambda: len(layers(deep)) <= 8), layers(deep))
+    begun = [written(c)[0] for c in copies]
+    check("all go on", first.goes_on(20) and all(
+        wait_until(lambda i=i, c=c: written(c)[0] >= begun[i] + 20)
+        for i, c in enumerate(copies)))
+    said = [first.said] + [written(c)[1] for c in copies]
+    check("none misses what it wrote", not any(said), said)
+    for c in copies:
+        os.kill(c.pid, signal.SIGTERM)
+        check("ends", c.gone())
+    code = first.end()
+    check("the first is content", code == 1 and not first.said,
+          (code, first.said))
+
+
 def disks_without_paths():
     """The disk of an image: a longer chain with each copy, which is made
     short while it runs; the copies lie on what it was."""
@@ -306,9 +355,6 @@ def disks_without_paths():
                    disk_elf)
     check("an image", made.returncode == 0, made.stderr)
 
-    class Clone(Guest):
-        def words(self, elf, disk):
-            return ["im:1"]
     first = Clone(atoll, disk_elf, env, None, "eight")
     check("it writes", first.goes_on(20), first.said)
     copies = []
@@ -316,9 +362,6 @@ def disks_without_paths():
         copies += fork("eight", "--rm", "--name", f"of{n}")[0]
         check("it goes on", first.goes_on(20), first.said)
 
-    def layers(name):
-        info = json.loads(command("disk", "info", name + ":vda").stdout)
-        return [x["path"] for x in info["layers"]]
     before = layers("eight")
     check("a layer for each", len(before) == 5, before)
     done = command("disk", "rebase", "eight:vda", "--layer", "4")
@@ -445,6 +488,7 @@ try:
         refuses_disks()
         disks_with_paths()
         disks_without_paths()
+        disks_made_short()
         killed_forks(8)
 finally:
     end_all()

@@ -261,7 +261,7 @@ def suspends():
           whole_one.text)
     seen = whole_one.percents()
     check("its progress was shown", seen == sorted(seen) and
-          seen[-1] == 100 and len(seen) > 2 and re.search(r"of 1\d\d MiB", whole_one.text),
+          seen[-1] == 100 and len(seen) > 2 and re.search(r"of \d{3} MiB", whole_one.text),
           whole_one.text)
     again = subprocess.Popen([atoll, "resume", "m"], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE,
