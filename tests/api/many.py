@@ -3,14 +3,16 @@
 
 A thousand that are defined are listed in less than 50 ms of processor time, of
 the daemon's and the command's together: what else the host does costs time on
-the clock. A hundred tiny ones are started at once, all of them run, and are
-stopped at once; nothing is left.
+the clock. Where a loop of our own takes longer than where the bar was set, all
+may take longer by as much. A hundred tiny ones are started at once, all of them
+run, and are stopped at once; nothing is left.
 """
 import os
 import pathlib
 import resource
 import subprocess
 import sys
+import time
 
 import harness
 
@@ -18,6 +20,7 @@ P = harness.programs(sys.argv[1:4])
 DEFINED = int(sys.argv[4]) if len(sys.argv) > 4 else 1000
 RUNNING = int(sys.argv[5]) if len(sys.argv) > 5 else 100
 BAR_MS, ROUNDS = 50, 15
+LOOP_STEPS, LOOP_MS = 300000, 20
 passed = failed = 0
 
 
@@ -48,6 +51,22 @@ def least(d, what):
     return min(times)
 
 
+def bar():
+    """What the bar is on this processor, as it is just now."""
+    times = []
+    for _ in range(ROUNDS):
+        before, n = time.process_time(), 0
+        for i in range(LOOP_STEPS):
+            n += i * i
+        times.append(1000 * (time.process_time() - before))
+    return BAR_MS * max(1, min(times) / LOOP_MS)
+
+
+def within_bar(what, ms):
+    most = bar()
+    check(f"{what} less than {most:.0f} ms", ms < most, f"{ms:.1f}")
+
+
 def lists(d):
     c = harness.UnixConnection(d.socket)
     for view in ("", "?view=brief"):
@@ -55,7 +74,7 @@ def lists(d):
         got = d.call("GET", path, connection=c).json["vms"]
         check(f"GET {path}", len(got) == DEFINED, len(got))
         ms = least(d, lambda: d.call("GET", path, connection=c))
-        check("it takes less than 50 ms", ms < BAR_MS, f"{ms:.1f}")
+        within_bar("it takes", ms)
     c.close()
 
     def command():
@@ -63,7 +82,7 @@ def lists(d):
                              check=True, capture_output=True).stdout
         assert out.count(b"\n") == DEFINED + 1, out[-300:]
     ms = least(d, command)
-    check("so does atoll vm list", ms < BAR_MS, f"{ms:.1f}")
+    within_bar("atoll vm list takes", ms)
 
 
 def all_of(d, names, action):
