@@ -268,8 +268,11 @@ class Daemon:
         number = 2166136261
         for byte in str(self.state).encode():
             number = (number ^ byte) * 16777619 & 0xffffffff
-        for group in pathlib.Path("/sys/fs/cgroup").rglob(
-                f"atoll-{number:08x}"):
+        name = f"atoll-{number:08x}"
+        # Those of others come and go meanwhile, which os.walk() bears.
+        groups = [os.path.join(at, name) for at, names, _ in
+                  os.walk("/sys/fs/cgroup") if name in names]
+        for group in groups:
             for folder, _, _ in os.walk(group, topdown=False):
                 try:
                     os.rmdir(folder)

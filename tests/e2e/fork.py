@@ -308,6 +308,16 @@ def layers(name):
     return [x["path"] for x in info["layers"]]
 
 
+def ends(copies, but=None):
+    """Those that are left: a slow host has enough to do with the last."""
+    for c in copies:
+        if c.name != but:
+            check("finds what it wrote", not written(c)[1], written(c)[1])
+            os.kill(c.pid, signal.SIGTERM)
+            check("ends", c.gone())
+    return [c for c in copies if c.name == but]
+
+
 def disks_made_short():
     """Copied so often that nobody needs to say so; while that work goes on,
     copies and snapshots are made as ever."""
@@ -315,7 +325,7 @@ def disks_made_short():
     check("it writes", first.goes_on(20), first.said)
     copies = []
     for n in range(10):
-        copies += fork("nine", "--rm", "--name", f"at{n}")[0]
+        copies = ends(copies) + fork("nine", "--rm", "--name", f"at{n}")[0]
         check("it goes on", first.goes_on(5), first.said)
     check("made short by itself", wait_until(
         lambda: len(layers("nine")) <= 8), layers("nine"))
@@ -326,7 +336,8 @@ def disks_made_short():
     check("the last copy's, too", wait_until(
         lambda: len(layers(deep)) <= 8), layers(deep))
     for n in range(10):
-        copies += fork(deep, "--rm", "--name", f"in{n}")[0]
+        copies = ends(copies, deep) + fork(deep, "--rm", "--name",
+                                           f"in{n}")[0]
         time.sleep(0.15 * n)
     made = command("snapshot", "create", deep, "s")
     check("a snapshot meanwhile", made.returncode == 0, made)

@@ -575,7 +575,9 @@ static void destroy(struct device *dev)
 	struct virtio_net *n = container_of(dev, struct virtio_net, v.pci.dev);
 
 	link_attach(n->link, NULL);
+	/* Nothing is left for the reset, which comes next, to cancel. */
 	clock_timer_fini(&n->plug_in);
+	n->unplugged = false;
 	virtio_fini(&n->v);
 	free(n);
 }

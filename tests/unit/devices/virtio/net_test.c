@@ -554,6 +554,9 @@ static void test_copy(void **state)
 	virtio_net_new_address(f->dev);
 	driver_set_status(&f->d, 0);
 	assert_true(has_link(f));
+	/* And the end: teardown comes while it is down. */
+	virtio_net_new_address(f->dev);
+	assert_false(has_link(f));
 }
 
 static void test_reset(void **state)
