@@ -12,7 +12,8 @@
  * clocks, stores into decoded code. Host code leaves such things to the
  * interpreter, too. So it does before a store into page tables that the block
  * goes through: which translation is used then, the old one or the new, hangs
- * on what a TLB happens to hold.
+ * on what a TLB happens to hold. What earlier stores into tables left behind in
+ * this vCPU's TLB is looked for when a block differs.
  */
 #include "engine/bt/lockstep.h"
 
@@ -44,7 +45,8 @@ struct lockstep {
 	unsigned done; /* instructions interpreted, of the block */
 	bool finished; /* ...and they led out of it */
 	bool interpreting;
-	u64 undefined; /* flags, if known */
+	bool watched, otherwise; /* see translates_otherwise() */
+	u64 undefined;           /* flags, if known */
 	bool strict;
 	/* Translations that other may know are those of this moment. */
 	bool gone;
@@ -200,6 +202,28 @@ static void sync_translations(struct lockstep *l)
 	ASSERT(r == 0);
 }
 
+/*
+ * An address that the other has just walked for leads this vCPU elsewhere: what
+ * it translated once, it may go by until it is told to flush.
+ */
+static bool translates_otherwise(const struct lockstep *l)
+{
+	const struct icpu *other = l->other;
+	const struct tlb_fills *f = &other->space->fills[other->priv];
+
+	for (u32 i = 0; i < MIN(f->count, (u32)TLB_LOG); i++) {
+		unsigned x = f->log[i];
+		const struct tlb_entry *walked, *known;
+
+		walked = &other->space->data[other->priv][x];
+		known = &l->cpu->space->data[other->priv][x];
+		if (walked->rtag == known->rtag &&
+		    ((walked->gpa ^ known->gpa) & PAGE_MASK))
+			return true;
+	}
+	return false;
+}
+
 /* One instruction, the block's k-th; false: there is no next one in it. */
 static bool interpret_one(struct lockstep *l, const struct bt_code *code,
                           unsigned k)
@@ -210,6 +234,8 @@ static bool interpret_one(struct lockstep *l, const struct bt_code *code,
 	/* It is undone where it was declined; a HLT was not. */
 	if (!icpu_step(other, 1, &exit) && exit.reason == EXIT_ERROR)
 		return false;
+	if (l->watched)
+		l->otherwise |= translates_otherwise(l);
 	l->done = k + 1;
 	l->finished = l->done == code->total ||
 	              other->rip != l->cpu->pcbase + code->out[k + 1].off;
@@ -256,6 +282,16 @@ static void interpret_again(struct lockstep *l, const struct bt_code *code,
 	for (unsigned i = 0; i < l->copies; i++)
 		memcpy(l->copy[i].now, l->copy[i].first, PAGE_SIZE);
 	interpret(l, code, n);
+}
+
+static bool by_other_translations(struct lockstep *l,
+                                  const struct bt_code *code)
+{
+	l->watched = true;
+	l->otherwise = false;
+	interpret_again(l, code, l->done);
+	l->watched = false;
+	return l->otherwise;
 }
 
 /* ---- telling ---- */
@@ -573,8 +609,12 @@ void lockstep_after(struct lockstep *l, const struct bt_code *code,
 	/* A device may have written what the block reads: once more. */
 	if (!l->strict)
 		interpret_again(l, code, l->done);
-	if (!same(l))
+	if (same(l))
+		return;
+	if (!by_other_translations(l, code))
 		differ(l, b);
+	l->figures.blocks--;
+	l->figures.unseen++;
 }
 
 struct lockstep_figures lockstep_figures(const struct lockstep *l)
