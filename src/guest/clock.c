@@ -133,6 +133,8 @@ void clock_timer_arm(struct clock_timer *t, u64 when_ns)
 
 void clock_timer_cancel(struct clock_timer *t)
 {
+	if (!t->clock)
+		return;
 	pthread_mutex_lock(&t->clock->lock);
 	t->armed = false;
 	loop_timer_cancel(&t->host);

@@ -39,5 +39,6 @@ struct clock_timer {
 void clock_timer_init(struct clock_timer *timer, struct clock *clock,
                       pthread_mutex_t *lock, void (*fn)(void *), void *ctx);
 void clock_timer_arm(struct clock_timer *timer, u64 when_ns);
+/* Both do nothing to one that is not made, or not any more. */
 void clock_timer_cancel(struct clock_timer *timer);
 void clock_timer_fini(struct clock_timer *timer);

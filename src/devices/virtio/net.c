@@ -489,8 +489,7 @@ static void reset(struct virtio_device *v)
 	memset(n->tx_blocked, 0, sizeof(n->tx_blocked));
 	n->active_pairs = 1;
 	n->announce = 0;
-	if (n->unplugged)
-		clock_timer_cancel(&n->plug_in);
+	clock_timer_cancel(&n->plug_in);
 	n->unplugged = false;
 	n->offloads = 0;
 	n->frame_len = 0;
@@ -575,9 +574,7 @@ static void destroy(struct device *dev)
 	struct virtio_net *n = container_of(dev, struct virtio_net, v.pci.dev);
 
 	link_attach(n->link, NULL);
-	/* Nothing is left for the reset, which comes next, to cancel. */
 	clock_timer_fini(&n->plug_in);
-	n->unplugged = false;
 	virtio_fini(&n->v);
 	free(n);
 }
