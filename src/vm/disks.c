@@ -698,6 +698,14 @@ static const struct {
 	{ "job-complete", false, false, do_job_complete },
 };
 
+/* What nobody asked for gives way, and is done later. */
+static bool is_busy(const struct disks *d, unsigned disk)
+{
+	if (works_yield(d->works, disk))
+		shorten_soon(d->shorten);
+	return works_busy(d->works, disk);
+}
+
 static int check_disk(struct request *r, bool alone)
 {
 	u64 disk = UINT64_MAX;
@@ -708,9 +716,7 @@ static int check_disk(struct request *r, bool alone)
 	if (disk >= r->d->config->machine.disk_count)
 		return error_set(r->err, -ENOENT, "there is no such disk");
 	r->disk = (unsigned)disk;
-	if (alone && works_yield(r->d->works, r->disk))
-		shorten_soon(r->d->shorten);
-	if (alone && works_busy(r->d->works, r->disk))
+	if (alone && is_busy(r->d, r->disk))
 		return error_set(r->err, -EBUSY,
 		                 "another job works on this disk");
 	return 0;
@@ -743,10 +749,7 @@ json_t *disks_request(const struct disks *d, const char *op, json_t *message,
 const char *disks_in_the_way(const struct disks *d)
 {
 	for (unsigned i = 0; i < d->config->machine.disk_count; i++)
-		if (works_yield(d->works, i))
-			shorten_soon(d->shorten);
-	for (unsigned i = 0; i < d->config->machine.disk_count; i++)
-		if (works_busy(d->works, i))
+		if (is_busy(d, i))
 			return "a job works on a disk: wait for it, or "
 			       "cancel it";
 	return NULL;

@@ -63,7 +63,8 @@ static json_t *figures(const struct machine_moment_result *r)
 
 /* ---- save, snapshot ---- */
 
-/* Those that it writes to. */
+/* What they hold belongs to what was saved: for the peer to copy while they
+ * stand still, or to give a name before it vanishes with us. */
 static json_t *saved_disks(const struct moments *m, struct reply *reply)
 {
 	const struct vm_config *c = m->config;
@@ -185,7 +186,6 @@ static json_t *begin_moment(struct moments *m, void *asker, json_t *message,
                             int rc, struct machine_moment_config *c,
                             struct error *err)
 {
-
 	if (rc == 0 && m->asker)
 		rc = error_set(err, -EBUSY,
 		               "the machine is being saved "

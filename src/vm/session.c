@@ -241,8 +241,6 @@ static struct disks session_disks(struct session *s, struct peer *asker)
 		               asker };
 }
 
-/* What the disks hold belongs to what was saved: for the peer to copy while
- * they stand still, or to give a name before it vanishes with us. */
 static json_t *do_save(struct peer *p, json_t *message,
                        const struct brought *brought)
 {

@@ -106,6 +106,5 @@ void shorten_init(struct shorten *s)
 
 void shorten_fini(struct shorten *s)
 {
-	if (s->loop)
-		loop_timer_fini(&s->timer);
+	loop_timer_fini(&s->timer);
 }

@@ -110,8 +110,7 @@ static void backup_fini(struct job *j, bool ok)
 	j->point = NULL;
 	if (!ok && j->wanted)
 		give_back(j);
-	block_close(j->target);
-	j->target = NULL;
+	job_close_target(j, ok);
 }
 
 /* Paused. */

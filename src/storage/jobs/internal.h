@@ -103,6 +103,8 @@ struct job *job_make(const char *kind, struct live *live,
                      const struct job_options *options);
 int job_start(struct job **out, struct job *j, struct error *err);
 void job_free(struct job *j);
+/* A fini: the target is the job's own. */
+void job_close_target(struct job *j, bool ok);
 /* After length bytes more: account, wait for the rate. -ECANCELED. */
 int job_step(struct job *j, u64 length);
 void job_set_total(struct job *j, u64 total);

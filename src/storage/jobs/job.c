@@ -47,6 +47,13 @@ struct job *job_make(const char *kind, struct live *live,
 	return j;
 }
 
+void job_close_target(struct job *j, bool ok)
+{
+	(void)ok;
+	block_close(j->target);
+	j->target = NULL;
+}
+
 void job_free(struct job *j)
 {
 	pthread_cond_destroy(&j->changed);

@@ -57,13 +57,6 @@ static int mirror(struct job *j, struct error *err)
 	return rc;
 }
 
-static void mirror_fini(struct job *j, bool ok)
-{
-	(void)ok;
-	block_close(j->target);
-	j->target = NULL;
-}
-
 int job_mirror(struct job **out, struct block *live, struct block *target,
                bool blank, const struct job_options *options, struct error *err)
 {
@@ -87,7 +80,7 @@ int job_mirror(struct job **out, struct block *live, struct block *target,
 	j->target = target;
 	j->blank = blank;
 	j->run = mirror;
-	j->fini = mirror_fini;
+	j->fini = job_close_target;
 	rc = job_start(out, j, err);
 	if (rc < 0) {
 		live_release(l);

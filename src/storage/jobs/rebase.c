@@ -169,13 +169,6 @@ static int rebase(struct job *j, struct error *err)
 	return rc;
 }
 
-static void rebase_fini(struct job *j, bool ok)
-{
-	(void)ok;
-	block_close(j->target);
-	j->target = NULL;
-}
-
 static int check(struct live *l, const struct job_rebase *how,
                  struct error *err)
 {
@@ -227,7 +220,7 @@ int job_rebase(struct job **out, struct block *live,
 		j->base.format = xstrdup(how->format);
 	}
 	j->run = rebase;
-	j->fini = rebase_fini;
+	j->fini = job_close_target;
 	rc = job_start(out, j, err);
 	if (rc < 0) {
 		live_release(l);
