@@ -348,9 +348,7 @@ def disks_made_short():
         for i, c in enumerate(copies)))
     said = [first.said] + [written(c)[1] for c in copies]
     check("none misses what it wrote", not any(said), said)
-    for c in copies:
-        os.kill(c.pid, signal.SIGTERM)
-        check("ends", c.gone())
+    ends(copies)
     code = first.end()
     check("the first is content", code == 1 and not first.said,
           (code, first.said))
@@ -391,9 +389,7 @@ def disks_without_paths():
         for i, c in enumerate(copies)))
     said = [first.said] + [written(c)[1] for c in copies]
     check("none misses what it wrote", not any(said), said)
-    for c in copies:
-        os.kill(c.pid, signal.SIGTERM)
-        check("ends", c.gone())
+    ends(copies)
     code = first.end()
     check("the first is content", code == 1 and not first.said,
           (code, first.said))

@@ -90,10 +90,14 @@ def progress(other):
     return ask(other, {"op": "snapshot-progress"})
 
 
-def ended(other):
+def wait_until(what):
     end = time.monotonic() + LIMIT
-    while progress(other)["total"] and time.monotonic() < end:
+    while not what() and time.monotonic() < end:
         time.sleep(0.01)
+
+
+def ended(other):
+    wait_until(lambda: not progress(other)["total"])
 
 
 def whole(other, memory):
@@ -229,10 +233,7 @@ def resumed():
     vm = subprocess.Popen([atoll, "resume", "m"], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           env=env)
-    deadline = time.monotonic() + LIMIT
-    while not os.path.exists(work + "/r/named/m.sock") and \
-            time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: os.path.exists(work + "/r/named/m.sock"))
     return vm
 
 
