@@ -56,9 +56,10 @@ static void put_balloon(FILE *f, struct machine *m)
 	virtio_balloon_figures(m->balloon, &b);
 	fprintf(f,
 	        "{\"driver\":%s,\"target_bytes\":%" PRIu64
-	        ",\"actual_bytes\":%" PRIu64 ",\"reported_bytes\":%" PRIu64,
+	        ",\"actual_bytes\":%" PRIu64 ",\"lent_bytes\":%" PRIu64
+	        ",\"reported_bytes\":%" PRIu64,
 	        b.driver ? "true" : "false", b.target_bytes, b.actual_bytes,
-	        b.reported_bytes);
+	        b.lent_bytes, b.reported_bytes);
 	put_said(f, "free_bytes", b.free_bytes);
 	put_said(f, "available_bytes", b.available_bytes);
 	put_said(f, "total_bytes", b.total_bytes);

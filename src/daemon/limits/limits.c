@@ -334,7 +334,7 @@ static struct memory_guest guest_of(const struct vm *vm)
 		.reservation = resource(vm, "memory_reservation_bytes"),
 		.limit = wanted_of(vm),
 		.now = vm->limits_given ? vm->limits_given : size,
-		.used = r ? watch_used_bytes(r) : size,
+		.used = r ? watch_needed_bytes(r, size) : size,
 	};
 
 	/* An earlier daemon may have taken some. */

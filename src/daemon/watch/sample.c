@@ -201,16 +201,31 @@ static void take_memory(struct vm_rates *r, json_t *figures,
 	r->balloon_target_bytes = number(b, "target_bytes");
 	r->balloon_bytes = number(b, "actual_bytes");
 	r->reported_bytes = number(b, "reported_bytes");
+	r->lent_bytes = number(b, "lent_bytes");
 	r->guest_total_bytes = said(b, "total_bytes");
 	r->guest_available_bytes = said(b, "available_bytes");
 }
 
 u64 watch_used_bytes(const struct vm_rates *r)
 {
-	if (r->guest_total_bytes >= 0 && r->guest_available_bytes >= 0 &&
-	    r->guest_available_bytes <= r->guest_total_bytes)
-		return (u64)(r->guest_total_bytes - r->guest_available_bytes);
-	return r->guest_resident_bytes;
+	u64 total = (u64)r->guest_total_bytes, used;
+
+	if (r->guest_total_bytes < 0 || r->guest_available_bytes < 0 ||
+	    r->guest_available_bytes > r->guest_total_bytes)
+		return r->guest_resident_bytes;
+	used = total - (u64)r->guest_available_bytes;
+	return used - MIN(used, r->lent_bytes);
+}
+
+u64 watch_needed_bytes(const struct vm_rates *r, u64 size)
+{
+	u64 total = (u64)MAX(r->guest_total_bytes, (s64)0);
+
+	/* Where the balloon is not part of the total it is beside it. */
+	if (!r->lent_bytes)
+		total += r->balloon_bytes;
+	return watch_used_bytes(r) +
+	       (r->guest_total_bytes < 0 ? 0 : size - MIN(size, total));
 }
 
 static void answered(void *ctx, bool ok, const char *words, json_t *answer)

@@ -69,6 +69,7 @@ struct vm_rates {
 	u64 resident_bytes, guest_resident_bytes, swap_bytes;
 	bool has_balloon, has_driver, agent;
 	u64 balloon_target_bytes, balloon_bytes, reported_bytes;
+	u64 lent_bytes; /* of the guest's total, to the balloon */
 	/* As the guest says; -1: it does not. */
 	s64 guest_total_bytes, guest_available_bytes;
 	/* Equal to other machines' and so shared; -1: it does not share. */
@@ -93,6 +94,9 @@ json_t *watch_vm_json(const struct vm *vm);
 json_t *watch_host_json(const struct daemon *d);
 /* What a guest really uses; what is resident where it does not say. */
 u64 watch_used_bytes(const struct vm_rates *r);
+/* What a guest of that size can't do without: that, and what its kernel keeps
+ * from the total that it tells of. */
+u64 watch_needed_bytes(const struct vm_rates *r, u64 size);
 
 /* ---- history.c ---- */
 

@@ -52,6 +52,8 @@ struct virtio_balloon {
 	u8 stats_held;
 	u64 stats[TAGS];
 	u64 stats_ns, reported_bytes;
+	/* Not saved: pages that were lent when the guest last said. */
+	u32 stats_actual;
 	struct virtq_chain chain;
 };
 
@@ -122,8 +124,10 @@ static void take_stats(struct virtio_balloon *b)
 	u8 buf[STATS_READ * STAT_SIZE];
 	size_t n = virtq_copy_out(&b->chain, 0, buf, sizeof(buf)) / STAT_SIZE;
 
-	if (n)
+	if (n) {
 		b->stats_ns = clock_now_ns(b->v.pci.dev.host->clock);
+		b->stats_actual = b->actual;
+	}
 	for (size_t i = 0; i < n; i++) {
 		u16 tag = pci_get16(buf + i * STAT_SIZE);
 
@@ -213,7 +217,7 @@ static void reset(struct virtio_device *v)
 {
 	struct virtio_balloon *b = balloon_of(v);
 
-	b->actual = 0;
+	b->actual = b->stats_actual = 0;
 	b->stats_held = 0;
 	b->stats_ns = 0;
 	memset(b->stats, 0xff, sizeof(b->stats));
@@ -227,6 +231,7 @@ static int loaded(struct device *dev, struct error *err)
 
 	virtio_config_put(&b->v, CONFIG_NUM_PAGES, b->num_pages, 4);
 	virtio_config_put(&b->v, CONFIG_ACTUAL, b->actual, 4);
+	b->stats_actual = b->actual;
 	rc = virtio_type_loaded(dev, err);
 	if (!b->v.queues[STATS].running ||
 	    b->stats_head >= b->v.queues[STATS].size)
@@ -249,6 +254,15 @@ void virtio_balloon_set_target(struct device *dev, u64 bytes)
 	device_unlock(dev);
 }
 
+/* A driver that may take pages back without asking goes on counting them as
+ * memory that it has. */
+static u64 lent_in_total(const struct virtio_balloon *b)
+{
+	return virtio_has(&b->v, F_DEFLATE_ON_OOM)
+	           ? (u64)b->stats_actual << PAGE_SHIFT
+	           : 0;
+}
+
 void virtio_balloon_figures(struct device *dev,
                             struct virtio_balloon_figures *f)
 {
@@ -266,6 +280,7 @@ void virtio_balloon_figures(struct device *dev,
 		.total_bytes = b->stats[TAG_TOTAL],
 		.available_bytes = b->stats[TAG_AVAILABLE],
 		.cache_bytes = b->stats[TAG_CACHE],
+		.lent_bytes = lent_in_total(b),
 		.stats_ns = b->stats_ns,
 		.driver = b->v.running,
 	};

@@ -26,6 +26,9 @@ struct virtio_balloon_figures {
 	u64 reported_bytes; /* free pages dropped, since the start */
 	u64 swap_in_bytes, swap_out_bytes, major_faults;
 	u64 free_bytes, total_bytes, available_bytes, cache_bytes;
+	/* Of total_bytes what was in the balloon then: the guest neither has
+	 * that nor calls it available. 0 where its total is without. */
+	u64 lent_bytes;
 	u64 stats_ns; /* of the machine's clock, when it said so; 0: never */
 	bool driver;  /* the guest has a driver, and it runs */
 };

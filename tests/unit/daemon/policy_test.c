@@ -147,6 +147,35 @@ static void test_memory_course(void **state)
 		assert_int_equal(g[i].now, g[i].size);
 }
 
+/* A guest that lends is not one that uses: what it can't do without is the same
+ * at every size of its balloon, whichever way it counts. */
+static void test_memory_needed(void **state)
+{
+	const u64 size = 512 * MIB, kernel = 40 * MIB, uses = 30 * MIB;
+
+	(void)state;
+	for (u64 lent = 0; lent <= 384 * MIB; lent += 64 * MIB)
+		for (int counts = 0; counts < 2; counts++) {
+			u64 has = size - kernel - lent;
+			struct vm_rates r = {
+				.balloon_bytes = lent,
+				.lent_bytes = counts ? lent : 0,
+				.guest_total_bytes =
+				    (s64)(has + (counts ? lent : 0)),
+				.guest_available_bytes = (s64)(has - uses),
+				.guest_resident_bytes = 99 * MIB,
+			};
+
+			assert_int_equal(watch_used_bytes(&r), uses);
+			assert_int_equal(watch_needed_bytes(&r, size),
+			                 uses + kernel);
+			r.guest_total_bytes = -1;
+			assert_int_equal(watch_used_bytes(&r), 99 * MIB);
+			assert_int_equal(watch_needed_bytes(&r, size),
+			                 99 * MIB);
+		}
+}
+
 /* ---- processors ---- */
 
 static void test_shares(void **state)
@@ -494,6 +523,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_memory_promises),
 		cmocka_unit_test(test_memory_course),
+		cmocka_unit_test(test_memory_needed),
 		cmocka_unit_test(test_shares),
 		cmocka_unit_test(test_shares_examples),
 		cmocka_unit_test(test_spread),

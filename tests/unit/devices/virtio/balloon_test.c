@@ -193,6 +193,37 @@ static void test_target(void **state)
 	assert_int_equal(figures.target_bytes, 10 * PAGE_SIZE);
 }
 
+/* Of what the guest says it has, what is lent: as it was when it said so, and
+ * only where it goes on counting that. */
+static void test_lent(void **state)
+{
+	struct fixture *f = *state;
+	struct virtio_balloon_figures figures;
+	struct buffer b = { rig_alloc(&f->rig, 64), 10 };
+	u16 head;
+	u32 len;
+
+	put_stat(rig_ptr(&f->rig, b.gpa, 64), 5, 1 << 20);
+	rig_mmio_write(&f->rig, f->d.device + 4, 4, 3);
+	driver_add(&f->d, STATS, &b, 1, NULL, 0);
+	driver_notify(&f->d, STATS);
+	rig_mmio_write(&f->rig, f->d.device + 4, 4, 9);
+	virtio_balloon_figures(f->dev, &figures);
+	assert_int_equal(figures.lent_bytes, 3 * PAGE_SIZE);
+	assert_int_equal(figures.actual_bytes, 9 * PAGE_SIZE);
+	assert_true(driver_used(&f->d, STATS, &head, &len));
+	driver_set_status(&f->d, 0);
+	virtio_balloon_figures(f->dev, &figures);
+	assert_int_equal(figures.lent_bytes, 0);
+	driver_start(&f->d, FEATURES & ~BIT(2), QUEUES);
+	rig_mmio_write(&f->rig, f->d.device + 4, 4, 3);
+	driver_add(&f->d, STATS, &b, 1, NULL, 0);
+	driver_notify(&f->d, STATS);
+	virtio_balloon_figures(f->dev, &figures);
+	assert_int_equal(figures.total_bytes, 1 << 20);
+	assert_int_equal(figures.lent_bytes, 0);
+}
+
 static void test_state(void **state)
 {
 	struct fixture *f = *state;
@@ -232,7 +263,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_inflate),   TEST(test_hostile_pages),
 		TEST(test_reporting), TEST(test_statistics),
-		TEST(test_target),    TEST(test_state),
+		TEST(test_target),    TEST(test_lent),
+		TEST(test_state),
 	};
 
 	return cmocka_run_group_tests_name("virtio balloon", tests, NULL, NULL);
