@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +42,8 @@ struct top {
 	u64 count, delay_ns; /* count 0: for ever */
 	size_t sort;
 	unsigned rows, columns;
-	FILE *to; /* a screen is written at once */
-	unsigned line;
+	FILE *to;           /* a screen is written at once */
+	unsigned line, cut; /* lines written, and those there was no room for */
 };
 
 /* ---- values ---- */
@@ -81,8 +82,10 @@ static const char *bytes(json_t *vm, const char *path, char *room, size_t size)
 static void put_line(struct top *t, const char *text)
 {
 	/* On a screen nothing wraps, and nothing scrolls. */
-	if (!t->batch && t->line + 1 >= t->rows)
+	if (!t->batch && t->line + 1 >= t->rows) {
+		t->cut++;
 		return;
+	}
 	t->line++;
 	if (t->batch)
 		fprintf(t->to, "%s\n", text);
@@ -117,11 +120,11 @@ static void put_titles(struct top *t)
 	char line[LINE];
 
 	snprintf(line, sizeof(line),
-	         "%-*s %-8s %6s %6s %6s %6s %6s %6s %5s %6s %6s %6s %6s %6s "
-	         "%6s %6s",
-	         NAME_WIDTH, "NAME", "STATE", "CPU%", "READY%", "STEAL%", "RES",
-	         "SIZE", "BALLN", "SHARED", "SWAP", "READ/s", "WRIT/s", "R-ms",
-	         "W-ms", "TX/s", "RX/s");
+	         "%-*s %-8s %6s %6s %6s %6s %6s %6s %6s %5s %6s %6s %6s %6s "
+	         "%6s %6s %6s",
+	         NAME_WIDTH, "NAME", "STATE", "CPU%", "READY%", "WAIT%",
+	         "STEAL%", "RES", "SIZE", "BALLN", "SHARED", "SWAP", "READ/s",
+	         "WRIT/s", "R-ms", "W-ms", "TX/s", "RX/s");
 	if (t->color)
 		fputs("\033[7m", t->to);
 	put_line(t, line);
@@ -138,9 +141,11 @@ static void put_vcpus(struct top *t, json_t *vm)
 
 	json_array_foreach(cpus, i, one)
 	{
-		snprintf(line, sizeof(line), "  vcpu %-*zu %14.1f %6.1f %6.1f",
+		snprintf(line, sizeof(line),
+		         "  vcpu %-*zu %14.1f %6.1f %6.1f %6.1f",
 		         NAME_WIDTH - 7, i, ratio(one, "run") * 100,
-		         ratio(one, "ready") * 100, ratio(one, "steal") * 100);
+		         ratio(one, "ready") * 100, ratio(one, "wait") * 100,
+		         ratio(one, "steal") * 100);
 		put_line(t, line);
 	}
 }
@@ -150,11 +155,12 @@ static void put_vm(struct top *t, json_t *vm)
 	char line[LINE], v[9][16];
 
 	snprintf(line, sizeof(line),
-	         "%-*.*s %-8s %6.1f %6.1f %6.1f %6s %6s %6s %6s %5s %6s %6s "
-	         "%6.1f %6.1f %6s %6s",
+	         "%-*.*s %-8s %6.1f %6.1f %6.1f %6.1f %6s %6s %6s %6s %5s %6s "
+	         "%6s %6.1f %6.1f %6s %6s",
 	         NAME_WIDTH, NAME_WIDTH, remote_text(vm, "name"),
 	         remote_text(vm, "state"), ratio(vm, "cpu.process") * 100,
-	         ratio(vm, "cpu.ready") * 100, ratio(vm, "cpu.steal") * 100,
+	         ratio(vm, "cpu.ready") * 100, ratio(vm, "cpu.wait") * 100,
+	         ratio(vm, "cpu.steal") * 100,
 	         bytes(vm, "memory.resident_bytes", v[0], sizeof(v[0])),
 	         bytes(vm, "memory.size_bytes", v[1], sizeof(v[1])),
 	         bytes(vm, "memory.balloon.actual_bytes", v[2], sizeof(v[2])),
@@ -201,12 +207,27 @@ static void put_all(struct top *t, json_t *whole)
 		vms[i] = one;
 	}
 	qsort_r(vms, n, sizeof(json_t *), by_sort, &t->sort);
-	t->line = 0;
+	t->line = t->cut = 0;
 	put_host(t, json_object_get(whole, "host"));
 	put_titles(t);
 	for (i = 0; i < n; i++)
 		put_vm(t, vms[i]);
 	free(vms);
+}
+
+/* The last line, which a narrow screen has a part of. */
+static void put_keys(struct top *t)
+{
+	char line[LINE], more[48] = "";
+
+	if (t->cut)
+		snprintf(more, sizeof(more), "%u lines more  ", t->cut);
+	snprintf(line, sizeof(line),
+	         "%s[%s]  q quit  v vCPUs  sort by: c cpu r ready m memory "
+	         "d disk n net a name",
+	         more, sorts[t->sort].name);
+	fprintf(t->to, "\033[J\033[%u;1H%.*s\033[K", t->rows,
+	        (int)t->columns - 1, line);
 }
 
 static void draw(struct top *t, json_t *whole)
@@ -232,19 +253,26 @@ static void draw(struct top *t, json_t *whole)
 		fputs("\033[H", t->to);
 	put_all(t, whole);
 	if (!t->batch)
-		fprintf(t->to,
-		        "\033[J\033[%u;1Hq quit  v vCPUs  sort by: c cpu "
-		        "r ready m memory d disk n net a name  [%s]\033[K",
-		        t->rows, sorts[t->sort].name);
+		put_keys(t);
 	fclose(t->to);
 	fwrite(text, 1, size, stdout);
 	fflush(stdout);
 	free(text);
 }
 
+static volatile sig_atomic_t resized;
+
+static void note_size(int number)
+{
+	(void)number;
+	resized = 1;
+}
+
 static void measure(struct top *t)
 {
 	struct winsize w = { 0 };
+
+	resized = 0;
 
 	t->rows = 24;
 	t->columns = 80;
@@ -266,7 +294,8 @@ static bool take_key(struct top *t, char key)
 	return key == 'q' || key == 3 || key == 4;
 }
 
-/* True: leave. A key that changes the view ends the wait. */
+/* True: leave. A key that changes the view ends the wait, and so does a screen
+ * of another size. */
 static bool wait_for_key(struct top *t)
 {
 	u64 until = loop_now_ns() + t->delay_ns, now;
@@ -280,6 +309,8 @@ static bool wait_for_key(struct top *t)
 
 		if (rc < 0 && errno != EINTR)
 			return true;
+		if (rc < 0 && resized)
+			return false;
 		if (rc <= 0)
 			continue;
 		if (read(STDIN_FILENO, &key, 1) != 1 || take_key(t, key))
@@ -313,6 +344,9 @@ static int live(struct top *t)
 	struct terminal terminal;
 	int code;
 
+	/* Without SA_RESTART: it is to end a wait. */
+	sigaction(SIGWINCH, &(struct sigaction){ .sa_handler = note_size },
+	          NULL);
 	t->color = !getenv("NO_COLOR");
 	terminal_open(&terminal, STDIN_FILENO);
 	fputs("\033[?1049h\033[?25l", stdout);

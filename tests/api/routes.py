@@ -1151,7 +1151,15 @@ class Routes(MomentRoutes, unittest.TestCase):
             self.refused(get("/v1/vms/watched/metrics?" + query), 400,
                          "bad-request")
         self.refused(get("/v1/vms/nobody/metrics"), 404, "not-found")
+        vcpu, = figures["cpu"]["vcpus"]
+        self.assertAlmostEqual(vcpu["run"] + vcpu["ready"] + vcpu["wait"], 1,
+                               places=5)
+        self.assertEqual(figures["cpu"]["wait"], vcpu["wait"])
         text = get("/metrics").body.decode()
+        self.is_exposition(text)
+        for of in ("run", "ready", "wait", "steal"):
+            self.assertIn('\natoll_vm_vcpu_ratio{vm="watched",vcpu="0",'
+                          f'of="{of}"}} ', text)
         self.assertRegex(text, r'(?m)^atoll_vm_ready_ratio\{vm="watched"\} \d')
         self.assertRegex(text, r'(?m)^atoll_host_cpu_ratio \d')
         advice = {v["name"]: v for v in
@@ -1170,6 +1178,34 @@ class Routes(MomentRoutes, unittest.TestCase):
         self.assertEqual(sprawl["old"],
                          ["expired on 2020-01-01", "has no owner"])
         D.do("POST", "/v1/vms/watched/kill")
+
+    def is_exposition(self, text):
+        """Prometheus's text format, version 0.0.4: of each metric HELP, TYPE
+        and then its samples, none twice."""
+        self.assertTrue(text.endswith("\n"))
+        known, seen, kind = set(), set(), None
+        for line in text.splitlines():
+            if line.startswith("# HELP "):
+                name, words = line[7:].split(" ", 1)
+                self.assertNotIn(name, known)
+                self.assertNotIn("\\", words)
+                known.add(name)
+                kind = None
+            elif line.startswith("# TYPE "):
+                self.assertEqual(line.split(" ")[2], name)
+                kind = line.split(" ")[3]
+                self.assertIn(kind, ("gauge", "counter"))
+                self.assertEqual(name.endswith("_total"), kind == "counter")
+            else:
+                m = re.fullmatch(
+                    r'([a-z_:][a-z0-9_:]*)(\{[a-z_]+="[^"\\]*"'
+                    r'(?:,[a-z_]+="[^"\\]*")*\})? (\S+)', line)
+                self.assertTrue(m, line)
+                self.assertEqual((m[1], bool(kind)), (name, True), line)
+                self.assertNotIn(m[1] + (m[2] or ""), seen)
+                seen.add(m[1] + (m[2] or ""))
+                float(m[3])
+        self.assertTrue(seen)
 
     def test_86_alarms(self):
         rule = {"name": "busy", "metric": "resident", "threshold": 1,

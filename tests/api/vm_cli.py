@@ -6,6 +6,7 @@ demand, tables, JSON, exit codes, the console on a terminal.
 Usage: vm_cli.py ATOLLD ATOLL GUEST
 """
 import csv
+import fcntl
 import json
 import os
 import pty
@@ -13,8 +14,10 @@ import re
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 import unittest
 
@@ -193,10 +196,13 @@ class Cli(unittest.TestCase):
                  "--timeout", "1")
         top = self.good("top", "--batch", "--count", "2", "--delay", "100ms")
         self.assertEqual(len(re.findall(r"(?m)^\S+  host: CPU", top)), 2)
-        self.assertRegex(top, r"(?m)^NAME +STATE +CPU% READY% STEAL% +RES +"
+        self.assertRegex(top, r"(?m)^NAME +STATE +CPU% READY% +WAIT% STEAL% +RES +"
                          r"SIZE +BALLN +SHARED +SWAP READ/s WRIT/s +R-ms +"
                          r"W-ms +TX/s +RX/s$")
         self.assertRegex(top, r"(?m)^web2 +running +\d")
+        wait_for(lambda: re.search(r"(?m)^  vcpu 0( +\d+\.\d){4}$", self.good(
+            "top", "--batch", "--count", "1", "--vcpus")))
+        self.top_fits_its_screen()
         figures = [json.loads(line) for line in self.good(
             "top", "--batch", "--count", "1", "-o", "json").splitlines()]
         self.assertIn("web2", {v["name"] for v in figures[0]["vms"]})
@@ -205,6 +211,48 @@ class Cli(unittest.TestCase):
         self.assertIn("web3", self.good("vm", "list"))
         self.bad(9, "nope", "vm", "delete", "web3", "nope", "--yes")
         self.good("vm", "create", "web3", *TINY)
+
+    def top_fits_its_screen(self):
+        """Nothing wraps or scrolls, and a screen of another size is drawn
+        anew at once."""
+        pid, tty = pty.fork()
+        if pid == 0:
+            os.execve(PROGRAMS["atoll"], [PROGRAMS["atoll"], "top", "--delay",
+                                          "1000s"], D.env)
+
+        def screen(rows, columns):
+            fcntl.ioctl(tty, termios.TIOCSWINSZ,
+                        struct.pack("4H", rows, columns, 0, 0))
+            # The first may have been drawn before.
+            wait_for(lambda: f"\033[{rows};1H" in drawn(0.1))
+            return text[text.rindex("\033[H"):]
+
+        text = ""
+
+        def drawn(seconds):
+            nonlocal text
+            while select.select([tty], [], [], seconds)[0]:
+                text += os.read(tty, 4096).decode()
+            return text
+
+        try:
+            for rows, columns in ((30, 150), (4, 40), (12, 70)):
+                lines = [re.sub(r"\033\[[0-9;]*[A-Za-z]", "", line).rstrip("\r")
+                         for line in re.split(r"\n|\033\[\d+;1H", screen(
+                             rows, columns))]
+                self.assertLessEqual(len(lines), rows + 1)
+                self.assertIn("host: CPU", lines[0])
+                self.assertTrue(lines[-1], lines)
+                for line in lines:
+                    self.assertLessEqual(len(line), columns)
+            os.write(tty, b"q")
+            self.assertEqual(os.waitpid(pid, 0)[1], 0)
+            pid = 0
+        finally:
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            os.close(tty)
 
     def test_21_stop_timeouts(self):
         self.good("start", "web3")

@@ -29,9 +29,10 @@ static json_t *cpus_json(const struct vm_rates *r)
 
 	for (unsigned i = 0; i < r->cpus; i++)
 		json_array_append_new(list,
-		                      json_pack("{s:f, s:f, s:f}", "run",
+		                      json_pack("{s:f, s:f, s:f, s:f}", "run",
 		                                share(r->cpu[i].run), "ready",
-		                                share(r->cpu[i].ready), "steal",
+		                                share(r->cpu[i].ready), "wait",
+		                                share(r->cpu[i].wait), "steal",
 		                                share(r->cpu[i].steal)));
 	return list;
 }
@@ -71,9 +72,10 @@ json_t *watch_vm_json(const struct vm *vm)
 	    o, "period_ms",
 	    json_integer((json_int_t)(r->period_ns / NSEC_PER_MSEC)));
 	json_object_set_new(o, "cpu",
-	                    json_pack("{s:f, s:f, s:f, s:f, s:o}", "process",
-	                              share(r->process), "run", share(r->run),
-	                              "ready", share(r->ready), "steal",
+	                    json_pack("{s:f, s:f, s:f, s:f, s:f, s:o}",
+	                              "process", share(r->process), "run",
+	                              share(r->run), "ready", share(r->ready),
+	                              "wait", share(r->wait), "steal",
 	                              share(r->steal), "vcpus", cpus_json(r)));
 	json_object_set_new(o, "memory", memory_json(vm, r));
 	json_object_set_new(

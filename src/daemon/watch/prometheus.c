@@ -133,6 +133,38 @@ static void machines(struct call *c, FILE *to)
 	}
 }
 
+static void vcpus_of(const struct vm *vm, FILE *to)
+{
+	const struct vm_rates *r = watch_rates(vm);
+
+	for (unsigned i = 0; r && i < r->cpus; i++) {
+		const struct {
+			const char *of;
+			u32 value;
+		} parts[] = { { "run", r->cpu[i].run },
+			      { "ready", r->cpu[i].ready },
+			      { "wait", r->cpu[i].wait },
+			      { "steal", r->cpu[i].steal } };
+
+		for (size_t k = 0; k < ARRAY_SIZE(parts); k++)
+			fprintf(to,
+			        "atoll_vm_vcpu_ratio{vm=\"%s\",vcpu=\"%u\","
+			        "of=\"%s\"} %.6g\n",
+			        vm->name, i, parts[k].of,
+			        (double)parts[k].value / 1e6);
+	}
+}
+
+static void vcpus(struct call *c, FILE *to)
+{
+	title(to, "atoll_vm_vcpu_ratio", "gauge",
+	      "Of its time: running, waiting for a processor, waiting for "
+	      "something to do; and stolen, as the guest is told it.");
+	for (struct vm *vm = c->daemon->vms; vm; vm = vm->next)
+		if (call_sees(c, vm))
+			vcpus_of(vm, to);
+}
+
 static void host(struct daemon *d, FILE *to)
 {
 	const struct host_figures *h = watch_host(d);
@@ -200,6 +232,7 @@ void api_metrics(struct call *c)
 		host(d, to);
 	}
 	machines(c, to);
+	vcpus(c, to);
 	fclose(to);
 	c->status = 200;
 	c->type = "text/plain; version=0.0.4; charset=utf-8";

@@ -122,25 +122,41 @@ static u64 each_us(u64 ns, u64 ns_before, u64 count, u64 count_before)
 	return (ns - ns_before) / (count - count_before) / 1000;
 }
 
+/* Of the time there was, in millionths: no more than all of it. */
+static u32 part(u64 now, u64 before, u64 period)
+{
+	return (u32)MIN(rate(now, before, period, MILLION), (u64)MILLION);
+}
+
+/* The kernel tells of a wait for a processor when it is over, which may put a
+ * part of an earlier period into this one. */
+static void vcpu_rates(u32 *run, u32 *ready, u32 *wait,
+                       const struct thread_times *now,
+                       const struct thread_times *before, u64 period)
+{
+	*run = part(now->run_ns, before->run_ns, period);
+	*ready =
+	    MIN(part(now->ready_ns, before->ready_ns, period), MILLION - *run);
+	*wait = MILLION - *run - *ready;
+}
+
 static void cpu_rates(struct vm_rates *r, const struct sums *now,
                       const struct sums *before, u64 period)
 {
-	r->run = r->ready = r->steal = 0;
+	r->run = r->ready = r->wait = r->steal = 0;
 	r->cpus = now->cpus;
 	r->cpus_max = now->cpus_max;
 	for (unsigned i = 0; i < now->cpus; i++) {
-		r->cpu[i].run = (u32)rate(
-		    now->cpu[i].run_ns, before->cpu[i].run_ns, period, MILLION);
-		r->cpu[i].ready =
-		    (u32)rate(now->cpu[i].ready_ns, before->cpu[i].ready_ns,
-		              period, MILLION);
-		r->cpu[i].steal = (u32)rate(
-		    now->steal_ns[i], before->steal_ns[i], period, MILLION);
+		vcpu_rates(&r->cpu[i].run, &r->cpu[i].ready, &r->cpu[i].wait,
+		           &now->cpu[i], &before->cpu[i], period);
+		r->cpu[i].steal =
+		    part(now->steal_ns[i], before->steal_ns[i], period);
 		r->cpu[i].tid = now->cpu[i].tid;
 		r->cpu[i].on = now->cpu[i].on;
 		r->cpu[i].on_before = before->cpu[i].on;
 		r->run += r->cpu[i].run;
 		r->ready += r->cpu[i].ready;
+		r->wait += r->cpu[i].wait;
 		r->steal += r->cpu[i].steal;
 	}
 	r->process = r->run + (u32)rate(now->other.run_ns, before->other.run_ns,

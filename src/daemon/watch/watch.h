@@ -58,14 +58,15 @@ struct vm_rates {
 	u64 at_ns;               /* CLOCK_MONOTONIC; 0: not yet */
 	u64 period_ns;           /* over which the rates were taken */
 	unsigned cpus, cpus_max; /* there now; that may be */
-	/* Of one processor's time, in millionths. */
+	/* Of one processor's time, in millionths. A vCPU runs, is ready to and
+	 * waits for a processor, or waits for something to do. */
 	struct {
-		u32 run, ready, steal;
+		u32 run, ready, wait, steal;
 		pid_t tid;              /* of its thread; 0: not yet */
 		unsigned on, on_before; /* processors: now, a period ago */
 	} cpu[WATCH_CPUS_MAX];
-	u32 run, ready, steal; /* summed over the vCPUs */
-	u32 process;           /* the whole process, vCPUs included */
+	u32 run, ready, wait, steal; /* summed over the vCPUs */
+	u32 process;                 /* the whole process, vCPUs included */
 	u64 resident_bytes, guest_resident_bytes, swap_bytes;
 	bool has_balloon, has_driver, agent;
 	u64 balloon_target_bytes, balloon_bytes, reported_bytes;
