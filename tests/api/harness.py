@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -19,6 +20,14 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PATIENCE = 180  # seconds, on a machine with much else to do
+
+
+def _ended(number, frame):
+    sys.exit(128 + number)
+
+
+# Who runs out of time is told to end: what it started goes with it.
+signal.signal(signal.SIGTERM, _ended)
 
 
 def wait_for(what, seconds=PATIENCE, step=0.02):
