@@ -248,23 +248,30 @@ static void settle(struct daemon *d)
 }
 
 /* A limit holds a machine back wherever it stands; its weight says nothing. */
+static bool may_spread(const struct vm *vm)
+{
+	return vm->state == VM_RUNNING && !vm->deleted && watch_rates(vm) &&
+	       !resource(vm, "cpu_limit");
+}
+
 static void spread(struct daemon *d)
 {
 	const struct limits *l = d->limits;
 	struct spread_vcpu *vcpus;
-	size_t n = 0;
+	size_t n = 0, room = 0;
 
 	if (l->cgroups.kind == CGROUP_NONE || l->processors < 2)
 		return;
-	vcpus = try_alloc(SPREAD_VCPUS_MAX, sizeof(*vcpus));
-	for (struct vm *vm = d->vms; vcpus && vm; vm = vm->next) {
-		const struct vm_rates *r = watch_rates(vm);
-
-		if (vm->state == VM_RUNNING && !vm->deleted && r &&
-		    !resource(vm, "cpu_limit"))
-			n += spread_add(vcpus + n, SPREAD_VCPUS_MAX - n, r,
+	for (struct vm *vm = d->vms; vm; vm = vm->next)
+		if (may_spread(vm))
+			room += spread_count(watch_rates(vm));
+	room = MIN(room, (size_t)SPREAD_VCPUS_MAX);
+	/* One alone has nobody to go from or to. */
+	vcpus = room < 2 ? NULL : try_alloc(room, sizeof(*vcpus));
+	for (struct vm *vm = d->vms; vcpus && vm; vm = vm->next)
+		if (may_spread(vm))
+			n += spread_add(vcpus + n, room - n, watch_rates(vm),
 			                vm->limits_weight);
-	}
 	if (n)
 		spread_do(vcpus, n);
 	free(vcpus);

@@ -64,7 +64,9 @@ struct spread_step {
  * False: none is worth it. */
 bool spread_choose(const struct spread_vcpu *vcpus, size_t count,
                    struct spread_step *step);
-/* Those of one machine that want to run; how many. */
+/* How many of one machine's want to run. */
+unsigned spread_count(const struct vm_rates *rates);
+/* Those; how many, no more than there is room for. */
 size_t spread_add(struct spread_vcpu *vcpus, size_t room,
                   const struct vm_rates *rates, u64 weight);
 void spread_do(const struct spread_vcpu *vcpus, size_t count);

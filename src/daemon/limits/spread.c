@@ -104,14 +104,21 @@ static void add_one(struct spread_vcpu *v, const struct vm_rates *r, unsigned i,
 			v->allowed[cpu / 64] |= BIT(cpu % 64);
 }
 
-size_t spread_add(struct spread_vcpu *v, size_t room, const struct vm_rates *r,
-                  u64 weight)
+unsigned spread_count(const struct vm_rates *r)
 {
 	unsigned busy = 0;
-	size_t n = 0;
 
 	for (unsigned i = 0; i < r->cpus; i++)
 		busy += wants(r, i);
+	return busy;
+}
+
+size_t spread_add(struct spread_vcpu *v, size_t room, const struct vm_rates *r,
+                  u64 weight)
+{
+	unsigned busy = spread_count(r);
+	size_t n = 0;
+
 	for (unsigned i = 0; i < r->cpus && n < room; i++)
 		if (wants(r, i))
 			add_one(&v[n++], r, i, (double)weight / busy);
