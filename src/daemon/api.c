@@ -44,6 +44,7 @@ static const struct {
 	{ "quota", 409 },
 	{ "unavailable", 503 },
 	{ "storage", 507 },
+	{ "no-capacity", 507 },
 };
 
 static int status_of(const char *code)

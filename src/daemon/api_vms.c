@@ -351,6 +351,10 @@ void api_vm_patch(struct call *c)
 	rc = network_check(c->daemon, spec, &c->err) < 0 ? -EINVAL : 0;
 	if (rc == 0)
 		rc = spec_fill(spec, &c->err);
+	if (rc == 0 && limits_admit_change(vm, spec, &c->err) < 0) {
+		call_fail(c, "no-capacity", c->err.text, c->err.hint);
+		return;
+	}
 	if (rc == 0)
 		rc = store_run(
 		    c->daemon->store, &c->err,

@@ -1301,7 +1301,23 @@ class Routes(MomentRoutes, unittest.TestCase):
         self.assertEqual(D.call("PATCH", "/v1/host/policy", {
             "headroom_bytes": before["headroom_bytes"]}).json, before)
         D.do("POST", "/v1/vms/limited/start")
+        # What it is promised while it runs fits the host, too.
+        D.call("PATCH", "/v1/host/policy", {"headroom_bytes": 1 << 50})
+        for more in ({"cpu_reservation": 6400}, {"cpu_pin": "1023"},
+                     {"memory_reservation_bytes": 16 << 20}):
+            self.refused(D.call("PATCH", "/v1/vms/limited",
+                                {"resources": more}), 507, "no-capacity")
+        for less in ({"cpu_weight": 300}, {"memory_reservation_bytes": 0},
+                     {"memory_target_bytes": 16 << 20}):
+            self.assertEqual(D.call("PATCH", "/v1/vms/limited", {
+                "resources": less}).status, 200, less)
+        self.assertEqual(D.call("PATCH", "/v1/host/policy", {
+            "headroom_bytes": before["headroom_bytes"]}).json, before)
         D.do("POST", "/v1/vms/limited/kill")
+        D.call("PATCH", "/v1/vms/limited", {"resources": {"cpu_pin": "1023"}})
+        task = D.task(post("/v1/vms/limited/start"))
+        self.assertEqual(task["error"]["code"], "no-capacity")
+        self.assertIn("none of these processors", task["error"]["words"])
 
     def test_90_many_at_once(self):
         def work(i):

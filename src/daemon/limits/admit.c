@@ -16,7 +16,7 @@ int admit(const struct host_policy *policy, u64 host_memory,
 	u64 promised = running->memory_reservation + wanted->memory_reservation;
 	u64 most = (u64)((double)room * (double)policy->overcommit / 100);
 
-	if (running->memory + wanted->memory > most) {
+	if (wanted->memory && running->memory + wanted->memory > most) {
 		error_set(err, -ENOSPC,
 		          "the host has no room for %" PRIu64
 		          " MiB: machines that run have %" PRIu64 " of %" PRIu64
@@ -27,16 +27,21 @@ int admit(const struct host_policy *policy, u64 host_memory,
 		                  "stop another machine, or allow overcommit: "
 		                  "atoll host policy --overcommit PERCENT");
 	}
-	if (promised > room)
+	if (wanted->memory_reservation && promised > room)
 		return error_set(err, -ENOSPC,
-		                 "memory reserved for machines that run and "
-		                 "for this one is more than the host has");
-	if (running->cpu_reservation + wanted->cpu_reservation >
-	    (u64)processors * 100)
-		return error_set(err, -ENOSPC,
-		                 "%" PRIu64
-		                 " %% of a processor are reserved already, "
-		                 "of %u",
-		                 running->cpu_reservation, processors * 100);
+		                 "%" PRIu64 " MiB can't be reserved: %" PRIu64
+		                 " of %" PRIu64
+		                 " MiB are, for machines that run",
+		                 wanted->memory_reservation / MIB,
+		                 running->memory_reservation / MIB, room / MIB);
+	if (wanted->cpu_reservation &&
+	    running->cpu_reservation + wanted->cpu_reservation >
+	        (u64)processors * 100)
+		return error_set(
+		    err, -ENOSPC,
+		    "%" PRIu64 " %% of a processor can't be reserved: "
+		    "%" PRIu64 " of %u %% are, for machines that run",
+		    wanted->cpu_reservation, running->cpu_reservation,
+		    processors * 100);
 	return 0;
 }

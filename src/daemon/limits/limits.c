@@ -6,12 +6,14 @@
 #include "daemon/limits/limits.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/kernel_file.h"
 #include "base/log.h"
 #include "daemon/api.h"
 #include "daemon/limits/helped.h"
@@ -34,37 +36,50 @@ struct limits {
 	bool dirty; /* shares must be settled anew */
 };
 
-static u64 resource(const struct vm *vm, const char *key)
+static u64 number_of(json_t *spec, const char *key)
 {
-	json_t *r = json_object_get(vm->spec, "resources");
-
-	return (u64)json_integer_value(json_object_get(r, key));
+	return (u64)json_integer_value(json_object_get(spec, key));
 }
 
-static u64 size_of(const struct vm *vm)
+static u64 resource_of(json_t *spec, const char *key)
 {
-	u64 most = (u64)json_integer_value(
-	    json_object_get(vm->spec, "memory_max_bytes"));
-	u64 size =
-	    (u64)json_integer_value(json_object_get(vm->spec, "memory_bytes"));
+	return number_of(json_object_get(spec, "resources"), key);
+}
 
-	return MAX(most, size);
+static u64 size_in(json_t *spec)
+{
+	return MAX(number_of(spec, "memory_max_bytes"),
+	           number_of(spec, "memory_bytes"));
 }
 
 /* What it should have when nothing presses. */
-static u64 wanted_of(const struct vm *vm)
+static u64 wanted_in(json_t *spec)
 {
-	u64 size =
-	    (u64)json_integer_value(json_object_get(vm->spec, "memory_bytes"));
-	u64 target = resource(vm, "memory_target_bytes");
-	u64 limit = resource(vm, "memory_limit_bytes");
+	u64 size = number_of(spec, "memory_bytes");
+	u64 target = resource_of(spec, "memory_target_bytes");
+	u64 limit = resource_of(spec, "memory_limit_bytes");
 
 	if (target)
 		size = target;
 	if (limit)
 		size = MIN(size, limit);
-	return MIN(MAX(size, resource(vm, "memory_reservation_bytes")),
-	           size_of(vm));
+	return MIN(MAX(size, resource_of(spec, "memory_reservation_bytes")),
+	           size_in(spec));
+}
+
+static u64 resource(const struct vm *vm, const char *key)
+{
+	return resource_of(vm->spec, key);
+}
+
+static u64 size_of(const struct vm *vm)
+{
+	return size_in(vm->spec);
+}
+
+static u64 wanted_of(const struct vm *vm)
+{
+	return wanted_in(vm->spec);
 }
 
 static bool runs(const struct vm *vm)
@@ -150,26 +165,78 @@ json_t *limits_json(const struct daemon *d)
 
 /* ---- admission ---- */
 
-static void add_demand(struct demand *to, const struct vm *vm)
+static void add_demand(struct demand *to, json_t *spec)
 {
-	to->memory += wanted_of(vm);
-	to->memory_reservation += resource(vm, "memory_reservation_bytes");
-	to->cpu_reservation += resource(vm, "cpu_reservation");
+	to->memory += wanted_in(spec);
+	to->memory_reservation += resource_of(spec, "memory_reservation_bytes");
+	to->cpu_reservation += resource_of(spec, "cpu_reservation");
 }
 
-int limits_admit(struct vm *vm, struct error *err)
+static const char *pin_in(json_t *spec)
+{
+	json_t *r = json_object_get(spec, "resources");
+	const char *pin = json_string_value(json_object_get(r, "cpu_pin"));
+
+	return pin ? pin : "";
+}
+
+/* One that is pinned to processors that are not there would stand anywhere. */
+static int admit_pin(json_t *spec, struct error *err)
+{
+	char there[256];
+
+	if (!kernel_file_read(AT_FDCWD, "/sys/devices/system/cpu/online", there,
+	                      sizeof(there)))
+		return 0;
+	there[strcspn(there, "\n")] = '\0';
+	return cpu_list_meets(pin_in(spec), there, err);
+}
+
+static int admit_beside(struct vm *vm, struct demand *wanted, struct error *err)
 {
 	struct limits *l = vm->daemon->limits;
-	struct demand running = { 0 }, wanted = { 0 };
+	struct demand running = { 0 };
 	struct host_figures host;
 
 	for (struct vm *o = vm->daemon->vms; o; o = o->next)
 		if (o != vm && runs(o))
-			add_demand(&running, o);
-	add_demand(&wanted, vm);
+			add_demand(&running, o->spec);
 	limits_host_read(vm->daemon, &host);
 	return admit(&l->policy, host.memory_bytes, l->processors, &running,
-	             &wanted, err);
+	             wanted, err);
+}
+
+int limits_admit(struct vm *vm, struct error *err)
+{
+	struct demand wanted = { 0 };
+	int rc = admit_pin(vm->spec, err);
+
+	add_demand(&wanted, vm->spec);
+	return rc < 0 ? rc : admit_beside(vm, &wanted, err);
+}
+
+/* Only what grows is held against the host, which may have less room than it
+ * had; and memory only as far as a machine that runs can come to it. */
+int limits_admit_change(struct vm *vm, json_t *spec, struct error *err)
+{
+	struct demand before = { 0 }, after = { 0 };
+	const char *pin = pin_in(spec);
+	int rc = 0;
+
+	if (!runs(vm))
+		return 0;
+	if (pin[0] && strcmp(pin, pin_in(vm->spec)))
+		rc = admit_pin(spec, err);
+	add_demand(&before, vm->spec);
+	add_demand(&after, spec);
+	after.memory = MIN(after.memory, size_of(vm));
+	if (after.memory <= before.memory)
+		after.memory = 0;
+	if (after.memory_reservation <= before.memory_reservation)
+		after.memory_reservation = 0;
+	if (after.cpu_reservation <= before.cpu_reservation)
+		after.cpu_reservation = 0;
+	return rc < 0 ? rc : admit_beside(vm, &after, err);
 }
 
 /* ---- processors ---- */
@@ -178,13 +245,11 @@ int limits_admit(struct vm *vm, struct error *err)
 static bool apply_one(struct vm *vm, u64 weight)
 {
 	struct limits *l = vm->daemon->limits;
-	json_t *r = json_object_get(vm->spec, "resources");
-	const char *pin = json_string_value(json_object_get(r, "cpu_pin"));
 	u64 io_weight = resource(vm, "io_weight");
 	struct cgroup_limits set = {
 		.weight = weight,
 		.cpu_percent = resource(vm, "cpu_limit"),
-		.pin = pin ? pin : "",
+		.pin = pin_in(vm->spec),
 		.memory_min = resource(vm, "memory_reservation_bytes"),
 		.memory_high = resource(vm, "memory_limit_bytes"),
 		.memory_max = resource(vm, "memory_hard_limit_bytes"),

@@ -29,6 +29,9 @@ int process_limit(pid_t pid, const struct cgroup_limits *limits,
                   struct error *err) MUST_CHECK;
 /* "0-3,5" into a set of processors; -EINVAL in words. */
 int cpu_list_parse(const char *text, u64 set[16], struct error *err) MUST_CHECK;
+/* -ENOSPC in words when none of wanted is there; "" is met by any. */
+int cpu_list_meets(const char *wanted, const char *there,
+                   struct error *err) MUST_CHECK;
 
 /* ---- shares.c ---- */
 
@@ -100,7 +103,8 @@ struct demand {
 	u64 memory, memory_reservation; /* bytes */
 	u64 cpu_reservation;            /* percent */
 };
-/* -ENOSPC with words when it does not fit beside what is there already. */
+/* -ENOSPC with words when it does not fit beside what is there already. Nothing
+ * wanted always fits, whatever became of the room. */
 int admit(const struct host_policy *policy, u64 host_memory,
           unsigned processors, const struct demand *running,
           const struct demand *wanted, struct error *err) MUST_CHECK;
@@ -121,6 +125,9 @@ int limits_start(struct daemon *d, struct error *err) MUST_CHECK;
 void limits_stop(struct daemon *d);
 /* Whether it may start now. */
 int limits_admit(struct vm *vm, struct error *err) MUST_CHECK;
+/* Whether it may go on as spec has it; one that does not run may. */
+int limits_admit_change(struct vm *vm, json_t *spec,
+                        struct error *err) MUST_CHECK;
 /* It came up, or its definition was changed. */
 void limits_apply(struct vm *vm);
 /* Its process is there, and its guest does not run yet: at once. */

@@ -49,6 +49,26 @@ bad:
 	                 text);
 }
 
+int cpu_list_meets(const char *wanted, const char *there, struct error *err)
+{
+	u64 a[16], b[16], common = 0;
+	int rc = cpu_list_parse(wanted, a, err);
+
+	if (rc == 0)
+		rc = cpu_list_parse(there, b, err);
+	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(a); i++)
+		common |= a[i] & b[i];
+	if (rc < 0 || common || !wanted[0])
+		return rc;
+	rc = error_set(err, -ENOSPC,
+	               "cpu_pin %.64s: this host has none of these "
+	               "processors, only %.64s",
+	               wanted, there);
+	error_hint(err, "pin it to some that are there: atoll vm set NAME "
+	                "--cpu-pin LIST; '' is all");
+	return rc;
+}
+
 /* A step of niceness is a factor of 1.25 (sched(7)). */
 static int nice_of(u64 weight)
 {

@@ -360,6 +360,8 @@ static void test_admission(void **state)
 	wanted.cpu_reservation = 51;
 	assert_int_equal(admit(&p, 4 * GIB, 2, &running, &wanted, &err),
 	                 -ENOSPC);
+	wanted.cpu_reservation = 0;
+	assert_int_equal(admit(&p, 4 * GIB, 1, &running, &wanted, &err), 0);
 	/* Headroom above all there is: nothing starts. */
 	p.headroom_bytes = 8 * GIB;
 	assert_int_equal(admit(&p, 4 * GIB, 2, &running, &wanted, &err),
@@ -380,6 +382,10 @@ static void test_lists(void **state)
 	assert_int_equal(cpu_list_parse("3-1", set, NULL), -EINVAL);
 	assert_int_equal(cpu_list_parse("-1", set, NULL), -EINVAL);
 	assert_int_equal(cpu_list_parse("1024", set, NULL), -EINVAL);
+	/* One that is there will do; none means all. */
+	assert_int_equal(cpu_list_meets("1-5", "0-1", NULL), 0);
+	assert_int_equal(cpu_list_meets("", "0-1", NULL), 0);
+	assert_int_equal(cpu_list_meets("2-5,900", "0-1", NULL), -ENOSPC);
 	assert_int_equal(cpu_list_parse("1 2", set, NULL), -EINVAL);
 	assert_int_equal(cpu_list_parse("99999999999999999999", set, NULL),
 	                 -EINVAL);
