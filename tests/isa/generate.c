@@ -538,6 +538,16 @@ static void hide_mask(struct gen *g, const struct decoded *d)
 	append_glued(g->s, o.b, o.n);
 }
 
+/* Of the last instruction's and operand's address in an image to be loaded a
+ * host keeps as many bits as its addresses have, 48 or 57. */
+static void hide_high_bits(struct gen *g, const struct decoded *d)
+{
+	for (u32 at = 8; at <= 16; at += 8) {
+		hide_word(g, d, at + 5);
+		hide_word(g, d, at + 6);
+	}
+}
+
 static void add_saving_twin(struct gen *g, struct bytes *o,
                             const struct decoded *d, u8 reg)
 {
@@ -585,6 +595,14 @@ static void add_helpers(struct gen *g, const struct isa_form *f,
 		mov_imm(g, 1, (u32)isa_below(g->rng, 80));
 }
 
+/* EDX:EAX of XSAVE and its like: this host may have state, and in use, that a
+ * guest knows nothing of. What nobody has, from bit 32 on, may be named. */
+static void choose_components(struct gen *g)
+{
+	mov_imm(g, 0, (u32)isa_random(g->rng) & 7);
+	mov_imm(g, 2, (u32)isa_random(g->rng) & 0x3fffffff);
+}
+
 static void add_form(struct gen *g, u32 index)
 {
 	const struct isa_form *f = &g->forms->form[index];
@@ -612,10 +630,14 @@ static void add_form(struct gen *g, u32 index)
 	}
 	if (!f->memory)
 		add_helpers(g, f, &d);
+	if (saves_mxcsr_mask(f))
+		choose_components(g);
 	twin = saving_twin(f);
 	/* MXCSR always: hosts differ in which of its bits there are. */
 	if (twin && (twin == SAVES_MXCSR || !isa_once_in(g->rng, 4)))
 		add_saving_twin(g, &o, &d, twin - 1);
+	else if (twin && saves_mxcsr_mask(f))
+		hide_high_bits(g, &d);
 	append(g->s, o.b, o.n, index);
 	if (f->mnemonic == ZYDIS_MNEMONIC_FNSTENV ||
 	    f->mnemonic == ZYDIS_MNEMONIC_FNSAVE)
