@@ -14,3 +14,6 @@
  */
 int thread_start(pthread_t *out, size_t stack_bytes, void *(*fn)(void *),
                  void *ctx) MUST_CHECK;
+
+/* What this thread has had of processors: a system call. */
+u64 thread_cpu_ns(void);

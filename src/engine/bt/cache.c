@@ -124,12 +124,29 @@ static void died(struct icpu *cpu, struct block *b)
 	bt->stats.deaths++;
 }
 
+/* Hand the host code's pages back: they are shared by two mappings. */
+static void drop_pages(struct bt *bt)
+{
+	size_t from = ALIGN_UP(bt->start, (size_t)PAGE_SIZE);
+
+	if (bt->used > from)
+		madvise(bt->write + from, bt->used - from, MADV_REMOVE);
+}
+
+static u64 held(const struct icpu *cpu)
+{
+	const struct bt *bt = bt_of(cpu);
+
+	return bt->used - bt->start;
+}
+
 static void flushed(struct icpu *cpu)
 {
 	struct bt *bt = ((struct bt_area *)(void *)cpu->area)->bt;
 
 	bt->pending = NULL;
 	bt->stats.flushes++;
+	drop_pages(bt);
 	bt->used = bt->start;
 	bt->code_count = 0;
 	/* Hand what was touched back; and what is empty is zero. */
@@ -167,6 +184,7 @@ const struct icpu_code_ops bt_code_ops = {
 	.made = made,
 	.died = died,
 	.flushed = flushed,
+	.held = held,
 	.forgot = forgot,
 	.page_gone = bt_page_gone,
 };

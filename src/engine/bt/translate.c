@@ -18,9 +18,9 @@
 #include "engine/bt/xlate.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/alloc.h"
+#include "base/thread.h"
 #include "engine/interp/ops.h"
 
 enum { TIME_SAMPLE = 16 }; /* one translation in so many is timed */
@@ -561,15 +561,6 @@ static void emit_bodies(struct xlate *x)
 	emit_body(x);
 }
 
-/* A system call: not for each block. */
-static u64 cpu_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
-}
-
 static bool joins(const struct xlate *x)
 {
 	for (unsigned k = 0; k < x->total; k++)
@@ -675,7 +666,7 @@ struct bt_code *bt_translate(struct bt *bt, struct block *block,
 {
 	struct xlate *x = bt->xlate;
 	bool timed = bt->stats.tries++ % TIME_SAMPLE == 0;
-	u64 start = timed ? cpu_ns() : 0;
+	u64 start = timed ? thread_cpu_ns() : 0;
 	struct bt_code *code = NULL;
 
 	*full = false;
@@ -708,6 +699,7 @@ struct bt_code *bt_translate(struct bt *bt, struct block *block,
 		bt->stats.host_bytes += code->size;
 	}
 	if (timed)
-		bt->stats.translate_ns += TIME_SAMPLE * (cpu_ns() - start);
+		bt->stats.translate_ns +=
+		    TIME_SAMPLE * (thread_cpu_ns() - start);
 	return code;
 }

@@ -19,6 +19,7 @@
 
 #include "base/alloc.h"
 #include "base/loop.h"
+#include "base/thread.h"
 #include "engine/interp/debug.h"
 #include "engine/interp/icpu.h"
 #include "engine/interp/ops.h"
@@ -31,8 +32,19 @@ enum { PAGE_HASH = 4096, MISSES_MAX = 128, SEGMENTS = 4 };
  * An idle guest runs a little of everything. What it filled when it was busy is
  * handed back when it has more than IDLE_BYTES of operations, and adds few to
  * them: IDLE_RATE bytes a second. To decode a MiB takes a processor some 10 ms.
+ *
+ * Host code and the TLB take longer to make than to keep. They go, too, if
+ * there is no more than IDLE_HOST of code, as in a copy of a machine that has
+ * told its network who it is, and the vCPU had less than one part in IDLE_PART
+ * of a processor.
  */
-enum { IDLE_BYTES = MIB, IDLE_RATE = MIB / 4, IDLE_LOOK_MS = 1000 };
+enum {
+	IDLE_BYTES = MIB,
+	IDLE_RATE = MIB / 4,
+	IDLE_LOOK_MS = 1000,
+	IDLE_HOST = 4 * MIB,
+	IDLE_PART = 20,
+};
 
 /* Memory that is taken front to back. */
 struct arena {
@@ -48,9 +60,10 @@ struct arena {
  */
 struct code_cache {
 	struct arena ops;
-	unsigned segment;    /* of ops, that is being filled */
-	u64 taken;           /* bytes of ops, since there were none */
-	u64 seen_ns, seen;   /* taken then */
+	unsigned segment;  /* of ops, that is being filled */
+	u64 taken;         /* bytes of ops, since there were none */
+	u64 seen_ns, seen; /* taken then */
+	u64 seen_cpu_ns;
 	u64 kept;            /* blocks, when ops were emptied */
 	struct arena keep;   /* blocks and pages */
 	struct block *spare; /* blocks that were forgotten, by next */
@@ -308,31 +321,45 @@ static void forget_all_ops(struct icpu *cpu)
 	ops_empty(c);
 }
 
-static bool idle(struct code_cache *c)
+/* rests: the vCPU hardly ran at all. */
+static bool idle(struct code_cache *c, bool *rests)
 {
 	u64 now_ns = loop_now_ns();
 	u64 took_ms = (now_ns - c->seen_ns) / NSEC_PER_MSEC;
 	u64 more = c->taken - c->seen;
+	u64 ran_ns;
 
 	if (took_ms < IDLE_LOOK_MS)
 		return false;
+	ran_ns = thread_cpu_ns() - c->seen_cpu_ns;
+	*rests = ran_ns < (now_ns - c->seen_ns) / IDLE_PART;
+	c->seen_cpu_ns += ran_ns;
 	c->seen_ns = now_ns;
 	c->seen = c->taken;
 	return c->taken > IDLE_BYTES && more < took_ms * IDLE_RATE / 1000;
 }
 
+static bool little_held(const struct icpu *cpu)
+{
+	return !cpu->code_ops || cpu->code_ops->held(cpu) <= IDLE_HOST;
+}
+
 /* All that operations took; and everything, when host code was the least of
- * it. */
+ * it, or is little of what nobody waits for. */
 bool code_hand_back(struct icpu *cpu)
 {
 	struct code_cache *c = cpu->code;
+	bool rests;
 
-	if (!idle(c))
+	if (!idle(c, &rests))
 		return false;
+	rests = rests && little_held(cpu);
 	forget_all_ops(cpu);
-	if (c->kept * sizeof(struct block) > c->keep.used / 8)
+	if (!rests && c->kept * sizeof(struct block) > c->keep.used / 8)
 		return false;
 	code_cache_flush(cpu);
+	if (rests)
+		tlb_hand_back(cpu);
 	return true;
 }
 

@@ -341,6 +341,13 @@ void tlb_note_writable(struct tlb_space *s, unsigned priv, const u8 *host)
 	*word |= bit;
 }
 
+/* That are nothing but zeros. */
+static void empty_tables(struct tlb_space *s)
+{
+	for (unsigned priv = 0; priv < PRIV_COUNT; priv++)
+		entry_clear(&s->data[priv][0], 0);
+}
+
 int tlb_create(struct icpu *cpu)
 {
 	void *p = mmap(NULL, TLB_SPACES * sizeof(*cpu->spaces),
@@ -359,8 +366,7 @@ int tlb_create(struct icpu *cpu)
 	for (unsigned i = 0; i < TLB_SPACES; i++) {
 		struct tlb_space *s = &cpu->spaces[i];
 
-		for (unsigned priv = 0; priv < PRIV_COUNT; priv++)
-			entry_clear(&s->data[priv][0], 0);
+		empty_tables(s);
 		half_reset(cpu, &s->user);
 		s->pcid = i ? ~(u64)0 : 0;
 	}
@@ -412,6 +418,17 @@ void icpu_tlb_flush(struct icpu *cpu, bool global)
 		space_flush(cpu, cpu->space, false);
 	}
 	icpu_tlb_retarget(cpu);
+}
+
+void tlb_hand_back(struct icpu *cpu)
+{
+	icpu_tlb_flush(cpu, true);
+	for (unsigned i = 0; i < TLB_SPACES; i++) {
+		struct tlb_space *s = &cpu->spaces[i];
+
+		madvise(s->data, sizeof(s->data), MADV_DONTNEED);
+		empty_tables(s);
+	}
 }
 
 /* ---- one page ---- */

@@ -38,3 +38,5 @@ void tlb_fill_exec(struct icpu *cpu, gva_t lin, bool user,
 void tlb_settle(struct icpu *cpu);
 /* Forget every exec entry: code pages are about to go. */
 void tlb_drop_code(struct icpu *cpu);
+/* Flush everything, and hand the tables' memory back to the host. */
+void tlb_hand_back(struct icpu *cpu);

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What an idle vCPU filled when it was busy goes back to the host. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/loop.h"
+#include "guest.h"
+
+enum {
+	ADDS = 32000,                       /* of two bytes each */
+	ROUNDS = 400,                       /* enough for host code */
+	OTHER = GUEST_USER + 2 * ADDS + 16, /* code that never ran */
+	LOOK_MS = 1100,
+};
+
+static size_t resident(void)
+{
+	FILE *f = fopen("/proc/self/statm", "r");
+	unsigned long size, pages;
+
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%lu %lu", &size, &pages), 2);
+	fclose(f);
+	return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Times that everything was given up; an interpreter keeps no count. */
+static json_int_t flushes(struct guest *g)
+{
+	char *text =
+	    g->type->stats_json ? g->type->stats_json(g->engine) : NULL;
+	json_t *o = text ? json_loads(text, 0, NULL) : NULL;
+	json_t *list = json_object_get(o, "vcpus"), *one = NULL;
+	json_int_t n;
+
+	if (list)
+		one = json_array_get(list, 0);
+	n = json_integer_value(json_object_get(one ? one : o, "flushes"));
+	json_decref(o);
+	free(text);
+	return n;
+}
+
+static void put_code(struct guest *g)
+{
+	/* mov ecx, ROUNDS; 1: call GUEST_USER; dec ecx; jnz 1b; hlt */
+	static const u8 loop[] = {
+		0xb9, ROUNDS & 0xff, ROUNDS >> 8, 0,    0,    0xe8, 0, 0, 0,
+		0,    0xff,          0xc9,        0x75, 0xf7, 0xf4
+	};
+	s32 to = GUEST_USER - (GUEST_CODE + 10);
+
+	guest_code(g, loop, sizeof(loop));
+	guest_poke(g, GUEST_CODE + 6, &to, 4);
+	for (unsigned i = 0; i < ADDS; i++) /* inc eax */
+		guest_poke(g, GUEST_USER + 2 * i, "\xff\xc0", 2);
+	guest_poke(g, GUEST_USER + 2 * ADDS, "\xc3", 1);
+}
+
+static void run_all(struct guest *g)
+{
+	g->s.gpr[GPR_RAX] = 0;
+	g->s.rip = GUEST_CODE;
+	guest_run_to_halt(g);
+	assert_int_equal(g->s.gpr[GPR_RAX], (u32)(ADDS * ROUNDS));
+}
+
+/* A block that is not known: where a vCPU looks whether it is idle. */
+static void run_other(struct guest *g, unsigned n)
+{
+	guest_poke(g, OTHER + 16 * n, "\xf4", 1);
+	g->s.rip = OTHER + 16 * n;
+	guest_run_to_halt(g);
+}
+
+static void test_handed_back(void **state)
+{
+	struct guest *g = *state;
+	json_int_t before;
+	size_t had;
+
+	guest_long(g);
+	put_code(g);
+	run_all(g);
+	/* The time before this is one in which it was not idle. */
+	usleep(LOOK_MS * 1000);
+	run_other(g, 0);
+	before = flushes(g);
+	had = resident();
+	usleep(LOOK_MS * 1000);
+	run_other(g, 1);
+	assert_true(resident() + ADDS * 48 < had);
+	assert_true(flushes(g) > before || !g->type->stats_json);
+	run_all(g);
+}
+
+/* One that computes in code that it has for long keeps what that was made of.
+ */
+static void test_kept(void **state)
+{
+	struct guest *g = *state;
+	json_int_t before;
+	u64 end;
+
+	guest_long(g);
+	put_code(g);
+	run_all(g);
+	run_other(g, 0);
+	before = flushes(g);
+	end = loop_now_ns() + (u64)LOOK_MS * NSEC_PER_MSEC;
+	while (loop_now_ns() < end)
+		run_all(g);
+	run_other(g, 1);
+	assert_int_equal(flushes(g), before);
+	run_all(g);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_handed_back, guest_setup,
+		                                guest_teardown),
+		cmocka_unit_test_setup_teardown(test_kept, guest_setup,
+		                                guest_teardown),
+	};
+
+	return cmocka_run_group_tests_name("engine idle", tests, NULL, NULL);
+}
