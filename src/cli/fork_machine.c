@@ -170,8 +170,10 @@ static int add_nics(struct build *b, json_t *machine, json_t *macs,
 			return rc;
 		c->net_link[c->net_count] = link;
 		c->nets[c->net_count++] = rc;
-		nic = json_pack("{s:s,s:s,s:I}", "type", "socket", "mac", mac,
-		                "mtu", (json_int_t)(net.mtu ? net.mtu : 1500));
+		nic =
+		    json_pack("{s:s,s:s,s:I,s:b}", "type", "socket", "mac", mac,
+		              "mtu", (json_int_t)(net.mtu ? net.mtu : 1500),
+		              "own_network", true);
 		json_object_set_new(nic, "fd", add(b, link));
 		json_array_append_new(list, nic);
 		json_array_append_new(macs, json_string(mac));

@@ -57,7 +57,8 @@ struct machine_nic {
 	int fd;           /* taken over */
 	const char *type; /* "socket" or "tap", see net/link.h */
 	u8 mac[6];
-	u16 mtu; /* 0: 1500 */
+	u16 mtu;          /* 0: 1500 */
+	bool own_network; /* nobody else is on it */
 };
 
 struct machine_serial {

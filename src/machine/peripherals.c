@@ -117,6 +117,7 @@ static int add_nic(struct machine *m, unsigned i, struct error *err)
 	struct machine_nic *nic = &m->config.nics[i];
 	struct virtio_net_config config = {
 		.mtu = nic->mtu,
+		.own_network = nic->own_network,
 		.pairs = MIN(m->config.cpus, (unsigned)BOARD_QUEUES_MAX),
 		.devfn = PCI_SLOT_ANY,
 	};

@@ -310,7 +310,8 @@ static int parse_mac(const struct reader *r, const char *text, u8 *mac)
 
 static int read_nic(struct reader *r, void *out)
 {
-	static const char *const keys[] = { "fd", "type", "mac", "mtu", NULL };
+	static const char *const keys[] = { "fd",  "type",        "mac",
+		                            "mtu", "own_network", NULL };
 	struct machine_nic *n = out;
 	const char *mac = NULL;
 	u64 mtu = 0;
@@ -328,6 +329,8 @@ static int read_nic(struct reader *r, void *out)
 		rc = fail(r, "type", "is neither socket nor tap");
 	if (rc == 0)
 		rc = get_number(r, "mtu", MTU_MIN, MTU_MAX, &mtu);
+	if (rc == 0)
+		rc = get_bool(r, "own_network", &n->own_network);
 	if (rc == 0)
 		rc = get_string(r, "mac", 17, &mac);
 	if (rc == 0 && !mac)

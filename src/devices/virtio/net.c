@@ -85,6 +85,7 @@ struct virtio_net {
 	u16 pairs;         /* offered */
 	u16 active_pairs;  /* in use */
 	u8 announce;
+	bool own_network;
 	bool unplugged;             /* a copy's, for a while */
 	struct clock_timer plug_in; /* ends it */
 	u64 offloads;               /* GUEST_* bits in force */
@@ -528,11 +529,13 @@ void virtio_net_new_address(struct device *dev)
 
 	device_lock(dev);
 	memcpy(n->v.config + CONFIG_MAC, n->mac, 6);
-	n->unplugged = true;
+	if (!n->own_network) {
+		n->unplugged = true;
+		clock_timer_arm(&n->plug_in,
+		                clock_now_ns(dev->host->clock) + UNPLUGGED_NS);
+	}
 	status_update(n);
 	virtio_config_changed(&n->v);
-	clock_timer_arm(&n->plug_in,
-	                clock_now_ns(dev->host->clock) + UNPLUGGED_NS);
 	device_unlock(dev);
 }
 
@@ -652,6 +655,7 @@ int virtio_net_create(struct device **out, struct device_host *host,
 
 	n->link = config->link;
 	memcpy(n->mac, config->mac, 6);
+	n->own_network = config->own_network;
 	n->pairs = (u16)MIN(MAX(config->pairs, 1u), (unsigned)PAIRS_MAX);
 	setup.queue_count = n->pairs * 2u + 1;
 	setup.features = features(n, config->mtu);

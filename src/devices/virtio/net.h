@@ -16,7 +16,8 @@ struct virtio_net_config {
 	u16 mtu;        /* 0: not told to the guest */
 	unsigned pairs; /* queue pairs, 1 to 32 */
 	bool eventfd;
-	int devfn; /* or PCI_SLOT_ANY */
+	bool own_network; /* nobody else is on it, see virtio_net_new_address */
+	int devfn;        /* or PCI_SLOT_ANY */
 };
 
 int virtio_net_create(struct device **out, struct device_host *host,
@@ -34,7 +35,8 @@ void virtio_net_figures(struct device *dev, struct virtio_net_figures *figures);
  * own config; what was sent to the old one still arrives, until the guest
  * takes the new one. Its link is down for half a second, by which a guest knows
  * that it may be on another network and asks for its address again; then the
- * guest is to announce itself. */
+ * guest is to announce itself. On an own_network the old address is nobody
+ * else's: the link stays up, and a guest that idled goes on idling. */
 void virtio_net_new_address(struct device *dev);
 
 /* Have the guest announce itself to its peers (after a migration or a

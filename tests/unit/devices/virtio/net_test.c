@@ -39,11 +39,12 @@ struct fixture {
 	gpa_t scratch, ack;
 };
 
-static int setup(void **state)
+static int make(void **state, bool own_network)
 {
 	struct fixture *f = xalloc(sizeof(*f));
 	struct virtio_net_config config = { .mtu = 1400,
 		                            .pairs = PAIRS,
+		                            .own_network = own_network,
 		                            .devfn = PCI_SLOT_ANY };
 
 	rig_init(&f->rig);
@@ -59,6 +60,16 @@ static int setup(void **state)
 	f->ack = rig_alloc(&f->rig, 1);
 	*state = f;
 	return 0;
+}
+
+static int setup(void **state)
+{
+	return make(state, false);
+}
+
+static int setup_alone(void **state)
+{
+	return make(state, true);
 }
 
 static int teardown(void **state)
@@ -559,6 +570,20 @@ static void test_copy(void **state)
 	assert_false(has_link(f));
 }
 
+/* With nobody to whom it would be news, its link stays. */
+static void test_copy_alone(void **state)
+{
+	static const u8 other[6] = { 0x52, 0x54, 0, 9, 9, 9 };
+	struct fixture *f = *state;
+
+	start(f, ALL);
+	assert_int_equal(control(f, 1, 1, other, 6), 0);
+	virtio_net_new_address(f->dev);
+	assert_int_equal(rig_mmio_read(&f->rig, f->d.device + 5, 1), mac[5]);
+	assert_true(has_link(f));
+	assert_int_equal(rig_mmio_read(&f->rig, f->d.device + 6, 2), 1);
+}
+
 static void test_reset(void **state)
 {
 	struct fixture *f = *state;
@@ -673,6 +698,8 @@ int main(void)
 		TEST(test_control_queue_without_mq),
 		TEST(test_status),
 		TEST(test_copy),
+		cmocka_unit_test_setup_teardown(test_copy_alone, setup_alone,
+		                                teardown),
 		TEST(test_reset),
 		TEST(test_bad_receive_buffer),
 		TEST(test_state),
