@@ -91,38 +91,27 @@ int disk_arg(struct disk_args *args, int id, const char *value,
 	}
 }
 
-static const struct {
-	const char *suffix, *format;
-} suffixes[] = {
-	{ ".qcow2", "qcow2" }, { ".raw", "raw" },   { ".img", "raw" },
-	{ ".iso", "raw" },     { ".vmdk", "vmdk" }, { ".vhdx", "vhdx" },
-	{ ".vdi", "vdi" },     { ".vhd", "vpc" },
-};
-
 bool disk_format_foreign(const char *format)
 {
 	return strcmp(format, "raw") != 0 && strcmp(format, "qcow2") != 0;
 }
 
-const char *disk_format(const char *path, const char *said, struct error *err)
+const char *disk_format_by(const char *path, const char *said,
+                           const char *option, struct error *err)
 {
-	size_t n = strlen(path);
+	const char *format = said ? said : image_format_named(path);
 
-	if (said)
-		return said;
-	for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
-		size_t len = strlen(suffixes[i].suffix);
-
-		if (n > len &&
-		    strcasecmp(path + n - len, suffixes[i].suffix) == 0)
-			return suffixes[i].format;
-	}
-	if (strncmp(path, "/dev/", 5) == 0)
-		return "raw";
+	if (format)
+		return format;
 	error_set(err, -EINVAL, "%s: its format is not clear from its name",
 	          path);
-	error_hint(err, "say it with --format raw or --format qcow2");
+	error_hint(err, "say it with --%s raw or --%s qcow2", option, option);
 	return NULL;
+}
+
+const char *disk_format(const char *path, const char *said, struct error *err)
+{
+	return disk_format_by(path, said, "format", err);
 }
 
 int disk_open(struct block **out, const char *path, const char *format,
@@ -158,6 +147,8 @@ int disk_fail(const struct error *err)
 	case -EFBIG:
 	case -ENOMEM:
 		return EXIT_NO_ROOM;
+	case -ERANGE:
+		return END_USAGE;
 	default:
 		return code;
 	}

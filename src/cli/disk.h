@@ -9,6 +9,8 @@
  */
 #pragma once
 
+#include <jansson.h>
+
 #include "base/types.h"
 #include "storage/image.h"
 
@@ -46,6 +48,9 @@ int disk_arg(struct disk_args *args, int id, const char *value,
 
 /* The format of a file by its name, unless said. NULL with words. */
 const char *disk_format(const char *path, const char *said, struct error *err);
+/* The same where another option says it. */
+const char *disk_format_by(const char *path, const char *said,
+                           const char *option, struct error *err);
 bool disk_format_foreign(const char *format);
 
 int disk_open(struct block **out, const char *path, const char *format,
@@ -53,6 +58,12 @@ int disk_open(struct block **out, const char *path, const char *format,
 
 /* Prints err; the exit code that fits it. */
 int disk_fail(const struct error *err);
+
+/* As info --json has them; whose image it is of stays the caller's. */
+json_t *disk_snapshots_json(const struct image_details *d);
+json_t *disk_bitmaps_json(const struct image_details *d);
+/* Prints o, and lets it go. */
+void disk_print_json(json_t *o);
 
 /* A bar on standard error, if that is a terminal and not quiet. */
 struct disk_progress {
@@ -64,6 +75,11 @@ struct disk_progress {
 };
 void disk_progress_begin(struct disk_progress *p, const char *what, bool quiet);
 void disk_progress_end(struct disk_progress *p);
+
+/* source, of another program's format, to how, or to such a one. */
+int disk_convert_foreign(const struct image_create *how, const char *source,
+                         const char *from, bool compress, bool sync, bool quiet,
+                         struct error *err) MUST_CHECK;
 
 /* The verbs, a few a file. */
 int disk_create(int argc, char **argv);

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "cli/disk.h"
 #include "cli/disk_options.h"
+#include "cli/files.h"
 #include "cli/options.h"
 
 enum { OPT_UNSAFE = OPT_OWN, OPT_KEEP };
@@ -98,6 +99,10 @@ static int keep_contents(struct chain *c, struct error *err)
 	if (c->backing)
 		rc = open_backing(&backing, c->args.names[0], c->backing,
 		                  c->backing_format, false, err);
+	/* The other process may be us. */
+	if (rc == -EBUSY)
+		error_hint(err, "stop its user first; an image can't lie on one"
+		                " that lies on it");
 	if (rc == 0) {
 		disk_progress_begin(&p, "rebasing", c->args.quiet);
 		rc = image_rebase_data(image, backing, &p.progress, err);
@@ -105,6 +110,18 @@ static int keep_contents(struct chain *c, struct error *err)
 	}
 	block_close(backing);
 	block_close(image);
+	return rc;
+}
+
+static int refuse_itself(const struct chain *c, struct error *err)
+{
+	char *path = beside(c->args.names[0], c->backing);
+	int rc = 0;
+
+	if (file_same(path, c->args.names[0]))
+		rc = error_set(err, -EINVAL, "%s can't lie on itself",
+		               c->args.names[0]);
+	free(path);
 	return rc;
 }
 
@@ -123,8 +140,9 @@ static int rebase(struct chain *c, struct error *err)
 		c->backing = c->same = xstrdup(d.backing);
 	image_details_free(&d);
 	if (c->backing && !c->backing_format)
-		c->backing_format = disk_format(c->backing, NULL, err);
-	if (c->backing && !c->backing_format) {
+		c->backing_format =
+		    disk_format_by(c->backing, NULL, "backing-format", err);
+	if (c->backing && (!c->backing_format || refuse_itself(c, err) < 0)) {
 		block_close(b);
 		return -EINVAL;
 	}

@@ -22,11 +22,13 @@ static const struct option_spec options[] = {
 	{ "repair-leaks", NULL, "only give back space that is lost",
 	  OPT_REPAIR_LEAKS },
 	DISK_OPT_JSON,
+	DISK_OPT_QUIET,
 	{ 0 },
 };
 
 struct check {
 	struct disk_args args;
+	struct disk_progress bar;
 	unsigned repair;
 	unsigned shown;
 };
@@ -48,6 +50,8 @@ static void show(void *ctx, const char *words)
 {
 	struct check *c = ctx;
 
+	disk_progress_end(&c->bar);
+	c->bar.percent = -1;
 	if (c->shown++ < FINDINGS_SHOWN)
 		fprintf(stderr, "%s\n", words);
 	else if (c->shown == FINDINGS_SHOWN + 1)
@@ -66,24 +70,28 @@ static void print_json(const struct image_check *r)
 	    (json_int_t)r->compressed, "fragmented", (json_int_t)r->fragmented,
 	    "file_bytes", (json_int_t)r->file_bytes);
 
-	json_dumpf(o, stdout, JSON_INDENT(2));
-	putchar('\n');
-	json_decref(o);
+	disk_print_json(o);
+}
+
+static const char *s(u64 n)
+{
+	return n == 1 ? "" : "s";
 }
 
 static void print_text(const struct image_check *r)
 {
 	if (r->corruptions_fixed)
-		printf("%" PRIu64 " corruptions repaired\n",
-		       r->corruptions_fixed);
+		printf("%" PRIu64 " corruption%s repaired\n",
+		       r->corruptions_fixed, s(r->corruptions_fixed));
 	if (r->leaks_fixed)
-		printf("%" PRIu64 " lost clusters given back\n",
-		       r->leaks_fixed);
+		printf("%" PRIu64 " lost cluster%s given back\n",
+		       r->leaks_fixed, s(r->leaks_fixed));
 	if (r->corruptions)
-		printf("%" PRIu64 " corruptions\n", r->corruptions);
+		printf("%" PRIu64 " corruption%s\n", r->corruptions,
+		       s(r->corruptions));
 	if (r->leaks)
-		printf("%" PRIu64 " clusters are lost: no harm but to space\n",
-		       r->leaks);
+		printf("%" PRIu64 " cluster%s lost: no harm but to space\n",
+		       r->leaks, r->leaks == 1 ? " is" : "s are");
 	if (!r->corruptions && !r->leaks)
 		puts("no damage");
 	printf("%" PRIu64 " of %" PRIu64 " clusters in use", r->allocated,
@@ -120,7 +128,10 @@ int disk_check(int argc, char **argv)
 		               &err);
 	if (rc < 0)
 		return disk_fail(&err);
+	disk_progress_begin(&c.bar, "checking", c.args.quiet);
+	result.progress = &c.bar.progress;
 	rc = image_check(b, c.repair, &result, &err);
+	disk_progress_end(&c.bar);
 	block_close(b);
 	if (rc < 0)
 		return disk_fail(&err);
@@ -128,6 +139,9 @@ int disk_check(int argc, char **argv)
 		print_json(&result);
 	else
 		print_text(&result);
+	if (!c.repair && (result.corruptions || result.leaks))
+		fprintf(stderr, "hint: atoll disk check --repair%s %s\n",
+		        result.corruptions ? "" : "-leaks", c.args.names[0]);
 	return result.corruptions ? EXIT_DAMAGED
 	       : result.leaks     ? EXIT_LEAKS
 	                          : 0;

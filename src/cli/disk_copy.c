@@ -4,14 +4,17 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/end.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "cli/disk.h"
 #include "cli/disk_options.h"
+#include "cli/files.h"
 #include "cli/options.h"
 
 enum { OPT_FROM = OPT_OWN, OPT_TO, OPT_COMPRESS, OPT_SYNC };
@@ -54,42 +57,6 @@ static int convert_option(void *ctx, int id, const char *value,
 	return rc <= 0 ? rc : disk_arg(&c->args, id, value, err);
 }
 
-/* VMDK, VHDX and their like are qemu-img's. */
-static int convert_foreign(const struct convert *c, struct error *err)
-{
-	int status = 0;
-	pid_t pid;
-
-	if (!c->args.force && access(c->args.names[1], F_OK) == 0) {
-		error_set(err, -EEXIST, "%s: is there already",
-		          c->args.names[1]);
-		error_hint(err, "--force replaces it");
-		return -EEXIST;
-	}
-	fflush(stdout);
-	pid = fork();
-	if (pid == 0) {
-		execlp("qemu-img", "qemu-img", "convert",
-		       !c->args.quiet && isatty(STDERR_FILENO) ? "-pf" : "-f",
-		       c->from, "-O", c->to, c->args.names[0], c->args.names[1],
-		       NULL);
-		_exit(127);
-	}
-	if (pid < 0 || waitpid(pid, &status, 0) < 0)
-		return error_set(err, -errno, "can't start a process: %s",
-		                 strerror(errno));
-	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
-		return 0;
-	if (WIFEXITED(status) && WEXITSTATUS(status) == 127) {
-		error_set(err, -ENOTSUP, "%s is a format of other programs",
-		          disk_format_foreign(c->from) ? c->from : c->to);
-		error_hint(err, "install qemu-img (Debian: apt-get install"
-		                " qemu-utils); convert uses it for these");
-		return -ENOTSUP;
-	}
-	return error_set(err, -EIO, "qemu-img could not convert it");
-}
-
 /* Over a backing file only what differs from it is kept. */
 static int fill(struct convert *c, struct block *from, struct block *to,
                 struct error *err)
@@ -105,6 +72,23 @@ static int fill(struct convert *c, struct block *from, struct block *to,
 	return rc;
 }
 
+/* A part of a copy looks like a whole one. What --force had it replace is
+ * gone in any case. */
+static void discard_part(const struct convert *c)
+{
+	struct stat st;
+	char *data;
+
+	if (lstat(c->how.path, &st) == 0 && S_ISREG(st.st_mode))
+		unlink(c->how.path);
+	if (!c->how.data_file)
+		return;
+	data = image_path_beside(c->how.path, c->how.data_file);
+	if (lstat(data, &st) == 0 && S_ISREG(st.st_mode))
+		unlink(data);
+	free(data);
+}
+
 static int convert(struct convert *c, struct error *err)
 {
 	struct block *from, *to;
@@ -115,15 +99,8 @@ static int convert(struct convert *c, struct error *err)
 	if (rc < 0)
 		return rc;
 	block_info(from, &info);
-	c->how.path = c->args.names[1];
-	c->how.format = c->to;
 	c->how.size = info.size;
-	c->how.replace = c->args.force;
-	if (c->how.backing && !c->how.backing_format)
-		c->how.backing_format = disk_format(c->how.backing, NULL, err);
-	rc = c->how.backing && !c->how.backing_format
-	         ? -EINVAL
-	         : image_create(&c->how, err);
+	rc = image_create(&c->how, err);
 	if (rc == 0) {
 		/* As cp does, unless asked: after a crash of the host the copy
 		 * has to be made anew anyhow. */
@@ -132,9 +109,15 @@ static int convert(struct convert *c, struct error *err)
 		if (rc == 0) {
 			rc = fill(c, from, to, err);
 			block_close(to);
+			if (rc < 0)
+				error_prefix(err, "%s to %s", c->args.names[0],
+				             c->args.names[1]);
+			if (rc == -EIO && strcmp(c->from, "qcow2") == 0)
+				error_hint(err, "atoll disk check %s",
+				           c->args.names[0]);
 		}
-		if (rc < 0 && !c->args.force)
-			unlink(c->how.path);
+		if (rc < 0)
+			discard_part(c);
 	}
 	block_close(from);
 	return rc;
@@ -158,10 +141,16 @@ int disk_convert(int argc, char **argv)
 		rc = error_set(&err, -EINVAL, "say SOURCE and TARGET");
 	if (rc < 0)
 		return disk_fail(&err);
-	c.from = disk_format(c.args.names[0], c.from, &err);
-	c.to = c.from ? disk_format(c.args.names[1], c.to, &err) : NULL;
+	c.from = disk_format_by(c.args.names[0], c.from, "from", &err);
+	c.to =
+	    c.from ? disk_format_by(c.args.names[1], c.to, "to", &err) : NULL;
 	if (!c.to)
 		return disk_fail(&err);
+	if (file_same(c.args.names[0], c.args.names[1])) {
+		error_set(&err, -EINVAL, "%s and %s are the same file",
+		          c.args.names[0], c.args.names[1]);
+		return disk_fail(&err);
+	}
 	if (c.compress &&
 	    (strcmp(c.to, "qcow2") != 0 || c.how.backing || c.how.data_file)) {
 		error_set(&err, -EINVAL,
@@ -169,8 +158,18 @@ int disk_convert(int argc, char **argv)
 		          " compressed");
 		return disk_fail(&err);
 	}
-	if (disk_format_foreign(c.from) || disk_format_foreign(c.to))
-		rc = convert_foreign(&c, &err);
+	c.how.path = c.args.names[1];
+	c.how.format = c.to;
+	c.how.replace = c.args.force;
+	if (c.how.backing && !c.how.backing_format)
+		c.how.backing_format =
+		    disk_format_by(c.how.backing, NULL, "backing-format", &err);
+	if (c.how.backing && !c.how.backing_format)
+		rc = -EINVAL;
+	else if (disk_format_foreign(c.from) || disk_format_foreign(c.to))
+		rc = disk_convert_foreign(&c.how, c.args.names[0], c.from,
+		                          c.compress, c.sync, c.args.quiet,
+		                          &err);
 	else
 		rc = convert(&c, &err);
 	return rc < 0 ? disk_fail(&err) : 0;
@@ -184,6 +183,7 @@ struct compare {
 static const struct option_spec compare_options[] = {
 	{ "format", "F", "of the first", OPT_IMAGE_FORMAT },
 	{ "second-format", "F", "of the second", OPT_TO },
+	DISK_OPT_JSON,
 	DISK_OPT_QUIET,
 	{ 0 },
 };
@@ -199,11 +199,56 @@ static int compare_option(void *ctx, int id, const char *value,
 	return 0;
 }
 
+/* As cmp does: 1 is an answer, and trouble none. */
+static int trouble(const struct error *err)
+{
+	int code = disk_fail(err);
+
+	return code == END_FAILURE ? END_USAGE : code;
+}
+
+static int answer(const struct compare *c, bool same, u64 where)
+{
+	if (c->args.json)
+		disk_print_json(json_pack(
+		    "{s:i, s:b, s:o}", "version", 1, "same", same, "differ_at",
+		    same ? json_null() : json_integer((json_int_t)where)));
+	else if (same)
+		puts("the disks hold the same");
+	else
+		printf("the disks differ at byte %" PRIu64 "\n", where);
+	return same ? 0 : 1;
+}
+
+static int compare(struct compare *c, bool *same, u64 *where, struct error *err)
+{
+	struct disk_progress p;
+	struct block *a, *b;
+	int rc;
+
+	c->second =
+	    disk_format_by(c->args.names[1], c->second, "second-format", err);
+	if (!c->second)
+		return -EINVAL;
+	rc = disk_open(&a, c->args.names[0], c->args.format,
+	               BLOCK_OPEN_READONLY, err);
+	if (rc < 0)
+		return rc;
+	rc = disk_open(&b, c->args.names[1], c->second, BLOCK_OPEN_READONLY,
+	               err);
+	if (rc == 0) {
+		disk_progress_begin(&p, "comparing", c->args.quiet);
+		rc = image_compare(a, b, same, where, &p.progress, err);
+		disk_progress_end(&p);
+		block_close(b);
+	}
+	block_close(a);
+	return rc;
+}
+
 int disk_compare(int argc, char **argv)
 {
 	struct compare c = { 0 };
-	struct disk_progress p;
-	struct block *a, *b;
 	struct error err;
 	bool same = false;
 	u64 where = 0;
@@ -221,24 +266,6 @@ int disk_compare(int argc, char **argv)
 	if (rc == 0 && c.args.name_count != 2)
 		rc = error_set(&err, -EINVAL, "say two FILEs");
 	if (rc == 0)
-		rc = disk_open(&a, c.args.names[0], c.args.format,
-		               BLOCK_OPEN_READONLY, &err);
-	if (rc < 0)
-		return disk_fail(&err);
-	rc =
-	    disk_open(&b, c.args.names[1], c.second, BLOCK_OPEN_READONLY, &err);
-	if (rc == 0) {
-		disk_progress_begin(&p, "comparing", c.args.quiet);
-		rc = image_compare(a, b, &same, &where, &p.progress, &err);
-		disk_progress_end(&p);
-		block_close(b);
-	}
-	block_close(a);
-	if (rc < 0)
-		return disk_fail(&err);
-	if (same)
-		puts("the disks hold the same");
-	else
-		printf("the disks differ at byte %" PRIu64 "\n", where);
-	return same ? 0 : 1;
+		rc = compare(&c, &same, &where, &err);
+	return rc < 0 ? trouble(&err) : answer(&c, same, where);
 }

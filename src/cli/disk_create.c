@@ -145,7 +145,8 @@ int disk_create(int argc, char **argv)
 	if (!c.how.format)
 		return disk_fail(&err);
 	if (c.how.backing && !c.how.backing_format)
-		c.how.backing_format = disk_format(c.how.backing, NULL, &err);
+		c.how.backing_format =
+		    disk_format_by(c.how.backing, NULL, "backing-format", &err);
 	if (c.how.backing &&
 	    (!c.how.backing_format || size_of_backing(&c.how, &err) < 0))
 		return disk_fail(&err);

@@ -47,6 +47,31 @@ static json_t *bitmap_json(const struct image_bitmap *b)
 	                 "in_use", b->in_use);
 }
 
+json_t *disk_snapshots_json(const struct image_details *d)
+{
+	json_t *list = json_array();
+
+	for (u32 i = 0; i < d->snapshot_count; i++)
+		json_array_append_new(list, snapshot_json(&d->snapshots[i]));
+	return list;
+}
+
+json_t *disk_bitmaps_json(const struct image_details *d)
+{
+	json_t *list = json_array();
+
+	for (u32 i = 0; i < d->bitmap_count; i++)
+		json_array_append_new(list, bitmap_json(&d->bitmaps[i]));
+	return list;
+}
+
+void disk_print_json(json_t *o)
+{
+	json_dumpf(o, stdout, JSON_INDENT(2));
+	putchar('\n');
+	json_decref(o);
+}
+
 static json_t *details_json(const char *path, const struct block_info *info,
                             const struct image_details *d, u64 on_host)
 {
@@ -54,18 +79,9 @@ static json_t *details_json(const char *path, const struct block_info *info,
 	    json_pack("{s:i, s:s, s:s, s:I, s:I}", "version", 1, "file", path,
 	              "format", d->format, "size", (json_int_t)info->size,
 	              "host_bytes", (json_int_t)on_host);
-	json_t *snapshots = json_array(), *bitmaps = json_array();
 
-	if (d->version == 0) {
-		json_decref(snapshots);
-		json_decref(bitmaps);
+	if (d->version == 0)
 		return o;
-	}
-	for (u32 i = 0; i < d->snapshot_count; i++)
-		json_array_append_new(snapshots,
-		                      snapshot_json(&d->snapshots[i]));
-	for (u32 i = 0; i < d->bitmap_count; i++)
-		json_array_append_new(bitmaps, bitmap_json(&d->bitmaps[i]));
 	json_object_set_new(o, "qcow2_version",
 	                    json_integer((json_int_t)d->version));
 	json_object_set_new(o, "cluster_size",
@@ -82,8 +98,8 @@ static json_t *details_json(const char *path, const struct block_info *info,
 	json_object_set_new(o, "backing_format", maybe(d->backing_format));
 	json_object_set_new(o, "data_file", maybe(d->data_file));
 	json_object_set_new(o, "data_file_raw", json_boolean(d->data_file_raw));
-	json_object_set_new(o, "snapshots", snapshots);
-	json_object_set_new(o, "bitmaps", bitmaps);
+	json_object_set_new(o, "snapshots", disk_snapshots_json(d));
+	json_object_set_new(o, "bitmaps", disk_bitmaps_json(d));
 	return o;
 }
 
@@ -176,17 +192,12 @@ int disk_info(int argc, char **argv)
 	stat(args.names[0], &st);
 	block_info(b, &info);
 	image_details(b, &d);
-	if (args.json) {
-		json_t *o = details_json(args.names[0], &info, &d,
-		                         (u64)st.st_blocks * 512);
-
-		json_dumpf(o, stdout, JSON_INDENT(2));
-		putchar('\n');
-		json_decref(o);
-	} else {
+	if (args.json)
+		disk_print_json(details_json(args.names[0], &info, &d,
+		                             (u64)st.st_blocks * 512));
+	else
 		print_details(args.names[0], &info, &d,
 		              (u64)st.st_blocks * 512);
-	}
 	image_details_free(&d);
 	block_close(b);
 	return 0;

@@ -83,17 +83,27 @@ static const struct action bitmap_actions[] = {
 	{ "delete", bitmap_delete },       { 0 },
 };
 
+/* A verb's own part of all this. */
+struct noun {
+	const struct option_spec *options;
+	const struct action *actions;
+	void (*print)(const struct image_details *d);
+	json_t *(*json)(const struct image_details *d);
+};
+
 struct request {
 	struct disk_args args;
 	u64 granularity;
 };
 
 static const struct option_spec snapshot_options[] = {
+	DISK_OPT_JSON,
 	{ 0 },
 };
 
 static const struct option_spec bitmap_options[] = {
 	{ "granularity", "SIZE", "of a new bitmap (64K)", OPT_GRANULARITY },
+	DISK_OPT_JSON,
 	{ 0 },
 };
 
@@ -139,7 +149,12 @@ static void list_bitmaps(const struct image_details *d)
 	}
 }
 
-static int list(const char *path, void (*print)(const struct image_details *),
+static const struct noun snapshots = { snapshot_options, snapshot_actions,
+	                               list_snapshots, disk_snapshots_json };
+static const struct noun bitmaps = { bitmap_options, bitmap_actions,
+	                             list_bitmaps, disk_bitmaps_json };
+
+static int list(const char *path, const struct noun *noun, bool json,
                 struct error *err)
 {
 	struct image_details d;
@@ -152,7 +167,10 @@ static int list(const char *path, void (*print)(const struct image_details *),
 	if (rc < 0)
 		return rc;
 	image_details(b, &d);
-	print(&d);
+	if (json)
+		disk_print_json(noun->json(&d));
+	else
+		noun->print(&d);
 	image_details_free(&d);
 	block_close(b);
 	return 0;
@@ -181,22 +199,21 @@ static int act(const struct request *r, const struct action *actions,
 	return rc;
 }
 
-static int run(int argc, char **argv, const struct option_spec *options,
-               const struct action *actions,
-               void (*print)(const struct image_details *))
+static int run(int argc, char **argv, const struct noun *noun)
 {
 	struct request r = { 0 };
 	struct error err;
-	int rc = options_parse(options, argc, argv, take_option, &r, &err);
+	int rc =
+	    options_parse(noun->options, argc, argv, take_option, &r, &err);
 
 	if (rc == 0 && r.args.name_count == 0)
 		rc = error_set(&err, -EINVAL, "say what to do: list FILE, ...");
 	if (rc == 0 && strcmp(r.args.names[0], "list") == 0)
 		rc = r.args.name_count == 2
-		         ? list(r.args.names[1], print, &err)
+		         ? list(r.args.names[1], noun, r.args.json, &err)
 		         : error_set(&err, -EINVAL, "say list FILE");
 	else if (rc == 0)
-		rc = act(&r, actions, &err);
+		rc = act(&r, noun->actions, &err);
 	return rc < 0 ? disk_fail(&err) : 0;
 }
 
@@ -210,8 +227,7 @@ int disk_snapshot(int argc, char **argv)
 		             snapshot_options);
 		return 0;
 	}
-	return run(argc, argv, snapshot_options, snapshot_actions,
-	           list_snapshots);
+	return run(argc, argv, &snapshots);
 }
 
 int disk_bitmap(int argc, char **argv)
@@ -225,5 +241,5 @@ int disk_bitmap(int argc, char **argv)
 		             bitmap_options);
 		return 0;
 	}
-	return run(argc, argv, bitmap_options, bitmap_actions, list_bitmaps);
+	return run(argc, argv, &bitmaps);
 }

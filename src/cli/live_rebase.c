@@ -115,7 +115,7 @@ static int onto_file(struct rebase *r, const struct live_chain *chain,
 		n++;
 	if (!format)
 		rc = err->code;
-	else if (n == 0 || n == 1)
+	else if (n < chain->count && n < 2)
 		rc = error_set(err, -EINVAL,
 		               n ? "the disk lies on %s already"
 		                 : "%s is the disk itself",

@@ -80,6 +80,13 @@ static int parse_one(const struct option_spec *specs, int argc, char **argv,
 	return fn(ctx, spec->id, argv[++*at], err);
 }
 
+/* No option begins with a digit: -50M is an amount. */
+static bool is_option(const char *arg)
+{
+	return arg[0] == '-' && arg[1] != '\0' &&
+	       !(arg[1] >= '0' && arg[1] <= '9');
+}
+
 int options_parse(const struct option_spec *specs, int argc, char **argv,
                   option_fn *fn, void *ctx, struct error *err)
 {
@@ -89,7 +96,7 @@ int options_parse(const struct option_spec *specs, int argc, char **argv,
 	for (int i = 1; i < argc && rc >= 0; i++) {
 		const char *arg = argv[i];
 
-		if (only_arguments || arg[0] != '-' || arg[1] == '\0')
+		if (only_arguments || !is_option(arg))
 			rc = fn(ctx, 0, arg, err);
 		else if (strcmp(arg, "--") == 0)
 			only_arguments = true;

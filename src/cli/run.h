@@ -33,6 +33,7 @@ struct run_disk {
 	char *path, *format, *serial, *cache; /* owned; NULL: the default */
 	bool readonly;
 	u64 iops, bytes_per_s; /* 0: no limit */
+	u64 iops_burst, bytes_burst;
 };
 
 struct run_options {

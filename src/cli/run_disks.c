@@ -61,11 +61,13 @@ static int add_one(void *ctx, const char *path, const char *format, int fd,
 static int add_disk(struct run_machine *m, json_t *list, int fd,
                     const struct run_disk *d, struct error *err)
 {
-	json_t *disk = json_pack("{s:s?, s:s?, s:s?, s:s*, s:b, s:I, s:I}",
-	                         "path", d->path, "format", d->format, "serial",
-	                         d->serial, "cache", d->cache, "readonly",
-	                         d->readonly, "iops", (json_int_t)d->iops,
-	                         "bytes_per_s", (json_int_t)d->bytes_per_s);
+	json_t *disk = json_pack(
+	    "{s:s?, s:s?, s:s?, s:s*, s:b, s:I, s:I, s:I, s:I}", "path",
+	    d->path, "format", d->format, "serial", d->serial, "cache",
+	    d->cache, "readonly", d->readonly, "iops", (json_int_t)d->iops,
+	    "iops_burst", (json_int_t)d->iops_burst, "bytes_per_s",
+	    (json_int_t)d->bytes_per_s, "bytes_burst",
+	    (json_int_t)d->bytes_burst);
 	struct chain c = { .m = m, .list = json_array() };
 	const struct launch_files files = { file_open_layer, add_one, &c };
 	char *path = realpath(d->path, NULL);

@@ -11,6 +11,7 @@
 #include "cli/named.h"
 #include "cli/options.h"
 #include "cli/run.h"
+#include "storage/image.h"
 
 enum { CPUS_MAX = 64 };
 
@@ -68,7 +69,7 @@ static const struct option_spec specs[] = {
 	{ "module", "FILE", "multiboot module; may be repeated", OPT_MODULE },
 	{ "append", "WORDS", "added to the kernel command line", OPT_APPEND },
 	{ "disk", "FILE[,OPTION]...",
-	  "format=, readonly, cache=, serial=, iops=, rate=", OPT_DISK },
+	  "format=, readonly, cache=, iops=, rate=, ...", OPT_DISK },
 	{ "net", "user|tap:T|NAME|none", "network cards (user); repeatable",
 	  OPT_NET },
 	{ "publish", "[A:]PORT:PORT[/udp]", "forward a host port to the guest",
@@ -140,6 +141,10 @@ static int disk_option(struct run_disk *d, const char *part, struct error *err)
 		d->cache = xstrdup(part + 6);
 	} else if (strncmp(part, "iops=", 5) == 0) {
 		return disk_limit(part, 5, &d->iops, err);
+	} else if (strncmp(part, "iops-burst=", 11) == 0) {
+		return disk_limit(part, 11, &d->iops_burst, err);
+	} else if (strncmp(part, "rate-burst=", 11) == 0) {
+		return disk_limit(part, 11, &d->bytes_burst, err);
 	} else if (strncmp(part, "rate=", 5) == 0) {
 		return disk_limit(part, 5, &d->bytes_per_s, err);
 	} else if (strncmp(part, "serial=", 7) == 0) {
@@ -154,9 +159,25 @@ static int disk_option(struct run_disk *d, const char *part, struct error *err)
 	} else {
 		error_set(err, -EINVAL, "--disk: there is no option %s", part);
 		return error_hint(err, "there are format=, readonly, cache=, "
-		                       "iops=, rate= and serial=TEXT");
+		                       "iops=, iops-burst=, rate=, rate-burst= "
+		                       "and serial=TEXT");
 	}
 	return 0;
+}
+
+/* As atoll disk takes it: what was made as web.qcow2 is no raw disk, whose
+ * first write would be the end of the image. */
+static int disk_format_said(struct run_disk *d, struct error *err)
+{
+	const char *named = image_format_named(d->path);
+
+	if (!d->format)
+		d->format = xstrdup(named ? named : "raw");
+	if (strcmp(d->format, "raw") == 0 || strcmp(d->format, "qcow2") == 0)
+		return 0;
+	error_set(err, -EINVAL, "--disk: no machine can use a %s disk",
+	          d->format);
+	return error_hint(err, "atoll disk convert %s DISK.qcow2", d->path);
 }
 
 static int add_disk(struct run_options *o, const char *value, struct error *err)
@@ -170,13 +191,12 @@ static int add_disk(struct run_options *o, const char *value, struct error *err)
 	copy = rest = xstrdup(value);
 	o->disk_count++;
 	d->path = xstrdup(next_part(&rest));
-	d->format = xstrdup("raw");
 	while (rc == 0 && (part = next_part(&rest)))
 		rc = disk_option(d, part, err);
 	free(copy);
 	if (rc == 0 && !d->path[0])
 		rc = error_set(err, -EINVAL, "--disk needs a file");
-	return rc;
+	return rc < 0 ? rc : disk_format_said(d, err);
 }
 
 static int set_engine(struct run_options *o, const char *value,

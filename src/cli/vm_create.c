@@ -15,6 +15,7 @@
 #include "cli/say.h"
 #include "cli/vm.h"
 #include "cli/vm_resources.h"
+#include "storage/image.h"
 
 enum {
 	OPT_APPEND = OPT_OWN,
@@ -58,7 +59,7 @@ enum {
 	    { "append", "WORDS", "added to the kernel command line",           \
 	      OPT_APPEND },                                                    \
 	    { "disk", "FILE[,OPTION]...",                                      \
-	      "format=raw|qcow2, readonly, serial=TEXT", OPT_DISK },           \
+	      "format=, readonly, cache=, serial=", OPT_DISK },                \
 	    { "net", "user|tap:T|NAME|none",                                   \
 	      "network cards (user); repeatable", OPT_NET },                   \
 	    { "publish", "[A:]PORT:PORT[/udp]",                                \
@@ -150,6 +151,10 @@ static int add_disk(struct definition *d, const char *value, struct error *err)
 	json_t *disk = json_object();
 	int rc = set_path(disk, "path", part, err);
 
+	const char *named = rc == 0 ? image_format_named(copy) : NULL;
+
+	if (named)
+		json_object_set_new(disk, "format", json_string(named));
 	while (rc == 0 && (part = strsep(&rest, ","))) {
 		if (strcmp(part, "readonly") == 0)
 			json_object_set_new(disk, "readonly", json_true());

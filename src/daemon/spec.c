@@ -13,6 +13,7 @@
 
 #include "daemon/daemon.h"
 #include "daemon/limits/limits.h"
+#include "storage/image.h"
 
 enum { PATH_BYTES = 4095, WORDS_BYTES = 4096, CMDLINE_BYTES = 65535 };
 enum { DISKS_MAX = 15, NICS_MAX = 8, MODULES_MAX = 8, PUBLISH_MAX = 32 };
@@ -269,13 +270,22 @@ static void read_disk(struct reader *r)
 {
 	static const char *const keys[] = { "path",     "format", "serial",
 		                            "readonly", "cache",  NULL };
+	/* The first is what it is without being said. */
 	static const char *const formats[] = { "raw", "qcow2", NULL };
+	static const char *const qcow2[] = { "qcow2", "raw", NULL };
 	static const char *const caches[] = { "writeback", "none", "unsafe",
 		                              NULL };
+	const char *name, *named;
 
 	check_keys(r, keys);
 	path(r, "path", true);
-	choice(r, "format", formats);
+	name = json_string_value(find(r, "path"));
+	named = name ? image_format_named(name) : NULL;
+	if (named && !find(r, "format") && strcmp(named, "raw") != 0 &&
+	    strcmp(named, "qcow2") != 0)
+		fail(r, "path", "is a disk of other programs: convert it");
+	choice(r, "format",
+	       named && strcmp(named, "qcow2") == 0 ? qcow2 : formats);
 	text(r, "serial", 20, NULL);
 	boolean(r, "readonly", false);
 	choice(r, "cache", caches);

@@ -183,7 +183,7 @@ static int next_extent(struct block *b, u64 size, u64 offset, u64 length,
 		return 0;
 	}
 	rc = block_map(b, offset, MIN(length, size - offset), e);
-	return rc < 0 ? failed(err, rc, "the map", offset) : 0;
+	return rc < 0 ? failed(err, rc, "reading the map", offset) : 0;
 }
 
 static int visit_copy(struct walk *w, u64 offset, u64 length, u8 *buf,

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,10 +23,34 @@ char *image_path_beside(const char *base, const char *name)
 	return path_beside(base, name);
 }
 
+static const struct {
+	const char *suffix, *format;
+} suffixes[] = {
+	{ ".qcow2", "qcow2" }, { ".raw", "raw" },   { ".img", "raw" },
+	{ ".iso", "raw" },     { ".vmdk", "vmdk" }, { ".vhdx", "vhdx" },
+	{ ".vdi", "vdi" },     { ".vhd", "vpc" },
+};
+
+const char *image_format_named(const char *path)
+{
+	size_t n = strlen(path);
+
+	for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
+		size_t len = strlen(suffixes[i].suffix);
+
+		if (n > len &&
+		    strcasecmp(path + n - len, suffixes[i].suffix) == 0)
+			return suffixes[i].format;
+	}
+	return strncmp(path, "/dev/", 5) == 0 ? "raw" : NULL;
+}
+
 static int make_file(const char *path, bool replace, struct error *err)
 {
-	int fd = open(
-	    path, O_RDWR | O_CLOEXEC | O_CREAT | (replace ? 0 : O_EXCL), 0644);
+	int fd = open(path,
+	              O_RDWR | O_CLOEXEC | O_CREAT | O_NOCTTY | O_NONBLOCK |
+	                  (replace ? 0 : O_EXCL),
+	              0644);
 
 	if (fd < 0) {
 		int rc = -errno;
@@ -105,6 +130,12 @@ static int create_raw(const struct image_create *how, struct error *err)
 	if (how->backing || how->data_file)
 		return error_set(err, -EINVAL,
 		                 "a raw disk has no backing or data file");
+	if (how->version || how->cluster_bytes || how->refcount_bits ||
+	    how->compression || how->lazy_refcounts || how->extended_l2 ||
+	    how->data_file_raw || how->preallocation == IMAGE_METADATA)
+		return error_set(err, -EINVAL,
+		                 "a raw disk has no clusters, counts, tables or"
+		                 " compression: only a size");
 	rc = open_empty(&b, how->path, how->replace, 0, err);
 	if (rc < 0)
 		return rc;
@@ -125,6 +156,9 @@ static int make_data_file(const struct image_create *how, struct error *err)
 	char *path = path_beside(how->path, how->data_file);
 	int rc;
 
+	/* Its places are in the image's tables. */
+	if (data.preallocation == IMAGE_METADATA)
+		data.preallocation = IMAGE_SPARSE;
 	data.path = path;
 	rc = create_raw(&data, err);
 	free(path);

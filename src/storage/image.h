@@ -36,6 +36,11 @@ struct image_create {
 
 int image_create(const struct image_create *how, struct error *err) MUST_CHECK;
 
+/* The format that the end of a file's name states, other programs' ("vmdk")
+ * included; NULL: none. What a file holds states nothing: a guest may have
+ * written it. */
+const char *image_format_named(const char *path);
+
 /* More flags for block_open.flags. */
 enum {
 	IMAGE_OPEN_NO_BACKING = 1 << 17, /* only the image itself: for info,
@@ -80,6 +85,13 @@ struct image_details {
 void image_details(struct block *b, struct image_details *out);
 void image_details_free(struct image_details *details);
 
+/* Progress of long work: bytes looked at, of total. Any thread, never two at
+ * once. */
+struct image_progress {
+	void (*step)(void *ctx, u64 done, u64 total); /* may be NULL */
+	void *ctx;
+};
+
 enum { IMAGE_REPAIR_LEAKS = 1 << 0, IMAGE_REPAIR_ALL = 1 << 1 };
 
 struct image_check {
@@ -90,6 +102,7 @@ struct image_check {
 	/* Called for each finding, if set. */
 	void (*finding)(void *ctx, const char *words);
 	void *ctx;
+	const struct image_progress *progress; /* may be NULL */
 };
 
 /* Opened with IMAGE_OPEN_AS_IS | IMAGE_OPEN_NO_BACKING, for writing if
@@ -135,13 +148,6 @@ int image_set_backing(struct block *b, const char *backing, const char *format,
                       struct error *err) MUST_CHECK;
 /* Zero or unmap everything so that the backing file shows. */
 int image_make_empty(struct block *b, struct error *err) MUST_CHECK;
-
-/* Progress of long work: bytes looked at, of total. Any thread, never two at
- * once. */
-struct image_progress {
-	void (*step)(void *ctx, u64 done, u64 total); /* may be NULL */
-	void *ctx;
-};
 
 /*
  * Contents of one disk to another of at least its size. What is a hole or

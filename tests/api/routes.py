@@ -92,6 +92,7 @@ class Routes(MomentRoutes, unittest.TestCase):
                 ({"disks": {}}, "array"), ({"disks": [1]}, "disks[0]"),
                 ({"disks": [{}]}, "disks[0].path"),
                 ({"disks": [{"path": "/x", "format": "vmdk"}]}, "format"),
+                ({"disks": [{"path": "/x.vmdk"}]}, "convert it"),
                 ({"disks": [{"path": "/x"}] * 16}, "too many"),
                 ({"nics": [{"mac": "01:00:00:00:00:00"}]}, "mac"),
                 ({"nics": [{"type": "tap"}]}, "tap"),
@@ -494,7 +495,13 @@ class Routes(MomentRoutes, unittest.TestCase):
         disk = D.work / "disk.qcow2"
         tool = PROGRAMS["atoll"]
         subprocess.run([tool, "disk", "create", disk, "32M"], check=True)
-        D.define("disky", disks=[{"path": str(disk), "format": "qcow2"}])
+        # A name that ends so needs no format; what it says holds.
+        spec = D.define("disky", disks=[
+            {"path": str(disk)}, {"path": "/x.QCOW2", "format": "raw"},
+            {"path": "/x"}]).json["spec"]
+        self.assertEqual([d["format"] for d in spec["disks"]],
+                         ["qcow2", "raw", "raw"])
+        D.call("PATCH", "/v1/vms/disky", {"disks": spec["disks"][:1]})
         at = "/v1/vms/disky/disks"
         big = {"path": str(D.work / "m.qcow2")}
         self.refused(get(at), 409, "conflict", "run")

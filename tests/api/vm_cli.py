@@ -572,8 +572,7 @@ class Cli(unittest.TestCase):
         disk = D.work / "c.qcow2"
         self.good("disk", "create", disk, "16M")
         self.bad(3, "no machine", "disk", "info", "nobody:vda")
-        self.good("vm", "create", "disky", *TINY, "--disk",
-                  f"{disk},format=qcow2")
+        self.good("vm", "create", "disky", *TINY, "--disk", disk)
         self.bad(4, "does not run", "disk", "snapshot", "disky:vda")
         self.good("vm", "start", "disky")
         self.good("disk", "snapshot", "disky:vda", "--name", "one", "--quiet")

@@ -85,6 +85,10 @@ class Errors(unittest.TestCase):
             ((*run_it, "--disk", ""), "needs a file", None),
             ((*run_it, "--disk", "f,fmt=raw"), "no option fmt=raw",
              "readonly"),
+            ((*run_it, "--disk", "f,rate-burst=0"), "no rate", None),
+            ((*run_it, "--disk", "f.vmdk"), "no machine can use a vmdk disk",
+             "atoll disk convert f.vmdk"),
+            ((*run_it, "--disk", "f,format=cow"), "cow disk", None),
             ((*run_it, "--disk", "f,serial=" + "x" * 21), "20", None),
             ((*run_it, "--net", "tap"), "not user", None),
             ((*run_it, "--net", "tap:"), "not user", None),
@@ -339,12 +343,14 @@ class MachineFile(unittest.TestCase):
                        "--data-file", data.name)):
             got = atoll("disk", "create", *words)
             self.assertEqual(got.returncode, 0, got.stderr)
-        (disk,) = self.machine("--disk", f"{top},format=qcow2,iops=300,"
+        (disk,) = self.machine("--disk", f"{top},iops=300,iops-burst=900,"
                                "rate=8M")["disks"]
         self.assertEqual([(f["path"], f["format"]) for f in disk["chain"]],
                          [(str(data), "raw"), (str(middle), "qcow2"),
                           (str(base), "raw")])
-        self.assertEqual((disk["iops"], disk["bytes_per_s"]), (300, 8 << 20))
+        self.assertEqual((disk["format"], disk["iops"], disk["iops_burst"],
+                          disk["bytes_per_s"], disk["bytes_burst"]),
+                         ("qcow2", 300, 900, 8 << 20, 0))
         fds = [disk["fd"], *(f["fd"] for f in disk["chain"])]
         self.assertEqual(len(set(fds)), len(fds))
         base.unlink()

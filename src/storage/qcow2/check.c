@@ -23,7 +23,8 @@ struct walk {
 	u32 *counts;
 	u64 clusters; /* of the file */
 	u64 last_used;
-	u8 *buf; /* an L2 table, or a bitmap's */
+	u64 tables, tables_done; /* L1 entries to look at, twice the active */
+	u8 *buf;                 /* an L2 table, or a bitmap's */
 	/* Flags in the active tables that contradict the counts. */
 	u64 wrong_flags;
 	bool broken;      /* found what a new count can't repair */
@@ -43,6 +44,21 @@ static void say(struct walk *w, const char *fmt, ...)
 	vsnprintf(words, sizeof(words), fmt, ap);
 	va_end(ap);
 	w->result->finding(w->result->ctx, words);
+}
+
+/* Told as if each L1 entry were as much of the disk as any other. */
+static void advance(struct walk *w)
+{
+	const struct image_progress *p = w->result->progress;
+	u64 size = w->q->h.size;
+
+	/* A repair looks once more. */
+	w->tables_done = MIN(w->tables_done + 1, w->tables);
+	if (p && p->step)
+		p->step(p->ctx,
+		        (u64)((double)size / (double)w->tables *
+		              (double)w->tables_done),
+		        size);
 }
 
 static void corruption(struct walk *w, const char *what, u64 at)
@@ -135,6 +151,7 @@ static int walk_l1(struct walk *w, const u64 *l1, u32 entries, bool active)
 	for (u32 i = 0; i < entries && rc == 0; i++) {
 		u64 at = l1[i] & ENTRY_OFFSET;
 
+		advance(w);
 		if ((l1[i] & L1_RESERVED) || in_cluster(q, at)) {
 			corruption(w, "an L1 entry that can't be", l1[i]);
 			continue;
@@ -351,6 +368,7 @@ static int fix_flags(struct walk *w, bool set, bool fix)
 	for (u32 i = 0; i < q->h.l1_size && rc == 0; i++) {
 		u64 at = q->l1[i] & ENTRY_OFFSET;
 
+		advance(w);
 		put64(&l1[i], q->l1[i]);
 		if (!at || in_cluster(q, at) ||
 		    cluster_of(q, at) >= w->clusters || q->external)
@@ -470,6 +488,9 @@ int check_image(struct qcow2 *q, unsigned repair, struct image_check *result,
 		          .clusters = cluster_of(q, q->host_end) };
 	int rc;
 
+	w.tables = 2 * (u64)q->h.l1_size;
+	for (u32 i = 0; i < q->h.snapshots; i++)
+		w.tables += q->snapshots[i].l1_size;
 	w.counts = try_alloc(w.clusters + 1, sizeof(*w.counts));
 	w.buf = try_alloc(1, q->cluster_size);
 	rc = w.counts && w.buf ? 0 : -ENOMEM;

@@ -35,7 +35,9 @@ static int open_path(const struct block_open *how, struct error *err)
 
 	if (!how->path)
 		return error_set(err, -EINVAL, "no disk image was given");
-	fd = open(how->path, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+	/* A pipe that nobody writes is no reason to wait. */
+	fd = open(how->path, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC |
+	                         O_NOCTTY | O_NONBLOCK);
 	if (fd >= 0)
 		return fd;
 	fd = -errno;
@@ -61,6 +63,10 @@ static int check_access(int fd, const struct block_open *how, struct error *err)
 	    (flags & O_ACCMODE) != O_RDWR)
 		return error_set(err, -EACCES, "%s: opened for reading only",
 		                 name_of(how));
+	/* Only opening was not to wait. */
+	if ((flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0)
+		return error_set(err, -errno, "%s: %s", name_of(how),
+		                 strerror(errno));
 	return 0;
 }
 

@@ -64,7 +64,8 @@ class Tools(unittest.TestCase):
 
     def test_progress(self):
         for words in (("convert", "--force", "data.raw", "a.qcow2"),
-                      ("compare", "data.raw", "a.qcow2")):
+                      ("compare", "data.raw", "a.qcow2"),
+                      ("check", "a.qcow2")):
             self.assertEqual(run(*words).stderr, "")
             shown = in_terminal(*words)
             self.assertIn("100%", shown)
@@ -100,6 +101,119 @@ class Tools(unittest.TestCase):
         self.assertEqual([(p["start"], p["length"]) for p in pieces
                           if p["data"]],
                          [(0, MIB), ((1 << 30) - MIB, MIB)])
+
+        run("snapshot", "create", "a.qcow2", "one")
+        run("bitmap", "create", "a.qcow2", "two")
+        one = json.loads(run("snapshot", "list", "--json", "a.qcow2").stdout)
+        two = json.loads(run("bitmap", "list", "--json", "a.qcow2").stdout)
+        info = json.loads(run("info", "--json", "a.qcow2").stdout)
+        self.assertEqual((one, two), (info["snapshots"], info["bitmaps"]))
+        self.assertEqual((one[0]["name"], two[0]["name"]), ("one", "two"))
+        same = json.loads(run("compare", "--json", "data.raw",
+                              "a.qcow2").stdout)
+        self.assertEqual((same["same"], same["differ_at"]), (True, None))
+        run("create", "empty.raw", "1G")
+        other = json.loads(run("compare", "--json", "a.qcow2", "empty.raw",
+                               code=1).stdout)
+        self.assertEqual((other["same"], other["differ_at"]), (False, 0))
+
+    def test_sizes(self):
+        """All of +, - and plain; what is none is a wrong use."""
+        run("create", "a.qcow2", "1.5M")
+        for size, want in (("+512K", 2 * MIB), ("-1M", MIB), ("3MiB", 3 * MIB)):
+            run("resize", "--shrink", "a.qcow2", size)
+            info = json.loads(run("info", "--json", "a.qcow2").stdout)
+            self.assertEqual(info["size"], want)
+        self.assertIn("--shrink", run("resize", "a.qcow2", "-1M",
+                                      code=2).stderr)
+        self.assertIn("smaller than that", run(
+            "resize", "--shrink", "a.qcow2", "-1G", code=2).stderr)
+        for size in ("-5", "much", "999999999P"):
+            self.assertIn(f"'{size}'", run("create", "b.qcow2", size,
+                                           code=2).stderr)
+        run("create", "b.qcow2", "1M", "--qcow2-version", "4", code=2)
+        self.assertFalse(os.path.exists("b.qcow2"))
+
+    def test_raw_is_only_a_size(self):
+        """An option that can't be kept is refused, not forgotten."""
+        for words in (("--lazy-refcounts",), ("--cluster-size", "4K"),
+                      ("--refcount-bits", "8"), ("--compression", "zstd"),
+                      ("--extended-l2",), ("--qcow2-version", "3"),
+                      ("--preallocation", "metadata")):
+            run("create", "b.raw", "1M", *words, code=2)
+            run("convert", "data.raw", "b.raw", *words, code=2)
+        self.assertFalse(os.path.exists("b.raw"))
+        run("create", "b.qcow2", "1M", "--data-file", "b.data",
+            "--preallocation", "metadata")
+
+    def test_no_file_to_wait_for(self):
+        """A pipe that nobody writes is refused as a directory is."""
+        os.mkfifo("pipe.qcow2")
+        os.mkdir("dir.qcow2")
+        for name in ("pipe.qcow2", "dir.qcow2"):
+            self.assertIn("not a disk image", run("info", name, code=2).stderr)
+            run("create", "--force", name, "1M", code=2 if name[0] == "p"
+                else 1)
+
+    def test_itself(self):
+        run("convert", "data.raw", "a.qcow2")
+        os.symlink("a.qcow2", "b.qcow2")
+        for words in (("convert", "--force", "a.qcow2", "b.qcow2"),
+                      ("convert", "--force", "data.raw", "./data.raw")):
+            self.assertIn("the same file", run(*words, code=2).stderr)
+        self.assertIn("lie on itself", run(
+            "rebase", "a.qcow2", "--backing", "b.qcow2", code=2).stderr)
+        run("create", "--backing", "a.qcow2", "c.qcow2")
+        self.assertIn("that lies on it", run(
+            "rebase", "a.qcow2", "--backing", "c.qcow2", code=4).stderr)
+        run("compare", "data.raw", "c.qcow2")
+
+    def test_which_option_says_it(self):
+        os.link("data.raw", "data")
+        for option, words in (("from", ("convert", "data", "b.raw")),
+                              ("to", ("convert", "data.raw", "b")),
+                              ("backing-format",
+                               ("create", "--backing", "data", "b.qcow2")),
+                              ("second-format",
+                               ("compare", "data.raw", "data"))):
+            self.assertIn(f"--{option} raw", run(*words, code=2).stderr)
+
+    def test_a_source_that_is_broken(self):
+        """It is named, and no part of a copy is left that looks like one."""
+        run("convert", "data.raw", "a.qcow2")
+        with open("a.qcow2", "r+b") as f:
+            f.seek(40)
+            f.seek(struct.unpack(">Q", f.read(8))[0])
+            f.write(struct.pack(">Q", 1 << 63 | 1 << 40))
+        for force in ((), ("--force",)):
+            said = run("convert", *force, "a.qcow2", "b.raw", code=1).stderr
+            self.assertIn("a.qcow2 to b.raw: reading", said)
+            self.assertIn("hint: atoll disk check a.qcow2", said)
+            self.assertFalse(os.path.exists("b.raw"))
+            shutil.copy("data.raw", "b.raw")
+        # No answer is neither yes nor no.
+        run("compare", "data.raw", "a.qcow2", code=2)
+        said = run("check", "a.qcow2", code=1)
+        self.assertIn("1 corruption\n", said.stdout)
+        self.assertIn("hint: atoll disk check --repair a.qcow2", said.stderr)
+
+    def test_what_a_foreign_program_is_told(self):
+        """All that was asked for, and names as names."""
+        with open("qemu-img", "w", encoding="ascii") as f:
+            f.write("#!/bin/sh\nfor w in \"$@\"; do echo \"$w\"; done >told\n")
+        os.chmod("qemu-img", 0o755)
+        env = {"PATH": f"{self.folder}:/bin:/usr/bin"}
+        run("convert", "--cluster-size", "4K", "--sync",
+            "--backing", "a,b.raw", "nbd:c.vmdk", "d.qcow2", env=env)
+        with open("told", encoding="ascii") as f:
+            told = f.read().split()
+        self.assertEqual(told, [
+            "convert", "-t", "writeback", "-o", "cluster_size=4096,"
+            "backing_file=a,,b.raw,backing_fmt=raw", "-f", "vmdk", "-O", "qcow2",
+            "./nbd:c.vmdk", "./d.qcow2"])
+        self.assertIn("without such options", run(
+            "convert", "--cluster-size", "4K", "data.raw", "d.vmdk", code=2,
+            env=env).stderr)
 
     def test_foreign_without_its_program(self):
         for words in (("data.raw", "a.vmdk"), ("b.vhdx", "b.qcow2"),
