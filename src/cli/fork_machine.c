@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "cli/fork.h"
+#include "cli/saved.h"
 #include "launch/launch.h"
 
 struct build {
@@ -129,6 +130,23 @@ static void add_disks(struct build *b)
 	json_array_foreach(json_object_get(b->source->answer, "disks"), i, disk)
 	    add_disk(b, list, disk);
 	json_object_set_new(b->file, "disks", list);
+}
+
+/* Those which the command that it was started with names for the first
+ * machine: what this one wrote is beside its own state. */
+static json_t *beside(json_t *disks, json_t *origin)
+{
+	json_t *list = json_array(), *disk;
+	size_t i;
+
+	json_array_foreach(disks, i, disk)
+	{
+		if (json_is_true(json_object_get(disk, "private")) &&
+		    !(i == 0 && saved_has_image(origin)))
+			json_array_append_new(list,
+			                      json_integer((json_int_t)i));
+	}
+	return list;
 }
 
 /* No path leads to any disk of a copy. */
@@ -262,6 +280,9 @@ int fork_machine_start(struct fork_copy *c, const struct fork_source *s,
 		json_array_append_new(argv, json_string(c->name));
 		json_object_del(origin, "image_disk");
 		json_object_set(origin, "macs", macs);
+		json_object_set_new(
+		    origin, "beside",
+		    beside(json_object_get(b.file, "disks"), origin));
 		json_object_set(b.file, "origin", origin);
 	}
 	if (rc == 0 && b.full)

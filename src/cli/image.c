@@ -102,6 +102,19 @@ static int take_disk(struct image_use *use, const char *path, struct error *err)
 	return 0;
 }
 
+int image_take(const char *disk, bool move, char **path, struct error *err)
+{
+	struct image_use use = { 0 };
+	char *store = move ? NULL : image_store(err);
+	int rc = move    ? take_disk(&use, disk, err)
+	         : store ? copy_disk(&use, store, disk, false, err)
+	                 : err->code;
+
+	free(store);
+	*path = use.disk_path;
+	return rc < 0 ? rc : use.disk_fd;
+}
+
 /* How the disk comes about, from the image in folder. */
 struct source {
 	const char *disk, *format; /* disk NULL: the image's */

@@ -44,6 +44,10 @@ int image_use_disk(struct image_use *use, const char *name, const char *disk,
                    const char *format, bool move, bool keep,
                    struct error *err) MUST_CHECK;
 
+/* A disk that is no image's, likewise. Its descriptor; path is for messages. */
+int image_take(const char *disk, bool move, char **path,
+               struct error *err) MUST_CHECK;
+
 /* ---- the store (image_store.c) ---- */
 
 /* The folder of images, made when absent. */

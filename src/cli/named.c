@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/place.h"
 #include "cli/image.h"
+#include "cli/saved.h"
 
 enum { NAME_BYTES = 63 };
 
@@ -246,12 +247,11 @@ void named_forget(const char *name)
 
 int named_fresh(const char *name, struct error *err)
 {
-	char *path = named_suspended(name, err), *left, *current;
+	char *path = named_suspended(name, err), *current;
 	int rc = 0;
 
 	if (!path)
 		return err->code;
-	left = xasprintf("%s.disk", path);
 	current = named_folder(name, false, err);
 	if (access(path, F_OK) == 0) {
 		rc = error_set(err, -EEXIST, "a machine named %s is suspended",
@@ -262,12 +262,11 @@ int named_fresh(const char *name, struct error *err)
 		char *from = xasprintf("%s/snapshots/current.json", current);
 
 		/* Of one that was killed; and this one comes of no snapshot. */
-		unlink(left);
+		saved_forget_disks(path);
 		unlink(from);
 		free(from);
 	}
 	free(current);
-	free(left);
 	free(path);
 	return rc;
 }

@@ -90,7 +90,7 @@ static int run(const struct run_options *o)
 	session.disk_count = m.disk_count;
 	if (o->restore_move && o->saved) {
 		session.unlink_started = o->saved->path;
-		session.unlink_ended = o->saved->disk;
+		session.disks_ended = o->saved->path;
 	}
 	code = session_run(&session);
 	if (o->disposable && o->name)

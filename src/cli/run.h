@@ -89,6 +89,7 @@ struct run_machine {
 	char *kernel, *initrd, *cmdline; /* when they come from an image */
 	int console_in, console_out; /* our ends of serial "stdio"; -1: none */
 	char *image_disk;            /* one that was kept; NULL: none */
+	json_t *beside;              /* disks as saved_lies_beside() */
 	const char *image_format;    /* of the machine's disk of it; static */
 	char *disk_paths[RUN_DISKS_MAX + 2]; /* "": none leads there */
 	unsigned disk_count;
@@ -130,9 +131,10 @@ struct session_config {
 	int console_in, console_out; /* taken over; -1: none */
 	const char *name;
 	u64 timeout_ns; /* the worker keeps it; past it by far, we do */
-	/* What a machine that goes on leaves behind: unlinked when it runs,
-	 * and when it has run, unless it is suspended again. NULL: none. */
-	const char *unlink_started, *unlink_ended;
+	/* What a machine that goes on leaves behind: a file that is unlinked
+	 * when it runs, and a state whose disks are when it has run, unless it
+	 * is suspended again. NULL: none. */
+	const char *unlink_started, *disks_ended;
 	/* Of the disks, as the worker counts them; "": none. Borrowed. */
 	char *const *disk_paths;
 	unsigned disk_count;

@@ -156,6 +156,28 @@ static int add_disposable(struct run_machine *m, json_t *list,
 	return rc;
 }
 
+/* What a copy wrote to it before it was saved. At its path another machine's
+ * contents are. */
+static int add_beside(struct run_machine *m, const struct run_options *o,
+                      json_t *list, const struct run_disk *d, unsigned n,
+                      struct error *err)
+{
+	struct run_disk own = *d;
+	char *from = saved_disk_path(o->saved->path, n, false);
+	int fd = image_take(from, o->restore_move, &own.path, err);
+	int rc = fd;
+
+	free(from);
+	if (fd < 0)
+		return rc;
+	own.format = (char[]){ "qcow2" };
+	rc = add_disk(m, list, fd, &own, err);
+	hide_last(m, list);
+	json_array_append_new(m->beside, json_integer((json_int_t)n));
+	free(own.path);
+	return rc;
+}
+
 static int add_seed(struct run_machine *m, const struct run_options *o,
                     json_t *list, struct error *err)
 {
@@ -179,11 +201,17 @@ int run_disks_open(struct run_machine *m, const struct run_options *o,
 	int rc = 0, fd;
 
 	json_object_set_new(m->file, "disks", list);
+	m->beside = json_array();
 	if (o->image)
 		rc = add_image(m, o, list, err);
 	for (unsigned i = 0; i < o->disk_count && rc == 0; i++) {
 		const struct run_disk *d = &o->disks[i];
+		unsigned n = (unsigned)json_array_size(list);
 
+		if (o->saved && saved_lies_beside(o->saved, n)) {
+			rc = add_beside(m, o, list, d, n, err);
+			continue;
+		}
 		if (o->disposable && !d->readonly) {
 			rc = add_disposable(m, list, d, err);
 			continue;

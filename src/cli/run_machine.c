@@ -372,6 +372,8 @@ static void set_origin(struct run_machine *m, const struct run_options *o)
 	json_object_set_new(origin, "argv", argv);
 	json_object_set_new(origin, "macs", macs);
 	set_string(origin, "cwd", cwd);
+	if (json_array_size(m->beside))
+		json_object_set(origin, "beside", m->beside);
 	set_string(origin, "image_disk", m->image_disk);
 	set_string(origin, "image_format", m->image_format);
 	json_object_set_new(m->file, "origin", origin);
@@ -438,6 +440,7 @@ void run_machine_fini(struct run_machine *m)
 		launch_end(m->nets[i], 2000);
 	for (unsigned i = 0; i < m->disk_count; i++)
 		free(m->disk_paths[i]);
+	json_decref(m->beside);
 	free(m->image_disk);
 	free(m->kernel);
 	free(m->initrd);

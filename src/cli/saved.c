@@ -19,7 +19,7 @@
 #include "storage/image.h"
 #include "storage/state_file.h"
 
-enum { ABOUT_MAX = 1 << 20, ARGS_MAX = 4096 };
+enum { ABOUT_MAX = 1 << 20, ARGS_MAX = 4096, DISKS_MAX = 32 };
 
 /* ---- reading ---- */
 
@@ -132,6 +132,49 @@ const char *saved_disk_format(const struct saved *s)
 	    json_object_get(s->about, "origin"), "image_format"));
 
 	return format ? format : "raw";
+}
+
+bool saved_lies_beside(const struct saved *s, unsigned n)
+{
+	json_t *list = json_object_get(json_object_get(s->about, "origin"),
+	                               "beside"),
+	       *one;
+	size_t i;
+
+	json_array_foreach(list, i, one)
+	{
+		if (json_integer_value(one) == (json_int_t)n)
+			return true;
+	}
+	return false;
+}
+
+bool saved_has_image(json_t *origin)
+{
+	return json_is_string(json_object_get(origin, "image_format"));
+}
+
+bool saved_is_image(json_t *disk, json_t *origin)
+{
+	return saved_has_image(origin) &&
+	       json_integer_value(json_object_get(disk, "disk")) == 0;
+}
+
+char *saved_disk_path(const char *path, unsigned n, bool image)
+{
+	return image && n == 0 ? xasprintf("%s.disk", path)
+	                       : xasprintf("%s.disk%u", path, n);
+}
+
+void saved_forget_disks(const char *path)
+{
+	for (unsigned n = 0; n < DISKS_MAX; n++)
+		for (int image = 0; image <= (n == 0); image++) {
+			char *disk = saved_disk_path(path, n, image);
+
+			unlink(disk);
+			free(disk);
+		}
 }
 
 int saved_enter_folder(const struct saved *s, struct error *err)
@@ -281,13 +324,16 @@ static int keep_disk(int fd, const char *path, struct error *err)
 
 int saved_keep_disk(void *ctx, json_t *disk, int fd, struct error *err)
 {
+	const struct saved_place *place = ctx;
 	char *name;
 	int rc;
 
-	/* Only the first disk is ever private: the image's. */
 	if (!json_is_true(json_object_get(disk, "private")))
 		return 0;
-	name = xasprintf("%s.disk", (const char *)ctx);
+	name = saved_disk_path(
+	    place->path,
+	    (unsigned)json_integer_value(json_object_get(disk, "disk")),
+	    place->image);
 	rc = keep_disk(fd, name, err);
 	if (rc == 0)
 		rc = image_claim(name, err);
@@ -416,13 +462,15 @@ static json_t *add_file(struct moment *m, int fd)
 
 const char *saved_stored(json_t *disk, json_t *status)
 {
+	json_t *origin = json_object_get(status, "origin");
 	const char *format = "raw";
 
-	if (json_is_true(json_object_get(disk, "private")))
-		json_unpack(status, "{s?{s?s}}", "origin", "image_format",
-		            &format);
-	else
+	if (!json_is_true(json_object_get(disk, "private")))
 		json_unpack(disk, "{s?s}", "format", &format);
+	else if (saved_is_image(disk, origin))
+		json_unpack(origin, "{s?s}", "image_format", &format);
+	else
+		format = "qcow2";
 	return format;
 }
 

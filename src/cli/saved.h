@@ -2,8 +2,10 @@
 /*
  * saved.h - a saved machine as a file: how it was started, and its disk.
  *
- * The disk of an image that has no path of its own lies beside the state, at
- * FILE.disk.
+ * Disks that no path leads to lie beside the state: an image's at FILE.disk,
+ * and what a copy (atoll fork) wrote to its nth one, which another machine
+ * has at a path, at FILE.diskN. The state says which those are; the command
+ * that it is started with again names the other machine's.
  */
 #pragma once
 
@@ -37,6 +39,17 @@ const char *saved_mac(const struct saved *s, unsigned nic);
 const char *saved_kept_disk(const struct saved *s);
 /* Of that, or of the one beside: "raw" or "qcow2". */
 const char *saved_disk_format(const struct saved *s);
+/* Whether the nth disk is one of those at FILE.diskN. */
+bool saved_lies_beside(const struct saved *s, unsigned n);
+/* origin: what a machine was started with. Its first disk is an image's. */
+bool saved_has_image(json_t *origin);
+/* disk: as the machine lists it, and private. */
+bool saved_is_image(json_t *disk, json_t *origin);
+/* Where the nth disk of the machine that is saved at path lies. Freed by the
+ * caller. */
+char *saved_disk_path(const char *path, unsigned n, bool image);
+/* All of them, if they are there. */
+void saved_forget_disks(const char *path);
 /* Relative paths in the command are meant from there. */
 int saved_enter_folder(const struct saved *s, struct error *err) MUST_CHECK;
 
@@ -67,7 +80,11 @@ int saved_moment(int sock, const char *path, const struct saved_how *how,
  * place when the machine is restored. status: the machine's. */
 const char *saved_stored(json_t *disk, json_t *status);
 /* A saved_how.disk for a machine that ends: a private disk without a name gets
- * one, beside the state; ctx is the path of that. */
+ * one, beside the state. */
+struct saved_place {
+	const char *path;
+	bool image;
+};
 int saved_keep_disk(void *ctx, json_t *disk, int fd,
                     struct error *err) MUST_CHECK;
 /* One request, one answer; events are passed over. */

@@ -24,6 +24,7 @@
 #include "base/error.h"
 #include "base/loop.h"
 #include "cli/run.h"
+#include "cli/saved.h"
 #include "cli/terminal.h"
 #include "control/control.h"
 #include "control/record.h"
@@ -610,8 +611,8 @@ int session_run(const struct session_config *config)
 	code = conclude(s, status);
 	if (s->suspended)
 		fprintf(stderr, "[atoll] suspended\n");
-	else if (s->started && config->unlink_ended)
-		unlink(config->unlink_ended);
+	else if (s->started && config->disks_ended)
+		saved_forget_disks(config->disks_ended);
 	for (int i = 0; i < AT_COUNT; i++)
 		if (i != AT_KEYS && i != AT_SCREEN)
 			close_at(s, i);

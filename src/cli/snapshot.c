@@ -141,6 +141,11 @@ static int place_disk(json_t *disk, json_t *known, const char *folder,
 	json_object_set_new(disk, "copy", json_string(copy));
 	json_object_set_new(disk, "stored",
 	                    json_string(saved_stored(disk, status)));
+	json_object_set_new(
+	    disk, "beside",
+	    json_boolean(
+		private &&
+		!saved_is_image(disk, json_object_get(status, "origin"))));
 	free(copy);
 	return check_disk(disk, err);
 }
@@ -190,12 +195,13 @@ static json_t *kept(json_t *disks)
 	json_array_foreach(disks, i, disk)
 	{
 		json_t *one =
-		    json_pack("{s:O,s:O,s:O,s:O?,s:O}", "disk",
+		    json_pack("{s:O,s:O,s:O,s:O?,s:O,s:O}", "disk",
 		              json_object_get(disk, "disk"), "private",
 		              json_object_get(disk, "private"), "path",
 		              json_object_get(disk, "path"), "format",
 		              json_object_get(disk, "format"), "stored",
-		              json_object_get(disk, "stored"));
+		              json_object_get(disk, "stored"), "beside",
+		              json_object_get(disk, "beside"));
 
 		json_array_append_new(list, one);
 	}

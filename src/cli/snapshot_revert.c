@@ -142,7 +142,11 @@ static int copy_disk(struct copies *all, const struct snapshots *s,
 	if (all->count == ARRAY_SIZE(all->disk))
 		return error_set(err, -E2BIG, "too many disks");
 	c = &all->disk[all->count++];
-	c->path = private ? xasprintf("%s.disk", suspended)
+	c->path = private ? saved_disk_path(
+				suspended,
+				(unsigned)json_integer_value(
+				    json_object_get(disk, "disk")),
+				!json_is_true(json_object_get(disk, "beside")))
 	                  : xstrdup(saved_text(disk, "path"));
 	c->fd = -1;
 	if (!private && strcmp(saved_text(disk, "stored"), "qcow2") == 0)

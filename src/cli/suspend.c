@@ -148,64 +148,92 @@ static void wait_for_end(int sock)
 	}
 }
 
+/* Of one that never had a state, or that we failed to save. */
+static void unlink_copies(json_t *list)
+{
+	json_t *disk;
+	size_t i;
+
+	json_array_foreach(list, i, disk) unlink(saved_text(disk, "copy"));
+}
+
 /* A disk that a fork has left on top of others, with a name for none: its
  * contents are written out. The list is empty for every other machine. */
-static int list_shared(int sock, const char *path, json_t **out,
+static int list_shared(int sock, const char *path, json_t *status, json_t **out,
                        struct error *err)
 {
-	json_t *status = NULL, *answer = NULL, *disk, *list;
+	json_t *answer = NULL, *disk, *list, *origin;
 	int fds[CONTROL_FDS_MAX], rc;
+	bool shared = false;
 	size_t count, i;
-	char *copy;
+
+	rc = saved_request(sock, json_pack("{s:s}", "op", "disks"), NULL, 0,
+	                   &answer, fds, &count, err);
+	if (rc < 0)
+		return rc;
+	list = json_array();
+	origin = json_object_get(status, "origin");
+	json_array_foreach(json_object_get(answer, "disks"), i, disk)
+	{
+		char *copy;
+
+		if (!json_is_true(json_object_get(disk, "private")))
+			continue;
+		shared |= json_is_true(json_object_get(disk, "shared"));
+		copy =
+		    saved_disk_path(path, (unsigned)i, saved_has_image(origin));
+		json_object_set_new(disk, "copy", json_string(copy));
+		json_object_set_new(disk, "stored",
+		                    json_string(saved_stored(disk, status)));
+		json_array_append(list, disk);
+		free(copy);
+	}
+	if (!shared)
+		json_array_clear(list);
+	unlink_copies(list);
+	json_decref(answer);
+	*out = list;
+	return 0;
+}
+
+/* All at one moment, after which it stays. */
+static int put_shared_away(int sock, const char *path,
+                           const struct saved_how *how, json_t *shared,
+                           json_t **figures, struct error *err)
+{
+	json_int_t us;
+	int rc = saved_moment(sock, path, how, shared, figures, err);
+
+	if (rc < 0) {
+		unlink_copies(shared);
+		return rc;
+	}
+	us = json_integer_value(json_object_get(*figures, "pause_us"));
+	json_object_set_new(*figures, "ms", json_integer(us / 1000));
+	return 0;
+}
+
+static int put_away(int sock, const char *path, struct saved_how *how,
+                    json_t **figures, struct error *err)
+{
+	struct saved_place place = { .path = path };
+	json_t *shared = NULL, *status = NULL;
+	int fds[CONTROL_FDS_MAX], rc;
+	size_t count;
 
 	rc = saved_request(sock, json_pack("{s:s}", "op", "status"), NULL, 0,
 	                   &status, fds, &count, err);
 	if (rc < 0)
 		return rc;
-	rc = saved_request(sock, json_pack("{s:s}", "op", "disks"), NULL, 0,
-	                   &answer, fds, &count, err);
-	if (rc < 0) {
-		json_decref(status);
-		return rc;
-	}
-	list = json_array();
-	copy = xasprintf("%s.disk", path);
-	json_array_foreach(json_object_get(answer, "disks"), i, disk)
-	{
-		if (!json_is_true(json_object_get(disk, "shared")))
-			continue;
-		json_object_set_new(disk, "copy", json_string(copy));
-		json_object_set_new(disk, "stored",
-		                    json_string(saved_stored(disk, status)));
-		json_array_append(list, disk);
-	}
-	if (json_array_size(list))
-		unlink(copy); /* of one that never had a state */
-	free(copy);
-	json_decref(answer);
-	json_decref(status);
-	*out = list;
-	return 0;
-}
-
-static int put_away(int sock, const char *path, const struct saved_how *how,
-                    json_t **figures, struct error *err)
-{
-	json_t *shared = NULL;
-	int rc = list_shared(sock, path, &shared, err);
-
-	if (rc == 0 && json_array_size(shared)) {
-		rc = saved_moment(sock, path, how, shared, figures, err);
-		if (rc == 0)
-			json_object_set_new(
-			    *figures, "ms",
-			    json_integer(json_integer_value(json_object_get(
-					     *figures, "pause_us")) /
-			                 1000));
-	} else if (rc == 0) {
+	place.image = saved_has_image(json_object_get(status, "origin"));
+	how->ctx = &place;
+	rc = list_shared(sock, path, status, &shared, err);
+	if (rc == 0 && json_array_size(shared))
+		rc = put_shared_away(sock, path, how, shared, figures, err);
+	else if (rc == 0)
 		rc = saved_write(sock, path, how, figures, err);
-	}
 	json_decref(shared);
+	json_decref(status);
 	return rc;
 }
 
@@ -233,11 +261,10 @@ static int suspend(const struct wish *w, const char *path, struct error *err)
 	int rc, sock = reach(w, err);
 	json_t *figures = NULL, *quit;
 	struct disk_progress bar;
-	const struct saved_how how = { .plain = w->fast,
-		                       .progress = &bar.progress,
-		                       .stay = true,
-		                       .disk = saved_keep_disk,
-		                       .ctx = (char *)(uintptr_t)path };
+	struct saved_how how = { .plain = w->fast,
+		                 .progress = &bar.progress,
+		                 .stay = true,
+		                 .disk = saved_keep_disk };
 
 	if (sock < 0)
 		return sock;

@@ -296,6 +296,59 @@ def disks_with_paths():
     check("its layers can be merged", merge.returncode == 0, merge)
 
 
+class Resumed(Guest):
+    """A machine that was put away."""
+
+    def __init__(self, name):
+        self.begin([atoll, "resume", name], env)
+
+    def is_content(self, what):
+        check(what, self.wait(lambda: self.flushed > 0) and self.goes_on(50)
+              and not self.said, self.said)
+
+
+def disks_put_away():
+    """What a copy wrote to disks that the first has at a path is its own, also
+    when it is put away, twice, and gone back to."""
+    os.mkdir(work + "/e")
+    paths = [f"{work}/e/{n}.qcow2" for n in ("disk", "other")]
+    for path in paths:
+        command("disk", "create", path, "64M")
+    guest = Guest(atoll, disk_elf, env, paths[0], "ten", "--disk", paths[1])
+    check("it writes", guest.goes_on(20), guest.said)
+    (copy,), _ = fork("ten", "--name", "eleven")
+    check("so does its copy", wait_until(lambda: written(copy)[0] > 50))
+    saved = command("snapshot", "create", copy.name, "then")
+    check("a moment of the copy", saved.returncode == 0, saved.stderr)
+    done = command("suspend", copy.name)
+    check("it is suspended", done.returncode == 0 and copy.gone(), done.stderr)
+    check("with its disks", {"suspended.state.disk0", "suspended.state.disk1"}
+          <= set(os.listdir(copy.folder)), os.listdir(copy.folder))
+    check("the first goes on", guest.goes_on(50), guest.said)
+    again = Resumed(copy.name)
+    again.is_content("it finds what it wrote")
+    twice = command("suspend", copy.name)
+    check("it is suspended again", twice.returncode == 0, twice.stderr)
+    again.done()
+    # The first is away, so that nothing keeps its disk from being taken.
+    code = guest.end()
+    check("the first is content", code == 1 and not guest.said,
+          (code, guest.said))
+    again = Resumed(copy.name)
+    again.is_content("it finds that again")
+    code = again.end()
+    check("it is content", code == 1 and not again.said, (code, again.said))
+    check("and leaves no disk", not [n for n in os.listdir(copy.folder)
+                                     if n.startswith("suspended")])
+    back = command("snapshot", "revert", copy.name, "then")
+    check("it is put back", back.returncode == 0, back.stderr)
+    again = Resumed(copy.name)
+    again.is_content("and finds what it had then")
+    code = again.end()
+    check("content, too", code == 1 and not again.said, (code, again.said))
+    judge("the first's disk", paths[0], guest.slots, guest.flushed)
+
+
 class Clone(Guest):
     """Of an image that was imported."""
 
@@ -494,6 +547,7 @@ try:
         put_away()
         refuses_disks()
         disks_with_paths()
+        disks_put_away()
         disks_without_paths()
         disks_made_short()
         killed_forks(8)

@@ -18,11 +18,14 @@ SLOT = 64 << 10
 
 class Guest:
     def __init__(self, atoll, elf, env, disk, name, *more):
-        self.vm = subprocess.Popen(
+        self.begin(
             [atoll, "run", *self.words(elf, disk), "--name", name, "--engine",
              "bt", "--memory", "64M", "--device", "debug-exit", "--net",
-             "none", "--timeout", "1800", *more],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+             "none", "--timeout", "1800", *more], env)
+
+    def begin(self, command, env):
+        self.vm = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, env=env)
         # Not even a test that fails leaves it running.
         atexit.register(self.vm.kill)
