@@ -166,7 +166,7 @@ static void show_progress(void *ctx, u64 done, u64 total)
 	for (int i = 0; i < 40; i++)
 		bar[i] = i < percent * 40 / 100 ? '#' : '.';
 	bar[40] = '\0';
-	/* What is told last may be no number of bytes. */
+	/* What is found to be empty on the way is counted no more. */
 	p->total = MAX(p->total, total);
 	fprintf(stderr, "\r%s [%s] %3d%% of %s", p->what, bar, percent,
 	        format_size(p->total, size, sizeof(size)));

@@ -202,17 +202,45 @@ static void drop_answer(json_t *answer, int *got, size_t *got_count)
 /* How far the snapshot is that we wait for. */
 enum { PROGRESS_ID = 1, TICK_MS = 150 };
 
-static bool tells_progress(json_t *answer, const struct image_progress *p)
+struct watch {
+	const struct image_progress *progress; /* NULL: nobody looks */
+	u64 total;                             /* that was told last */
+};
+
+static struct watch watch_for(const struct saved_how *how)
+{
+	bool looks = how->progress && how->progress->step;
+
+	return (struct watch){ .progress = looks ? how->progress : NULL };
+}
+
+static bool tells_progress(json_t *answer, struct watch *w)
 {
 	json_int_t done = 0, total = 0;
 
-	if (!p ||
+	if (!w || !w->progress ||
 	    json_integer_value(json_object_get(answer, "id")) != PROGRESS_ID)
 		return false;
 	json_unpack(answer, "{s:I,s:I}", "done", &done, "total", &total);
-	if (total > 0)
-		p->step(p->ctx, (u64)done, (u64)total);
+	if (total > 0) {
+		w->total = (u64)total;
+		w->progress->step(w->progress->ctx, (u64)done, w->total);
+	}
 	return true;
+}
+
+/* All of it is there. What was written before anybody asked is told now. */
+static void tell_end(const struct watch *w, json_t *figures)
+{
+	json_int_t pages = 0;
+	u64 total = w->total;
+
+	if (!w->progress)
+		return;
+	json_unpack(figures, "{s:I}", "pages", &pages);
+	if (total == 0)
+		total = MAX((u64)pages * 4096, (u64)1);
+	w->progress->step(w->progress->ctx, total, total);
 }
 
 static int ask_progress(int sock, struct error *err)
@@ -225,16 +253,15 @@ static int ask_progress(int sock, struct error *err)
 	return rc;
 }
 
-/* Events are passed over; with progress it is asked for meanwhile. */
-static int wait_answer(int sock, const struct image_progress *progress,
-                       json_t **answer, int *got, size_t *got_count,
-                       struct error *err)
+/* Events are passed over; with a watch it is asked for meanwhile. */
+static int wait_answer(int sock, struct watch *watch, json_t **answer, int *got,
+                       size_t *got_count, struct error *err)
 {
 	struct pollfd ready = { .fd = sock, .events = POLLIN };
 	int rc = 0;
 
 	while (rc == 0) {
-		if (progress && poll(&ready, 1, TICK_MS) == 0) {
+		if (watch && watch->progress && poll(&ready, 1, TICK_MS) == 0) {
 			rc = ask_progress(sock, err);
 			continue;
 		}
@@ -243,7 +270,7 @@ static int wait_answer(int sock, const struct image_progress *progress,
 		if (rc < 0)
 			break;
 		if (json_object_get(*answer, "ok") &&
-		    !tells_progress(*answer, progress))
+		    !tells_progress(*answer, watch))
 			return 0;
 		drop_answer(*answer, got, got_count);
 	}
@@ -251,17 +278,15 @@ static int wait_answer(int sock, const struct image_progress *progress,
 }
 
 static int request(int sock, json_t *message, const int *fds, size_t count,
-                   const struct image_progress *progress, json_t **answer,
-                   int *got, size_t *got_count, struct error *err)
+                   struct watch *watch, json_t **answer, int *got,
+                   size_t *got_count, struct error *err)
 {
 	int rc = control_send(sock, message, fds, count, err);
 
 	json_decref(message);
 	if (rc < 0)
 		return error_set(err, rc, "the machine gave no answer");
-	if (progress && !progress->step)
-		progress = NULL;
-	rc = wait_answer(sock, progress, answer, got, got_count, err);
+	rc = wait_answer(sock, watch, answer, got, got_count, err);
 	if (rc < 0)
 		return rc;
 	if (!json_is_true(json_object_get(*answer, "ok"))) {
@@ -417,6 +442,7 @@ int saved_write(int sock, const char *path, const struct saved_how *how,
 {
 	char *temp;
 	int fds[CONTROL_FDS_MAX], fd = saved_open_unnamed(path, &temp), rc;
+	struct watch watch = watch_for(how);
 	size_t count = 0;
 	json_t *answer = NULL;
 
@@ -426,13 +452,13 @@ int saved_write(int sock, const char *path, const struct saved_how *how,
 	             json_pack("{s:s,s:i,s:s,s:b}", "op", "save", "file", 0,
 	                       "memory", how->plain ? "plain" : "packed",
 	                       "stay", how->stay),
-	             &fd, 1, how->progress, &answer, fds, &count, err);
+	             &fd, 1, &watch, &answer, fds, &count, err);
 	if (rc == 0) {
 		rc = visit_disks(answer, fds, count, how, err);
 		if (rc == 0)
 			rc = saved_give_name(fd, temp, path, err);
-		if (rc == 0 && how->progress && how->progress->step)
-			how->progress->step(how->progress->ctx, 1, 1);
+		if (rc == 0)
+			tell_end(&watch, answer);
 		if (rc == 0 && figures)
 			*figures = json_incref(answer);
 		json_decref(answer);
@@ -535,6 +561,7 @@ int saved_moment(int sock, const char *path, const struct saved_how *how,
                  json_t *disks, json_t **figures, struct error *err)
 {
 	struct moment m = { 0 };
+	struct watch watch = watch_for(how);
 	int got[CONTROL_FDS_MAX], fd, rc = 0;
 	size_t count = 0, i;
 	json_t *disk;
@@ -554,7 +581,7 @@ int saved_moment(int sock, const char *path, const struct saved_how *how,
 	}
 	if (rc == 0) {
 		rc = request(sock, json_incref(m.message), m.fds, m.count,
-		             how->progress, figures, got, &count, err);
+		             &watch, figures, got, &count, err);
 		while (count)
 			close(got[--count]);
 	}
@@ -562,9 +589,9 @@ int saved_moment(int sock, const char *path, const struct saved_how *how,
 		rc = sync_all(&m, err);
 		if (rc == 0)
 			rc = saved_give_name(fd, temp, path, err);
-		if (rc == 0 && how->progress && how->progress->step)
-			how->progress->step(how->progress->ctx, 1, 1);
-		if (rc < 0)
+		if (rc == 0)
+			tell_end(&watch, *figures);
+		else
 			json_decref(*figures);
 	}
 	if (rc < 0)

@@ -331,9 +331,9 @@ class Moments(unittest.TestCase):
                        for v in vms.values()) and \
                 names == sorted(["atoll-hold", "atoll-vm"] * len(vms)) and \
                 folders == {v["id"] for v in vms.values()} and \
-                self.workers() == []
+                self.workers() == [] and \
+                not list((self.d.state / "machines").glob("*/fork.json"))
         wait_for(settled)
-        self.assertFalse(list((self.d.state / "machines").glob("*/fork.json")))
         return set(self.machines())
 
     def test_daemon_killed_while_forking(self):

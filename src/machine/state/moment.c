@@ -36,6 +36,7 @@ struct machine_moment {
 	struct pages_work work;
 	bool frozen, threaded;
 	struct job *jobs[MACHINE_DISKS_MAX];
+	u64 disk_bytes[MACHINE_DISKS_MAX];
 	pthread_t thread;
 	int rc;
 	struct error err;
@@ -191,12 +192,15 @@ static int begin_disk(struct machine_moment *mo, unsigned i)
 	static const struct job_options options = { 0 };
 	struct machine_moment_disk *d = &mo->config.disks[i];
 	struct block *live = machine_disk(mo->machine, d->disk);
+	struct block_info info;
 	int rc, scratch = d->scratch;
 
 	if (!live)
 		return error_set(&mo->err, -EINVAL, "there is no disk %u",
 		                 d->disk);
 	d->scratch = -1;
+	block_info(d->target, &info);
+	mo->disk_bytes[i] = info.size;
 	rc = job_backup(&mo->jobs[i], live, d->target, true, NULL, scratch,
 	                &options, &mo->err);
 	if (rc == 0)
@@ -311,7 +315,8 @@ void machine_moment_progress(struct machine *m, u64 *done, u64 *total)
 			continue;
 		job_status(mo->jobs[i], &s);
 		*done += s.done;
-		*total += MAX(s.total, s.done);
+		/* One whose thread has not begun knows no total. */
+		*total += MAX(s.total ? s.total : mo->disk_bytes[i], s.done);
 	}
 }
 
