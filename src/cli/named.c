@@ -253,7 +253,7 @@ int named_fresh(const char *name, struct error *err)
 	if (!path)
 		return err->code;
 	current = named_folder(name, false, err);
-	if (access(path, F_OK) == 0) {
+	if (saved_is_there(path)) {
 		rc = error_set(err, -EEXIST, "a machine named %s is suspended",
 		               name);
 		error_hint(err, "atoll resume %s, or delete %.150s", name,

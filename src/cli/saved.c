@@ -177,6 +177,19 @@ void saved_forget_disks(const char *path)
 		}
 }
 
+bool saved_is_there(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return false;
+	if (st.st_size > 0)
+		return true;
+	unlink(path);
+	saved_forget_disks(path);
+	return false;
+}
+
 int saved_enter_folder(const struct saved *s, struct error *err)
 {
 	const char *cwd = json_string_value(

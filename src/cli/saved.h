@@ -50,6 +50,9 @@ bool saved_is_image(json_t *disk, json_t *origin);
 char *saved_disk_path(const char *path, unsigned n, bool image);
 /* All of them, if they are there. */
 void saved_forget_disks(const char *path);
+/* Whether a machine is saved at path. What is left of one that went on after
+ * all, since who saved it died before it was to end, is removed. */
+bool saved_is_there(const char *path);
 /* Relative paths in the command are meant from there. */
 int saved_enter_folder(const struct saved *s, struct error *err) MUST_CHECK;
 

@@ -366,7 +366,7 @@ int command_resume(int argc, char **argv)
 	path = named_suspended(argv[1], &err);
 	if (!path)
 		return say_error(&err);
-	if (access(path, F_OK) < 0) {
+	if (!saved_is_there(path)) {
 		code =
 		    simple(argv[1], "resume", &err) < 0 ? say_error(&err) : 0;
 		free(path);

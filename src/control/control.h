@@ -31,7 +31,9 @@
  *        that is written to {"disk":N,"fd":I,"private":BOOL,"path":...,
  *        "format":...}, with its descriptor. With "stay" nothing runs
  * afterwards, disks stand still, until this peer says "go" or "quit", or
- * closes. go     ends the standstill that this peer's save with "stay" began.
+ * closes: then the file, which is no moment to go back to any more, is made
+ * empty before the machine goes on.
+ * go     ends the standstill that this peer's save with "stay" began.
  * snapshot  {"op":"snapshot","file":I,"memory":..., "disks":[{"disk":N,
  *        "target":I,"scratch":I},...]}: as save, but of one moment, and the
  *        machine goes on: the answer comes when all is written, with

@@ -49,6 +49,7 @@ struct peer {
 	int sock; /* -1: none */
 	struct loop_fd *watch;
 	enum stay stays; /* the machine stands still for it */
+	int saved_fd;    /* what it was saved to meanwhile; -1: nothing */
 };
 
 struct session {
@@ -61,7 +62,7 @@ struct session {
 	struct works *works;
 	struct shorten shorten;
 	struct moments moments;
-	bool paused;
+	bool paused, quits;
 };
 
 static void send_to(struct peer *p, json_t *message, const int *fds,
@@ -119,6 +120,31 @@ static void stay(struct peer *p, enum stay stays)
 		machine_freeze(p->session->machine);
 	else if (!stays && was)
 		machine_thaw(p->session->machine);
+}
+
+/* The file is held until it is known what comes after. */
+static void hold_saved(struct peer *p, json_t *message,
+                       const struct brought *brought)
+{
+	int fd = brought_fd(brought, json_object_get(message, "file"));
+
+	if (p->saved_fd >= 0)
+		close(p->saved_fd);
+	p->saved_fd = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
+/* Who had the machine saved and stand still is gone without a word: it goes
+ * on, away from what the file holds, which may have its name already. To go
+ * on from there would put old memory over newer disks. */
+static void void_saved(struct peer *p)
+{
+	if (p->stays == STAY && !p->session->quits && p->saved_fd >= 0 &&
+	    (ftruncate(p->saved_fd, 0) < 0 || fdatasync(p->saved_fd) < 0))
+		log_warn("vm", "a saved state that is none: %s",
+		         strerror(errno));
+	if (p->saved_fd >= 0)
+		close(p->saved_fd);
+	p->saved_fd = -1;
 }
 
 static bool is_saved(const struct session *s)
@@ -255,6 +281,8 @@ static json_t *do_save(struct peer *p, json_t *message,
 	refused = moments_save(&p->session->moments, p, message, brought);
 	if (refused)
 		stay_is_decided(p, false);
+	else if (stays)
+		hold_saved(p, message, brought);
 	return refused;
 }
 
@@ -290,6 +318,8 @@ static json_t *do_snapshot(struct peer *p, json_t *message,
 	refused = moments_snapshot(&s->moments, p, message, brought);
 	if (refused)
 		stay_is_decided(p, false);
+	else if (stays)
+		hold_saved(p, message, brought);
 	return refused;
 }
 
@@ -306,6 +336,7 @@ static json_t *do_fork(struct peer *p, json_t *message,
 
 static void do_quit(struct session *s, json_t *message)
 {
+	s->quits = true;
 	if (json_is_true(json_object_get(message, "suspended")))
 		machine_quit(s->machine, END_POWER_OFF, "suspended",
 		             "the machine was suspended");
@@ -392,6 +423,7 @@ static void peer_gone(struct peer *p)
 
 	moments_forget(&s->moments, p);
 	peer_close(p);
+	void_saved(p);
 	stay(p, STAY_NOT);
 	works_left(s->works, p);
 	if (p == &s->peers[0]) {
@@ -626,7 +658,8 @@ int vm_session(int sock, int kvm)
 	int code;
 
 	for (unsigned i = 0; i < PEERS_MAX; i++)
-		s.peers[i] = (struct peer){ .session = &s, .sock = -1 };
+		s.peers[i] =
+		    (struct peer){ .session = &s, .sock = -1, .saved_fd = -1 };
 	s.peers[0].sock = sock;
 	if (build(&s, kvm, &err) < 0)
 		code = failed(&s, &err);

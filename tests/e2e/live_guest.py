@@ -185,9 +185,12 @@ def ask(sock, message, *fds):
     socket.send_fds(sock, [struct.pack("<II", len(body), len(fds))], fds)
     sock.sendall(body)
     while True:
-        head = sock.recv(8, socket.MSG_WAITALL)
-        if len(head) < 8:
-            return None
+        head = b""
+        while len(head) < 8:  # descriptors, which are dropped, end a read
+            piece = sock.recv(8 - len(head))
+            if not piece:
+                return None
+            head += piece
         size = struct.unpack("<II", head)[0]
         answer = json.loads(sock.recv(size, socket.MSG_WAITALL))
         if "ok" in answer:

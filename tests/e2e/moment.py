@@ -243,10 +243,11 @@ def given_up(vm):
     for _ in range(TRIES):
         shown = Shown("suspend", "m")
         code = shown.interrupt()
-        if code:
+        if code == 0:
+            vm.wait(LIMIT)
+            vm = resumed()
+        elif shown.percents()[-1] < 100:
             break
-        vm.wait(LIMIT)
-        vm = resumed()
     check("suspend given up", code == -signal.SIGINT and
           0 < shown.percents()[-1] < 100, shown.text)
     return vm
@@ -268,6 +269,59 @@ def cancelled_by_another(other):
     return answers[0], twice
 
 
+def named_too_early(folder):
+    """Who saves dies between the state's name and the machine's end: it goes
+    on, and nothing is there to go back to, which would be old memory over
+    newer disks."""
+    path = folder + "/suspended.state"
+    saver, other = connect(), connect()
+    with open(folder + "/half", "w+b") as f:
+        saved = ask(saver, {"op": "save", "file": 0, "stay": True}, f.fileno())
+        whole = os.fstat(f.fileno()).st_size
+    os.rename(folder + "/half", path)
+    check("saved, and named", saved["ok"] and whole > 1 << 20, (saved, whole))
+    saver.close()
+    wait_until(lambda: os.stat(path).st_size == 0)
+    check("it goes on without it", os.stat(path).st_size == 0 and
+          ask(other, {"op": "status"})["state"] == "running")
+    # What is there is in no one's way.
+    ask(other, {"op": "pause"})
+    done = subprocess.run([atoll, "resume", "m"], env=env, check=False,
+                          capture_output=True, text=True, timeout=LIMIT)
+    check("a held one goes on", done.returncode == 0 and
+          ask(other, {"op": "status"})["state"] == "running", done.stderr)
+    check("and it is gone", not os.path.exists(path))
+    other.close()
+
+
+def killed_savers(vm, folder):
+    """Killed at any time: the machine goes on, or it is whole as it was."""
+    path = folder + "/suspended.state"
+    for n in range(8):
+        maker = subprocess.Popen([atoll, "suspend", "m"], env=env,
+                                 stdout=subprocess.DEVNULL)
+        time.sleep(0.06 * n)
+        maker.kill()
+        maker.wait(LIMIT)
+        try:
+            other = connect()
+            ended(other)
+            runs = ask(other, {"op": "status"})["state"] == "running"
+        except OSError:  # it was on its way out
+            runs = False
+        if runs:
+            wait_until(lambda: not os.path.exists(path) or
+                       os.stat(path).st_size == 0)
+            left = os.path.exists(path) and os.stat(path).st_size
+            check(f"killed {n}: it goes on alone", not left, left)
+            other.close()
+        else:
+            check(f"killed {n}: suspended", vm.wait(LIMIT) == 0 and
+                  os.stat(path).st_size)
+            vm = resumed()
+    return vm
+
+
 def suspends():
     """Given up half way, the machine goes on; then it is done."""
     folder = work + "/s/named/m"
@@ -281,6 +335,8 @@ def suspends():
         left = [n for n in os.listdir(folder) if "state" in n]
         check("nothing is there", not left, left)
         other.close()
+    named_too_early(folder)
+    vm = killed_savers(vm, folder)
     other = connect()
     for _ in range(TRIES):
         first, twice = cancelled_by_another(other)
