@@ -15,10 +15,11 @@
 
 #define PATH "/v1/backups"
 
-enum { OPT_FULL = OPT_OWN, OPT_INCREMENTAL, OPT_VM };
+enum { OPT_FULL = OPT_OWN, OPT_INCREMENTAL, OPT_VM, OPT_FREEZE };
 
 struct wishes {
 	const char *kind, *vm;
+	bool freeze;
 };
 
 static int take_option(void *ctx, int id, const char *value, struct error *err)
@@ -28,6 +29,8 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 	(void)err;
 	if (id == OPT_VM)
 		w->vm = value;
+	else if (id == OPT_FREEZE)
+		w->freeze = true;
 	else
 		w->kind = id == OPT_FULL ? "full" : "incremental";
 	return 0;
@@ -105,7 +108,9 @@ static int create_one(struct remote *r, void *ctx, const char *name)
 	const struct wishes *w = ctx;
 	char *vm = resource_path("/v1/vms", name);
 	char *path = xasprintf("%s/backups", vm);
-	json_t *task, *body = json_pack("{s:s*}", "kind", w->kind);
+	json_t *task,
+	    *body = json_pack("{s:s*, s:o*}", "kind", w->kind, "freeze",
+	                      w->freeze ? json_true() : NULL);
 	char *id;
 	int code = CODE_FAILED;
 
@@ -128,6 +133,10 @@ static int backup_create(int argc, char **argv)
 		{ "full", NULL, "all that its disks hold", OPT_FULL },
 		{ "incremental", NULL, "what has changed since the last one",
 		  OPT_INCREMENTAL },
+		{ "freeze", NULL,
+		  "its file systems stand still as it begins, by the guest's "
+		  "agent",
+		  OPT_FREEZE },
 		REMOTE_TASK_OPTIONS,
 		REMOTE_OPTIONS,
 		{ 0 },

@@ -225,6 +225,14 @@ int live_main(const struct live_verb *verb, int argc, char **argv, void *ctx,
 	return code;
 }
 
+int live_no_agent(struct error *err)
+{
+	error_set(err, -ENOTSUP,
+	          "--freeze: the daemon asks agents, for machines that it "
+	          "keeps");
+	return error_hint(err, "atoll vm create, or do without");
+}
+
 /* ---- asking ---- */
 
 int live_ask(struct live_args *a, json_t *message, const int *fds, size_t count,

@@ -64,6 +64,15 @@ enum {
 		"detach", NULL, "print the job's number and don't wait",       \
 		    LIVE_OPT_DETACH                                            \
 	}
+#define LIVE_OPT_FREEZE(id)                                                    \
+	{                                                                      \
+		"freeze", NULL,                                                \
+		    "its file systems stand still as it begins, by the "       \
+		    "guest's agent",                                           \
+		    id                                                         \
+	}
+/* What a machine of nobody's daemon is told of that: -ENOTSUP. */
+int live_no_agent(struct error *err);
 int live_arg(struct live_args *a, int id, const char *value, struct error *err);
 
 /* A verb: ctx has what option reads, and *a inside; fn does it on the disk,

@@ -105,16 +105,18 @@ int live_check_path(const struct live_disk *d, struct error *err)
 
 /* ---- snapshot ---- */
 
-enum { OPT_NAME = 1 };
+enum { OPT_NAME = 1, OPT_FREEZE };
 
 struct snapshot {
 	struct live_args a;
 	const char *name;
+	bool freeze;
 };
 
 static const struct option_spec snapshot_options[] = {
 	{ "name", "NAME", "what is added to the name of the file that stays",
 	  OPT_NAME },
+	LIVE_OPT_FREEZE(OPT_FREEZE),
 	LIVE_OPTIONS,
 	{ 0 },
 };
@@ -124,9 +126,12 @@ static int snapshot_option(void *ctx, int id, const char *value,
 {
 	struct snapshot *s = ctx;
 
-	if (id != OPT_NAME)
+	if (id == OPT_FREEZE)
+		s->freeze = true;
+	else if (id == OPT_NAME)
+		s->name = value;
+	else
 		return live_arg(&s->a, id, value, err);
-	s->name = value;
 	return 0;
 }
 
@@ -216,7 +221,7 @@ static int snapshot(void *ctx, struct error *err)
 	struct snapshot *s = ctx;
 	struct live_disk *d = &s->a.disk;
 	char *kept, *next;
-	int rc = live_check_path(d, err);
+	int rc = s->freeze ? live_no_agent(err) : live_check_path(d, err);
 
 	if (rc < 0)
 		return rc;
@@ -247,6 +252,7 @@ static json_t *snapshot_remote(void *ctx, struct error *err)
 
 	(void)err;
 	live_put_text(body, "name", s->name);
+	live_put_switch(body, "freeze", s->freeze);
 	return body;
 }
 

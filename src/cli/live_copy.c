@@ -27,13 +27,14 @@ enum {
 	OPT_SCRATCH,
 	OPT_SOCKET,
 	OPT_NAME,
-	OPT_ONCE
+	OPT_ONCE,
+	OPT_FREEZE
 };
 
 struct copy {
 	struct live_args a;
 	const char *bitmap, *base, *scratch, *socket, *name;
-	bool pivot, stay, once;
+	bool pivot, stay, once, freeze;
 };
 
 static int copy_option(void *ctx, int id, const char *value, struct error *err)
@@ -64,6 +65,9 @@ static int copy_option(void *ctx, int id, const char *value, struct error *err)
 		return 0;
 	case OPT_ONCE:
 		c->once = true;
+		return 0;
+	case OPT_FREEZE:
+		c->freeze = true;
 		return 0;
 	default:
 		return live_arg(&c->a, id, value, err);
@@ -228,6 +232,7 @@ static json_t *copy_remote(void *ctx, struct error *err)
 	live_put_text(body, "bitmap", c->bitmap);
 	live_put_path(body, "base", c->base);
 	live_put_number(body, "rate", c->a.rate);
+	live_put_switch(body, "freeze", c->freeze);
 	return body;
 }
 
@@ -278,6 +283,7 @@ static const struct option_spec backup_options[] = {
 	{ "bitmap", "NAME", "only what changed since the last one with NAME",
 	  OPT_BITMAP },
 	{ "base", "FILE", "which that was", OPT_BASE },
+	LIVE_OPT_FREEZE(OPT_FREEZE),
 	{ "scratch", "FOLDER", "for what the guest overwrites meanwhile",
 	  OPT_SCRATCH },
 	DISK_OPT_FORMAT,
@@ -373,6 +379,8 @@ static int backup(void *ctx, struct error *err)
 
 	if (!path)
 		return -EINVAL;
+	if (c->freeze)
+		return live_no_agent(err);
 	if (c->bitmap)
 		found = find_bitmap(c, err);
 	rc = found < 0 ? found : check_base(c, format, found, err);

@@ -107,6 +107,7 @@ struct vm {
 	unsigned restarts; /* in a row, without a good run */
 
 	struct guest *guest;    /* guest/; NULL: no agent was seen */
+	struct still *still;    /* guest/still.c; NULL: nothing stands still */
 	struct vm_watch *watch; /* watch/sample.c; NULL: never ran */
 	/* Its own disk is being made that large; 0: it is not. access/quota.c
 	 */
@@ -272,6 +273,9 @@ void disk_work_changed(struct task *task);
 void disk_work_cancel(struct task *task);
 /* Ends task->job, and the machine's job on disk task->step that it began. */
 void disk_work_cancel_step(struct task *task);
+/* Out of a machine's answer to "disks": the job on a disk that is under way,
+ * borrowed, or NULL. */
+json_t *disk_work_job(int disk, json_t *answer);
 /* Whether params are what a task of this kind takes. */
 int disk_work_check(const char *kind, json_t *params,
                     struct error *err) MUST_CHECK;

@@ -16,13 +16,15 @@
 #include "base/alloc.h"
 #include "daemon/api.h"
 #include "daemon/daemon.h"
+#include "daemon/guest/guest.h"
 #include "daemon/words.h"
 
 enum { TICK_MS = 500, TEXT_MAX = 4096 };
 
 /* ---- what a task takes, and atoll disk's word for it ---- */
 
-enum type { TEXT, PATH, NUMBER, SWITCH };
+/* STILL is for us: the guest's file systems stand still as it begins. */
+enum type { TEXT, PATH, NUMBER, SWITCH, STILL };
 
 struct param {
 	const char *key;
@@ -36,7 +38,10 @@ struct verb {
 };
 
 static const struct verb verbs[] = {
-	{ "disk-snapshot", "snapshot", false, { { "name", TEXT } } },
+	{ "disk-snapshot",
+	  "snapshot",
+	  false,
+	  { { "name", TEXT }, { "freeze", STILL } } },
 	{ "disk-commit",
 	  "commit",
 	  false,
@@ -59,7 +64,8 @@ static const struct verb verbs[] = {
 	  { { "format", TEXT },
 	    { "bitmap", TEXT },
 	    { "base", PATH },
-	    { "rate", NUMBER } } },
+	    { "rate", NUMBER },
+	    { "freeze", STILL } } },
 };
 
 static const struct verb *find(const char *kind)
@@ -96,6 +102,7 @@ static bool fits(const struct param *p, json_t *value)
 	case NUMBER:
 		return json_is_integer(value) && json_integer_value(value) >= 0;
 	case SWITCH:
+	case STILL:
 		return json_is_boolean(value);
 	}
 	return false;
@@ -131,7 +138,7 @@ static void add_params(struct words *w, const struct verb *v, json_t *params)
 		const struct param *p = &v->params[i];
 		json_t *value = json_object_get(params, p->key);
 
-		if (!value || json_is_false(value))
+		if (!value || json_is_false(value) || p->type == STILL)
 			continue;
 		if (p->type == SWITCH)
 			words_add(w, xasprintf("--%s", p->key));
@@ -175,6 +182,7 @@ static void over(void *ctx, const char *words)
 
 	t->job = NULL;
 	holder_unask(t->vm, t);
+	guest_go_on(t->vm);
 	words = job_said(words);
 	if (!words)
 		task_succeed(t, NULL);
@@ -203,14 +211,18 @@ static void start(struct task *t, json_t *machine)
 		task_fail_error(t, &err);
 }
 
-void disk_work_begin(struct task *t)
+/* unfrozen: why it is not to begin, or NULL. */
+static void begin(struct task *t, const struct error *unfrozen)
 {
 	struct error err = { 0 };
 	json_t *machine;
 
-	if (!vm_is_up(t->vm)) {
-		task_fail(t, "conflict", "the machine does not run",
-		          "start it first, or change the disk with atoll disk");
+	if (t->cancelling) {
+		task_cancelled(t, "cancelled; the disk is as it was");
+		return;
+	}
+	if (unfrozen) {
+		task_fail(t, "conflict", unfrozen->text, unfrozen->hint);
 		return;
 	}
 	machine = vm_resolve(t->vm, &err);
@@ -221,10 +233,23 @@ void disk_work_begin(struct task *t)
 	json_decref(machine);
 }
 
+void disk_work_begin(struct task *t)
+{
+	json_t *work = json_object_get(t->params, "work");
+
+	if (!vm_is_up(t->vm))
+		task_fail(t, "conflict", "the machine does not run",
+		          "start it first, or change the disk with atoll disk");
+	else if (json_is_true(json_object_get(work, "freeze")))
+		guest_hold_still(t, disk_of(t), begin);
+	else
+		begin(t, NULL);
+}
+
 /* ---- while it goes on ---- */
 
 /* The job of a disk that runs, out of an answer to "disks". */
-static json_t *job_of(int disk, json_t *answer)
+json_t *disk_work_job(int disk, json_t *answer)
 {
 	json_t *job;
 	size_t i;
@@ -247,7 +272,7 @@ static json_t *job_of(int disk, json_t *answer)
 static void looked(void *ctx, bool ok, const char *words, json_t *answer)
 {
 	struct task *t = ctx;
-	json_t *job = ok ? job_of(disk_of(t), answer) : NULL;
+	json_t *job = ok ? disk_work_job(disk_of(t), answer) : NULL;
 	json_int_t done = json_integer_value(json_object_get(job, "done"));
 	json_int_t total = json_integer_value(json_object_get(job, "total"));
 
@@ -283,7 +308,7 @@ void disk_work_cancel(struct task *t)
 static void cancel_job(void *ctx, bool ok, const char *words, json_t *answer)
 {
 	struct task *t = ctx;
-	json_t *job = ok ? job_of(t->step, answer) : NULL;
+	json_t *job = ok ? disk_work_job(t->step, answer) : NULL;
 
 	(void)words;
 	if (t->job && job)

@@ -77,6 +77,7 @@ void vm_free(struct vm *vm)
 	if (!vm)
 		return;
 	holder_forget(vm);
+	guest_still_forget(vm);
 	guest_gone(vm);
 	watch_vm_free(vm);
 	loop_timer_fini(&vm->restart);

@@ -102,6 +102,11 @@ class Agent(unittest.TestCase):
                 check=True)
             self.assertGreaterEqual(json.loads(got.stdout)["filesystems"], 1)
         atoll("exec", "guest", "--", "touch", "/root/after")
+        # And by the daemon, as a backup and a snapshot begin.
+        atoll("backup", "create", "guest", "--freeze")
+        atoll("exec", "guest", "--", "touch", "/root/after-backup")
+        atoll("disk", "snapshot", "guest:vda", "--freeze")
+        atoll("exec", "guest", "--", "touch", "/root/after-snapshot")
 
     def test_5_memory(self):
         before = wait_for(lambda: (f := figures("guest")) and

@@ -18,41 +18,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "api"))
 import harness  # noqa: E402
 import small_guest  # noqa: E402
+from small_agent import AGENT  # noqa: E402
 from harness import wait_for  # noqa: E402
 
 ATOLLD, ATOLL, CACHE = (os.path.abspath(p) for p in sys.argv[1:4])
 SLOW = 120  # seconds
-
-# Speaks as much of the agent's protocol as is asked of it. The arguments are
-# the strings of a JSON list: its escapes are undone, and each is a word.
-AGENT = r"""#!/bin/busybox sh
-mkdir -p /ran
-port=$(grep -l org.qemu.guest_agent /sys/class/virtio-ports/*/name)
-port=/dev/$(basename $(dirname $port))
-exec 3<>$port
-text() { echo "$line" | sed "s/.*\"$1\": *\([0-9]*\).*/\1/"; }
-say() { printf '{"return": %s}\n' "$1" >&3; }
-while read -r line <&3; do
-	case $line in
-	*guest-sync-delimited*) printf '\377' >&3; say "$(text id)" ;;
-	*guest-exec-status*)
-		say "{\"exited\": true, \"exitcode\": $(cat /ran/code)}" ;;
-	*guest-exec*)
-		echo "$line" | sed 's/.*"arg": *\["//; s/"\], *"capture.*//
-			s/", *"/\n/g' > /ran/words
-		set --
-		while read -r word; do
-			set -- "$@" "$(printf '%b' "$(echo "$word" |
-				sed 's/\\"/"/g')")"
-		done < /ran/words
-		sh "$@" > /ran/out 2>&1 3>&-
-		echo $? > /ran/code
-		say '{"pid": 7}' ;;
-	*guest-fsfreeze*) say '"thawed"' ;;
-	*) printf '{"error": {"class": "CommandNotFound", "desc": "no"}}\n' >&3 ;;
-	esac
-done
-"""
 
 
 class Identity(unittest.TestCase):

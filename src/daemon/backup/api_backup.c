@@ -43,13 +43,15 @@ static json_t *call_backup(struct call *c)
 
 void api_backup_create(struct call *c)
 {
-	static const char *const keys[] = { "kind", NULL };
+	static const char *const keys[] = { "kind", "freeze", NULL };
 	struct vm *vm = call_vm(c);
 	json_t *kind = json_object_get(c->body, "kind"), *params;
 	const char *word = json_string_value(kind);
 	char id[ID_SIZE];
+	bool freeze;
 
-	if (!vm || !call_known_keys(c, keys))
+	if (!vm || !call_known_keys(c, keys) ||
+	    !field_switch(c, "freeze", &freeze))
 		return;
 	if (kind &&
 	    (!word || (strcmp(word, "full") && strcmp(word, "incremental")))) {
@@ -68,6 +70,8 @@ void api_backup_create(struct call *c)
 	params = json_pack("{s:s}", "backup", id);
 	if (word)
 		json_object_set(params, "kind", kind);
+	if (freeze)
+		json_object_set_new(params, "freeze", json_true());
 	call_task(c, vm, "backup", params);
 }
 

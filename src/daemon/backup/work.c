@@ -21,6 +21,7 @@
 #include "daemon/access/quota.h"
 #include "daemon/api.h"
 #include "daemon/backup/backup.h"
+#include "daemon/guest/guest.h"
 #include "daemon/words.h"
 
 static const char *text(json_t *o, const char *key)
@@ -156,6 +157,11 @@ static void words_of_stopped(struct words *w, json_t *disk)
 
 static void over(void *ctx, const char *words);
 
+static bool is_live(json_t *head)
+{
+	return json_is_true(json_object_get(head, "live"));
+}
+
 static void start_disk(struct task *t, json_t *head, json_t *disk)
 {
 	struct daemon *d = t->vm->daemon;
@@ -163,7 +169,7 @@ static void start_disk(struct task *t, json_t *head, json_t *disk)
 	struct error err = { 0 };
 	char said[64];
 
-	if (json_is_true(json_object_get(head, "live")))
+	if (is_live(head))
 		words_of_running(&w, t, head, disk);
 	else
 		words_of_stopped(&w, disk);
@@ -175,9 +181,30 @@ static void start_disk(struct task *t, json_t *head, json_t *disk)
 		fail(t, &err);
 }
 
-/* The next disk that is written to, or the end. */
-static void go_on(struct task *t, json_t *head)
+static void go_on(struct task *t, json_t *head, bool held);
+
+/* unfrozen: why the guest's file systems do not stand still, or NULL. */
+static void held_still(struct task *t, const struct error *unfrozen)
 {
+	json_t *head = backup_head(t->vm->daemon, id_of(t), true);
+
+	if (unfrozen) {
+		tidy(t);
+		task_fail(t, "conflict", unfrozen->text, unfrozen->hint);
+	} else if (!head) {
+		tidy(t);
+		task_fail(t, "storage", "the backup's folder is damaged", "");
+	} else {
+		go_on(t, head, true);
+	}
+	json_decref(head);
+}
+
+/* The next disk that is written to, or the end. held: that disk's file systems
+ * stand still, if they are to. */
+static void go_on(struct task *t, json_t *head, bool held)
+{
+	bool freeze = json_is_true(json_object_get(t->params, "freeze"));
 	struct error err = { 0 };
 	json_t *machine = vm_resolve(t->vm, &err), *disks, *disk;
 
@@ -189,7 +216,9 @@ static void go_on(struct task *t, json_t *head)
 	while ((disk = json_array_get(disks, (size_t)t->step)) &&
 	       json_is_true(json_object_get(disk, "readonly")))
 		t->step++;
-	if (disk)
+	if (disk && freeze && !held && is_live(head))
+		guest_hold_still(t, t->step, held_still);
+	else if (disk)
 		start_disk(t, head, disk);
 	else
 		whole(t, head);
@@ -218,7 +247,7 @@ static void disk_done(struct task *t, json_t *head)
 	if (rc < 0)
 		fail(t, &err);
 	else
-		go_on(t, head);
+		go_on(t, head, false);
 }
 
 /* ---- records that nothing builds on any more ---- */
@@ -320,7 +349,7 @@ static void begin_anew(struct task *t, json_t *parent)
 	if (rc < 0)
 		fail(t, &err);
 	else
-		go_on(t, head);
+		go_on(t, head, false);
 	json_decref(head);
 }
 
@@ -337,6 +366,7 @@ static void over(void *ctx, const char *words)
 	json_t *head = backup_head(t->vm->daemon, id_of(t), true);
 
 	t->job = NULL;
+	guest_go_on(t->vm);
 	words = job_said(words);
 	if (t->cancelling) {
 		tidy(t);
@@ -384,7 +414,7 @@ void backup_work_begin(struct task *t)
 
 void backup_work_changed(struct task *t)
 {
-	if (!t->job && t->vm->state != VM_STARTING)
+	if (!t->job && !t->vm->still && t->vm->state != VM_STARTING)
 		backup_work_begin(t);
 }
 
@@ -394,6 +424,10 @@ void backup_work_cancel(struct task *t)
 		disk_work_cancel_step(t);
 	else if (t->job)
 		job_kill(t->job);
-	else
+	else if (t->vm->still) {
+		/* What the guest says now comes too late. */
+		tidy(t);
+		task_cancelled(t, "cancelled; nothing was kept");
+	} else
 		task_cancelled(t, "cancelled before it began");
 }

@@ -241,6 +241,7 @@ void guest_gone(struct vm *vm)
 		return;
 	vm->guest = NULL;
 	fail_all(g, "the machine has ended");
+	guest_still_forget(vm);
 	loop_timer_fini(&g->timer);
 	loop_fd_remove(g->watch);
 	if (g->fd >= 0)

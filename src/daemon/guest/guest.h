@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/types.h"
 
+struct task;
 struct vm;
 
 /* answer is borrowed; NULL, and err says why. */
@@ -32,6 +33,21 @@ void guest_shutdown(struct vm *vm);
 void guest_online(struct vm *vm, unsigned from);
 /* {"connected":..., "hostname":..., "os":..., "interfaces":[...]} */
 json_t *guest_json(const struct vm *vm);
+
+/* ---- still.c ---- */
+
+/* err: the guest's file systems do not stand still, and why; NULL: they do. */
+typedef void still_fn(struct task *t, const struct error *err);
+/* begin is called once, from inside when there is no agent, and not at all when
+ * the task ends before. What it begins is t->job, which has a machine's job on
+ * that disk begin. Until then they stand still. */
+void guest_hold_still(struct task *t, int disk, still_fn *begin);
+/* They need not any longer; nothing is waited for. */
+void guest_go_on(struct vm *vm);
+/* The machine has ended, or the daemon does. */
+void guest_still_forget(struct vm *vm);
+
+/* ---- of a machine's life ---- */
 
 /* From holder.c: the line, taken over. */
 void guest_line(struct vm *vm, int fd);
