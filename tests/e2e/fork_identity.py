@@ -17,8 +17,8 @@ import unittest
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "api"))
 import harness  # noqa: E402
+import small_agent  # noqa: E402
 import small_guest  # noqa: E402
-from small_agent import AGENT  # noqa: E402
 from harness import wait_for  # noqa: E402
 
 ATOLLD, ATOLL, CACHE = (os.path.abspath(p) for p in sys.argv[1:4])
@@ -29,12 +29,8 @@ class Identity(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.work = tempfile.mkdtemp(prefix="atoll-id-")
-        agent = pathlib.Path(cls.work, "agent")
-        agent.write_text(AGENT, encoding="ascii")
-        agent.chmod(0o755)
-        cls.kernel, cls.initrd = small_guest.build(
-            CACHE, cls.work, small_guest.MODULES + ["virtio_console"],
-            {"agent": str(agent)})
+        cls.kernel, cls.initrd = small_agent.build(
+            CACHE, cls.work, small_guest.MODULES)
         cls.d = harness.Daemon({"atolld": ATOLLD}).start()
         cls.atoll("net", "create", "lan")
         for name in ("old", "mute"):

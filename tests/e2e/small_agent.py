@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent of a few lines for a small guest."""
+import pathlib
+
+import small_guest
 
 # Speaks as much of the agent's protocol as is asked of it. The arguments are
 # the strings of a JSON list: its escapes are undone, and each is a word.
@@ -37,3 +40,12 @@ while read -r line <&3; do
 	esac
 done
 """
+
+
+def build(cache, folder, modules):
+    """As small_guest's, with the agent as /agent."""
+    agent = pathlib.Path(folder, "agent")
+    agent.write_text(AGENT, encoding="ascii")
+    agent.chmod(0o755)
+    return small_guest.build(cache, folder, modules + ["virtio_console"],
+                             {"agent": str(agent)})

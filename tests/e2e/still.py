@@ -18,9 +18,8 @@ import unittest
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "api"))
 import harness  # noqa: E402
-import small_guest  # noqa: E402
+import small_agent  # noqa: E402
 from harness import wait_for  # noqa: E402
-from small_agent import AGENT  # noqa: E402
 
 ATOLLD, ATOLL, CACHE = (os.path.abspath(p) for p in sys.argv[1:4])
 SLOW = 120  # seconds
@@ -30,12 +29,8 @@ class Still(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.work = tempfile.mkdtemp(prefix="atoll-still-")
-        agent = pathlib.Path(cls.work, "agent")
-        agent.write_text(AGENT, encoding="ascii")
-        agent.chmod(0o755)
-        cls.kernel, cls.initrd = small_guest.build(
-            CACHE, cls.work, ["virtio_pci", "virtio_blk", "virtio_console"],
-            {"agent": str(agent)})
+        cls.kernel, cls.initrd = small_agent.build(
+            CACHE, cls.work, ["virtio_pci", "virtio_blk"])
         cls.d = harness.Daemon({"atolld": ATOLLD}, harness.Spec()).start()
         disks = [cls.path(f"{n}.qcow2") for n in ("one", "two")]
         for disk in disks:
