@@ -31,11 +31,27 @@ struct wishes {
 	json_t *body;
 };
 
+/* A size or a number; "80%" of a processor is 800 thousandths. */
+static int parse_threshold(const char *value, u64 *n, struct error *err)
+{
+	size_t length = strlen(value);
+	char number[24];
+	int rc;
+
+	if (length < 2 || length > sizeof(number) || value[length - 1] != '%')
+		return parse_size(value, 1, n, err);
+	memcpy(number, value, length - 1);
+	number[length - 1] = '\0';
+	rc = parse_u64(number, 0, 100 * 1024, n, err);
+	*n *= 10;
+	return rc;
+}
+
 static int put_threshold(struct wishes *w, const char *when, const char *value,
                          struct error *err)
 {
 	u64 n;
-	int rc = parse_size(value, 1, &n, err);
+	int rc = parse_threshold(value, &n, err);
 
 	if (rc < 0)
 		return rc;
@@ -99,7 +115,7 @@ static int alarm_list(int argc, char **argv)
 		{ "THRESHOLD", .path = "threshold", .kind = CELL_NUMBER },
 		{ "SECONDS", .path = "duration_s", .kind = CELL_NUMBER },
 		{ "ACTION", .path = "action" },
-		{ "RAISED", .path = "raised", .kind = CELL_LIST },
+		{ "RAISED", .path = "machines", .kind = CELL_LIST },
 		{ NULL },
 	};
 
@@ -117,7 +133,8 @@ static int alarm_create(int argc, char **argv)
 		  "cpu, ready, steal (thousandths of a processor), "
 		  "memory_used ...: as atoll metrics lists them",
 		  OPT_METRIC },
-		{ "above", "N", "raised when it is above that", OPT_ABOVE },
+		{ "above", "N", "raised when it is above that: 800 or 80%, 2G",
+		  OPT_ABOVE },
 		{ "below", "N", "or below that", OPT_BELOW },
 		{ "for", "TIME", "for so long [0s]", OPT_FOR },
 		{ "action", "ACTION",
@@ -134,6 +151,11 @@ static int alarm_create(int argc, char **argv)
 
 	if (code < 0 && r.name_count != 1)
 		code = say_usage("atoll alarm create takes one name");
+	if (code < 0 && !json_object_get(w.body, "metric"))
+		code = say_usage("say of what: --metric, as atoll metrics "
+		                 "lists them");
+	if (code < 0 && !json_object_get(w.body, "threshold"))
+		code = say_usage("say when: --above N or --below N");
 	if (code < 0) {
 		json_object_set_new(w.body, "name", json_string(r.names[0]));
 		code = resource_call(&r, "POST", "/v1/alarms",

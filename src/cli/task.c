@@ -297,7 +297,8 @@ static int event_list(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
 		{ "after", "EVENT", "those with a higher number", OPT_AFTER },
-		{ "limit", "N", "so many at most (100)", OPT_LIMIT },
+		{ "limit", "N", "the last N (100), or the first N after EVENT",
+		  OPT_LIMIT },
 		{ "follow", NULL, "those to come, until Ctrl-C", OPT_FOLLOW },
 		REMOTE_LIST_OPTIONS,
 		REMOTE_OPTIONS,
@@ -314,6 +315,9 @@ static int event_list(int argc, char **argv)
 		add_query(&path, "after", f.after);
 		if (!f.follow)
 			add_query(&path, "limit", f.limit);
+		/* Who does not say from where asks what is new. */
+		if (!f.follow && !f.after)
+			add_query(&path, "newest", "true");
 		code = f.follow
 		           ? follow_events(&r, path)
 		           : remote_list(&r, path, "events", event_columns);

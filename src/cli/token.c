@@ -172,7 +172,8 @@ static int audit_list(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
 		{ "after", "RECORD", "those with a higher number", OPT_AFTER },
-		{ "limit", "N", "so many at most (100)", OPT_LIMIT },
+		{ "limit", "N", "the last N (100), or the first N after RECORD",
+		  OPT_LIMIT },
 		REMOTE_LIST_OPTIONS,
 		REMOTE_OPTIONS,
 		{ 0 },
@@ -187,7 +188,9 @@ static int audit_list(int argc, char **argv)
 	if (code < 0) {
 		after = client_escape(w.after ? w.after : "0");
 		limit = client_escape(w.limit ? w.limit : "100");
-		path = xasprintf("/v1/audit?after=%s&limit=%s", after, limit);
+		/* Who does not say from where asks what is new. */
+		path = xasprintf("/v1/audit?after=%s&limit=%s&newest=%s", after,
+		                 limit, w.after ? "false" : "true");
 		code = remote_list(&r, path, "records", audit_columns);
 		free(after);
 		free(limit);

@@ -161,6 +161,19 @@ const char *call_query(struct call *c, const char *name, char *room,
 	return NULL;
 }
 
+bool call_flag(struct call *c, const char *name, bool *on)
+{
+	char room[8], words[96];
+	const char *text = call_query(c, name, room, sizeof(room));
+
+	*on = text && strcmp(text, "true") == 0;
+	if (!text || *on || strcmp(text, "false") == 0)
+		return true;
+	snprintf(words, sizeof(words), "%.64s is neither true nor false", name);
+	call_fail(c, "bad-request", words, "");
+	return false;
+}
+
 s64 call_number(struct call *c, const char *name, s64 min, s64 max,
                 s64 fallback)
 {

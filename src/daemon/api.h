@@ -74,6 +74,9 @@ void api_reply(struct http_request *http, int status, json_t *body);
 void api_reply_error(struct http_request *http, const char *code,
                      const char *words);
 void call_header(struct call *c, const char *name, const char *value);
+/* true or false in the query, false if it is not there; false: the call has
+ * failed. */
+bool call_flag(struct call *c, const char *name, bool *on);
 /* NULL: not asked for. Valid until the next call of this. */
 const char *call_query(struct call *c, const char *name, char *room,
                        size_t size);
@@ -161,6 +164,10 @@ json_t *event_row_json(struct row *row);
 #define EVENT_COLUMNS "id, at, type, vm_id, vm_name, task, data, project"
 /* Of rows with a project, those that a caller may see: a condition with a list
  * of names, or NULL for all, of caller_projects(). */
+/* Of rows that a SELECT finds, in their order: the first ?2, and the last. */
+#define FIRST_OF(rows) rows " ORDER BY id LIMIT ?2"
+#define LAST_OF(rows)                                                          \
+	"SELECT * FROM (" rows " ORDER BY id DESC LIMIT ?2) ORDER BY id"
 #define PROJECT_AMONG(n)                                                       \
 	"(" n " IS NULL OR project IN (SELECT value FROM json_each(" n ")))"
 bool image_exists(const struct daemon *d, const char *name);

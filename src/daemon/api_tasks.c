@@ -107,6 +107,10 @@ void api_task_cancel(struct call *c)
 
 /* ---- events ---- */
 
+#define SOME_EVENTS                                                            \
+	"SELECT " EVENT_COLUMNS                                                \
+	" FROM events WHERE id > ?1 AND " PROJECT_AMONG("?3")
+
 void api_event_list(struct call *c)
 {
 	bool stream =
@@ -116,9 +120,10 @@ void api_event_list(struct call *c)
 	                        stream ? c->daemon->last_event : 0);
 	s64 limit = call_number(c, "limit", 1, LIST_MAX, LIST_USUAL);
 	json_t *projects;
+	bool newest;
 	u64 number;
 
-	if (c->status >= 400)
+	if (c->status >= 400 || !call_flag(c, "newest", &newest))
 		return;
 	if (stream) {
 		if (seen[0] &&
@@ -129,9 +134,8 @@ void api_event_list(struct call *c)
 	}
 	projects = caller_projects(&c->caller, RIGHT_READ);
 	call_list(c, "events", event_row_json,
-	          "SELECT " EVENT_COLUMNS " FROM events WHERE id > ?1"
-	          " AND " PROJECT_AMONG("?3") " ORDER BY id LIMIT ?2",
-	          "iij", after, limit, projects);
+	          newest ? LAST_OF(SOME_EVENTS) : FIRST_OF(SOME_EVENTS), "iij",
+	          after, limit, projects);
 	json_decref(projects);
 	if (c->status == 200)
 		json_object_set_new(

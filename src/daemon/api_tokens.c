@@ -193,20 +193,23 @@ void api_token_delete(struct call *c)
 
 /* ---- audit ---- */
 
+#define SOME_RECORDS                                                           \
+	"SELECT id, at, caller, action, target, outcome, hash, project"        \
+	" FROM audit WHERE id > ?1 AND " PROJECT_AMONG("?3")
+
 void api_audit_list(struct call *c)
 {
 	s64 after = call_number(c, "after", 0, INT64_MAX, 0);
 	s64 limit = call_number(c, "limit", 1, LIST_MAX, LIST_USUAL);
 
 	json_t *projects;
+	bool newest;
 
-	if (c->status >= 400)
+	if (c->status >= 400 || !call_flag(c, "newest", &newest))
 		return;
 	projects = caller_projects(&c->caller, RIGHT_AUDIT);
 	call_list(c, "records", audit_row_json,
-	          "SELECT id, at, caller, action, target, outcome, hash,"
-	          " project FROM audit WHERE id > ?1"
-	          " AND " PROJECT_AMONG("?3") " ORDER BY id LIMIT ?2",
+	          newest ? LAST_OF(SOME_RECORDS) : FIRST_OF(SOME_RECORDS),
 	          "iij", after, limit, projects);
 	json_decref(projects);
 }

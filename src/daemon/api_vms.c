@@ -376,17 +376,11 @@ void api_vm_patch(struct call *c)
 void api_vm_delete(struct call *c)
 {
 	struct vm *vm = call_vm(c);
-	char room[8];
-	const char *force = call_query(c, "force", room, sizeof(room));
-	bool wanted = force && strcmp(force, "true") == 0;
+	bool wanted;
 
-	if (!vm || !call_match(c, vm->revision))
+	if (!vm || !call_match(c, vm->revision) ||
+	    !call_flag(c, "force", &wanted))
 		return;
-	if (force && !wanted && strcmp(force, "false")) {
-		call_fail(c, "bad-request", "force is neither true nor false",
-		          "");
-		return;
-	}
 	if (!wanted && vm->state != VM_STOPPED && !vm->queue) {
 		call_fail(c, "conflict", "the machine runs",
 		          "stop it first, or delete it with force");

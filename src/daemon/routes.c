@@ -159,7 +159,7 @@ const struct route routes[] = {
 	  api_task_get },
 	{ "POST", "/v1/tasks/{task}/cancel", RIGHT_OPERATE, BODY_NONE, "",
 	  api_task_cancel },
-	{ "GET", "/v1/events", RIGHT_READ, BODY_NONE, "after limit",
+	{ "GET", "/v1/events", RIGHT_READ, BODY_NONE, "after limit newest",
 	  api_event_list, .some = true },
 
 	{ "GET", "/v1/projects", RIGHT_READ, BODY_NONE, "", api_project_list,
@@ -192,7 +192,7 @@ const struct route routes[] = {
 	  .some = true },
 	{ "DELETE", "/v1/tokens/{token}", RIGHT_ACCESS, BODY_NONE, "",
 	  api_token_delete },
-	{ "GET", "/v1/audit", RIGHT_AUDIT, BODY_NONE, "after limit",
+	{ "GET", "/v1/audit", RIGHT_AUDIT, BODY_NONE, "after limit newest",
 	  api_audit_list, .some = true },
 	{ "GET", "/v1/audit/verify", RIGHT_AUDIT, BODY_NONE, "",
 	  api_audit_verify },

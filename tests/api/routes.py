@@ -654,6 +654,17 @@ class Routes(MomentRoutes, unittest.TestCase):
             self.refused(get(path), 404, "not-found")
         self.refused(post("/v1/tasks/999999/cancel"), 404, "not-found")
         events = get("/v1/events?limit=1000").json
+        for path, key in (("/v1/events", "events"), ("/v1/audit", "records")):
+            newest = get(path + "?limit=3&newest=true").json[key]
+            numbers = [n["id"] for n in newest]
+            self.assertEqual(numbers, sorted(numbers))
+            self.assertEqual(len(numbers), 3)
+            self.assertEqual(
+                get(f"{path}?after={numbers[0]}").json[key][:2], newest[1:])
+            self.assertLess(get(path + "?limit=1&newest=false").json[key][0]
+                            ["id"], numbers[0])
+            self.refused(get(path + "?newest=perhaps"), 400, "bad-request",
+                         "newest")
         kinds = {e["type"] for e in events["events"]}
         self.assertLessEqual({"daemon.started", "vm.created", "vm.changed",
                               "vm.state", "vm.ended", "vm.deleted",
@@ -1240,6 +1251,21 @@ class Routes(MomentRoutes, unittest.TestCase):
             "/v1/audit?limit=1000").json["records"]])
         self.assertEqual(D.call("DELETE", "/v1/alarms/busy").status, 204)
         self.refused(D.call("DELETE", "/v1/alarms/busy"), 404, "not-found")
+        # What is under way is waited for: the action is taken behind it.
+        D.do("POST", "/v1/vms/alarmed/start")
+        D.console("alarmed", b"resident is up", 1)
+        D.call("POST", "/v1/vms/alarmed/console", "d",
+               {"Content-Type": "application/octet-stream"})
+        D.console("alarmed", b"[100]")
+        waits = post("/v1/vms/alarmed/stop").json["id"]
+        self.assertEqual(post("/v1/alarms", rule).status, 201)
+        wait_for(lambda: get("/v1/alarms").json["alarms"][0]["machines"] ==
+                 ["alarmed"])
+        wait_for(lambda: D.vm("alarmed")["task"])
+        post(f"/v1/tasks/{waits}/cancel")
+        wait_for(lambda: D.vm("alarmed")["state"] == "stopped")
+        self.assertEqual(D.vm("alarmed")["last_end"]["cause"], "killed")
+        self.assertEqual(D.call("DELETE", "/v1/alarms/busy").status, 204)
         token = post("/v1/tokens", {"name": "t-look", "role": "viewer"}).json
         look = {"Authorization": "Bearer " + token["token"]}
         self.refused(post("/v1/alarms", rule, headers=look), 403, "denied")

@@ -275,7 +275,13 @@ class Cli(unittest.TestCase):
         self.assertEqual(shown["state"], "cancelled")
 
     def test_30_events(self):
-        self.assertIn("vm.created", self.good("event", "list"))
+        self.assertIn("vm.created", self.good("event", "list", "--limit",
+                                              "1000"))
+        last = json.loads(self.good("event", "list", "--limit", "1",
+                                    "-o", "json"))["events"]
+        everything = json.loads(self.good("event", "list", "--after", "0",
+                                          "--limit", "1000", "-o", "json"))
+        self.assertEqual(last, everything["events"][-1:])
         follow = subprocess.Popen(
             [PROGRAMS["atoll"], "event", "list", "--follow", "--format",
              "jsonl", "--after", "0"], env=D.env, stdout=subprocess.PIPE,
@@ -360,6 +366,17 @@ class Cli(unittest.TestCase):
                   "--isolated", env=as_shop)
         self.good("alarm", "create", "warm", "--project", "shop", "--metric",
                   "cpu", "--above", "900", env=as_shop)
+        for wrong, words in (((), "--metric"),
+                             (("--metric", "cpu"), "--above N"),
+                             (("--metric", "luck", "--above", "1"),
+                              "memory_used"),
+                             (("--metric", "cpu", "--above", "x%"), "x")):
+            self.bad(2, words, "alarm", "create", "wrong", *wrong)
+        self.good("alarm", "create", "share", "--project", "shop",
+                  "--metric", "cpu", "--above", "80%", env=as_shop)
+        self.assertRegex(self.good("alarm", "list"),
+                         r"(?m)^share .* above +800 ")
+        self.good("alarm", "delete", "share", env=as_shop)
         self.bad(5, "name one", "alarm", "create", "hot", "--metric", "cpu",
                  "--above", "1", env=as_shop)
         self.bad(4, "has machines", "project", "delete", "shop")

@@ -23,6 +23,7 @@ struct watched {
 	struct watched *next;
 	char vm_id[ID_SIZE];
 	struct alarm_state state;
+	bool due; /* the action: other work of the machine's is under way */
 };
 
 struct alarm {
@@ -74,7 +75,7 @@ static void alarm_free(struct alarm *a)
 	free(a);
 }
 
-static struct alarm_state *state_of(struct alarm *a, const struct vm *vm)
+static struct watched *watched_of(struct alarm *a, const struct vm *vm)
 {
 	struct watched *w = a->watched;
 
@@ -86,7 +87,7 @@ static struct alarm_state *state_of(struct alarm *a, const struct vm *vm)
 		w->next = a->watched;
 		a->watched = w;
 	}
-	return &w->state;
+	return w;
 }
 
 /* ---- looking ---- */
@@ -97,8 +98,6 @@ static void act(struct daemon *d, struct alarm *a, struct vm *vm)
 	char caller[CALLER_MAX];
 	struct task *t;
 
-	if (strcmp(a->action, "none") == 0 || vm->queue)
-		return;
 	snprintf(caller, sizeof(caller), "alarm %s", a->name);
 	t = task_new(vm, a->action, json_object(), caller, &err);
 	if (t)
@@ -115,9 +114,20 @@ static void act(struct daemon *d, struct alarm *a, struct vm *vm)
 		log_error("daemon", "audit: %s", err.text);
 }
 
+static void tell(struct daemon *d, const struct alarm *a, struct vm *vm,
+                 enum alarm_change change, u64 value)
+{
+	event_emit(
+	    d, change == ALARM_RAISED ? "alarm.raised" : "alarm.cleared", vm, 0,
+	    json_pack("{s:s, s:s, s:I, s:I}", "alarm", a->name, "metric",
+	              metric_names[a->metric], "value", (json_int_t)value,
+	              "threshold", (json_int_t)a->threshold));
+}
+
 static void look(struct daemon *d, struct alarm *a, struct vm *vm)
 {
 	const struct vm_rates *r = watch_rates(vm);
+	struct watched *w = watched_of(a, vm);
 	u64 values[METRIC_COUNT];
 	enum alarm_change change;
 	bool beyond = false;
@@ -127,18 +137,17 @@ static void look(struct daemon *d, struct alarm *a, struct vm *vm)
 		beyond = a->below ? values[a->metric] < a->threshold
 		                  : values[a->metric] > a->threshold;
 	}
-	change = alarm_step(state_of(a, vm), beyond, loop_now_ns(),
+	change = alarm_step(&w->state, beyond, loop_now_ns(),
 	                    a->duration_s * NSEC_PER_SEC);
-	if (change == ALARM_SAME)
-		return;
-	event_emit(d, change == ALARM_RAISED ? "alarm.raised" : "alarm.cleared",
-	           vm, 0,
-	           json_pack("{s:s, s:s, s:I, s:I}", "alarm", a->name, "metric",
-	                     metric_names[a->metric], "value",
-	                     (json_int_t)(r ? values[a->metric] : 0),
-	                     "threshold", (json_int_t)a->threshold));
+	if (change != ALARM_SAME)
+		tell(d, a, vm, change, r ? values[a->metric] : 0);
 	if (change == ALARM_RAISED)
+		w->due = strcmp(a->action, "none") != 0;
+	w->due = w->due && w->state.raised;
+	if (w->due && !vm->queue) {
+		w->due = false;
 		act(d, a, vm);
+	}
 }
 
 static bool is_over(const struct alarm *a, const struct vm *vm)
@@ -231,19 +240,32 @@ void alarms_free(struct daemon *d)
 
 /* ---- the routes ---- */
 
-static json_t *alarm_json(const struct alarm *a)
+static bool is_raised(const struct alarm *a, const struct vm *vm)
 {
-	json_t *raised = json_array();
+	const struct watched *w = a->watched;
+
+	while (w && strcmp(w->vm_id, vm->id))
+		w = w->next;
+	return w && w->state.raised;
+}
+
+static json_t *alarm_json(const struct daemon *d, const struct alarm *a)
+{
+	json_t *raised = json_array(), *names = json_array();
 
 	for (const struct watched *w = a->watched; w; w = w->next)
 		if (w->state.raised)
 			json_array_append_new(raised, json_string(w->vm_id));
-	return json_pack(
-	    "{s:s, s:s, s:s?, s:s, s:s, s:I, s:I, s:s, s:o}", "name", a->name,
-	    "vm", a->vm, "project", a->project, "metric",
-	    metric_names[a->metric], "when", a->below ? "below" : "above",
-	    "threshold", (json_int_t)a->threshold, "duration_s",
-	    (json_int_t)a->duration_s, "action", a->action, "raised", raised);
+	for (const struct vm *vm = d->vms; vm; vm = vm->next)
+		if (is_raised(a, vm))
+			json_array_append_new(names, json_string(vm->name));
+	return json_pack("{s:s, s:s, s:s?, s:s, s:s, s:I, s:I, s:s, s:o, s:o}",
+	                 "name", a->name, "vm", a->vm, "project", a->project,
+	                 "metric", metric_names[a->metric], "when",
+	                 a->below ? "below" : "above", "threshold",
+	                 (json_int_t)a->threshold, "duration_s",
+	                 (json_int_t)a->duration_s, "action", a->action,
+	                 "raised", raised, "machines", names);
 }
 
 void api_alarm_list(struct call *c)
@@ -252,7 +274,7 @@ void api_alarm_list(struct call *c)
 
 	for (const struct alarm *a = c->daemon->alarms; a; a = a->next)
 		if (caller_rights(&c->caller, a->project) & RIGHT_READ)
-			json_array_append_new(list, alarm_json(a));
+			json_array_append_new(list, alarm_json(c->daemon, a));
 	c->status = 200;
 	c->reply = json_pack("{s:o}", "alarms", list);
 }
@@ -318,7 +340,10 @@ static struct alarm *read_alarm(struct call *c)
 	else if (!vm)
 		wrong = "vm is not a name or a pattern";
 	else if (!metric || metric_find(metric) == METRIC_COUNT)
-		wrong = "metric is none of those that history keeps";
+		wrong = "metric is none of those that history keeps: cpu, "
+			"ready, steal, memory_used, resident, balloon, "
+			"disk_read, disk_write, disk_ops, disk_us, net_sent, "
+			"net_received";
 	else if (!when || (strcmp(when, "above") && strcmp(when, "below")))
 		wrong = "when is neither above nor below";
 	else if (!action || !one_of(action, actions))
@@ -380,7 +405,7 @@ void api_alarm_create(struct call *c)
 		call_fail_error(c, rc);
 	} else {
 		c->status = 201;
-		c->reply = alarm_json(a);
+		c->reply = alarm_json(c->daemon, a);
 	}
 }
 
