@@ -107,7 +107,7 @@ static const struct column expired_columns[] = {
 	{ NULL },
 };
 
-/* ---- list, show ---- */
+/* ---- list ---- */
 
 /* A path with a query under way. */
 static int list_option(void *ctx, int id, const char *value, struct error *err)
@@ -153,114 +153,6 @@ static int vm_list(int argc, char **argv)
 		                   strstr(path, "expired=") ? expired_columns
 		                                            : columns);
 	free(path);
-	remote_close(&r);
-	return code;
-}
-
-/* What the guest itself says; only it knows its addresses for sure. */
-static void show_agent(json_t *agent)
-{
-	json_t *one, *address;
-	size_t i, k;
-
-	if (!json_is_true(json_object_get(agent, "connected")))
-		return;
-	printf("agent              %s, %s\n", remote_text(agent, "hostname"),
-	       remote_text(agent, "os"));
-	json_array_foreach(json_object_get(agent, "interfaces"), i, one)
-	{
-		printf("interface          %s", remote_text(one, "name"));
-		json_array_foreach(json_object_get(one, "addresses"), k,
-		                   address)
-		{
-			printf(" %s", json_string_value(address));
-		}
-		putchar('\n');
-	}
-}
-
-static void show_text(json_t *vm)
-{
-	static const char *const rows[] = {
-		"name",
-		"id",
-		"state",
-		"since",
-		"wanted",
-		"spec.project",
-		"spec.owner",
-		"spec.expires",
-		"spec.description",
-		"spec.engine",
-		"spec.image",
-		"spec.boot.kernel",
-		"spec.boot.cmdline",
-		"last_end.words",
-	};
-	char size[32];
-	json_t *one;
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(rows); i++)
-		if (remote_text(vm, rows[i])[0])
-			printf("%-18s %s\n", rows[i], remote_text(vm, rows[i]));
-	printf("%-18s %" PRId64 "\n", "revision",
-	       remote_number(vm, "revision"));
-	printf("%-18s %" PRId64 "\n", "spec.cpus",
-	       remote_number(vm, "spec.cpus"));
-	printf("%-18s %s\n", "spec.memory",
-	       format_size((u64)remote_number(vm, "spec.memory_bytes"), size,
-	                   sizeof(size)));
-	if (json_is_true(
-		json_object_get(json_object_get(vm, "spec"), "share_memory")))
-		printf("%-18s on\n", "spec.share_memory");
-	json_array_foreach(
-	    json_object_get(json_object_get(vm, "spec"), "disks"), i, one)
-	    printf("%-18s %s\n", "spec.disk", remote_text(one, "path"));
-	json_array_foreach(json_object_get(json_object_get(vm, "spec"), "nics"),
-	                   i, one)
-	    printf("%-18s %s %s %s\n", "spec.nic", remote_text(one, "type"),
-	           remote_text(one, "mac"), remote_text(one, "tap"));
-	show_agent(json_object_get(vm, "agent"));
-	if (json_is_true(json_object_get(vm, "saved")))
-		puts("saved              its start goes on from there");
-	if (json_is_true(json_object_get(vm, "restart_needed")))
-		puts("restart_needed     the definition was changed since it "
-		     "started");
-}
-
-static int show_one(struct remote *r, void *unused, const char *name)
-{
-	char *part = client_escape(name), *path = xasprintf("/v1/vms/%s", part);
-	int code = CODE_OK;
-	json_t *vm = remote_get(r, path, &code);
-
-	(void)unused;
-	free(part);
-	free(path);
-	if (!vm)
-		return code;
-	if (r->format == FORMAT_TABLE) {
-		show_text(vm);
-	} else if (r->format == FORMAT_NAME) {
-		puts(remote_text(vm, "name"));
-	} else {
-		remote_print_value(r, vm);
-	}
-	json_decref(vm);
-	return CODE_OK;
-}
-
-static int vm_show(int argc, char **argv)
-{
-	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
-	struct remote r = { 0 };
-	int code =
-	    remote_open(&r, "atoll vm show NAME...",
-	                "All that is known of a machine.", specs, argc, argv);
-
-	if (code < 0)
-		code = remote_each_machine(&r, show_one, NULL);
 	remote_close(&r);
 	return code;
 }

@@ -60,8 +60,10 @@ enum {
 	      OPT_APPEND },                                                    \
 	    { "disk", "FILE[,OPTION]...",                                      \
 	      "format=, readonly, cache=, serial=", OPT_DISK },                \
-	    { "net", "user|tap:T|NAME|none",                                   \
-	      "network cards (user); repeatable", OPT_NET },                   \
+	    { "net", "user|tap:T|NAME[,OPTION]...|none",                       \
+	      "network cards (user); repeatable; address=A, send=SIZE, "       \
+	      "receive=SIZE, frames=N, trusted",                               \
+	      OPT_NET },                                                       \
 	    { "publish", "[A:]PORT:PORT[/udp]",                                \
 	      "forward a host port to the guest", OPT_PUBLISH },               \
 	    { "device", "NAME", "testdev or debug-exit; repeatable",           \
@@ -169,6 +171,57 @@ static int add_disk(struct definition *d, const char *value, struct error *err)
 	return rc;
 }
 
+/* KEY=VALUE of a card in a network, or a word. */
+static int plug_option(json_t *nic, const char *part, struct error *err)
+{
+	static const struct {
+		const char *word, *key;
+	} limits[] = { { "send", "send_bytes_per_s" },
+		       { "receive", "receive_bytes_per_s" },
+		       { "frames", "send_frames_per_s" } };
+	size_t n = strcspn(part, "=");
+	u64 value = 0;
+
+	if (strcmp(part, "trusted") == 0)
+		return json_object_set_new(nic, "trusted", json_true());
+	if (strncmp(part, "address=", 8) == 0)
+		return json_object_set_new(nic, "address",
+		                           json_string(part + 8));
+	for (size_t i = 0; part[n] && i < ARRAY_SIZE(limits); i++) {
+		if (strlen(limits[i].word) != n ||
+		    strncmp(limits[i].word, part, n) != 0)
+			continue;
+		if (parse_size(part + n + 1, 1, &value, err) < 0)
+			return error_prefix(err, "--net");
+		return set_number(below(nic, "limits"), limits[i].key, value);
+	}
+	return error_set(err, -EINVAL,
+	                 "--net: %s is none of address=A, send=SIZE, "
+	                 "receive=SIZE, frames=N, trusted",
+	                 part);
+}
+
+static int add_plug(json_t *nics, const char *value, struct error *err)
+{
+	char *copy = xstrdup(value), *rest = copy, *part = strsep(&rest, ",");
+	json_t *nic =
+	    json_pack("{s:s, s:s}", "type", "network", "network", part);
+	int rc = 0;
+
+	if (!part[0] || strchr(part, ':') || strcmp(part, "tap") == 0)
+		rc = error_set(err, -EINVAL,
+		               "--net %s is none of user, tap:NAME, a "
+		               "network's name, none",
+		               value);
+	while (rc == 0 && (part = strsep(&rest, ",")))
+		rc = plug_option(nic, part, err);
+	if (rc == 0)
+		json_array_append(nics, nic);
+	json_decref(nic);
+	free(copy);
+	return rc;
+}
+
 static int add_net(struct definition *d, const char *value, struct error *err)
 {
 	json_t *nics = list_of(d->spec, "nics");
@@ -183,13 +236,7 @@ static int add_net(struct definition *d, const char *value, struct error *err)
 		return json_array_append_new(
 		    nics,
 		    json_pack("{s:s, s:s}", "type", "tap", "tap", value + 4));
-	if (!value[0] || strchr(value, ':') || strcmp(value, "tap") == 0)
-		return error_set(err, -EINVAL,
-		                 "--net %s is none of user, tap:NAME, a "
-		                 "network's name, none",
-		                 value);
-	return json_array_append_new(
-	    nics, json_pack("{s:s, s:s}", "type", "network", "network", value));
+	return add_plug(nics, value, err);
 }
 
 static int add_tag(struct definition *d, const char *value, struct error *err)
@@ -231,7 +278,7 @@ static int set_autostart(struct definition *d, const char *value,
 	int rc = no ? 0 : parse_u64(value, 0, 1000000, &order, err);
 
 	if (rc < 0)
-		return error_prefix(err, "--autostart: ");
+		return error_prefix(err, "--autostart");
 	json_object_set_new(a, "enabled", json_boolean(!no));
 	return set_number(a, "order", order);
 }
@@ -271,22 +318,22 @@ static int take_number(struct definition *d, int id, const char *value,
 
 	if (id == OPT_MEMORY) {
 		rc = parse_size(value, 1, &n, err);
-		return rc < 0 ? error_prefix(err, "--memory: ")
+		return rc < 0 ? error_prefix(err, "--memory")
 		              : set_number(d->spec, "memory_bytes", n);
 	}
 	if (id == OPT_CPUS) {
 		rc = parse_u64(value, 1, 64, &n, err);
-		return rc < 0 ? error_prefix(err, "--cpus: ")
+		return rc < 0 ? error_prefix(err, "--cpus")
 		              : set_number(d->spec, "cpus", n);
 	}
 	if (id == OPT_MAX_CPUS) {
 		rc = parse_u64(value, 0, 64, &n, err);
-		return rc < 0 ? error_prefix(err, "--max-cpus: ")
+		return rc < 0 ? error_prefix(err, "--max-cpus")
 		              : set_number(d->spec, "max_cpus", n);
 	}
 	rc = parse_duration(value, &n, err);
 	if (rc < 0)
-		return error_prefix(err, "--stop-timeout: ");
+		return error_prefix(err, "--stop-timeout");
 	return set_number(d->spec, "stop_timeout_s",
 	                  (n + NSEC_PER_SEC - 1) / NSEC_PER_SEC);
 }

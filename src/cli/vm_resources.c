@@ -2,12 +2,14 @@
 #include "cli/vm_resources.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/error.h"
 #include "base/units.h"
 
-enum value { TEXT, NUMBER, SIZE, SWITCH };
+enum value { TEXT, NUMBER, SIZE, SWITCH, UNTIL };
 
 /* In the order of RESOURCE_OPTIONS. */
 static const struct {
@@ -17,7 +19,7 @@ static const struct {
 } keys[] = {
 	{ "project", false, TEXT },
 	{ "owner", false, TEXT },
-	{ "expires", false, TEXT },
+	{ "expires", false, UNTIL },
 	{ "cpu_weight", true, NUMBER },
 	{ "cpu_limit", true, NUMBER },
 	{ "cpu_reservation", true, NUMBER },
@@ -31,10 +33,45 @@ static const struct {
 	{ "share_memory", false, SWITCH },
 };
 
+/* "--cpu-limit": as it was written. */
+static const char *option_of(size_t i, char *room, size_t size)
+{
+	size_t n;
+
+	snprintf(room, size, "--%s", keys[i].key);
+	n = strlen(room);
+	if (n > 6 && strcmp(room + n - 6, "_bytes") == 0)
+		room[n - 6] = '\0';
+	for (char *c = room; *c; c++)
+		if (*c == '_')
+			*c = '-';
+	return room;
+}
+
+/* A time as it is, in how long, or none: what goes into the definition. */
+static json_t *until(const char *value)
+{
+	size_t length = strlen(value);
+	char text[32];
+	struct tm tm;
+	time_t at;
+	u64 ns;
+
+	if (!length || strcmp(value, "none") == 0)
+		return json_null();
+	if (!strchr("smhd", value[length - 1]) ||
+	    parse_duration(value, &ns, NULL) < 0)
+		return json_string(value);
+	at = time(NULL) + (time_t)(ns / NSEC_PER_SEC);
+	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&at, &tm));
+	return json_string(text);
+}
+
 int resources_option(json_t *spec, int id, const char *value, struct error *err)
 {
 	size_t i = (size_t)(id - OPT_RESOURCES);
 	json_t *to = spec, *what;
+	char room[40];
 	u64 n = 0;
 	int rc = 0;
 
@@ -56,12 +93,14 @@ int resources_option(json_t *spec, int id, const char *value, struct error *err)
 		rc = error_set(err, -EINVAL, "'%s' is neither on nor off",
 		               value);
 	if (rc < 0)
-		return error_prefix(err, "%s: ", keys[i].key);
+		return error_prefix(err, "%s",
+		                    option_of(i, room, sizeof(room)));
 	if (keys[i].value == SWITCH)
 		return json_object_set_new(
 		    to, keys[i].key, json_boolean(strcmp(value, "on") == 0));
-	what = keys[i].value == TEXT ? json_string(value)
-	                             : json_integer((json_int_t)n);
+	what = keys[i].value == UNTIL  ? until(value)
+	       : keys[i].value == TEXT ? json_string(value)
+	                               : json_integer((json_int_t)n);
 	return json_object_set_new(to, keys[i].key, what) < 0
 	           ? error_set(err, -EINVAL, "%s is not UTF-8", keys[i].key)
 	           : 0;

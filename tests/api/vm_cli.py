@@ -212,6 +212,46 @@ class Cli(unittest.TestCase):
         self.bad(9, "nope", "vm", "delete", "web3", "nope", "--yes")
         self.good("vm", "create", "web3", *TINY)
 
+    def test_19_shown(self):
+        """What a machine gets of the host, as it was said and is shown."""
+        self.good("vm", "create", "shown", *TINY, "--cpu-weight", "300",
+                  "--cpu-limit", "150", "--memory-max", "64M", "--max-cpus",
+                  "3", "--tag", "tier=web", "--restart", "on-failure",
+                  "--expires", "30d")
+        shown = self.good("vm", "show", "shown")
+        for line in (r"cpu_weight +300", r"cpu_limit +150 %",
+                     r"memory_max +64 MiB", r"spec.cpus +1, 3 at most",
+                     r"spec.tag +tier=web", r"spec.restart +on-failure"):
+            self.assertRegex(shown, f"(?m)^{line}$")
+        self.assertNotIn("io_weight", shown)
+        ends = time.mktime(time.strptime(
+            re.search(r"spec.expires +(\S+)", shown)[1],
+            "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
+        self.assertAlmostEqual(ends, time.time() + 30 * 86400, delta=600)
+        self.good("vm", "set", "shown", "--expires", "none",
+                  "--cpu-weight", "100")
+        self.assertNotRegex(self.good("vm", "show", "shown"),
+                            "expires|cpu_weight")
+        self.good("net", "create", "wire", "--isolated", "--cidr",
+                  "10.91.0.0/24")
+        self.good("vm", "set", "shown", "--net",
+                  "wire,address=10.91.0.9,send=1M,frames=100,trusted")
+        nic, = json.loads(self.good("vm", "show", "shown", "-o", "json")
+                          )["spec"]["nics"]
+        self.assertEqual((nic["network"], nic["address"], nic["trusted"],
+                          nic["limits"]), ("wire", "10.91.0.9", True, {
+                              "send_bytes_per_s": 1 << 20,
+                              "receive_bytes_per_s": 0,
+                              "send_frames_per_s": 100}))
+        self.bad(2, "--net: color=red is none of", "vm", "set", "shown",
+                 "--net", "wire,color=red")
+        self.bad(2, "--cpu-limit: '-5' is not a number", "vm", "set",
+                 "shown", "--cpu-limit", "-5")
+        self.bad(2, "--memory-limit: 'x' is not a size", "vm", "set",
+                 "shown", "--memory-limit", "x")
+        self.good("vm", "delete", "shown", "--yes")
+        self.good("net", "delete", "wire")
+
     def top_fits_its_screen(self):
         """Nothing wraps or scrolls, and a screen of another size is drawn
         anew at once."""
