@@ -32,7 +32,7 @@ static int number(const struct body_key *k, const char *value, json_t **to,
 	rc = k->value == BODY_SIZE ? parse_size(value, 1, &n, err)
 	                           : parse_u64(value, 0, INT64_MAX, &n, err);
 	if (rc < 0)
-		return error_prefix(err, "%s: ", k->key);
+		return error_prefix(err, "%s", k->key);
 	*to = json_integer((json_int_t)n);
 	return 0;
 }

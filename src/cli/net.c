@@ -89,7 +89,7 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 		return 0;
 	case OPT_MTU:
 		if (parse_u64(value, 576, 65521, &n, err) < 0)
-			return error_prefix(err, "--mtu: ");
+			return error_prefix(err, "--mtu");
 		json_object_set_new(body, "mtu", json_integer((json_int_t)n));
 		return 0;
 	default:
@@ -438,7 +438,7 @@ json_t *net_find(const char *name, struct error *err)
 	if (rc == 0)
 		rc = client_call(client, "GET", path, NULL, &n, err);
 	if (rc < 0)
-		error_prefix(err, "--net %s: ", name);
+		error_prefix(err, "--net %s", name);
 	client_close(client);
 	free(path);
 	return n;

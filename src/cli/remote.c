@@ -42,7 +42,7 @@ static int set_timeout(struct remote *r, const char *value, struct error *err)
 	int rc = parse_duration(value, &ns, err);
 
 	if (rc < 0)
-		return error_prefix(err, "--timeout: ");
+		return error_prefix(err, "--timeout");
 	r->timeout_s = MAX((ns + NSEC_PER_SEC - 1) / NSEC_PER_SEC, (u64)1);
 	return 0;
 }

@@ -198,7 +198,7 @@ static int plug_in(struct run_machine *m, const struct run_options *o,
 	}
 	json_decref(card);
 	json_decref(network);
-	return rc < 0 ? error_prefix(err, "--net %s: ", o->nets[i]) : fd;
+	return rc < 0 ? error_prefix(err, "--net %s", o->nets[i]) : fd;
 }
 
 static int open_net(struct run_machine *m, const struct run_options *o,

@@ -523,7 +523,7 @@ static int make_copy(json_t *disk, struct error *err)
 	int fd, rc = image_create(&how, err);
 
 	if (rc < 0)
-		return error_prefix(err, "cannot make the copy of a disk: ");
+		return error_prefix(err, "cannot make the copy of a disk");
 	fd = open(how.path, O_RDWR | O_CLOEXEC);
 	return fd < 0 ? error_set(err, -errno, "cannot open %s: %s", how.path,
 	                          strerror(errno))

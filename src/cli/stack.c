@@ -70,7 +70,7 @@ static int set_memory(json_t *machine, struct error *err)
 		return error_set(err, -EINVAL,
 		                 "memory is not a size, such as 512M");
 	if (parse_size(json_string_value(memory), 1, &bytes, err) < 0)
-		return error_prefix(err, "memory: ");
+		return error_prefix(err, "memory");
 	json_object_del(machine, "memory");
 	json_object_set_new(machine, "memory_bytes",
 	                    json_integer((json_int_t)bytes));
@@ -96,7 +96,7 @@ static int read_machine(struct stack *s, json_t *machine, struct error *err)
 	if (!json_is_string(json_object_get(machine, "name")))
 		return error_set(err, -EINVAL, "a machine without a name");
 	if (set_memory(machine, err) < 0)
-		return error_prefix(err, "%s: ", remote_text(machine, "name"));
+		return error_prefix(err, "%s", remote_text(machine, "name"));
 	whole_path(s, json_object_get(machine, "boot"), "kernel");
 	whole_path(s, json_object_get(machine, "boot"), "initrd");
 	json_array_foreach(json_object_get(machine, "disks"), i, disk)
@@ -149,11 +149,11 @@ static int read_file(struct stack *s, const char *path, struct error *err)
 			                 path, key);
 	}
 	if (read_networks(s, err) < 0)
-		return error_prefix(err, "%s: ", path);
+		return error_prefix(err, "%s", path);
 	json_array_foreach(machines, i, one)
 	{
 		if (read_machine(s, one, err) < 0)
-			return error_prefix(err, "%s: ", path);
+			return error_prefix(err, "%s", path);
 	}
 	return 0;
 }

@@ -185,7 +185,7 @@ static int open_file(struct store **out, const char *path, const char *tables,
 		rc =
 		    tables ? store_tables(s, tables, err) : make_tables(s, err);
 	if (rc < 0) {
-		error_prefix(err, "%s: ", path);
+		error_prefix(err, "%s", path);
 		store_close(s);
 		return rc;
 	}

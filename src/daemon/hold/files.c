@@ -216,8 +216,7 @@ static int plug_in(struct hold_files *f, json_t *nic, unsigned index,
 
 	rc = cable_plug(&f->cables[f->cable_count], &config, &fd, err);
 	if (rc < 0)
-		return error_prefix(err,
-		                    "network %s: ", text_of(nic, "network"));
+		return error_prefix(err, "network %s", text_of(nic, "network"));
 	f->cable_count++;
 	return fd;
 }
