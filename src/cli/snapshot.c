@@ -512,6 +512,8 @@ static int revert(const struct wish *w, const struct snapshots *s,
 		                "revert");
 	if (rc == 0) {
 		disk_progress_begin(&bar, "putting back", w->remote.quiet);
+		if (w->of.folder)
+			bar.progress.step = snapshot_tell_far;
 		rc = snapshot_put_back(&w->of, s, w->name, &bar.progress, err);
 		disk_progress_end(&bar);
 		if (!w->of.folder)

@@ -123,6 +123,9 @@ int snapshot_remote_diff(const struct snapshot_of *of,
 
 /* ---- snapshot_revert.c ---- */
 
+/* How far it is, for the daemon, which has our output go to a file: in its
+ * first bytes. */
+void snapshot_tell_far(void *ctx, u64 done, u64 total);
 /* Disks first, the state last; the machine does not run. */
 int snapshot_put_back(const struct snapshot_of *of, const struct snapshots *s,
                       const char *name, const struct image_progress *progress,

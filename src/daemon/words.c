@@ -23,8 +23,14 @@ void words_add_socket(struct words *w, const struct vm *vm)
 struct job *words_start(struct words *w, struct loop *loop, job_fn *done,
                         void *ctx, struct error *err)
 {
-	struct job *job = job_start(loop, (const char *const *)(void *)w->word,
-	                            done, ctx, err);
+	return words_start_to(w, loop, -1, done, ctx, err);
+}
+
+struct job *words_start_to(struct words *w, struct loop *loop, int out,
+                           job_fn *done, void *ctx, struct error *err)
+{
+	struct job *job = job_start_to(
+	    loop, (const char *const *)(void *)w->word, out, done, ctx, err);
 
 	while (w->count)
 		free(w->word[--w->count]);

@@ -20,3 +20,6 @@ void words_add_socket(struct words *w, const struct vm *vm);
 /* job_start(); the words are gone afterwards. */
 struct job *words_start(struct words *w, struct loop *loop, job_fn *done,
                         void *ctx, struct error *err);
+/* The same, and what it prints goes to out. */
+struct job *words_start_to(struct words *w, struct loop *loop, int out,
+                           job_fn *done, void *ctx, struct error *err);

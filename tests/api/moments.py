@@ -174,6 +174,30 @@ class Moments(unittest.TestCase):
                 return
         self.fail(f"nothing between its begin and its end: {told}")
 
+    def test_how_far_a_revert_is(self):
+        d = self.d.start()
+        self.disk.write_bytes(os.urandom(48 << 20))
+        self.up()
+        d.do("POST", ALL, {"name": "old"})
+        d.do("POST", AT + "/kill")
+        for _ in range(10):
+            asked = d.call("POST", ALL + "/old/revert").json["id"]
+            pid = self.worker(asked)
+            try:
+                self.slowed(pid or 0x7fffffff, asked)
+            except ProcessLookupError:  # it was through before
+                pass
+            self.assertEqual(d.ended(asked)["state"], "succeeded")
+            told = [e["data"] for e in d.call(
+                "GET", "/v1/events?limit=1000").json["events"]
+                if e["task"] == asked]
+            percents = [t["progress"] for t in told]
+            self.assertEqual(percents, sorted(percents))
+            self.assertEqual(percents[-1], 100)
+            if any(30 < p < 90 for p in percents):
+                return
+        self.fail(f"nothing between its begin and its end: {percents}")
+
     def test_its_process_killed(self):
         d = self.d.start()
         self.up()

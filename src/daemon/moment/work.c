@@ -7,11 +7,15 @@
  * at it, and finds what is there already.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/units.h"
 #include "daemon/api.h"
 #include "daemon/moment/moment.h"
 #include "daemon/store.h"
@@ -62,7 +66,7 @@ static void start(struct task *t, struct words *w, job_fn *over)
 {
 	struct error err = { 0 };
 
-	t->job = words_start(w, t->vm->daemon->loop, over, t, &err);
+	t->job = words_start_to(w, t->vm->daemon->loop, t->out, over, t, &err);
 	if (!t->job)
 		task_fail_error(t, &err);
 }
@@ -216,6 +220,27 @@ static void put_back(void *ctx, const char *words)
 		fail_of(t, words);
 }
 
+/* The process says in its output's first bytes how far it is. */
+static void look_at_copies(struct task *t)
+{
+	u64 done = 0, total = 0;
+	char said[64] = "", a[32], b[32], words[128];
+
+	if (t->timer.index)
+		return;
+	if (t->out >= 0 && pread(t->out, said, sizeof(said) - 1, 0) > 0 &&
+	    sscanf(said, "%" SCNu64 " %" SCNu64, &done, &total) == 2 &&
+	    total > 0 && done <= total) {
+		snprintf(words, sizeof(words),
+		         "copying its disks back: %s of %s",
+		         format_size(done, a, sizeof(a)),
+		         format_size(total, b, sizeof(b)));
+		task_progress(t, 30 + (int)((double)done / (double)total * 60),
+		              words);
+	}
+	task_arm_ms(t, LOOK_MS);
+}
+
 static void put_it_back(struct task *t)
 {
 	json_t *then = moment_find(t->vm, text(t, "snapshot"));
@@ -235,7 +260,10 @@ static void put_it_back(struct task *t)
 	words_add(&w, xstrdup(t->vm->name));
 	words_add(&w, xstrdup(text(t, "snapshot")));
 	task_progress(t, 30, "copying its disks back");
+	t->out = memfd_create("revert", MFD_CLOEXEC);
 	start(t, &w, put_back);
+	if (t->job)
+		task_arm_ms(t, TICK_MS);
 }
 
 void moment_revert_changed(struct task *t)
@@ -245,7 +273,7 @@ void moment_revert_changed(struct task *t)
 	if (t->step == STARTING) {
 		operate_start_changed(t);
 	} else if (t->job) {
-		return;
+		look_at_copies(t);
 	} else if (vm->state == VM_STOPPED && !vm->holder) {
 		put_it_back(t);
 	} else if (!is_set(t, "force")) {
