@@ -22,6 +22,11 @@ struct block *live_open(struct block *b);
  * next change. */
 struct block *live_image(struct block *live);
 
+/* How many files the disk's image lies on, data files included. No more than
+ * so many: who starts the machine again has to open them all. */
+enum { LIVE_BELOW_MAX = 32 };
+unsigned live_below(struct block *live);
+
 /* A larger size; requests wait meanwhile. */
 int live_grow(struct block *live, u64 size, struct error *err) MUST_CHECK;
 
@@ -48,7 +53,8 @@ struct live_record {
  * image, which nobody writes any more. overlay is a new qcow2 image of the
  * same size, open for writing with IMAGE_OPEN_NO_BACKING, whose header names
  * the present image. Taken over, and closed, if this succeeds; else it stays
- * the caller's. Bitmaps that record go on in the overlay,
+ * the caller's. -E2BIG: there would be too many files below. Bitmaps that
+ * record go on in the overlay,
  * as they do in whatever qcow2 image a job puts in the disk's place.
  */
 int live_snapshot(struct block *live, struct block *overlay,

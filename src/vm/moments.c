@@ -455,6 +455,9 @@ static int open_overlay(struct forking *f, json_t *disk, struct error *err)
 	return rc;
 }
 
+_Static_assert((int)LIVE_BELOW_MAX <= (int)MACHINE_CHAIN_MAX,
+               "a copy can name all of the files");
+
 static int check_disks(const struct forking *f, struct error *err)
 {
 	const struct machine_config *c = &f->moments->config->machine;
@@ -467,7 +470,18 @@ static int check_disks(const struct forking *f, struct error *err)
 			return error_set(err, -EINVAL,
 			                 "disk %u has no overlay to go on in",
 			                 i);
-		/* Of images with a path others know how many there are. */
+		if (f->overlay[i] && !f->moments->config->disk_private[i] &&
+		    live_below(machine_disk(f->moments->machine, i)) >=
+		        LIVE_BELOW_MAX) {
+			error_set(err, -E2BIG,
+			          "disk %u lies on %d files, one for each time "
+			          "that it was copied or saved",
+			          i, LIVE_BELOW_MAX);
+			return error_hint(err,
+			                  "atoll disk rebase NAME:vd%c makes "
+			                  "one of them",
+			                  'a' + (char)i);
+		}
 		if (f->overlay[i] && f->moments->config->disk_private[i] &&
 		    chain->count >= ARRAY_SIZE(chain->file)) {
 			error_set(err, -E2BIG,

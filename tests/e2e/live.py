@@ -124,6 +124,29 @@ def chains():
     finish(guest, path)
 
 
+def longest_chain():
+    """No longer than who starts the machine again can open; what is refused
+    leaves nothing, and the way out is there."""
+    path = make("l.qcow2")
+    guest = boot(path, "l")
+    for n in range(32):
+        result = disk("snapshot", "l:vda", "--name", str(n))
+        if result.returncode:
+            break
+    check("it lies on 32 files", len(layers("l")) == 33, (n, result))
+    before = set(os.listdir(work))
+    refused("one more", disk("snapshot", "l:vda"), 1, "32 files already")
+    refused("a copy", command("fork", "--rm", "l"), 1, "lies on 32 files")
+    left = set(os.listdir(work)) ^ before
+    check("no file is left", left <= {"s"}, left)
+    check("it goes on", guest.goes_on(10), guest.said)
+    finish(guest, path)
+    guest = boot(path, "l")
+    done("commit of all", disk("commit", "l:vda", "--all"))
+    check("it lies on none", layers("l") == ["l.qcow2"], layers("l"))
+    finish(guest, path)
+
+
 def held(guest):
     """Files that its process has open, and that have no name any more."""
     folder = f"/proc/{guest.worker()}/fd"
@@ -449,6 +472,7 @@ def hostile():
 
 
 chains()
+longest_chain()
 rebases()
 a_snapshot_stays()
 mirrors()

@@ -13,6 +13,11 @@ struct block *chain_backing(struct block *b)
 	return b->driver == &qcow2_driver ? qcow2_of(b)->backing : NULL;
 }
 
+unsigned chain_has_data_file(struct block *b)
+{
+	return b->driver == &qcow2_driver && qcow2_of(b)->external;
+}
+
 struct block *chain_swap_backing(struct block *b, struct block *backing)
 {
 	struct qcow2 *q = qcow2_of(b);

@@ -10,6 +10,8 @@
 
 /* The backing image; borrowed. NULL: none, or a format without. */
 struct block *chain_backing(struct block *b);
+/* 1 or 0: whether its contents are in a file besides. */
+unsigned chain_has_data_file(struct block *b);
 /* Put another one (or NULL) below b, taken over; the old one is returned, and
  * now the caller's. b must be of a format that has backing images. */
 struct block *chain_swap_backing(struct block *b, struct block *backing);

@@ -478,7 +478,30 @@ void live_release(struct live *l)
 
 /* ---- external snapshot ---- */
 
-static int check_overlay(const struct live *l, struct block *overlay,
+unsigned live_below(struct block *live)
+{
+	struct live *l = live_of(live);
+	unsigned count = 0;
+
+	pthread_rwlock_rdlock(&l->graph);
+	for (struct block *b = l->under, *next; b; b = next) {
+		next = chain_backing(b);
+		count += (next ? 1 : 0) + chain_has_data_file(b);
+	}
+	pthread_rwlock_unlock(&l->graph);
+	return count;
+}
+
+static int too_deep(struct error *err)
+{
+	error_set(err, -E2BIG, "the disk lies on %d files already, the most",
+	          LIVE_BELOW_MAX);
+	return error_hint(err, "atoll disk commit NAME:DISK makes fewer of "
+	                       "them; where others need them, atoll disk "
+	                       "rebase");
+}
+
+static int check_overlay(struct live *l, struct block *overlay,
                          struct error *err)
 {
 	struct image_details d;
@@ -492,6 +515,8 @@ static int check_overlay(const struct live *l, struct block *overlay,
 		               "this disk");
 	else if (overlay->info.readonly || l->block.info.readonly)
 		rc = error_set(err, -EROFS, "the disk is read-only");
+	else if (live_below(&l->block) >= LIVE_BELOW_MAX)
+		rc = too_deep(err);
 	else if (block_size(overlay) != block_size(&l->block) ||
 	         overlay->info.sector > l->block.info.sector)
 		rc = error_set(err, -EINVAL,
