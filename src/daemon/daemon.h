@@ -237,6 +237,8 @@ int task_write_params(struct task *task, struct error *err) MUST_CHECK;
 /* It ends soon, if it has not ended by itself. */
 void task_cancel(struct task *task);
 json_t *task_json(const struct task *task);
+/* Of a machine's queue the one whose turn it is; NULL: none. */
+struct task *task_next_to_run(const struct vm *vm);
 /* Of any age; NULL: there is none. */
 json_t *task_find_json(struct daemon *d, s64 id);
 struct task *task_find_active(struct daemon *d, s64 id);

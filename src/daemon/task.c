@@ -404,7 +404,7 @@ static bool passes(const struct task *t)
 
 /* The first one; or the first that passes those before it, if all of them are
  * long ones. */
-static struct task *next_to_run(const struct vm *vm)
+struct task *task_next_to_run(const struct vm *vm)
 {
 	struct task *t = vm->queue;
 
@@ -433,7 +433,7 @@ void task_run_queue(struct vm *vm)
 
 	/* One that begins may end at once. */
 	while (!vm->clearing && !vm->deleted && !vm->arriving &&
-	       (t = next_to_run(vm)))
+	       (t = task_next_to_run(vm)))
 		run(t);
 }
 
