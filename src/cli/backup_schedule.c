@@ -23,6 +23,7 @@ enum {
 	OPT_KEEP_DAILY,
 	OPT_KEEP_WEEKLY,
 	OPT_FULL_EVERY,
+	OPT_FREEZE,
 	OPT_OFF,
 };
 
@@ -105,6 +106,9 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 		return take_number(keep, "weekly", value, err);
 	case OPT_FULL_EVERY:
 		return take_number(w->body, "full_every", value, err);
+	case OPT_FREEZE:
+		json_object_set_new(w->body, "freeze", json_true());
+		return 0;
 	default:
 		w->off = true;
 		return 0;
@@ -193,6 +197,10 @@ int backup_schedule(int argc, char **argv)
 		  OPT_KEEP_WEEKLY },
 		{ "full-every", "N", "each Nth is whole (7); 0: none has to be",
 		  OPT_FULL_EVERY },
+		{ "freeze", NULL,
+		  "their file systems stand still as each begins, by the "
+		  "guest's agent",
+		  OPT_FREEZE },
 		{ "off", NULL, "not by themselves any more", OPT_OFF },
 		{ "all", NULL, "all machines", OPT_ALL },
 		REMOTE_OPTIONS,

@@ -138,7 +138,14 @@ class Still(unittest.TestCase):
         self.assertFalse(any("freeze" in json.dumps(b) for b in self.d.call(
             "GET", "/v1/backups").json["backups"]))
 
-    def test_4_stopped(self):
+    def test_4_schedule(self):
+        self.atoll("backup", "schedule", "guest", "--every", "1s", "--freeze")
+        wait_for(lambda: "thaw" in self.run_in("cat /ran/still"), SLOW)
+        self.atoll("backup", "schedule", "guest", "--off")
+        wait_for(lambda: not self.d.vm("guest")["task"], SLOW)
+        self.assertIn("freeze", self.stood_still())
+
+    def test_5_stopped(self):
         """One that does not run needs nobody to stand still."""
         self.d.do("POST", "/v1/vms/guest/kill")
         self.atoll("backup", "create", "guest", "--freeze")

@@ -120,9 +120,11 @@ static int take_keep(struct backup_plan *p, json_t *keep, struct error *err)
 int backup_plan_parse(struct backup_plan *out, json_t *o, struct error *err)
 {
 	static const char *const keys[] = { "every_s", "at",         "days",
-		                            "keep",    "full_every", NULL };
+		                            "keep",    "full_every", "freeze",
+		                            NULL };
 	struct backup_plan p = { .days = DAYS_ALL, .full_every = KEPT_WHOLE };
 	json_t *at = json_object_get(o, "at");
+	json_t *freeze = json_object_get(o, "freeze");
 	int rc = known(o, keys, "a schedule", err);
 
 	if (rc == 0)
@@ -140,6 +142,10 @@ int backup_plan_parse(struct backup_plan *out, json_t *o, struct error *err)
 		rc = take_keep(&p, json_object_get(o, "keep"), err);
 	if (rc == 0)
 		rc = take(o, "full_every", 0, KEEP_MAX, &p.full_every, err);
+	if (rc == 0 && freeze && !json_is_boolean(freeze))
+		rc =
+		    error_set(err, -EINVAL, "freeze is neither true nor false");
+	p.freeze = json_is_true(freeze);
 	if (rc == 0)
 		*out = p;
 	return rc;
@@ -149,10 +155,10 @@ json_t *backup_plan_json(const struct backup_plan *p)
 {
 	json_t *days = json_array();
 	char at[16];
-	json_t *o =
-	    json_pack("{s:{s:i, s:i, s:i}, s:i}", "keep", "last",
-	              (int)p->keep_last, "daily", (int)p->keep_daily, "weekly",
-	              (int)p->keep_weekly, "full_every", (int)p->full_every);
+	json_t *o = json_pack("{s:{s:i, s:i, s:i}, s:i, s:b}", "keep", "last",
+	                      (int)p->keep_last, "daily", (int)p->keep_daily,
+	                      "weekly", (int)p->keep_weekly, "full_every",
+	                      (int)p->full_every, "freeze", (int)p->freeze);
 
 	for (u32 d = 0; d < ARRAY_SIZE(day_names); d++)
 		if (p->days >> d & 1)

@@ -18,6 +18,7 @@ struct backup_plan {
 	u32 keep_last; /* as they come; all three 0: all are kept */
 	u32 keep_daily, keep_weekly;
 	u32 full_every; /* each nth is whole; 0: none has to be */
+	u32 freeze;     /* 1: the guest's file systems stand still for it */
 };
 
 /* Of what a client sent: all checked, defaults put in. -EINVAL with words. */

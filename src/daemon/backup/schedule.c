@@ -188,6 +188,8 @@ static void begin(struct backup_schedule *s, struct vm *vm)
 		    chain_length(d, vm->id) >= s->plan.full_every)
 			json_object_set_new(params, "kind",
 			                    json_string("full"));
+		if (s->plan.freeze)
+			json_object_set_new(params, "freeze", json_true());
 		t = task_new(vm, "backup", params, CALLER, &err);
 	}
 	if (!t) {

@@ -76,6 +76,7 @@ static void what_makes_no_sense_is_refused(void **state)
 		"{\"at\": \"02:00\", \"keep\": {\"last\": -1}}",
 		"{\"at\": \"02:00\", \"keep\": {\"yearly\": 1}}",
 		"{\"at\": \"02:00\", \"full_every\": true}",
+		"{\"at\": \"02:00\", \"freeze\": 1}",
 		"{\"at\": \"02:00\", \"other\": 1}",
 	};
 	struct backup_plan p = { 0 }, none = { 0 };
@@ -96,6 +97,7 @@ static void what_is_shown_is_read_again(void **state)
 		"{\"at\": \"00:00\", \"days\": [\"sunday\", \"friday\"]}",
 		"{\"at\": \"00:00\", \"keep\": {\"last\": 3, \"daily\": 7}}",
 		"{\"every_s\": 60, \"keep\": {\"weekly\": 4}}",
+		"{\"every_s\": 60, \"freeze\": true}",
 	};
 
 	(void)state;
