@@ -192,6 +192,26 @@ s64 call_number(struct call *c, const char *name, s64 min, s64 max,
 	return fallback;
 }
 
+const char *call_word(struct call *c, const char *name,
+                      const char *const *words)
+{
+	char room[32], all[200] = "";
+	const char *text = call_query(c, name, room, sizeof(room));
+	size_t n = 0;
+
+	if (!text)
+		return NULL;
+	for (size_t i = 0; words[i]; i++) {
+		if (strcmp(words[i], text) == 0)
+			return words[i];
+		n += (size_t)snprintf(all + n, sizeof(all) - n, "%s%s",
+		                      i ? ", " : "", words[i]);
+	}
+	error_set(&c->err, -EINVAL, "%s is none of %s", name, all);
+	call_fail_error(c, -EINVAL);
+	return NULL;
+}
+
 struct vm *call_vm(struct call *c)
 {
 	struct vm *vm = vm_find(c->daemon, c->params[0]);

@@ -80,6 +80,10 @@ bool call_flag(struct call *c, const char *name, bool *on);
 /* NULL: not asked for. Valid until the next call of this. */
 const char *call_query(struct call *c, const char *name, char *room,
                        size_t size);
+/* One of the words (NULL-ended) of the query, or NULL; fails the call where it
+ * is another. */
+const char *call_word(struct call *c, const char *name,
+                      const char *const *words);
 /* A number of the query in its range, or fallback; fails the call. */
 s64 call_number(struct call *c, const char *name, s64 min, s64 max,
                 s64 fallback);

@@ -14,9 +14,11 @@ enum { LIST_MAX = 1000, LIST_USUAL = 100, WAIT_MAX_S = 60 };
 
 void api_task_list(struct call *c)
 {
-	char state_room[16], vm_room[PARAM_MAX];
-	const char *state =
-	    call_query(c, "state", state_room, sizeof(state_room));
+	static const char *const states[] = { "queued",    "running",
+		                              "succeeded", "failed",
+		                              "cancelled", NULL };
+	char vm_room[PARAM_MAX];
+	const char *state = call_word(c, "state", states);
 	const char *name = call_query(c, "vm", vm_room, sizeof(vm_room));
 	s64 limit = call_number(c, "limit", 1, LIST_MAX, LIST_USUAL);
 	s64 before = call_number(c, "before", 0, INT64_MAX, INT64_MAX);

@@ -98,13 +98,15 @@ static bool no_network(struct call *c, const char *name)
 static bool no_image(struct call *c, const char *name)
 {
 	error_set(&c->err, -EINVAL, "there is no image %s", name);
+	error_hint(&c->err, "atoll image list shows what there is; atoll image "
+	                    "build debian:12 makes one");
 	call_fail_error(c, -EINVAL);
 	return false;
 }
 
 /* Images and networks that a definition names anew are such as the caller can
- * see; others are not there for him. Who sees all may name an image before it
- * is made. */
+ * see; others are not there for him. Of what is restored or copied the image
+ * may be gone: its machine has what it needs. */
 static bool names_own(struct call *c, json_t *spec, json_t *old)
 {
 	const char *image = json_string_value(json_object_get(spec, "image"));
@@ -203,13 +205,16 @@ bool call_may_make_vm(struct call *c, json_t *spec, bool own_files)
 void api_vm_create(struct call *c)
 {
 	json_t *spec = spec_parse(c->body, &c->err);
+	const char *image;
 	char id[ID_SIZE];
 
 	if (!spec) {
 		call_fail_error(c, -EINVAL);
 		return;
 	}
-	if (!call_may_make_vm(c, spec, false)) {
+	image = json_string_value(json_object_get(spec, "image"));
+	if (!call_may_make_vm(c, spec, false) ||
+	    (image && !call_sees_image(c, image) && !no_image(c, image))) {
 		json_decref(spec);
 		return;
 	}

@@ -33,23 +33,26 @@ static bool has_tag(const struct vm *vm, const char *wanted)
 
 /* What a list is asked to be narrowed to; "" or false: not by that. */
 struct wanted {
-	char state[16], tag[300], project[PROJECT_SIZE], owner[130];
+	const char *state; /* NULL: any */
+	char tag[300], project[PROJECT_SIZE], owner[130];
 	bool expired, brief;
 };
 
 static void read_wanted(struct call *c, struct wanted *w)
 {
-	char expired[8], view[8];
+	static const char *const views[] = { "whole", "brief", NULL };
+	static const char *const states[] = { "stopped", "starting", "running",
+		                              "paused", NULL };
+	const char *view = call_word(c, "view", views);
 
 	memset(w, 0, sizeof(*w));
-	call_query(c, "state", w->state, sizeof(w->state));
+	w->state = call_word(c, "state", states);
 	call_query(c, "tag", w->tag, sizeof(w->tag));
 	call_query(c, "project", w->project, sizeof(w->project));
 	call_query(c, "owner", w->owner, sizeof(w->owner));
-	w->expired = call_query(c, "expired", expired, sizeof(expired)) &&
-	             strcmp(expired, "true") == 0;
-	w->brief = call_query(c, "view", view, sizeof(view)) &&
-	           strcmp(view, "brief") == 0;
+	w->brief = view && strcmp(view, "brief") == 0;
+	/* What fails has failed the call. */
+	w->expired = call_flag(c, "expired", &w->expired) && w->expired;
 }
 
 static bool owned_by(const struct vm *vm, const char *who)
@@ -62,8 +65,7 @@ static bool owned_by(const struct vm *vm, const char *who)
 
 static bool is_wanted(const struct vm *vm, const struct wanted *w, s64 now)
 {
-	return (!w->state[0] ||
-	        strcmp(w->state, vm_state_name(vm->state)) == 0) &&
+	return (!w->state || strcmp(w->state, vm_state_name(vm->state)) == 0) &&
 	       (!w->tag[0] || has_tag(vm, w->tag)) &&
 	       (!w->project[0] || strcmp(w->project, vm_project(vm)) == 0) &&
 	       (!w->owner[0] || owned_by(vm, w->owner)) &&
@@ -133,6 +135,8 @@ void api_vm_list(struct call *c)
 	FILE *to;
 
 	read_wanted(c, &w);
+	if (c->status >= 400)
+		return;
 	to = open_memstream(&c->text, &size);
 	if (!to) {
 		call_fail(c, "internal", "no memory", "");

@@ -434,17 +434,29 @@ class Routes(MomentRoutes, unittest.TestCase):
                          ("failed", "start-failed"))
         self.assertIn("/nonexistent/kernel", t["error"]["words"])
         self.assertEqual(D.vm("broken")["state"], "stopped")
-        D.define("imageless", image="none:1")
+        bad = D.define("imageless", image="none:1")
+        self.assertEqual(bad.status, 400)
+        self.assertIn("no image none:1", bad.json["error"]["words"])
+        # One that can be seen, and has no disk.
+        folder = D.work / "data/atoll/images/diskless"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps(
+            {"id": "cd" * 32, "cmdline": ""}))
+        names = folder.parent / "names"
+        names.mkdir(exist_ok=True)
+        (names / "diskless:1").symlink_to(folder)
+        D.define("imageless", image="diskless:1")
         t = D.task(post("/v1/vms/imageless/start"))
         self.assertEqual(t["error"]["code"], "conflict")
         for name in ("broken", "imageless"):
             D.do("DELETE", f"/v1/vms/{name}")
+        (names / "diskless:1").unlink()
 
     def test_43_image(self):
         store = D.work / "data/atoll/images"
         folder = store / ("ab" * 32)
         folder.mkdir(parents=True)
-        (store / "names").mkdir()
+        (store / "names").mkdir(exist_ok=True)
         (store / "names/tiny:1").symlink_to(folder)
         kernel = pathlib.Path(PROGRAMS["guest"]).read_bytes()
         (folder / "vmlinuz").write_bytes(kernel)
@@ -648,7 +660,10 @@ class Routes(MomentRoutes, unittest.TestCase):
         self.assertLess(older["tasks"][0]["id"], tasks[2]["id"])
         self.assertTrue(get("/v1/tasks?state=failed").json["tasks"])
         for path in ("/v1/tasks?limit=0", "/v1/tasks/1?wait=61",
-                     "/v1/events?limit=x", "/v1/events?after=-2"):
+                     "/v1/events?limit=x", "/v1/events?after=-2",
+                     "/v1/tasks?state=idle", "/v1/vms?state=idle",
+                     "/v1/vms?view=none", "/v1/vms?expired=1",
+                     "/v1/events?newest=yes", "/v1/audit?newest=yes"):
             self.refused(get(path), 400, "bad-request")
         for path in ("/v1/tasks/999999", "/v1/tasks/x"):
             self.refused(get(path), 404, "not-found")
@@ -671,6 +686,9 @@ class Routes(MomentRoutes, unittest.TestCase):
                               "task.state"}, kinds)
         numbers = [e["id"] for e in events["events"]]
         self.assertEqual(numbers, sorted(numbers))
+        newest = get("/v1/events?limit=2&newest=true").json
+        self.assertEqual([e["id"] for e in newest["events"]],
+                         [newest["last"] - 1, newest["last"]])
 
     def test_61_event_stream(self):
         last = get("/v1/events").json["last"]
@@ -768,7 +786,7 @@ class Routes(MomentRoutes, unittest.TestCase):
             "auditor": {
                 "read", "audit", "verify", "harden", "networks"},
             "viewer": {"read", "networks"}}
-        post("/v1/vms", {"name": "imaged", "image": "none"})
+        post("/v1/vms", {"name": "imaged", "image": "tiny:1"})
         for role, headers in made.items():
             for name, call in calls.items():
                 with self.subTest(role=role, call=name):
