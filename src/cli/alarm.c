@@ -169,7 +169,7 @@ static int alarm_create(int argc, char **argv)
 static int alarm_delete(int argc, char **argv)
 {
 	return resource_delete("atoll alarm delete NAME...", "Remove rules.",
-	                       "/v1/alarms", argc, argv);
+	                       "/v1/alarms", "alarm", argc, argv);
 }
 
 int command_alarm(int argc, char **argv)
@@ -237,8 +237,29 @@ int command_report(int argc, char **argv)
 
 /* ---- the host's policy ---- */
 
+static int change_policy(struct remote *r, json_t *body)
+{
+	struct error err = { 0 };
+
+	if (json_object_size(body) == 0 ||
+	    client_call(r->client, "PATCH", "/v1/host/policy", body, NULL,
+	                &err) == 0)
+		return CODE_OK;
+	return remote_failed(r, &err);
+}
+
 int host_policy(int argc, char **argv)
 {
+	static const struct column columns[] = {
+		{ "OVERCOMMIT%", .path = "overcommit_percent",
+		  .kind = CELL_NUMBER },
+		{ "HEADROOM", .path = "headroom_bytes", .kind = CELL_SIZE },
+		{ "CGROUP", .path = "cgroup" },
+		{ "LIMITS MEMORY", .path = "memory" },
+		{ "WEIGHS DISKS", .path = "io" },
+		{ "WORDS", .path = "words" },
+		{ NULL },
+	};
 	static const struct option_spec specs[] = {
 		{ "overcommit", "PERCENT",
 		  "of the host's memory that machines may have together "
@@ -258,12 +279,9 @@ int host_policy(int argc, char **argv)
 	if (code < 0 && r.name_count)
 		code = say_usage("atoll host policy takes no argument");
 	if (code < 0) {
-		r.format = FORMAT_JSON;
-		code = json_object_size(w.body)
-		           ? resource_call(&r, "PATCH", "/v1/host/policy",
-		                           json_incref(w.body), NULL)
-		           : resource_call(&r, "GET", "/v1/host/policy", NULL,
-		                           NULL);
+		code = change_policy(&r, w.body);
+		if (code == CODE_OK && !(r.dry_run && json_object_size(w.body)))
+			code = remote_show(&r, "/v1/host/policy", columns);
 	}
 	json_decref(w.body);
 	remote_close(&r);

@@ -84,7 +84,7 @@ static int backup_delete(int argc, char **argv)
 {
 	return resource_delete("atoll backup delete ID...",
 	                       "Delete backups that no other builds on.", PATH,
-	                       argc, argv);
+	                       "backup", argc, argv);
 }
 
 /* ---- tasks ---- */

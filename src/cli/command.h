@@ -11,6 +11,7 @@ struct command {
 	const char *summary;
 	/* argv[0] is the verb; returns the exit code. */
 	int (*fn)(int argc, char **argv);
+	bool has_verbs; /* it is a noun: a verb comes next */
 };
 
 int command_run(int argc, char **argv);

@@ -203,7 +203,9 @@ static bool any_failure(const json_t *root)
 enum { OPTION_OUTPUT = 1 };
 
 static const struct option_spec options[] = {
-	{ "output", "table|json", "how to print it [table]", OPTION_OUTPUT },
+	{ "format", "table|json", "how to print it [table]", OPTION_OUTPUT,
+	  'o' },
+	{ "output", "table|json", NULL, OPTION_OUTPUT }, /* its old name */
 	{ 0 },
 };
 
@@ -219,7 +221,7 @@ static int on_option(void *ctx, int id, const char *value, struct error *err)
 	*json = strcmp(value, "json") == 0;
 	if (!*json && strcmp(value, "table"))
 		return error_set(err, -EINVAL,
-		                 "--output is table or json, not \"%s\"",
+		                 "--format is table or json, not \"%s\"",
 		                 value);
 	return 0;
 }
@@ -254,6 +256,7 @@ static int host_check(int argc, char **argv)
 }
 
 static const struct command verbs[] = {
+	{ "show", "what it has, and how much of it is given away", host_show },
 	{ "check", "what this host offers, and what it lacks", host_check },
 	{ "audit", "the hardening checklist: what of it is kept", host_audit },
 	{ "policy", "how much of it machines may have", host_policy },
@@ -269,6 +272,6 @@ int cmd_host(int argc, char **argv)
 		command_list(verbs);
 		return argc < 2 ? END_USAGE : 0;
 	}
-	verb = command_find(verbs, "verb of atoll host", argv[1]);
+	verb = command_find(verbs, "verb", argv[1]);
 	return verb ? verb->fn(argc - 1, argv + 1) : END_USAGE;
 }

@@ -8,7 +8,8 @@
  * failed; warnings are no failures. */
 int cmd_host(int argc, char **argv);
 
-/* host_audit.c */
+/* host_audit.c: what the daemon says of its host. */
+int host_show(int argc, char **argv);
 int host_audit(int argc, char **argv);
 
 /* A line of a table of checks: a word in its colour, words that are broken to

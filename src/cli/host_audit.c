@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * atoll host audit - the hardening checklist, as the daemon sees its host.
+ * atoll host show, host audit - its host as the daemon sees it: what it has,
+ * and the hardening checklist.
  */
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +12,55 @@
 #include "cli/options.h"
 #include "cli/remote.h"
 #include "cli/say.h"
+
+/* ---- show ---- */
+
+static const char *up_of(json_t *host, char *room, size_t size)
+{
+	s64 s = remote_number(host, "uptime_s");
+
+	if (s < 3600)
+		snprintf(room, size, "%" PRId64 "m", s / 60);
+	else if (s < 86400)
+		snprintf(room, size, "%" PRId64 "h", s / 3600);
+	else
+		snprintf(room, size, "%" PRId64 "d", s / 86400);
+	return room;
+}
+
+int host_show(int argc, char **argv)
+{
+	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+	static const struct column columns[] = {
+		{ "NAME", .path = "name" },
+		{ "CPUS", .path = "cpus", .kind = CELL_NUMBER },
+		{ "MEMORY", .path = "memory_bytes", .kind = CELL_SIZE },
+		{ "FREE", .path = "memory_free_bytes", .kind = CELL_SIZE },
+		{ "GIVEN", .path = "memory_committed_bytes",
+		  .kind = CELL_SIZE },
+		{ "MACHINES", .path = "vms.defined", .kind = CELL_NUMBER },
+		{ "RUNNING", .path = "vms.running", .kind = CELL_NUMBER },
+		{ "DAEMON UP", up_of },
+		{ "KERNEL", .path = "kernel", .wide = true },
+		{ "STATE", .path = "state_dir", .wide = true },
+		{ "IMAGES", .path = "images_dir", .wide = true },
+		{ NULL },
+	};
+	struct remote r = { 0 };
+	int code = remote_open(&r, "atoll host show [OPTION]...",
+	                       "The daemon's host: what it has, and what of it "
+	                       "machines were given.",
+	                       specs, argc, argv);
+
+	if (code < 0 && r.name_count)
+		code = say_usage("atoll host show takes no argument");
+	if (code < 0)
+		code = remote_show(&r, "/v1/host", columns);
+	remote_close(&r);
+	return code;
+}
+
+/* ---- audit ---- */
 
 static void print_one(json_t *check)
 {

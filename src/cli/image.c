@@ -25,6 +25,7 @@
 #include "cli/image_remote.h"
 #include "cli/options.h"
 #include "cli/project.h"
+#include "cli/remote.h"
 #include "cli/say.h"
 #include "control/control.h"
 
@@ -208,17 +209,27 @@ int image_use_disk(struct image_use *use, const char *name, const char *disk,
 
 /* ---- list, inspect, delete ---- */
 
+enum { OPT_SURE = 1 };
+
 static const struct option_spec no_options[] = { { 0 } };
+static const struct option_spec delete_options[] = {
+	{ "yes", NULL, "don't ask", OPT_SURE },
+	{ 0 },
+};
 
 struct one_name {
 	const char *name;
+	bool sure;
 };
 
 static int take_name(void *ctx, int id, const char *value, struct error *err)
 {
 	struct one_name *one = ctx;
 
-	(void)id;
+	if (id == OPT_SURE) {
+		one->sure = true;
+		return 0;
+	}
 	if (one->name)
 		return error_set(err, -EINVAL, "one image at a time: %s or %s",
 		                 one->name, value);
@@ -228,15 +239,16 @@ static int take_name(void *ctx, int id, const char *value, struct error *err)
 
 /* 0, or the exit code plus one: 1 is help. */
 static int parse_name(struct one_name *one, int argc, char **argv,
-                      const char *usage, const char *summary)
+                      const char *usage, const char *summary,
+                      const struct option_spec *specs)
 {
 	struct error err = { 0 };
 
 	if (options_want_help(argc, argv)) {
-		options_help(usage, summary, no_options);
+		options_help(usage, summary, specs);
 		return 1;
 	}
-	if (options_parse(no_options, argc, argv, take_name, one, &err) < 0)
+	if (options_parse(specs, argc, argv, take_name, one, &err) < 0)
 		return say_error(&err) + 1;
 	return 0;
 }
@@ -257,62 +269,99 @@ static u64 folder_bytes(const char *folder)
 	return bytes;
 }
 
-static void print_image(const char *store, const char *name)
+static json_t *describe(const char *store, const char *name)
 {
-	char *path = xasprintf("%s/names/%s", store, name), size[32];
+	char *path = xasprintf("%s/names/%s", store, name);
 	char *folder = realpath(path, NULL);
-	json_t *manifest = folder ? image_manifest(folder, NULL) : NULL;
-	const char *id = "", *kernel = "";
+	json_t *manifest = folder ? image_manifest(folder, NULL) : NULL, *one;
+	const char *id = NULL, *kernel = "damaged";
 
-	if (manifest && json_unpack(manifest, "{s:s, s?s}", "id", &id,
-	                            "kernel_version", &kernel) == 0)
-		printf("%-14s %-12.12s %-10s %s\n", name, id,
-		       format_size(folder_bytes(folder), size, sizeof(size)),
-		       kernel);
-	else
-		printf("%-14s damaged\n", name);
+	if (manifest)
+		json_unpack(manifest, "{s:s, s?s}", "id", &id, "kernel_version",
+		            &kernel);
+	if (id && strcmp(kernel, "damaged") == 0)
+		kernel = "";
+	one = json_pack("{s:s, s:s?, s:s, s:I}", "name", name, "id", id,
+	                "kernel_version", kernel, "bytes",
+	                (json_int_t)(id ? folder_bytes(folder) : 0));
 	json_decref(manifest);
 	free(folder);
 	free(path);
+	return one;
 }
 
-static int image_list(int argc, char **argv)
+static json_t *all_images(const char *store)
 {
-	struct one_name one = { 0 };
-	int rc = parse_name(&one, argc, argv, "atoll image list",
-	                    "List the images that are ready to run.");
-	struct error err = { 0 };
+	char *path = xasprintf("%s/names", store);
+	json_t *list = json_array();
 	struct dirent **entries;
-	char *store, *path;
-	int n;
+	int n = scandir(path, &entries, NULL, alphasort);
 
-	if (rc)
-		return rc - 1;
-	if (one.name)
-		return say_usage("list takes no arguments");
-	store = image_store(&err);
-	if (!store)
-		return say_error(&err);
-	path = xasprintf("%s/names", store);
-	n = scandir(path, &entries, NULL, alphasort);
-	printf("%-14s %-12s %-10s %s\n", "NAME", "ID", "ON DISK", "KERNEL");
 	for (int i = 0; i < n; i++) {
 		if (image_name_valid(entries[i]->d_name))
-			print_image(store, entries[i]->d_name);
+			json_array_append_new(
+			    list, describe(store, entries[i]->d_name));
 		free(entries[i]);
 	}
 	if (n >= 0)
 		free(entries);
 	free(path);
-	free(store);
-	return 0;
+	return list;
+}
+
+/* As much of it as nobody mistakes for another's. */
+static const char *id_of(json_t *image, char *room, size_t size)
+{
+	const char *id = remote_text(image, "id");
+
+	snprintf(room, size, "%.12s", id[0] ? id : "-");
+	return room;
+}
+
+static int image_list(int argc, char **argv)
+{
+	static const struct option_spec specs[] = { REMOTE_LIST_OPTIONS,
+		                                    REMOTE_OPTIONS,
+		                                    { 0 } };
+	static const struct column columns[] = {
+		{ "NAME", .path = "name" },
+		{ "ID", id_of },
+		{ "ON DISK", .path = "bytes", .kind = CELL_SIZE },
+		{ "KERNEL", .path = "kernel_version" },
+		{ NULL },
+	};
+	struct remote r = { 0 };
+	int code =
+	    remote_open(&r, "atoll image list [OPTION]...",
+	                "The images that are ready to run.", specs, argc, argv);
+	struct error err = { 0 };
+	json_t *whole, *list;
+	char *store;
+
+	if (code < 0 && r.name_count)
+		code = say_usage("atoll image list takes no argument");
+	if (code < 0) {
+		store = image_store(&err);
+		if (!store) {
+			code = say_error(&err);
+		} else {
+			list = all_images(store);
+			whole = json_pack("{s:o}", "images", list);
+			code = remote_print(&r, whole, list, columns);
+			json_decref(whole);
+		}
+		free(store);
+	}
+	remote_close(&r);
+	return code;
 }
 
 static int image_inspect(int argc, char **argv)
 {
 	struct one_name one = { 0 };
 	int rc = parse_name(&one, argc, argv, "atoll image inspect IMAGE",
-	                    "Print all that is known of an image, as JSON.");
+	                    "Print all that is known of an image, as JSON.",
+	                    no_options);
 	struct error err = { 0 };
 	char *folder;
 	json_t *manifest;
@@ -325,7 +374,7 @@ static int image_inspect(int argc, char **argv)
 	manifest = folder ? image_manifest(folder, &err) : NULL;
 	if (!manifest) {
 		free(folder);
-		return say_error(&err);
+		return disk_fail(&err);
 	}
 	json_object_set_new(manifest, "folder", json_string(folder));
 	json_dumpf(manifest, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
@@ -362,7 +411,8 @@ static int image_delete(int argc, char **argv)
 	struct one_name one = { 0 };
 	int rc = parse_name(&one, argc, argv, "atoll image delete IMAGE",
 	                    "Delete an image and all its names, unless a "
-	                    "machine's disk lies on it.");
+	                    "machine's disk lies on it.",
+	                    delete_options);
 	struct error err = { 0 };
 	char *store, *folder;
 
@@ -373,6 +423,12 @@ static int image_delete(int argc, char **argv)
 	store = image_store(&err);
 	folder = store ? image_find(one.name, &err) : NULL;
 	rc = folder ? image_check_unused(folder, &err) : -ENOENT;
+	if (rc == 0 &&
+	    say_confirm(one.sure, "Delete the image %s?", one.name)) {
+		free(folder);
+		free(store);
+		return END_FAILURE;
+	}
 	if (rc == 0) {
 		delete_names(store, folder);
 		image_remove_tree(folder);
@@ -413,7 +469,7 @@ int command_image(int argc, char **argv)
 		command_list(verbs);
 		return help ? 0 : END_USAGE;
 	}
-	c = command_find(verbs, "verb atoll image", argv[1]);
+	c = command_find(verbs, "verb", argv[1]);
 	if (!c)
 		return END_USAGE;
 	/* "set" and "seed" are the daemon's and nobody's in any case. */

@@ -77,7 +77,7 @@ static int delete (int argc, char **argv)
 	return resource_delete("atoll image delete NAME...",
 	                       "Delete names of images; with its last name an "
 	                       "image goes.",
-	                       PATH, argc, argv);
+	                       PATH, "image", argc, argv);
 }
 
 static int tag(struct remote *r, json_t *body)

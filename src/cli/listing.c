@@ -17,7 +17,7 @@
 #include "cli/say.h"
 #include "cli/yaml_out.h"
 
-enum { COLUMNS_MAX = 24, CELL = 128, KEY_MAX = 64 };
+enum { COLUMNS_MAX = 24, CELL = 1024, KEY_MAX = 64 };
 
 json_t *remote_at(json_t *element, const char *path)
 {
@@ -79,6 +79,8 @@ static void put_raw(json_t *value, char *text, size_t size)
 	}
 }
 
+static json_t *value_of(json_t *element, const struct column *c);
+
 static const char *cell(json_t *element, const struct column *c, char *text,
                         size_t size)
 {
@@ -86,7 +88,7 @@ static const char *cell(json_t *element, const struct column *c, char *text,
 
 	if (c->text)
 		return c->text(element, text, size);
-	value = remote_at(element, c->path);
+	value = value_of(element, c);
 	snprintf(text, size, "-");
 	if (c->kind == CELL_TEXT && json_string_length(value))
 		snprintf(text, size, "%s", json_string_value(value));
@@ -115,7 +117,7 @@ static const char *raw_cell(json_t *element, const struct column *c, char *text,
 	const char *shown;
 
 	if (!c->text && c->kind != CELL_LIST) {
-		put_raw(remote_at(element, c->path), text, size);
+		put_raw(value_of(element, c), text, size);
 		return text;
 	}
 	shown = cell(element, c, text, size);
@@ -138,12 +140,13 @@ static bool find_key(const struct column *columns, const char *key,
 	return key[0] != '\0';
 }
 
+/* Of a path that was typed, "spec." may be left out. */
 static json_t *value_of(json_t *element, const struct column *c)
 {
 	char below[KEY_MAX + 8];
 	json_t *value = remote_at(element, c->path);
 
-	if (value)
+	if (value || c->kind != CELL_ANY)
 		return value;
 	snprintf(below, sizeof(below), "spec.%s", c->path);
 	return remote_at(element, below);
@@ -251,6 +254,44 @@ static json_t *choose(const struct remote *r, json_t *list,
 
 /* ---- tables ---- */
 
+/* Signs of UTF-8, each taken to be as wide as the others. */
+static size_t width_of(const char *text)
+{
+	size_t n = 0;
+
+	for (; *text; text++)
+		n += ((u8)*text & 0xc0) != 0x80;
+	return n;
+}
+
+/* What came from elsewhere moves no cursor: control characters, of ASCII and
+ * of Latin-1 (c2 80 to c2 9f in UTF-8), are shown as question marks. */
+static void put_plain(const char *text)
+{
+	for (; *text; text++) {
+		u8 c = (u8)*text, next = (u8)text[1];
+
+		if (c == 0xc2 && next >= 0x80 && next < 0xa0) {
+			putchar('?');
+			text++;
+		} else {
+			putchar(c < ' ' || c == 0x7f ? '?' : c);
+		}
+	}
+}
+
+/* Filled up with blanks, unless it is the last of its line. */
+static void put_cell(const char *text, size_t width, bool last)
+{
+	size_t n = width_of(text);
+
+	put_plain(text);
+	if (last)
+		putchar('\n');
+	else
+		printf("%*s", (int)(width - MIN(n, width) + 2), "");
+}
+
 static void print_table(json_t *list, const struct column *columns)
 {
 	size_t width[COLUMNS_MAX] = { 0 }, count = 0, i;
@@ -259,23 +300,21 @@ static void print_table(json_t *list, const struct column *columns)
 	char room[CELL];
 
 	for (; columns[count].title; count++)
-		width[count] = strlen(columns[count].title);
+		width[count] = width_of(columns[count].title);
 	json_array_foreach(list, i, one)
 	{
 		for (size_t n = 0; n < count; n++) {
 			text = cell(one, &columns[n], room, sizeof(room));
-			width[n] = MAX(width[n], strlen(text));
+			width[n] = MAX(width[n], width_of(text));
 		}
 	}
 	for (size_t n = 0; n < count; n++)
-		printf("%-*s%s", n + 1 < count ? (int)width[n] : 0,
-		       columns[n].title, n + 1 < count ? "  " : "\n");
+		put_cell(columns[n].title, width[n], n + 1 == count);
 	json_array_foreach(list, i, one)
 	{
 		for (size_t n = 0; n < count; n++) {
 			text = cell(one, &columns[n], room, sizeof(room));
-			printf("%-*s%s", n + 1 < count ? (int)width[n] : 0,
-			       text, n + 1 < count ? "  " : "\n");
+			put_cell(text, width[n], n + 1 == count);
 		}
 	}
 }

@@ -12,6 +12,7 @@
 #include "cli/command.h"
 #include "cli/disk.h"
 #include "cli/fork.h"
+#include "cli/globals.h"
 #include "cli/host.h"
 #include "cli/net.h"
 #include "cli/project.h"
@@ -31,8 +32,9 @@ static const struct command commands[] = {
 	{ "resume", "go on with a paused or suspended machine",
 	  command_resume },
 	{ "fork", "copies of a running machine", command_fork },
-	{ "snapshot", "moments of a machine, to go back to", cmd_snapshot },
-	{ "vm", "machines that a daemon keeps", command_vm },
+	{ "snapshot", "moments of a machine, to go back to", cmd_snapshot,
+	  true },
+	{ "vm", "machines that a daemon keeps", command_vm, true },
 	{ "launch", "make a machine from an image, and start it",
 	  command_launch },
 	{ "start", "start machines", command_vm_verb },
@@ -45,23 +47,25 @@ static const struct command commands[] = {
 	{ "cp", "copy a file into a guest, or out of it", command_cp },
 	{ "top", "what machines use, as it happens", command_top },
 	{ "metrics", "what a machine used", command_metrics },
-	{ "alarm", "rules over what machines use", command_alarm },
-	{ "report", "sizing, and machines nobody seems to need",
-	  command_report },
-	{ "stack", "a set of machines, from a file", command_stack },
-	{ "backup", "what machines' disks held", command_backup },
-	{ "net", "networks of machines", command_net },
-	{ "task", "what the daemon was asked to do", command_task },
-	{ "event", "what happened", command_event },
-	{ "project", "whose machines are", command_project },
-	{ "quota", "how much a project may have", command_quota },
-	{ "user", "who may do what", command_user },
-	{ "role", "what can be granted", command_role },
-	{ "token", "access for others", command_token },
-	{ "audit", "who did what", command_audit },
-	{ "disk", "make, check, convert and change disk images", cmd_disk },
-	{ "image", "build, list, inspect and delete images", command_image },
-	{ "host", "tell what this host offers", cmd_host },
+	{ "alarm", "rules over what machines use", command_alarm, true },
+	{ "report", "sizing, and machines nobody seems to need", command_report,
+	  true },
+	{ "stack", "a set of machines, from a file", command_stack, true },
+	{ "backup", "what machines' disks held", command_backup, true },
+	{ "net", "networks of machines", command_net, true },
+	{ "task", "what the daemon was asked to do", command_task, true },
+	{ "event", "what happened", command_event, true },
+	{ "project", "whose machines are", command_project, true },
+	{ "quota", "how much a project may have", command_quota, true },
+	{ "user", "who may do what", command_user, true },
+	{ "role", "what can be granted", command_role, true },
+	{ "token", "access for others", command_token, true },
+	{ "audit", "who did what", command_audit, true },
+	{ "disk", "make, check, convert and change disk images", cmd_disk,
+	  true },
+	{ "image", "build, list, inspect and delete images", command_image,
+	  true },
+	{ "host", "tell what this host offers", cmd_host, true },
 	{ "help", "explain a verb or a topic", command_help },
 	{ 0 },
 };
@@ -140,7 +144,8 @@ static const struct topic {
 
 static void print_overview(void)
 {
-	puts("usage: atoll VERB [OPTION]...\n"
+	puts("usage: atoll [OPTION]... VERB [OPTION]...\n"
+	     "       atoll [OPTION]... NOUN VERB [OPTION]...\n"
 	     "       atoll --version | --help\n\n"
 	     "Machines with operating systems of their own, on any Linux.\n\n"
 	     "Verbs:");
@@ -179,6 +184,7 @@ static int command_help(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	const struct command *c;
+	int code;
 
 	log_setup(STDERR_FILENO, LOG_WARN, "atoll");
 	if (argc < 2) {
@@ -193,6 +199,13 @@ int main(int argc, char **argv)
 		print_overview();
 		return 0;
 	}
-	c = command_find(commands, "verb", argv[1]);
-	return c ? c->fn(argc - 1, argv + 1) : END_USAGE;
+	argv = globals_behind(commands, argc, argv);
+	if (argv[1][0] == '-')
+		code = say_usage("%s: no verb comes after it", argv[1]);
+	else if (!(c = command_find(commands, "verb", argv[1])))
+		code = END_USAGE;
+	else
+		code = c->fn(argc - 1, argv + 1);
+	free(argv);
+	return code;
 }

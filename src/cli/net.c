@@ -293,7 +293,7 @@ static int net_delete(int argc, char **argv)
 {
 	return resource_delete("atoll net delete NAME... [OPTION]...",
 	                       "Delete networks that no machine is in.",
-	                       "/v1/networks", argc, argv);
+	                       "/v1/networks", "network", argc, argv);
 }
 
 /* ---- capture ---- */

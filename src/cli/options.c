@@ -8,6 +8,8 @@
 #include "base/error.h"
 #include "cli/say.h"
 
+enum { LEFT_WIDTH = 26 };
+
 static size_t spec_count(const struct option_spec *specs)
 {
 	size_t n = 0;
@@ -124,7 +126,12 @@ void options_help(const char *usage, const char *summary,
 			snprintf(left + strlen(left),
 			         sizeof(left) - strlen(left), ", -%c",
 			         specs->letter);
-		printf("  %-26s %s\n", left, specs->help);
+		/* What is too wide has its words on a line of their own. */
+		if (strlen(left) > LEFT_WIDTH)
+			printf("  %s\n%*s %s\n", left, LEFT_WIDTH + 2, "",
+			       specs->help);
+		else
+			printf("  %-*s %s\n", LEFT_WIDTH, left, specs->help);
 	}
 }
 

@@ -105,7 +105,7 @@ static int project_delete(int argc, char **argv)
 {
 	return resource_delete("atoll project delete NAME...",
 	                       "Delete projects in which there is nothing.",
-	                       PATH, argc, argv);
+	                       PATH, "project", argc, argv);
 }
 
 int command_project(int argc, char **argv)

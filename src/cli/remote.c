@@ -15,6 +15,8 @@
 #include "base/units.h"
 #include "cli/say.h"
 
+enum { BAR_WIDTH = 30 };
+
 /* ---- options ---- */
 
 static int set_format(struct remote *r, const char *value, struct error *err)
@@ -174,17 +176,38 @@ int remote_code(const char *code)
 	return CODE_FAILED;
 }
 
+/* To programs, as the API says it; to people in lines. */
+static void say_failure(const struct remote *r, const char *code,
+                        const char *words, const char *hint)
+{
+	json_t *whole;
+
+	if (r->format != FORMAT_JSON && r->format != FORMAT_JSONL) {
+		fprintf(stderr, "error: %s\n", words);
+		if (hint[0])
+			fprintf(stderr, "hint: %s\n", hint);
+		return;
+	}
+	whole = json_pack("{s:{s:s, s:s, s:s*}}", "error", "code", code,
+	                  "words", words, "hint", hint[0] ? hint : NULL);
+	json_dumpf(whole, stderr, JSON_COMPACT);
+	fputc('\n', stderr);
+	json_decref(whole);
+}
+
 int remote_failed(struct remote *r, const struct error *err)
 {
+	const char *code = client_error(r->client)->code;
+
 	/* It was not to be done: what it would have been. */
 	if (err->code == -ECANCELED) {
 		puts(client_unasked(r->client));
 		return CODE_OK;
 	}
-	say_error(err);
 	if (err->code == -ECONNREFUSED)
-		return CODE_UNREACHABLE;
-	return remote_code(client_error(r->client)->code);
+		code = "unavailable";
+	say_failure(r, code[0] ? code : "internal", err->text, err->hint);
+	return remote_code(code);
 }
 
 json_t *remote_get(struct remote *r, const char *path, int *code)
@@ -227,11 +250,22 @@ static bool interrupted(int fd)
 
 static void show_progress(struct remote *r, json_t *task, const char *name)
 {
+	s64 percent = remote_number(task, "progress");
+	char bar[BAR_WIDTH + 1];
+
 	if (r->quiet || !isatty(STDERR_FILENO))
 		return;
-	fprintf(stderr, "\r\033[K%s: %s %" PRId64 "%%  %s", name,
-	        remote_text(task, "kind"), remote_number(task, "progress"),
-	        remote_text(task, "words"));
+	for (s64 i = 0; i < BAR_WIDTH; i++)
+		bar[i] = i * 100 < percent * BAR_WIDTH ? '#' : '.';
+	bar[BAR_WIDTH] = '\0';
+	/* Of what can't tell how far it is, a bar would say nothing. */
+	fprintf(stderr, "\r\033[K%s: %s ", name, remote_text(task, "kind"));
+	if (percent > 0)
+		fprintf(stderr, "[%s] %3" PRId64 "%% ", bar, percent);
+	fprintf(stderr, "%s",
+	        strcmp(remote_text(task, "state"), "queued")
+	            ? remote_text(task, "words")
+	            : "waits for its turn");
 	fflush(stderr);
 }
 
@@ -248,25 +282,28 @@ static bool has_ended(json_t *task)
 	return strcmp(state, "queued") && strcmp(state, "running");
 }
 
-static int outcome(json_t *task, const char *name)
+static int outcome(const struct remote *r, json_t *task, const char *name)
 {
-	const char *hint = remote_text(task, "error.hint");
+	const char *code = remote_text(task, "error.code");
+	char *words;
 
 	if (strcmp(remote_text(task, "state"), "succeeded") == 0)
 		return CODE_OK;
-	fprintf(stderr, "error: %s: %s: %s\n", name, remote_text(task, "kind"),
-	        remote_text(task, "error.words"));
-	if (hint[0])
-		fprintf(stderr, "hint: %s\n", hint);
-	return remote_code(remote_text(task, "error.code"));
+	words = xasprintf("%s: %s: %s", name, remote_text(task, "kind"),
+	                  remote_text(task, "error.words"));
+	say_failure(r, code, words, remote_text(task, "error.hint"));
+	free(words);
+	return remote_code(code);
 }
 
-static int let_go(s64 id, const char *why)
+static int let_go(const struct remote *r, s64 id, const char *why)
 {
-	fprintf(stderr,
-	        "error: %s; task %" PRId64 " goes on\n"
-	        "hint: atoll task wait %" PRId64 "\n",
-	        why, id, id);
+	char *words = xasprintf("%s; task %" PRId64 " goes on", why, id);
+	char hint[64];
+
+	snprintf(hint, sizeof(hint), "atoll task wait %" PRId64, id);
+	say_failure(r, "timeout", words, hint);
+	free(words);
 	return CODE_TIMEOUT;
 }
 
@@ -290,14 +327,14 @@ int remote_follow(struct remote *r, json_t *task, const char *name)
 		json_decref(task);
 		task = remote_get(r, path, &code);
 		if (task && !has_ended(task) && interrupted(signals))
-			code = let_go(id, "interrupted");
+			code = let_go(r, id, "interrupted");
 		else if (task && !has_ended(task) && loop_now_ns() > end)
-			code = let_go(id, "it takes longer than --timeout");
+			code = let_go(r, id, "it takes longer than --timeout");
 	}
 	end_progress(r);
 	close(signals);
 	if (code < 0)
-		code = outcome(task, name);
+		code = outcome(r, task, name);
 	json_decref(task);
 	return code;
 }
@@ -309,11 +346,11 @@ static bool has_glob(const char *name)
 	return strpbrk(name, "*?[") != NULL;
 }
 
-static void add_matches(struct remote *r, json_t *to, json_t *machines,
-                        const char *glob)
+static size_t add_matches(struct remote *r, json_t *to, json_t *machines,
+                          const char *glob)
 {
+	size_t before = json_array_size(to), i;
 	json_t *one;
-	size_t i;
 
 	json_array_foreach(machines, i, one)
 	{
@@ -322,6 +359,7 @@ static void add_matches(struct remote *r, json_t *to, json_t *machines,
 			json_array_append_new(
 			    to, json_string(remote_text(one, "name")));
 	}
+	return json_array_size(to) - before;
 }
 
 json_t *remote_machines(struct remote *r, int *code)
@@ -329,6 +367,8 @@ json_t *remote_machines(struct remote *r, int *code)
 	json_t *names = json_array(), *whole = NULL, *machines;
 	bool all = r->all || (r->filter_count && !r->name_count);
 	bool ask = all || r->filter_count;
+	const char *missed = NULL;
+	char *words;
 
 	if (!all && r->name_count == 0) {
 		*code = say_usage("which machine?");
@@ -349,12 +389,23 @@ json_t *remote_machines(struct remote *r, int *code)
 	machines = json_object_get(whole, "vms");
 	if (all)
 		add_matches(r, names, machines, "*");
-	for (size_t i = 0; !all && i < r->name_count; i++)
-		if (has_glob(r->names[i]) || r->filter_count)
-			add_matches(r, names, machines, r->names[i]);
-		else
+	for (size_t i = 0; !all && i < r->name_count; i++) {
+		if (!has_glob(r->names[i]) && !r->filter_count)
 			json_array_append_new(names, json_string(r->names[i]));
+		else if (!add_matches(r, names, machines, r->names[i]) &&
+		         !missed)
+			missed = r->names[i];
+	}
 	json_decref(whole);
+	/* What was named by hand is not there; nothing is done to others. */
+	if (missed && !r->filter_count) {
+		words = xasprintf("no machine matches %s", missed);
+		say_failure(r, "not-found", words, "");
+		free(words);
+		json_decref(names);
+		*code = CODE_NOT_FOUND;
+		return NULL;
+	}
 	return names;
 }
 

@@ -79,6 +79,11 @@ enum {
 	{                                                                      \
 		"quiet", NULL, "no progress", OPT_QUIET                        \
 	}
+/* Of verbs that ask, with say_confirm(). */
+#define REMOTE_YES_OPTION                                                      \
+	{                                                                      \
+		"yes", NULL, "don't ask", OPT_YES                              \
+	}
 #define REMOTE_FILTER_OPTION                                                   \
 	{                                                                      \
 		"filter", "KEY=GLOB", "only those; also KEY!=GLOB, and again", \

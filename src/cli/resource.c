@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "cli/body.h"
@@ -54,6 +55,51 @@ int resource_show(const char *usage, const char *summary, const char *path,
 	return code;
 }
 
+/* Borrowed; NULL: printed. */
+static json_t *find_named(json_t *list, const char *what, const char *name)
+{
+	json_t *one;
+	size_t i;
+
+	json_array_foreach(list, i, one)
+	{
+		if (strcmp(remote_text(one, "name"), name) == 0)
+			return one;
+	}
+	fprintf(stderr, "error: there is no %.*s %s\n", (int)strlen(what) - 1,
+	        what, name);
+	return NULL;
+}
+
+int resource_find(const char *usage, const char *summary, const char *path,
+                  const char *key, const struct column *columns, int argc,
+                  char **argv)
+{
+	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+	struct remote r = { 0 };
+	int code = remote_open(&r, usage, summary, specs, argc, argv);
+	json_t *whole, *one, *list;
+
+	if (code < 0 && r.name_count != 1)
+		code = say_usage("%s takes one name", usage);
+	if (code < 0) {
+		whole = remote_get(&r, path, &code);
+		one = whole ? find_named(json_object_get(whole, key), key,
+		                         r.names[0])
+		            : NULL;
+		if (whole && !one)
+			code = CODE_NOT_FOUND;
+		if (one) {
+			list = json_pack("[O]", one);
+			code = remote_print(&r, one, list, columns);
+			json_decref(list);
+		}
+		json_decref(whole);
+	}
+	remote_close(&r);
+	return code;
+}
+
 int resource_write(const char *usage, const char *summary, const char *path,
                    bool create, const struct option_spec *specs,
                    const struct body_key *keys, int argc, char **argv)
@@ -82,10 +128,23 @@ int resource_write(const char *usage, const char *summary, const char *path,
 	return code;
 }
 
-int resource_delete(const char *usage, const char *summary, const char *path,
-                    int argc, char **argv)
+/* -1: go on; else the exit code. */
+static int confirm(const struct remote *r, const char *what)
 {
-	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+	int code =
+	    r->name_count == 1
+		? say_confirm(r->yes, "Delete the %s %s?", what, r->names[0])
+		: say_confirm(r->yes, "Delete %zu %ss?", r->name_count, what);
+
+	return code == CODE_OK ? -1 : code;
+}
+
+int resource_delete(const char *usage, const char *summary, const char *path,
+                    const char *what, int argc, char **argv)
+{
+	static const struct option_spec specs[] = { REMOTE_YES_OPTION,
+		                                    REMOTE_OPTIONS,
+		                                    { 0 } };
 	struct remote r = { 0 };
 	size_t failed = 0;
 	int last = CODE_OK, code;
@@ -94,6 +153,8 @@ int resource_delete(const char *usage, const char *summary, const char *path,
 	code = remote_open(&r, usage, summary, specs, argc, argv);
 	if (code < 0 && r.name_count == 0)
 		code = say_usage("%s: which?", usage);
+	if (code < 0)
+		code = confirm(&r, what);
 	for (size_t i = 0; code < 0 && i < r.name_count; i++) {
 		one = resource_path(path, r.names[i]);
 		last = resource_call(&r, "DELETE", one, NULL, NULL);

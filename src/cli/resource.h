@@ -14,6 +14,10 @@ int resource_list(const char *usage, const char *summary, const char *path,
 /* atoll NOUN show NAME: GET path/NAME, as the one line of such a table. */
 int resource_show(const char *usage, const char *summary, const char *path,
                   const struct column *columns, int argc, char **argv);
+/* The same of what the API only lists: the one of such a name in it. */
+int resource_find(const char *usage, const char *summary, const char *path,
+                  const char *key, const struct column *columns, int argc,
+                  char **argv);
 /*
  * atoll NOUN create NAME or set NAME: one call with what the options put into
  * a body (body.h; keys as body_option() takes them). create: POST path, the
@@ -23,9 +27,10 @@ struct body_key;
 int resource_write(const char *usage, const char *summary, const char *path,
                    bool create, const struct option_spec *specs,
                    const struct body_key *keys, int argc, char **argv);
-/* atoll NOUN delete NAME...: DELETE path/NAME. */
+/* atoll NOUN delete NAME...: asks, and DELETE path/NAME. what: one of them, as
+ * the question calls it. */
 int resource_delete(const char *usage, const char *summary, const char *path,
-                    int argc, char **argv);
+                    const char *what, int argc, char **argv);
 /* One call whose answer is printed: as JSON, or by its key of words that are
  * shown in a table's stead (NULL: nothing). body is taken over. */
 int resource_call(struct remote *r, const char *method, const char *path,

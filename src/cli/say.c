@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "control/control.h"
@@ -29,6 +30,24 @@ int say_usage(const char *fmt, ...)
 	va_end(ap);
 	fputc('\n', stderr);
 	return END_USAGE;
+}
+
+int say_confirm(bool yes, const char *question, ...)
+{
+	char answer[16];
+	va_list ap;
+
+	if (yes || !isatty(STDIN_FILENO))
+		return 0;
+	va_start(ap, question);
+	vfprintf(stderr, question, ap);
+	va_end(ap);
+	fputs(" [y/N] ", stderr);
+	if (fgets(answer, sizeof(answer), stdin) &&
+	    (answer[0] == 'y' || answer[0] == 'Y'))
+		return 0;
+	fputs("nothing was done\n", stderr);
+	return END_FAILURE;
 }
 
 /* Edits (insert, delete, replace) that make b of a. */

@@ -604,6 +604,7 @@ static int erase(const struct wish *w, const struct snapshots *s,
 static int command_delete(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
+		{ "yes", NULL, "don't ask", SNAPSHOT_YES },
 		SNAPSHOT_OPT_TASK,
 		SNAPSHOT_OPTIONS,
 		{ 0 },
@@ -618,6 +619,10 @@ static int command_delete(int argc, char **argv)
 
 	if (code)
 		return code - 1;
+	code = say_confirm(w.remote.yes, "Delete the snapshot %s of %s?",
+	                   w.name, w.of.machine);
+	if (code)
+		return code;
 	if (remote)
 		return snapshot_remote_delete(&w.of, &w.remote, w.name);
 	if (snapshots_open(&s, &w.of, true, &err) < 0)

@@ -46,20 +46,23 @@ struct snapshot_of {
 /* How the daemon is asked. */
 struct snapshot_remote {
 	const char *where; /* NULL: the user's own */
-	bool json, async, quiet;
+	bool json, async, quiet, yes;
 };
 
 enum {
 	SNAPSHOT_JSON = 700,
+	SNAPSHOT_FORMAT,
 	SNAPSHOT_REMOTE,
 	SNAPSHOT_ASYNC,
 	SNAPSHOT_QUIET,
+	SNAPSHOT_YES,
 	SNAPSHOT_FOLDER,
 	SNAPSHOT_SOCKET,
 };
 #define SNAPSHOT_OPT_JSON                                                      \
+	{ "json", NULL, "print JSON", SNAPSHOT_JSON },                         \
 	{                                                                      \
-		"json", NULL, "print JSON", SNAPSHOT_JSON                      \
+		"format", "FORMAT", "table or json", SNAPSHOT_FORMAT, 'o'      \
 	}
 #define SNAPSHOT_OPT_TASK                                                      \
 	{ "async", NULL,                                                       \

@@ -23,6 +23,13 @@ int snapshot_where_option(struct snapshot_of *of, struct snapshot_remote *r,
 	case SNAPSHOT_JSON:
 		r->json = true;
 		return 0;
+	case SNAPSHOT_FORMAT:
+		r->json = strcmp(value, "json") == 0;
+		if (r->json || strcmp(value, "table") == 0)
+			return 0;
+		return error_set(err, -EINVAL,
+		                 "--format %s is neither table nor json",
+		                 value);
 	case SNAPSHOT_REMOTE:
 		r->where = value;
 		return 0;
@@ -31,6 +38,9 @@ int snapshot_where_option(struct snapshot_of *of, struct snapshot_remote *r,
 		return 0;
 	case SNAPSHOT_QUIET:
 		r->quiet = true;
+		return 0;
+	case SNAPSHOT_YES:
+		r->yes = true;
 		return 0;
 	case SNAPSHOT_FOLDER:
 		of->folder = value;

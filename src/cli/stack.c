@@ -447,15 +447,13 @@ static int remove_all(struct stack *s)
 	int code = CODE_OK;
 	const char *name;
 	json_t *one;
-	char answer[16];
 
-	if (!s->remote.yes && isatty(STDIN_FILENO)) {
-		fprintf(stderr, "Delete the %zu machines of %s? [y/N] ",
-		        json_object_size(s->there), s->name);
-		if (!fgets(answer, sizeof(answer), stdin) ||
-		    (answer[0] != 'y' && answer[0] != 'Y'))
-			return CODE_FAILED;
-	}
+	code = say_confirm(
+	    s->remote.yes,
+	    "Delete the machines (%zu) and networks (%zu) of %s?",
+	    json_object_size(s->there), json_object_size(s->networks), s->name);
+	if (code != CODE_OK)
+		return code;
 	json_object_foreach(s->there, name, one)
 	{
 		code = remove_one(s, name);
@@ -484,16 +482,9 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 }
 
 static int with_stack(const char *usage, const char *summary,
+                      const struct option_spec *specs,
                       int (*fn)(struct stack *s), int argc, char **argv)
 {
-	static const struct option_spec specs[] = {
-		{ "prune", NULL, "delete machines that the file has no more",
-		  OPT_PRUNE },
-		{ "no-start", NULL, "define only", OPT_NO_RUN },
-		{ "yes", NULL, "don't ask", OPT_YES },
-		REMOTE_OPTIONS,
-		{ 0 },
-	};
 	struct stack *s = xalloc(sizeof(*s));
 	struct error err = { 0 };
 	int code;
@@ -521,24 +512,38 @@ static int with_stack(const char *usage, const char *summary,
 
 static int stack_apply(int argc, char **argv)
 {
+	static const struct option_spec specs[] = {
+		{ "prune", NULL, "delete what the file has no more",
+		  OPT_PRUNE },
+		{ "no-start", NULL, "define only", OPT_NO_RUN },
+		REMOTE_OPTIONS,
+		{ 0 },
+	};
+
 	return with_stack(
 	    "atoll stack apply FILE [OPTION]...",
 	    "Make networks and machines what a file says, and start them.",
-	    apply, argc, argv);
+	    specs, apply, argc, argv);
 }
 
 static int stack_diff(int argc, char **argv)
 {
+	static const struct option_spec specs[] = { REMOTE_OPTIONS, { 0 } };
+
 	return with_stack("atoll stack diff FILE",
-	                  "What apply would change: fails when it would.", diff,
-	                  argc, argv);
+	                  "What apply would change: fails when it would.",
+	                  specs, diff, argc, argv);
 }
 
 static int stack_delete(int argc, char **argv)
 {
+	static const struct option_spec specs[] = { REMOTE_YES_OPTION,
+		                                    REMOTE_OPTIONS,
+		                                    { 0 } };
+
 	return with_stack("atoll stack delete FILE",
 	                  "Delete all machines and networks of the stack.",
-	                  remove_all, argc, argv);
+	                  specs, remove_all, argc, argv);
 }
 
 int command_stack(int argc, char **argv)

@@ -5,9 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
-#include "base/units.h"
+#include "cli/expiry.h"
 #include "cli/remote.h"
 #include "cli/resource.h"
 #include "cli/say.h"
@@ -83,6 +84,14 @@ static int token_list(int argc, char **argv)
 	                     "tokens", token_columns, argc, argv);
 }
 
+static int token_show(int argc, char **argv)
+{
+	return resource_find("atoll token show NAME",
+	                     "One token, but for "
+	                     "itself: that was shown once.",
+	                     "/v1/tokens", "tokens", token_columns, argc, argv);
+}
+
 static int create(struct remote *r, const struct wishes *w)
 {
 	const char *role = w->role || w->user ? w->role : "user";
@@ -91,15 +100,18 @@ static int create(struct remote *r, const struct wishes *w)
 	              role, "project", w->project, "user", w->user);
 	struct error err = { 0 };
 	json_t *reply = NULL;
-	u64 ns;
+	char text[EXPIRY_TEXT];
+	s64 at = 0;
 	int code = CODE_OK;
 
-	if (w->expires && parse_duration(w->expires, &ns, &err) < 0)
+	if (w->expires && expiry_parse(w->expires, &at, text, &err) < 0)
 		code = say_error(&err);
-	else if (w->expires)
+	else if (at && at <= (s64)time(NULL))
+		code = say_usage("--expires %s is over already", w->expires);
+	else if (at)
 		json_object_set_new(
 		    body, "expires_s",
-		    json_integer((json_int_t)(ns / NSEC_PER_SEC)));
+		    json_integer((json_int_t)(at - (s64)time(NULL))));
 	if (code == CODE_OK && client_call(r->client, "POST", "/v1/tokens",
 	                                   body, &reply, &err) < 0)
 		code = remote_failed(r, &err);
@@ -119,7 +131,8 @@ static int token_create(int argc, char **argv)
 		  OPT_ROLE },
 		{ "project", "PROJECT", "in that one only", OPT_PROJECT },
 		{ "user", "NAME", "instead: what that user may", OPT_USER },
-		{ "expires", "TIME", "as 1h or 720h (never)", OPT_EXPIRES },
+		{ "expires", "TIME", "as 12h, 30d or 2026-12-31 (never)",
+		  OPT_EXPIRES },
 		REMOTE_OPTIONS,
 		{ 0 },
 	};
@@ -140,13 +153,15 @@ static int token_create(int argc, char **argv)
 static int token_delete(int argc, char **argv)
 {
 	return resource_delete("atoll token delete NAME...", "Take it back.",
-	                       "/v1/tokens", argc, argv);
+	                       "/v1/tokens", "token", argc, argv);
 }
 
 int command_token(int argc, char **argv)
 {
 	static const struct command verbs[] = {
 		{ "list", "who has access", token_list },
+		{ "show", "one of them", token_show },
+		{ "inspect", "the same", token_show },
 		{ "create", "give access", token_create },
 		{ "delete", "take it back", token_delete },
 		{ 0 },

@@ -141,8 +141,8 @@ static int user_set(int argc, char **argv)
 static int user_delete(int argc, char **argv)
 {
 	return resource_delete("atoll user delete NAME...",
-	                       "Delete users, and their tokens.", USERS, argc,
-	                       argv);
+	                       "Delete users, and their tokens.", USERS, "user",
+	                       argc, argv);
 }
 
 /* ---- grants ---- */
@@ -252,18 +252,24 @@ int command_user(int argc, char **argv)
 
 /* ---- roles ---- */
 
+static const struct column role_columns[] = {
+	{ "NAME", .path = "name" },
+	{ "RIGHTS", .path = "rights", .kind = CELL_LIST },
+	{ NULL },
+};
+
 static int role_list(int argc, char **argv)
 {
-	static const struct column columns[] = {
-		{ "NAME", .path = "name" },
-		{ "RIGHTS", .path = "rights", .kind = CELL_LIST },
-		{ NULL },
-	};
-
 	return resource_list("atoll role list [OPTION]...",
 	                     "Roles: those that are always there, and those "
 	                     "that were made.",
-	                     ROLES, "roles", columns, argc, argv);
+	                     ROLES, "roles", role_columns, argc, argv);
+}
+
+static int role_show(int argc, char **argv)
+{
+	return resource_find("atoll role show NAME", "One role.", ROLES,
+	                     "roles", role_columns, argc, argv);
 }
 
 static const struct option_spec role_options[] = {
@@ -291,14 +297,16 @@ static int role_set(int argc, char **argv)
 static int role_delete(int argc, char **argv)
 {
 	return resource_delete("atoll role delete NAME...",
-	                       "Delete roles that nobody has.", ROLES, argc,
-	                       argv);
+	                       "Delete roles that nobody has.", ROLES, "role",
+	                       argc, argv);
 }
 
 int command_role(int argc, char **argv)
 {
 	static const struct command verbs[] = {
 		{ "list", "what there is", role_list },
+		{ "show", "one of them", role_show },
+		{ "inspect", "the same", role_show },
 		{ "create", "one of one's own", role_create },
 		{ "set", "other rights", role_set },
 		{ "delete", "one that nobody has", role_delete },

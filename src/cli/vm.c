@@ -13,8 +13,12 @@
 
 #include "base/alloc.h"
 #include "base/units.h"
+#include "cli/agent.h"
+#include "cli/fork.h"
 #include "cli/remote.h"
 #include "cli/say.h"
+#include "cli/snapshot.h"
+#include "cli/watch.h"
 
 enum { OPT_FORCE = OPT_OWN, OPT_DISCARD, OPT_FAST };
 /* Of list: what the query of the API calls them. */
@@ -252,38 +256,58 @@ static int act_on_all(struct remote *r, const struct act *a, json_t *names)
 
 static int confirm(const struct remote *r, const struct act *a, json_t *names)
 {
-	char answer[16];
+	size_t count = json_array_size(names);
 
-	if (!a->delete || r->yes || !isatty(STDIN_FILENO))
+	if (!a->delete || !count)
 		return CODE_OK;
-	fprintf(stderr, "Delete %zu machine%s and all data on it? [y/N] ",
-	        json_array_size(names), json_array_size(names) == 1 ? "" : "s");
-	if (fgets(answer, sizeof(answer), stdin) &&
-	    (answer[0] == 'y' || answer[0] == 'Y'))
-		return CODE_OK;
-	return CODE_FAILED;
+	if (count == 1)
+		return say_confirm(r->yes,
+		                   "Delete the machine %s and its data?",
+		                   json_string_value(json_array_get(names, 0)));
+	return say_confirm(r->yes, "Delete %zu machines and their data?",
+	                   count);
+}
+
+/* Those that only some of the verbs take stand first. */
+static const struct option_spec act_options[] = {
+	{ "discard", NULL, "boot, and drop what was saved", OPT_DISCARD },
+	{ "fast", NULL, "leave memory as it is, larger; goes on sooner",
+	  OPT_FAST },
+	{ "force", NULL, "end a guest that does not go by itself", OPT_FORCE },
+	REMOTE_YES_OPTION,
+	REMOTE_TASK_OPTIONS,
+	REMOTE_OPTIONS,
+	{ 0 },
+};
+
+static bool takes(const struct act *a, int option)
+{
+	switch (option) {
+	case OPT_DISCARD:
+		return strcmp(a->verb, "start") == 0;
+	case OPT_FAST:
+		return strcmp(a->verb, "suspend") == 0;
+	case OPT_FORCE:
+		return can_stop(a->verb) || a->delete;
+	case OPT_YES:
+		return a->delete;
+	default:
+		return true;
+	}
 }
 
 static int act(struct act *a, const char *summary, int argc, char **argv)
 {
-	static const struct option_spec specs[] = {
-		{ "force", NULL, "end a guest that does not go by itself",
-		  OPT_FORCE },
-		{ "discard", NULL, "start: boot, and drop what was saved",
-		  OPT_DISCARD },
-		{ "fast", NULL,
-		  "suspend: leave memory as it is, larger; goes on sooner",
-		  OPT_FAST },
-		{ "yes", NULL, "don't ask", OPT_YES },
-		REMOTE_TASK_OPTIONS,
-		REMOTE_OPTIONS,
-		{ 0 },
-	};
+	struct option_spec specs[ARRAY_SIZE(act_options)];
+	size_t n = 0;
 	struct remote r = { .own = act_option, .own_ctx = a };
 	char usage[80];
 	json_t *names;
 	int code;
 
+	for (size_t i = 0; i < ARRAY_SIZE(act_options); i++)
+		if (takes(a, act_options[i].id))
+			specs[n++] = act_options[i];
 	snprintf(usage, sizeof(usage), "atoll vm %s NAME... [OPTION]...",
 	         a->verb);
 	code = remote_open(&r, usage, summary, specs, argc, argv);
@@ -334,7 +358,11 @@ enum { OPT_FOR = OPT_OWN };
 static int for_option(void *ctx, int id, const char *value, struct error *err)
 {
 	(void)id;
-	(void)err;
+	if (strcmp(value, "running") && strcmp(value, "paused") &&
+	    strcmp(value, "stopped"))
+		return error_set(err, -EINVAL,
+		                 "--for %s is none of running, paused, stopped",
+		                 value);
 	*(const char **)ctx = value;
 	return 0;
 }
@@ -428,6 +456,23 @@ static int vm_log(int argc, char **argv)
 	return code;
 }
 
+/* ---- others' verbs ---- */
+
+/* As atoll snapshot create and revert. */
+static int vm_snapshot(int argc, char **argv)
+{
+	bool revert = strcmp(argv[0], "revert") == 0;
+	char **words = xalloc(((size_t)argc + 2) * sizeof(*words));
+	int code;
+
+	words[0] = (char[]){ "snapshot" };
+	words[1] = revert ? (char[]){ "revert" } : (char[]){ "create" };
+	memcpy(words + 2, argv + 1, (size_t)(argc - 1) * sizeof(*words));
+	code = cmd_snapshot(argc + 1, words);
+	free(words);
+	return code;
+}
+
 /* ---- the table ---- */
 
 static const struct command verbs[] = {
@@ -447,6 +492,14 @@ static const struct command verbs[] = {
 	{ "powerdown", "press the power button only", vm_act },
 	{ "console", "the machine's terminal", vm_console },
 	{ "log", "what its process said", vm_log },
+	{ "exec", "run a program in the guest", command_exec },
+	{ "cp", "copy a file into the guest, or out of it", command_cp },
+	{ "top", "what machines use, as it happens", command_top },
+	{ "metrics", "what one used", command_metrics },
+	{ "snapshot", "save it as it is; it goes on", vm_snapshot },
+	{ "revert", "put it back to a snapshot", vm_snapshot },
+	{ "fork", "copies of it, while it runs", command_fork },
+	{ "rename", "give it another name", vm_rename },
 	{ "wait", "wait for a state", vm_wait },
 	{ "delete", "delete, with its data", vm_act },
 	{ 0 },
@@ -464,6 +517,9 @@ int command_noun(const struct command *table, const char *summary, int argc,
 		command_list(table);
 		return argc < 2 ? CODE_USAGE : CODE_OK;
 	}
+	if (argv[1][0] == '-')
+		return say_usage("atoll %s: %s comes before no verb", argv[0],
+		                 argv[1]);
 	c = command_find(table, "verb", argv[1]);
 	return c ? c->fn(argc - 1, argv + 1) : CODE_USAGE;
 }

@@ -30,6 +30,7 @@ int vm_create(int argc, char **argv);
 int vm_made(struct remote *r, json_t *vm, const char *name);
 int vm_set(int argc, char **argv);
 int vm_show(int argc, char **argv);
+int vm_rename(int argc, char **argv);
 int vm_console(int argc, char **argv);
 
 /* noun, then one of a table's verbs. */

@@ -551,8 +551,10 @@ static int change(struct remote *r, struct definition *d)
 		code = remote_failed(r, &err);
 	if (vm && remote_wants_data(r))
 		remote_print_value(r, vm);
+	/* A name is another at once. */
 	if (vm && json_is_true(json_object_get(vm, "restart_needed")) &&
-	    !r->quiet)
+	    !r->quiet &&
+	    json_object_size(d->spec) > !!json_object_get(d->spec, "name"))
 		fputs("it takes effect when the machine is started again\n",
 		      stderr);
 	json_decref(vm);

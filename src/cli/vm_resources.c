@@ -4,12 +4,12 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cli/expiry.h"
 
-enum value { TEXT, NUMBER, SIZE, SWITCH, UNTIL };
+enum value { TEXT, NUMBER, SIZE, SWITCH, TIME };
 
 /* In the order of RESOURCE_OPTIONS. */
 static const struct {
@@ -19,7 +19,7 @@ static const struct {
 } keys[] = {
 	{ "project", false, TEXT },
 	{ "owner", false, TEXT },
-	{ "expires", false, UNTIL },
+	{ "expires", false, TIME },
 	{ "cpu_weight", true, NUMBER },
 	{ "cpu_limit", true, NUMBER },
 	{ "cpu_reservation", true, NUMBER },
@@ -48,23 +48,15 @@ static const char *option_of(size_t i, char *room, size_t size)
 	return room;
 }
 
-/* A time as it is, in how long, or none: what goes into the definition. */
-static json_t *until(const char *value)
+static int set_expiry(json_t *to, const char *value, struct error *err)
 {
-	size_t length = strlen(value);
-	char text[32];
-	struct tm tm;
-	time_t at;
-	u64 ns;
+	char text[EXPIRY_TEXT];
+	s64 at;
 
-	if (!length || strcmp(value, "none") == 0)
-		return json_null();
-	if (!strchr("smhd", value[length - 1]) ||
-	    parse_duration(value, &ns, NULL) < 0)
-		return json_string(value);
-	at = time(NULL) + (time_t)(ns / NSEC_PER_SEC);
-	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&at, &tm));
-	return json_string(text);
+	if (expiry_parse(value, &at, text, err) < 0)
+		return err->code;
+	return json_object_set_new(to, "expires",
+	                           text[0] ? json_string(text) : json_null());
 }
 
 int resources_option(json_t *spec, int id, const char *value, struct error *err)
@@ -84,6 +76,8 @@ int resources_option(json_t *spec, int id, const char *value, struct error *err)
 			json_object_set_new(spec, "resources", to);
 		}
 	}
+	if (keys[i].value == TIME)
+		return set_expiry(to, value, err);
 	if (keys[i].value == NUMBER)
 		rc = parse_u64(value, 0, INT32_MAX, &n, err);
 	else if (keys[i].value == SIZE)
@@ -98,9 +92,8 @@ int resources_option(json_t *spec, int id, const char *value, struct error *err)
 	if (keys[i].value == SWITCH)
 		return json_object_set_new(
 		    to, keys[i].key, json_boolean(strcmp(value, "on") == 0));
-	what = keys[i].value == UNTIL  ? until(value)
-	       : keys[i].value == TEXT ? json_string(value)
-	                               : json_integer((json_int_t)n);
+	what = keys[i].value == TEXT ? json_string(value)
+	                             : json_integer((json_int_t)n);
 	return json_object_set_new(to, keys[i].key, what) < 0
 	           ? error_set(err, -EINVAL, "%s is not UTF-8", keys[i].key)
 	           : 0;

@@ -18,7 +18,7 @@ enum { OPT_RESOURCES = OPT_OWN + 100 };
 	{ "project", "PROJECT", "whose quotas and roles count (default)",      \
 	  OPT_RESOURCES },                                                     \
 	    { "owner", "WHO", "whom to ask about it", OPT_RESOURCES + 1 },     \
-	    { "expires", "TIME", "as 2026-12-31: when it may go",              \
+	    { "expires", "TIME", "as 30d or 2026-12-31: when it may go",       \
 	      OPT_RESOURCES + 2 },                                             \
 	    { "cpu-weight", "N", "1 to 10000 against others (100)",            \
 	      OPT_RESOURCES + 3 },                                             \

@@ -5,6 +5,7 @@ demand, tables, JSON, exit codes, the console on a terminal.
 
 Usage: vm_cli.py ATOLLD ATOLL GUEST
 """
+import calendar
 import csv
 import fcntl
 import json
@@ -176,6 +177,152 @@ class Cli(unittest.TestCase):
         self.assertEqual(self.good("vm", "list", "-o", "name").split(),
                          ["db", "web1", "web2"])
         self.assertNotIn("\nn ", self.good("net", "list"))
+
+    def test_14_options_before_the_verb(self):
+        as_json = self.good("vm", "list", "-o", "json")
+        for args in (("-o", "json", "vm", "list"), ("vm", "-ojson", "list"),
+                     ("--format=json", "--quiet", "vm", "list"),
+                     ("-o", "json", "vm", "--quiet", "list")):
+            self.assertEqual(self.good(*args), as_json, args)
+        self.assertEqual(self.good("--dry-run", "start", "web1"),
+                         "POST /v1/vms/web1/start\n")
+        self.assertEqual(self.good("--project", "none", "-oname", "vm",
+                                   "list"), "")
+        self.bad(2, "no verb comes after", "--colour", "vm", "list")
+        self.bad(2, "no verb comes after", "-o", "json")
+        self.bad(2, "before no verb", "-o", "json", "vm")
+        self.bad(2, "there is no option --yes", "--yes", "vm", "list")
+        self.bad(8, "cannot reach", "--remote", "unix:/nonexistent", "vm",
+                 "list")
+
+    def test_15_said_to_programs(self):
+        for args, code, exit_code in (
+                (("vm", "show", "nope"), "not-found", 3),
+                (("start", "nope*"), "not-found", 3),
+                (("vm", "set", "db", "--cpus", "2", "--if-rev", "7"),
+                 "precondition", 4),
+                (("vm", "list", "--remote", "unix:/nonexistent"),
+                 "unavailable", 8)):
+            got = atoll("-o", "json", *args)
+            self.assertEqual(got.returncode, exit_code, got)
+            self.assertEqual(json.loads(got.stderr)["error"]["code"], code)
+        got = json.loads(self.good("image", "list", "-o", "json"))
+        self.assertEqual(got, {"images": []})
+        self.assertEqual(self.good("image", "list", "--columns", "name"),
+                         "NAME\n")
+        got = json.loads(atoll("host", "check", "-o", "json").stdout)
+        self.assertIn("checks", got)
+
+    def test_16_what_is_refused(self):
+        self.bad(3, "no machine matches x*", "start", "web1", "x*")
+        self.assertEqual(D.vm("web1")["state"], "stopped")
+        self.assertEqual(self.good("start", "--filter", "name=x*"), "")
+        self.bad(2, "none of stopped, starting, running, paused", "vm", "list",
+                 "--state", "idle")
+        self.bad(2, "none of queued", "task", "list", "--state", "idle")
+        self.bad(2, "none of running, paused, stopped", "vm", "wait", "web1",
+                 "--for", "idle")
+        self.bad(2, "no image none:1", "launch", "none:1", "new")
+        self.bad(3, "no machine new", "vm", "show", "new")
+        # A verb has those options that do something to it.
+        for verb, option in (("stop", "--discard"), ("start", "--force"),
+                             ("kill", "--yes"), ("start", "--fast")):
+            self.bad(2, f"no option {option}", "vm", verb, "web1", option)
+        self.bad(2, "no option --prune", "stack", "diff", "x.yaml", "--prune")
+
+    def test_17_expiry(self):
+        def expires(*args):
+            self.good("vm", "set", "web1", *args)
+            return D.vm("web1")["spec"].get("expires")
+
+        def from_now(text):
+            return calendar.timegm(time.strptime(
+                text, "%Y-%m-%dT%H:%M:%SZ")) - time.time()
+
+        self.assertAlmostEqual(from_now(expires("--expires", "30d")),
+                               30 * 86400, delta=300)
+        self.assertAlmostEqual(from_now(expires("--expires", "12h")),
+                               12 * 3600, delta=300)
+        self.assertEqual(expires("--expires", "2031-12-31"), "2031-12-31")
+        self.assertEqual(expires("--expires", "2031-12-31T12:00:00Z"),
+                         "2031-12-31T12:00:00Z")
+        self.assertIsNone(expires("--expires", "never"))
+        for text in ("30", "soon", "2031-13-01", "2031-12-31T12", ""):
+            self.bad(2, "is no time", "vm", "set", "web1", "--expires", text)
+        self.good("token", "create", "short", "--expires", "2031-12-31")
+        self.assertRegex(self.good("token", "show", "short"),
+                         r"short +user +\S+ +2031-12-3")
+        self.bad(2, "over already", "token", "create", "x", "--expires",
+                 "2020-01-01")
+        self.bad(2, "is no time", "token", "create", "x", "--expires", "3600")
+        self.good("token", "delete", "short")
+        self.bad(3, "no token short", "token", "show", "short")
+
+    def test_18_seen(self):
+        self.assertRegex(self.good("host", "show"),
+                         r"^NAME +CPUS +MEMORY +FREE +GIVEN +MACHINES")
+        self.assertIn("state_dir", self.good("host", "show", "-o", "json"))
+        self.assertRegex(self.good("host", "policy"), r"^OVERCOMMIT% +HEAD")
+        self.assertRegex(self.good("role", "show", "operator"),
+                         r"operator +read, operate, define")
+        self.bad(3, "no role nobody", "role", "show", "nobody")
+        self.good("vm", "rename", "web1", "web9")
+        self.bad(4, "already", "vm", "rename", "web9", "db")
+        self.bad(2, "not a name", "vm", "rename", "web9", "../db")
+        self.good("vm", "rename", "web9", "web1", "--quiet")
+        # The newest, in their order; and from a number on.
+        last = [int(l.split()[0]) for l in self.good(
+            "event", "list", "--limit", "3").splitlines()[1:]]
+        self.assertEqual(last, sorted(last))
+        self.assertGreater(last[0], 3)
+        self.assertRegex(self.good("event", "list", "--after", "0", "--limit",
+                                   "1"), r"(?m)^1 .*daemon.started")
+        self.assertIn("web9", self.good("audit", "list", "--limit", "2"))
+        self.assertRegex(self.good("audit", "list", "--after", "0", "--limit",
+                                   "1"), r"(?m)^1 ")
+        # What is too wide stands above its words, and these below each other.
+        lines = self.good("vm", "create", "--help").splitlines()[4:]
+        wide = [i for i, l in enumerate(lines) if not l[28:29].isspace()]
+        self.assertTrue(wide)
+        for i in wide:
+            self.assertEqual(lines[i + 1][:29], " " * 29, lines[i])
+            self.assertNotIn("  ", lines[i].strip())
+
+    def test_19_asked_before_it_is_deleted(self):
+        def answer(text, *words):
+            pid, tty = pty.fork()
+            if pid == 0:
+                os.execve(PROGRAMS["atoll"], ["atoll", *words], D.env)
+            said = b""
+            try:
+                while b"[y/N] " not in said:
+                    said += os.read(tty, 4096)
+                os.write(tty, text)
+                while True:
+                    said += os.read(tty, 4096)
+            except OSError:
+                pass  # it ended
+            os.close(tty)
+            return (os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]),
+                    said.decode())
+
+        self.good("net", "create", "asked", "--isolated")
+        self.good("vm", "create", "asked", *TINY)
+        code, said = answer(b"n\n", "net", "delete", "asked")
+        self.assertEqual(code, 1, said)
+        self.assertIn("Delete the network asked? [y/N]", said)
+        self.assertIn("asked", self.good("net", "list"))
+        code, said = answer(b"\n", "vm", "delete", "asked")
+        self.assertEqual(code, 1, said)
+        self.assertIn("Delete the machine asked and its data?", said)
+        code, said = answer(b"y\n", "vm", "delete", "asked")
+        self.assertEqual(code, 0, said)
+        code, said = answer(b"y\n", "net", "delete", "asked")
+        self.assertEqual(code, 0, said)
+        self.bad(3, "no network", "net", "delete", "asked", "--yes")
+        for noun in ("user", "role", "token", "project", "alarm", "backup"):
+            self.assertEqual(atoll(noun, "delete", "nope",
+                                   "--yes").returncode, 3, noun)
 
     def test_20_life(self):
         self.good("start", "web*")

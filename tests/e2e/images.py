@@ -85,7 +85,7 @@ def come_and_go():
     done("export", command("image", "export", "c:latest", tar))
     check("small", os.path.getsize(tar) < 3 << 20, os.path.getsize(tar))
     done("delete", command("image", "delete", "b:1"))
-    refused("both names are gone", command("image", "inspect", "c:latest"), 1,
+    refused("both names are gone", command("image", "inspect", "c:latest"), 3,
             "no image")
     done("import what was exported", command("image", "import", tar, "--name",
                                              "d:1"))
@@ -127,7 +127,7 @@ def hostile():
         result = command("image", "import", tar, "--name", "evil:1")
         check("refused: " + what, result.returncode != 0 and
               "error:" in result.stderr, result)
-    refused("and not there", command("image", "inspect", "evil:1"), 1,
+    refused("and not there", command("image", "inspect", "evil:1"), 3,
             "no image")
 
 
