@@ -629,7 +629,7 @@ class Cli(unittest.TestCase):
     def test_45_completion(self):
         def complete(*words):
             script = ('source "$1"; shift; COMP_WORDS=("$@"); '
-                      'COMP_CWORD=$(($# - 1)); _atoll; '
+                      'COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}; _atoll; '
                       'printf "%s\\n" "${COMPREPLY[@]}"')
             got = subprocess.run(
                 ["bash", "-c", script, "bash",
@@ -670,8 +670,32 @@ class Cli(unittest.TestCase):
         self.assertEqual(complete("snapshot", "revert", "completed", "ea"),
                          ["early"])
         self.assertEqual(complete("snapshot", "revert", "--fo"), ["--force"])
+        self.assertEqual(complete("-o", "js"), ["json", "jsonl"])
+        self.assertEqual(complete("vm", "list", "--format=yam"), ["yaml"])
+        self.assertEqual(complete("--remote", "unix:/x", "-o", "json", "vm",
+                                  "susp"), ["suspend"])
+        self.assertEqual(complete("vm", "list", "--state", "ru"), ["running"])
+        self.assertEqual(complete("task", "list", "--state", "ru"),
+                         ["running"])
+        self.assertEqual(complete("vm", "list", "comp"), [])
+        self.assertEqual(complete("cp", "comp"), ["completed:"])
+        self.assertEqual(complete("disk", "info", "comp"), ["completed:vda"])
+        self.assertEqual(complete("vm", "revert", "completed", "ea"),
+                         ["early"])
+        self.assertEqual(complete("help", "cod"), ["codes"])
+        self.assertIn("1", complete("task", "show", ""))
+        self.assertEqual(complete("role", "show", "view"), ["viewer"])
+        names = D.work / "data/atoll/images/names"
+        names.mkdir(parents=True, exist_ok=True)
+        (names.parent / "bare").mkdir(exist_ok=True)
+        (names / "bare:12").symlink_to(names.parent / "bare")
+        # To bash "bare:1" is three words, of which it replaces the last.
+        self.assertEqual(complete("launch", "bare:1"), ["12"])
+        self.assertEqual(complete("vm", "create", "x", "--image", "ba"),
+                         ["bare:12"])
         self.check_zsh()
         self.check_fish()
+        (names / "bare:12").unlink()
         self.good("vm", "kill", "completed")
         self.good("net", "delete", "wired")
         self.good("vm", "delete", "completed", "--yes")
@@ -681,7 +705,7 @@ class Cli(unittest.TestCase):
         if not shutil.which("zsh"):
             return
         script = ("compadd() { shift; print -l -- ${(P)1} }; _files() { }; "
-                  "compdef() { }; words=(${@:2}); CURRENT=$#words; . $1")
+                  "compdef() { }; compset() { }; words=(${@:2}); CURRENT=$#words; . $1")
 
         def complete(*words):
             got = subprocess.run(
@@ -698,6 +722,11 @@ class Cli(unittest.TestCase):
         self.assertIn("--memory", complete("launch", "--m"))
         self.assertIn("audit", complete("host", "a"))
         self.assertIn("completed", complete("backup", "create", "c"))
+        self.assertIn("jsonl", complete("-o", "js"))
+        self.assertIn("yaml", complete("vm", "list", "--format=y"))
+        self.assertIn("suspend", complete("-o", "json", "vm", "s"))
+        self.assertIn("bare:12", complete("launch", "bare:1"))
+        self.assertEqual(complete("vm", "list", "c"), [])
 
     def check_fish(self):
         if not shutil.which("fish"):
@@ -720,6 +749,13 @@ class Cli(unittest.TestCase):
         self.assertIn("wired", complete("atoll launch --net w"))
         self.assertIn("audit", complete("atoll host a"))
         self.assertIn("completed", complete("atoll backup create c"))
+        self.assertEqual(complete("atoll -o js"), ["json", "jsonl"])
+        self.assertEqual(complete("atoll vm list --format=ya"),
+                         ["--format=yaml"])
+        self.assertEqual(complete("atoll -o json vm susp"), ["suspend"])
+        self.assertEqual(complete("atoll launch bare:"), ["bare:12"])
+        self.assertIn("/dev/null", complete("atoll vm create x --kernel "
+                                            "/dev/nul"))
 
     def test_50_stack(self):
         file = D.work / "shop.yaml"
