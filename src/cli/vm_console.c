@@ -181,6 +181,9 @@ static int run(struct remote *r, struct console *k)
 			pthread_detach(thread);
 	}
 	rc = client_stream(r->client, url, NULL, put, left, k, &err);
+	/* What comes next begins a line, wherever the guest was in its own. */
+	if (k->terminal.raw)
+		fputs("\r\n", stderr);
 	if (!k->no_follow)
 		terminal_close(&k->terminal);
 	free(url);
