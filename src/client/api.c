@@ -21,6 +21,7 @@ struct client {
 	bool may_start;
 	char *if_match;
 	bool only_reads;
+	char why[CURL_ERROR_SIZE]; /* what curl says of a failure */
 	char *unasked;
 	struct api_error error;
 };
@@ -192,6 +193,8 @@ static void prepare(struct client *c, const char *method, const char *path,
 		      { CURLOPT_SSLKEY, getenv("ATOLL_KEY") } };
 
 	curl_easy_reset(c->curl);
+	c->why[0] = '\0';
+	curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, c->why);
 	curl_easy_setopt(c->curl, CURLOPT_URL, url);
 	curl_easy_setopt(c->curl, CURLOPT_CUSTOMREQUEST, method);
 	curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, list);
@@ -219,9 +222,16 @@ static void set_body(struct client *c, const void *data, size_t size)
 static int unreached(struct client *c, CURLcode code, struct error *err)
 {
 	error_set(err, -ECONNREFUSED, "cannot reach atolld at %s: %s",
-	          c->socket ? c->socket : c->base, curl_easy_strerror(code));
+	          c->socket ? c->socket : c->base,
+	          c->why[0] ? c->why : curl_easy_strerror(code));
 	if (c->socket && access(c->socket, F_OK) < 0)
 		error_hint(err, "it does not run; atolld starts it");
+	else if (strstr(c->why, "certificate required"))
+		error_hint(err, "ATOLL_CERTIFICATE and ATOLL_KEY name one's "
+		                "own");
+	else if (code == CURLE_PEER_FAILED_VERIFICATION)
+		error_hint(err, "ATOLL_CA names the certificate of who signed "
+		                "the daemon's");
 	return -ECONNREFUSED;
 }
 
@@ -232,10 +242,14 @@ static CURLcode perform(struct client *c, struct error *err)
 
 	if (code == CURLE_COULDNT_CONNECT && c->may_start) {
 		c->may_start = false;
-		if (client_start_daemon(err) == 0)
+		if (client_start_daemon(err) == 0) {
 			code = curl_easy_perform(c->curl);
-		else
+		} else {
+			/* Whatever kept it from that: there is none. */
+			if (err)
+				err->code = -ECONNREFUSED;
 			return code;
+		}
 	}
 	c->may_start = false;
 	if (code != CURLE_OK)

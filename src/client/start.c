@@ -47,7 +47,7 @@ static bool listens(const struct place *place)
 }
 
 /* Its words go to a file: nobody else hears them. */
-static int spawn(const char *program, const char *log, int ready, pid_t *pid)
+static int spawn(const char *program, int log, int ready, pid_t *pid)
 {
 	char *argv[] = { (char[]){ "atolld" }, (char[]){ "--ready-fd" },
 		         (char[]){ "3" }, NULL };
@@ -64,8 +64,7 @@ static int spawn(const char *program, const char *log, int ready, pid_t *pid)
 	posix_spawn_file_actions_init(&files);
 	posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDWR, 0);
 	posix_spawn_file_actions_adddup2(&files, 0, 1);
-	posix_spawn_file_actions_addopen(&files, 2, log,
-	                                 O_WRONLY | O_CREAT | O_APPEND, 0600);
+	posix_spawn_file_actions_adddup2(&files, log, 2);
 	posix_spawn_file_actions_adddup2(&files, up, READY_AT);
 	posix_spawn_file_actions_addclosefrom_np(&files, READY_AT + 1);
 	code = posix_spawn(pid, program, &files, &attr, argv, environ);
@@ -96,7 +95,7 @@ int client_start_daemon(struct error *err)
 {
 	char *program = place_program("atolld", err), *log;
 	struct place place;
-	int ends[2], code, rc;
+	int ends[2] = { -1, -1 }, code, rc, fd = -1;
 	pid_t pid;
 
 	if (!program)
@@ -108,10 +107,17 @@ int client_start_daemon(struct error *err)
 	}
 	log = xasprintf("%s/atolld.log", place.state);
 	rc = place_make(place.state, err);
+	if (rc == 0) {
+		fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+		if (fd < 0)
+			rc = error_set(err, -errno,
+			               "cannot start atolld: %s: %s", log,
+			               strerror(errno));
+	}
 	if (rc == 0 && pipe2(ends, O_CLOEXEC) < 0)
 		rc = error_set(err, -errno, "pipe: %s", strerror(errno));
 	if (rc == 0) {
-		code = spawn(program, log, ends[1], &pid);
+		code = spawn(program, fd, ends[1], &pid);
 		close(ends[1]);
 		if (code)
 			rc = error_set(err, -code, "cannot start %s: %s",
@@ -123,6 +129,8 @@ int client_start_daemon(struct error *err)
 			error_hint(err, "%s says why", log);
 		close(ends[0]);
 	}
+	if (fd >= 0)
+		close(fd);
 	place_fini(&place);
 	free(program);
 	free(log);

@@ -169,12 +169,22 @@ class Mutual(unittest.TestCase):
         cert, key = self.alice
         env = dict(self.d.env, ATOLL_CA=str(self.ours.cert),
                    ATOLL_CERTIFICATE=str(cert), ATOLL_KEY=str(key))
-        got = subprocess.run(
-            [PROGRAMS["atoll"], "vm", "list", "--remote",
-             f"https://127.0.0.1:{self.port}"], capture_output=True,
-            text=True, env=env, timeout=harness.PATIENCE, check=False)
+
+        def listed(**without):
+            return subprocess.run(
+                [PROGRAMS["atoll"], "vm", "list", "--remote",
+                 f"https://127.0.0.1:{self.port}"], capture_output=True,
+                text=True, env=dict(env, **without), check=False,
+                timeout=harness.PATIENCE)
+
+        got = listed()
         self.assertEqual((got.returncode, got.stdout[:4]), (0, "NAME"),
                          got.stderr)
+        got = listed(ATOLL_CERTIFICATE="", ATOLL_KEY="")
+        self.assertEqual(got.returncode, 8, got.stderr)
+        got = listed(ATOLL_CA="")
+        self.assertEqual(got.returncode, 8, got.stderr)
+        self.assertIn("hint: ATOLL_CA", got.stderr)
 
     def test_6_files_that_are_none(self):
         for file in ("/no", str(self.ours.key), "/dev/null"):
