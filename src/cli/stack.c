@@ -29,6 +29,7 @@
 #include "cli/net.h"
 #include "cli/remote.h"
 #include "cli/say.h"
+#include "cli/stack_disks.h"
 #include "cli/vm.h"
 #include "cli/yaml_file.h"
 
@@ -144,7 +145,7 @@ static int read_file(struct stack *s, const char *path, struct error *err)
 	json_object_foreach(s->file, key, one)
 	{
 		if (strcmp(key, "stack") && strcmp(key, "networks") &&
-		    strcmp(key, "machines"))
+		    strcmp(key, "disks") && strcmp(key, "machines"))
 			return error_set(err, -EINVAL, "%s: %s is not known",
 			                 path, key);
 	}
@@ -155,6 +156,10 @@ static int read_file(struct stack *s, const char *path, struct error *err)
 		if (read_machine(s, one, err) < 0)
 			return error_prefix(err, "%s", path);
 	}
+	json_array_foreach(json_object_get(s->file, "disks"), i, one)
+	    whole_path(s, one, "path");
+	if (stack_disks_read(s->file, &s->remote, err) < 0)
+		return error_prefix(err, "%s: ", path);
 	return 0;
 }
 
@@ -272,22 +277,35 @@ static int ask(struct stack *s, const char *method, const char *name,
 	return code;
 }
 
+/* Its definition, with the disks of the stack that it is the first to have. */
+static int define(struct stack *s, json_t *wanted, json_t *vm)
+{
+	const char *name = remote_text(wanted, "name");
+	json_t *patch = vm ? difference(vm, wanted) : NULL, *made;
+	int code;
+
+	if (vm && !patch)
+		return CODE_OK;
+	made = json_array();
+	code = stack_disks_make(s->file, wanted, s->there, made, &s->remote);
+	if (code == CODE_OK)
+		code = vm ? ask(s, "PATCH", name, "", patch, false)
+		          : ask(s, "POST", "", "", wanted, false);
+	if (code == CODE_OK)
+		say_done(s, vm ? "changed" : "created", name);
+	else
+		stack_disks_unmake(made);
+	json_decref(made);
+	json_decref(patch);
+	return code;
+}
+
 static int apply_one(struct stack *s, json_t *wanted)
 {
 	const char *name = remote_text(wanted, "name");
-	json_t *vm = json_object_get(s->there, name), *patch;
-	int code = CODE_OK;
+	json_t *vm = json_object_get(s->there, name);
+	int code = define(s, wanted, vm);
 
-	if (!vm) {
-		code = ask(s, "POST", "", "", wanted, false);
-		if (code == CODE_OK)
-			say_done(s, "created", name);
-	} else if ((patch = difference(vm, wanted))) {
-		code = ask(s, "PATCH", name, "", patch, false);
-		if (code == CODE_OK)
-			say_done(s, "changed", name);
-		json_decref(patch);
-	}
 	if (code != CODE_OK || s->no_run ||
 	    (vm && strcmp(remote_text(vm, "state"), "stopped")))
 		return code;
@@ -352,9 +370,15 @@ static json_t *find_in(struct stack *s, const char *list, const char *name)
 
 static int remove_one(struct stack *s, const char *name)
 {
+	json_t *vm = json_object_get(s->there, name);
 	int code = ask(s, "DELETE", name, "?force=true", NULL, true);
 
-	return code == CODE_OK ? say_done(s, "deleted", name) : code;
+	if (code != CODE_OK)
+		return code;
+	say_done(s, "deleted", name);
+	s->changes += stack_disks_delete(s->file, remote_at(vm, "spec.disks"),
+	                                 &s->remote);
+	return code;
 }
 
 /* What the file has no more: machines, then networks. */
@@ -437,7 +461,13 @@ static void diff_list(struct stack *s, const char *list, json_t *there,
 
 static int diff(struct stack *s)
 {
+	const char *disk;
+
 	diff_list(s, "networks", s->networks, "network ");
+	for (size_t i = 0; (disk = stack_disks_missing(s->file, i)); i++) {
+		printf("+ disk %s\n", disk);
+		s->changes++;
+	}
 	diff_list(s, "machines", s->there, "");
 	return s->changes ? CODE_FAILED : CODE_OK;
 }
@@ -450,8 +480,9 @@ static int remove_all(struct stack *s)
 
 	code = say_confirm(
 	    s->remote.yes,
-	    "Delete the machines (%zu) and networks (%zu) of %s?",
-	    json_object_size(s->there), json_object_size(s->networks), s->name);
+	    "Delete machines (%zu), networks (%zu) and disks (%zu) of %s?",
+	    json_object_size(s->there), json_object_size(s->networks),
+	    stack_disks_count(s->file), s->name);
 	if (code != CODE_OK)
 		return code;
 	json_object_foreach(s->there, name, one)
@@ -522,7 +553,8 @@ static int stack_apply(int argc, char **argv)
 
 	return with_stack(
 	    "atoll stack apply FILE [OPTION]...",
-	    "Make networks and machines what a file says, and start them.",
+	    "Make networks, disks and machines what a file says, and start "
+	    "them.",
 	    specs, apply, argc, argv);
 }
 
@@ -541,9 +573,10 @@ static int stack_delete(int argc, char **argv)
 		                                    REMOTE_OPTIONS,
 		                                    { 0 } };
 
-	return with_stack("atoll stack delete FILE",
-	                  "Delete all machines and networks of the stack.",
-	                  specs, remove_all, argc, argv);
+	return with_stack(
+	    "atoll stack delete FILE",
+	    "Delete all machines, disks and networks of the stack.", specs,
+	    remove_all, argc, argv);
 }
 
 int command_stack(int argc, char **argv)
@@ -555,6 +588,6 @@ int command_stack(int argc, char **argv)
 		{ 0 },
 	};
 
-	return command_noun(verbs, "Networks and machines as one unit.", argc,
-	                    argv);
+	return command_noun(verbs, "Networks, disks and machines as one unit.",
+	                    argc, argv);
 }

@@ -59,6 +59,17 @@ class Cli(unittest.TestCase):
                  "unix:/nonexistent")
         self.bad(2, "neither", "vm", "list", "--remote", "ftp://x")
 
+    def test_02_daemon_that_can_not_be_started(self):
+        # What is in the way is said, and not blamed on the program.
+        def fails(words, state):
+            self.bad(8, words, "vm", "list", env=dict(
+                D.env, ATOLL_STATE_DIR=str(state)))
+
+        (D.work / "logless/atolld.log").mkdir(parents=True)
+        fails("atolld.log: Is a directory", D.work / "logless")
+        (D.work / "plain").touch()
+        fails(str(D.work / "plain"), D.work / "plain")
+
     def test_01_started_on_demand(self):
         two = [subprocess.Popen([PROGRAMS["atoll"], "vm", "list"], env=D.env,
                                 stdout=subprocess.PIPE, text=True)
@@ -803,6 +814,59 @@ class Cli(unittest.TestCase):
             file.write_text(text)
             self.bad(2, words, "stack", "apply", file)
         self.bad(1, "No such file", "stack", "apply", "/nonexistent")
+
+    def test_51_stack_with_disks(self):
+        file, disk = D.work / "stored.yaml", D.work / "stored.qcow2"
+        raw = D.work / "stored.raw"
+        text = ("stack: stored\ndisks:\n  - {path: stored.qcow2, size: 8M}\n"
+                "  - {path: stored.raw, size: 1M}\nmachines:\n"
+                "  - name: st-db\n    engine: bt\n    memory: 32M\n"
+                "    boot: {kernel: kernel.elf}\n"
+                "    disks: [{path: stored.qcow2}, {path: stored.raw}]\n")
+        (D.work / "kernel.elf").unlink(missing_ok=True)
+        (D.work / "kernel.elf").symlink_to(PROGRAMS["guest"])
+        file.write_text(text)
+        self.assertIn("make the disk", self.good("stack", "apply", file,
+                                                 "--dry-run"))
+        self.assertFalse(disk.exists())
+        got = atoll("stack", "diff", file)
+        self.assertEqual((got.returncode, got.stdout),
+                         (1, f"+ disk {disk}\n+ disk {raw}\n+ st-db\n"))
+        # Somebody else's file is neither taken nor deleted.
+        raw.write_bytes(b"mine")
+        self.bad(4, "is there already", "stack", "apply", file)
+        self.assertEqual(raw.read_bytes(), b"mine")
+        self.assertFalse(disk.exists())
+        raw.unlink()
+        # Nor is one left of a machine that could not be defined.
+        file.write_text(text.replace("memory: 32M", "memory: 1M"))
+        self.bad(2, "memory_bytes", "stack", "apply", file)
+        self.assertFalse(disk.exists() or raw.exists())
+        file.write_text(text)
+        self.assertEqual(self.good("stack", "apply", file),
+                         f"created disk {disk}\ncreated disk {raw}\n"
+                         "created st-db\nstarted st-db\n")
+        self.assertEqual([d["format"] for d in D.vm("st-db")["spec"]["disks"]],
+                         ["qcow2", "raw"])
+        self.assertEqual(raw.stat().st_size, 1 << 20)
+        self.assertEqual(self.good("stack", "apply", file), "")
+        self.assertEqual(self.good("stack", "diff", file), "")
+        self.assertEqual(self.good("stack", "delete", file, "--yes"),
+                         f"deleted st-db\ndeleted disk {disk}\n"
+                         f"deleted disk {raw}\n")
+        self.assertFalse(disk.exists() or raw.exists())
+        for old, new, words in (
+                ("size: 8M", "size: much", "not a size"),
+                (", size: 8M", "", "a size"), ("stored.qcow2, s", "x.raw, s",
+                                               "no machine has"),
+                ("stored.raw, s", "stored.qcow2, s", "twice"),
+                ("8M}", "8M, format: vmdk}", "neither raw nor qcow2"),
+                ("8M}", "8M, colour: red}", "colour")):
+            file.write_text(text.replace(old, new, 1))
+            self.bad(2, words, "stack", "apply", file)
+        file.write_text(text)
+        self.bad(2, "on the daemon's host", "stack", "apply", file,
+                 "--remote", "https://127.0.0.1:1")
 
     def test_90_all(self):
         self.good("vm", "delete", "--all", "--force", "--yes")
