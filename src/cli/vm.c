@@ -481,6 +481,8 @@ static const struct command verbs[] = {
 	{ "inspect", "the same", vm_show },
 	{ "create", "define one", vm_create },
 	{ "set", "change a definition", vm_set },
+	{ "attach", "give it further disks and cards", vm_attach },
+	{ "detach", "take some from it", vm_detach },
 	{ "start", "start", vm_act },
 	{ "stop", "press the power button, and wait", vm_act },
 	{ "restart", "stop and start", vm_act },

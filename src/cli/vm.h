@@ -31,6 +31,15 @@ int vm_made(struct remote *r, json_t *vm, const char *name);
 int vm_set(int argc, char **argv);
 int vm_show(int argc, char **argv);
 int vm_rename(int argc, char **argv);
+int vm_attach(int argc, char **argv);
+int vm_detach(int argc, char **argv);
+
+/* What --disk and --net say, put into a definition's "disks" and "nics". */
+int definition_add_disk(json_t *spec, const char *value,
+                        struct error *err) MUST_CHECK;
+int definition_add_net(json_t *spec, const char *value,
+                       struct error *err) MUST_CHECK;
+
 int vm_console(int argc, char **argv);
 
 /* noun, then one of a table's verbs. */

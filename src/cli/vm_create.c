@@ -147,7 +147,7 @@ static bool disk_text(json_t *disk, const char *part)
 	return false;
 }
 
-static int add_disk(struct definition *d, const char *value, struct error *err)
+int definition_add_disk(json_t *spec, const char *value, struct error *err)
 {
 	char *copy = xstrdup(value), *rest = copy, *part = strsep(&rest, ",");
 	json_t *disk = json_object();
@@ -165,7 +165,7 @@ static int add_disk(struct definition *d, const char *value, struct error *err)
 			               "--disk: there is no option %s", part);
 	}
 	if (rc == 0)
-		json_array_append(list_of(d->spec, "disks"), disk);
+		json_array_append(list_of(spec, "disks"), disk);
 	json_decref(disk);
 	free(copy);
 	return rc;
@@ -222,11 +222,10 @@ static int add_plug(json_t *nics, const char *value, struct error *err)
 	return rc;
 }
 
-static int add_net(struct definition *d, const char *value, struct error *err)
+int definition_add_net(json_t *spec, const char *value, struct error *err)
 {
-	json_t *nics = list_of(d->spec, "nics");
+	json_t *nics = list_of(spec, "nics");
 
-	d->nets_given = true;
 	if (strcmp(value, "none") == 0)
 		return 0;
 	if (strcmp(value, "user") == 0)
@@ -372,9 +371,10 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 	case OPT_MODULE:
 		return take_boot(d, id, value, err);
 	case OPT_DISK:
-		return add_disk(d, value, err);
+		return definition_add_disk(d->spec, value, err);
 	case OPT_NET:
-		return add_net(d, value, err);
+		d->nets_given = true;
+		return definition_add_net(d->spec, value, err);
 	case OPT_TAG:
 		return add_tag(d, value, err);
 	case OPT_ENGINE:

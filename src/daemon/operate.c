@@ -178,7 +178,8 @@ static void launch(struct task *t)
 
 	if (json_object_get(vm->spec, "image") && !vm->prepared) {
 		task_fail(t, "conflict", "the machine's disk is not there yet",
-		          "its prepare task says why");
+		          "its prepare task says why: atoll task list "
+		          "--vm NAME");
 		return;
 	}
 	if (limits_admit(vm, &err) < 0) {

@@ -299,6 +299,37 @@ class Cli(unittest.TestCase):
             self.assertEqual(lines[i + 1][:29], " " * 29, lines[i])
             self.assertNotIn("  ", lines[i].strip())
 
+    def test_185_attached(self):
+        def spec():
+            return D.vm("web1")["spec"]
+
+        disks = [D.work / f"at{i}.qcow2" for i in (1, 2)]
+        for disk in disks:
+            self.good("disk", "create", disk, "1M")
+            self.good("vm", "attach", "web1", "--disk",
+                      f"{disk},format=qcow2,serial=s{disk.stem}")
+        self.good("net", "create", "attached", "--isolated")
+        self.good("vm", "attach", "web1", "--net", "attached", "--net", "user")
+        self.assertEqual([d["path"] for d in spec()["disks"]],
+                         [str(d) for d in disks])
+        self.assertEqual([n["type"] for n in spec()["nics"]],
+                         ["network", "user"])
+        self.bad(3, "no disk and no card vdc", "vm", "detach", "web1", "vda",
+                 "vdc")
+        self.assertEqual(len(spec()["disks"]), 2)
+        self.bad(4, "changed", "vm", "detach", "web1", "vda", "--if-rev", "1")
+        self.bad(2, "what is to be attached", "vm", "attach", "web1")
+        self.bad(3, "no machine nope", "vm", "detach", "nope", "vda")
+        self.bad(3, "no disk and no card", "vm", "detach", "web1", "")
+        self.bad(2, "takes a machine and its", "vm", "detach", "web1")
+        mac = spec()["nics"][1]["mac"]
+        self.good("vm", "detach", "web1", "vda", mac)
+        self.assertEqual([d["serial"] for d in spec()["disks"]], ["sat2"])
+        self.good("vm", "detach", "web1", "at2.qcow2", "attached")
+        self.assertEqual((spec()["disks"], spec()["nics"]), ([], []))
+        self.assertTrue(all(d.exists() for d in disks))
+        self.good("net", "delete", "attached", "--yes")
+
     def test_19_asked_before_it_is_deleted(self):
         def answer(text, *words):
             pid, tty = pty.fork()
