@@ -23,5 +23,6 @@ int error_set(struct error *err, int code, const char *fmt, ...)
 /* Say what the person can do. Returns err->code. */
 int error_hint(struct error *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* Put "words: " before the text, for the caller's context. Returns the code. */
+/* Put the words and ": " before the text, for the caller's context. Returns the
+ * code. */
 int error_prefix(struct error *err, const char *fmt, ...) PRINTF_LIKE(2, 3);

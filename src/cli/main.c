@@ -158,7 +158,7 @@ static void print_overview(void)
 
 static int command_help(int argc, char **argv)
 {
-	char *help[] = { NULL, (char[]){ "--help" }, NULL };
+	char *help[] = { NULL, NULL, NULL, NULL };
 	const struct command *c;
 
 	if (argc < 2 || strncmp(argv[1], "--", 2) == 0) {
@@ -178,7 +178,11 @@ static int command_help(int argc, char **argv)
 		return 0;
 	}
 	help[0] = argv[1];
-	return c->fn(2, help);
+	/* "help vm list" too. */
+	if (c->has_verbs && argc > 2)
+		help[1] = argv[2];
+	help[help[1] ? 2 : 1] = (char[]){ "--help" };
+	return c->fn(help[1] ? 3 : 2, help);
 }
 
 int main(int argc, char **argv)

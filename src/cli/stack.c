@@ -159,7 +159,7 @@ static int read_file(struct stack *s, const char *path, struct error *err)
 	json_array_foreach(json_object_get(s->file, "disks"), i, one)
 	    whole_path(s, one, "path");
 	if (stack_disks_read(s->file, &s->remote, err) < 0)
-		return error_prefix(err, "%s: ", path);
+		return error_prefix(err, "%s", path);
 	return 0;
 }
 
@@ -267,9 +267,13 @@ static int ask(struct stack *s, const char *method, const char *name,
 	json_t *reply = NULL;
 	int code = CODE_OK;
 
-	if (client_call(s->remote.client, method, path, body, &reply, &err) < 0)
+	if (client_call(s->remote.client, method, path, body, &reply, &err) <
+	    0) {
+		/* Of many: which. */
+		error_prefix(&err, "%s",
+		             name[0] ? name : remote_text(body, "name"));
 		code = remote_failed(&s->remote, &err);
-	else if (follow)
+	} else if (follow)
 		code = remote_follow(&s->remote, json_incref(reply), name);
 	json_decref(reply);
 	free(part);

@@ -96,8 +96,8 @@ int stack_disks_read(json_t *file, const struct remote *r, struct error *err)
 			return error_set(err, -EINVAL, "disks: %zu is no disk",
 			                 i + 1);
 		if (read_disk(disk, err) < 0)
-			return error_prefix(
-			    err, "disks: %s: ", remote_text(disk, "path"));
+			return error_prefix(err, "disks: %s",
+			                    remote_text(disk, "path"));
 		if (find(list, remote_text(disk, "path")) != disk)
 			return error_set(err, -EINVAL,
 			                 "disks: %s is there twice",

@@ -51,6 +51,7 @@ class Cli(unittest.TestCase):
         self.assertEqual(got.returncode, code, got.stdout + got.stderr)
         self.assertRegex(got.stderr, "^error: ")
         self.assertIn(words, got.stderr)
+        self.assertNotIn(": : ", got.stderr)
 
     def test_00_no_daemon(self):
         self.bad(8, "cannot reach atolld", "vm", "list",
@@ -123,6 +124,9 @@ class Cli(unittest.TestCase):
         for args in (("vm",), ("vm", "stop"), ("task",), ("launch",),
                      ("token", "create"), ("console",)):
             self.assertIn("usage: ", self.good(*args, "--help"))
+            if args != ("console",):  # which is a topic, too
+                self.assertEqual(self.good("help", *args),
+                                 self.good(*args, "--help"))
 
     def test_12_choosing(self):
         """Columns, filters, order, and the formats of all lists."""
@@ -844,6 +848,8 @@ class Cli(unittest.TestCase):
                              "memory")):
             file.write_text(text)
             self.bad(2, words, "stack", "apply", file)
+        file.write_text("stack: x\nmachines: [{name: s-odd, image: none:1}]")
+        self.bad(2, "s-odd: there is no image none:1", "stack", "apply", file)
         self.bad(1, "No such file", "stack", "apply", "/nonexistent")
 
     def test_51_stack_with_disks(self):

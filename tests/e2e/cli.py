@@ -63,6 +63,7 @@ class Errors(unittest.TestCase):
         self.assertEqual(got.returncode, code, text)
         self.assertTrue(text.startswith("error: "), text)
         self.assertIn(words, text)
+        self.assertNotIn(": : ", text)
         if hint:
             self.assertIn("\nhint: ", text)
             self.assertIn(hint, text)
