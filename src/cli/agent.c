@@ -17,6 +17,7 @@
 
 #include "base/alloc.h"
 #include "base/loop.h"
+#include "cli/disk.h"
 #include "cli/remote.h"
 #include "cli/resource.h"
 #include "cli/say.h"
@@ -272,11 +273,17 @@ static int copy_out(struct remote *r, const char *url, const char *from, int to)
 
 static int copy_in(struct remote *r, const char *url, int from, const char *to)
 {
+	struct disk_progress bar;
+	struct stat st = { 0 };
 	u8 *data = xalloc(PIECE);
 	int code = CODE_OK;
 	s64 offset = 0;
 	ssize_t n;
 
+	/* Of a pipe nobody knows how much is to come. */
+	disk_progress_begin(&bar, to,
+	                    r->quiet || r->dry_run || fstat(from, &st) < 0 ||
+	                        !S_ISREG(st.st_mode));
 	do {
 		size_t used = 0;
 		json_t *done;
@@ -302,7 +309,12 @@ static int copy_in(struct remote *r, const char *url, int from, const char *to)
 		free(text);
 		json_decref(done);
 		offset += (s64)used;
+		if (bar.progress.step && st.st_size > 0)
+			bar.progress.step(bar.progress.ctx,
+			                  MIN((u64)offset, (u64)st.st_size),
+			                  (u64)st.st_size);
 	} while (code == CODE_OK && n > 0);
+	disk_progress_end(&bar);
 	free(data);
 	return code;
 }
@@ -323,7 +335,7 @@ static char *target(const char *to, const char *from)
 
 static int copy(struct remote *r, const char *from, const char *to)
 {
-	char vm[128], other[128], *url, *path = NULL;
+	char vm[128], other[128], *url, *path = NULL, *inside;
 	const char *guest_from = guest_path(from, vm, sizeof(vm));
 	const char *guest_to =
 	    guest_path(to, guest_from ? other : vm, sizeof(vm));
@@ -333,6 +345,10 @@ static int copy(struct remote *r, const char *from, const char *to)
 		return say_usage("one of the two is NAME:PATH, the other a "
 		                 "path here");
 	path = guest_from ? target(to, guest_from) : xstrdup(from);
+	inside =
+	    guest_to && guest_to[0] && guest_to[strlen(guest_to) - 1] == '/'
+		? target(guest_to, from)
+		: xstrdup(guest_to ? guest_to : "");
 	fd = strcmp(path, "-") == 0
 	         ? dup(guest_from ? STDOUT_FILENO : STDIN_FILENO)
 	     : guest_from
@@ -341,15 +357,17 @@ static int copy(struct remote *r, const char *from, const char *to)
 	if (fd < 0) {
 		fprintf(stderr, "error: %s: %s\n", path, strerror(errno));
 		free(path);
+		free(inside);
 		return CODE_FAILED;
 	}
 	free(path);
 	url = resource_path("/v1/vms", vm);
 	path = xasprintf("%s/agent/%s", url, guest_from ? "read" : "write");
 	code = guest_from ? copy_out(r, path, guest_from, fd)
-	                  : copy_in(r, path, fd, guest_to);
+	                  : copy_in(r, path, fd, inside);
 	free(url);
 	free(path);
+	free(inside);
 	if (close(fd) < 0 && code == CODE_OK) {
 		fprintf(stderr, "error: %s: %s\n", to, strerror(errno));
 		code = CODE_FAILED;

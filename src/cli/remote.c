@@ -312,6 +312,7 @@ int remote_follow(struct remote *r, json_t *task, const char *name)
 	s64 id = remote_number(task, "id");
 	u64 end = r->timeout_s ? loop_now_ns() + r->timeout_s * NSEC_PER_SEC
 	                       : UINT64_MAX;
+	const char *why = NULL;
 	int signals, code = -1;
 	char path[64];
 
@@ -322,18 +323,20 @@ int remote_follow(struct remote *r, json_t *task, const char *name)
 	}
 	signals = open_interrupt();
 	snprintf(path, sizeof(path), "/v1/tasks/%" PRId64 "?wait=1", id);
-	while (code < 0 && !has_ended(task)) {
+	while (code < 0 && !why && !has_ended(task)) {
 		show_progress(r, task, name);
 		json_decref(task);
 		task = remote_get(r, path, &code);
 		if (task && !has_ended(task) && interrupted(signals))
-			code = let_go(r, id, "interrupted");
+			why = "interrupted";
 		else if (task && !has_ended(task) && loop_now_ns() > end)
-			code = let_go(r, id, "it takes longer than --timeout");
+			why = "it takes longer than --timeout";
 	}
 	end_progress(r);
 	close(signals);
-	if (code < 0)
+	if (why)
+		code = let_go(r, id, why);
+	else if (code < 0)
 		code = outcome(r, task, name);
 	json_decref(task);
 	return code;

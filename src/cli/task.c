@@ -241,7 +241,7 @@ static const struct column event_columns[] = {
 struct lines {
 	char *text;
 	size_t used, room;
-	bool json;
+	const struct remote *remote;
 };
 
 static void print_event(struct lines *l, const char *data)
@@ -249,9 +249,11 @@ static void print_event(struct lines *l, const char *data)
 	json_t *event = json_loads(data, 0, NULL);
 	char room[256];
 
-	if (!event)
+	if (!event || !remote_matches(l->remote, event, event_columns)) {
+		json_decref(event);
 		return;
-	if (l->json)
+	}
+	if (l->remote->format != FORMAT_TABLE)
 		puts(data);
 	else
 		printf("%.19s  %-16s %-16s %s\n", remote_text(event, "at"),
@@ -284,7 +286,7 @@ static int take_lines(void *ctx, const void *data, size_t size)
 
 static int follow_events(struct remote *r, const char *path)
 {
-	struct lines l = { .json = r->format != FORMAT_TABLE };
+	struct lines l = { .remote = r };
 	struct error err = { 0 };
 	int rc = client_stream(r->client, path, "text/event-stream", take_lines,
 	                       NULL, &l, &err);

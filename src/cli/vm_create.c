@@ -513,8 +513,15 @@ int vm_create(int argc, char **argv)
 int command_launch(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
-		CLONE_OPTION,   DEFINITION, RESOURCE_OPTIONS,
-		REMOTE_OPTIONS, { 0 },
+		CLONE_OPTION,
+		DEFINITION,
+		RESOURCE_OPTIONS,
+		{ "async", NULL, "print its start's number and don't wait",
+		  OPT_ASYNC },
+		{ "timeout", "TIME", "wait no longer; what was begun goes on",
+		  OPT_WAIT },
+		REMOTE_OPTIONS,
+		{ 0 },
 	};
 	struct definition d = { .spec = json_object(),
 		                .publish = json_array() };
@@ -529,6 +536,8 @@ int command_launch(int argc, char **argv)
 	if (code < 0 && text_option(d.spec, "image", r.names[0], &err) < 0)
 		code = say_error(&err);
 	if (code < 0) {
+		/* One number is what a program reads then. */
+		r.quiet = r.quiet || r.async;
 		code = create(&r, &d, r.names[1]);
 		if (code == CODE_OK)
 			code = start(&r, r.names[1]);

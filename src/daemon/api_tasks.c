@@ -12,6 +12,24 @@
 
 enum { LIST_MAX = 1000, LIST_USUAL = 100, WAIT_MAX_S = 60 };
 
+/* How far a task is that is under way, the registry does not know. */
+static void put_live(struct daemon *d, json_t *list)
+{
+	const struct task *t;
+	json_t *one;
+	size_t i;
+
+	json_array_foreach(list, i, one)
+	{
+		if (json_is_string(json_object_get(one, "ended")))
+			continue;
+		t = task_find_active(
+		    d, json_integer_value(json_object_get(one, "id")));
+		if (t)
+			json_array_set_new(list, i, task_json(t));
+	}
+}
+
 void api_task_list(struct call *c)
 {
 	static const char *const states[] = { "queued",    "running",
@@ -35,6 +53,7 @@ void api_task_list(struct call *c)
 	          " AND " PROJECT_AMONG("?5") " ORDER BY id DESC LIMIT ?4",
 	          "ittij", before, state, name, limit, projects);
 	json_decref(projects);
+	put_live(c->daemon, json_object_get(c->reply, "tasks"));
 }
 
 static s64 task_id(struct call *c)

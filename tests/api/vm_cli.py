@@ -238,6 +238,8 @@ class Cli(unittest.TestCase):
         self.bad(2, "none of running, paused, stopped", "vm", "wait", "web1",
                  "--for", "idle")
         self.bad(2, "no image none:1", "launch", "none:1", "new")
+        self.bad(2, "no image none:1", "launch", "none:1", "new", "--async",
+                 "--timeout", "5")
         self.bad(3, "no machine new", "vm", "show", "new")
         # A verb has those options that do something to it.
         for verb, option in (("stop", "--discard"), ("start", "--force"),
@@ -498,6 +500,10 @@ class Cli(unittest.TestCase):
         number = self.good("stop", "web3", "--timeout", "300",
                            "--async").strip()
         self.bad(7, "goes on", "task", "wait", number, "--timeout", "1")
+        # The list knows as much of it as the task itself.
+        self.assertRegex(self.good("task", "list", "--state", "running"),
+                         rf"(?m)^{number} +stop +web3 +running [1-9]\d*%.*"
+                         "power button")
         self.good("task", "cancel", number)
         self.bad(1, "cancelled", "task", "wait", number)
         self.good("stop", "web3", "--timeout", "1", "--force")
@@ -523,6 +529,20 @@ class Cli(unittest.TestCase):
         follow.terminate()
         follow.communicate()
         self.assertEqual(first["type"], "daemon.started")
+        follow = subprocess.Popen(
+            [PROGRAMS["atoll"], "event", "list", "--follow", "--format",
+             "jsonl", "--after", "0", "--filter", "type=vm.created"],
+            env=D.env, stdout=subprocess.PIPE, text=True)
+        first = json.loads(follow.stdout.readline())
+        follow.terminate()
+        follow.communicate()
+        self.assertEqual(first["type"], "vm.created")
+
+    def test_305_copied_into_a_folder(self):
+        (D.work / "some.txt").write_text("some")
+        for to, path in (("/tmp/", "/tmp/some.txt"), ("/tmp/x", "/tmp/x")):
+            self.assertIn(f'"path":"{path}"', self.good(
+                "cp", D.work / "some.txt", f"db:{to}", "--dry-run"))
 
     def test_31_tokens_audit(self):
         secret = self.good("token", "create", "ci", "--role", "viewer",
