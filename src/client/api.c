@@ -219,14 +219,30 @@ static void set_body(struct client *c, const void *data, size_t size)
 	curl_easy_setopt(c->curl, CURLOPT_COPYPOSTFIELDS, data);
 }
 
+/* curl speaks of ports where there is a socket. */
+static int unreached_socket(struct client *c, CURLcode code, struct error *err)
+{
+	long why = 0;
+
+	curl_easy_getinfo(c->curl, CURLINFO_OS_ERRNO, &why);
+	error_set(err, -ECONNREFUSED, "cannot reach atolld at %s: %s",
+	          c->socket,
+	          why ? strerror((int)why) : curl_easy_strerror(code));
+	if (why == EACCES)
+		error_hint(err, "it is another user's: only who may enter its "
+		                "folder reaches it");
+	else if (why == ENOENT || why == ECONNREFUSED)
+		error_hint(err, "it does not run; atolld starts it");
+	return -ECONNREFUSED;
+}
+
 static int unreached(struct client *c, CURLcode code, struct error *err)
 {
-	error_set(err, -ECONNREFUSED, "cannot reach atolld at %s: %s",
-	          c->socket ? c->socket : c->base,
+	if (c->socket)
+		return unreached_socket(c, code, err);
+	error_set(err, -ECONNREFUSED, "cannot reach atolld at %s: %s", c->base,
 	          c->why[0] ? c->why : curl_easy_strerror(code));
-	if (c->socket && access(c->socket, F_OK) < 0)
-		error_hint(err, "it does not run; atolld starts it");
-	else if (strstr(c->why, "certificate required"))
+	if (strstr(c->why, "certificate required"))
 		error_hint(err, "ATOLL_CERTIFICATE and ATOLL_KEY name one's "
 		                "own");
 	else if (code == CURLE_PEER_FAILED_VERIFICATION)

@@ -99,8 +99,19 @@ static const char third[] =
     " plan TEXT NOT NULL, since INTEGER NOT NULL, last INTEGER NOT NULL,"
     " failures INTEGER NOT NULL, error TEXT);";
 
+/* The audit log is added to, and never changed: not by a mistake of ours, nor
+ * by who has found a way to have the daemon run a statement. Who has the file
+ * can take these away; then the chain of hashes tells. */
+#define ADDED_TO_ONLY                                                          \
+	" BEGIN SELECT RAISE(ABORT, 'the audit log is only added to'); END;"
+static const char fourth[] =
+    "CREATE TRIGGER audit_unchanged BEFORE UPDATE ON audit" ADDED_TO_ONLY
+    "CREATE TRIGGER audit_kept BEFORE DELETE ON audit" ADDED_TO_ONLY
+    "CREATE TRIGGER audit_at_its_end BEFORE INSERT ON audit"
+    " WHEN NEW.id <= (SELECT max(id) FROM audit)" ADDED_TO_ONLY;
+
 /* From each version of the registry to the next. */
-static const char *const steps[] = { first, second, third };
+static const char *const steps[] = { first, second, third, fourth };
 
 static int failed(struct store *s, struct error *err)
 {

@@ -279,6 +279,17 @@ class Refusals(Base):
             d.define(f"m{i}")
         d.kill(signal.SIGTERM)
         db = sqlite3.connect(d.state / "registry.db")
+        for words in ("UPDATE audit SET caller = 'nobody' WHERE id = 3",
+                      "DELETE FROM audit WHERE id = 5",
+                      "INSERT INTO audit(id, at, caller, action, target,"
+                      " outcome, hash) VALUES(0, '', '', '', '', '', '')"):
+            with self.assertRaisesRegex(sqlite3.IntegrityError,
+                                        "only added to"):
+                db.execute(words)
+        # Who has the file takes that away, and is found out all the same.
+        for (name,) in db.execute("SELECT name FROM sqlite_master WHERE"
+                                  " type = 'trigger'").fetchall():
+            db.execute(f"DROP TRIGGER {name}")
         db.execute("UPDATE audit SET caller = 'nobody' WHERE id = 3")
         db.commit()
         db.close()

@@ -56,8 +56,11 @@ class Cli(unittest.TestCase):
     def test_00_no_daemon(self):
         self.bad(8, "cannot reach atolld", "vm", "list",
                  env=dict(D.env, ATOLL_NO_START="1"))
-        self.bad(8, "cannot reach", "vm", "list", "--remote",
+        self.bad(8, "No such file", "vm", "list", "--remote",
                  "unix:/nonexistent")
+        (D.work / "no.sock").touch()
+        self.bad(8, "Connection refused", "vm", "list", "--remote",
+                 f"unix:{D.work}/no.sock")
         self.bad(2, "neither", "vm", "list", "--remote", "ftp://x")
 
     def test_02_daemon_that_can_not_be_started(self):

@@ -351,6 +351,14 @@ static void test_audit(void **state)
 	write_record(r, "200", NULL);
 	assert_int_equal(audit_verify(&r->d, &records, last, sizeof(last)), 0);
 	assert_int_equal(records, 4);
+	/* The registry refuses what changes it; without that: */
+	assert_true(store_run(r->d.store, NULL,
+	                      "UPDATE audit SET target = 'y' WHERE id = 3",
+	                      "") < 0);
+	assert_int_equal(
+	    store_run(r->d.store, NULL, "DROP TRIGGER audit_unchanged", ""), 0);
+	assert_int_equal(
+	    store_run(r->d.store, NULL, "DROP TRIGGER audit_kept", ""), 0);
 	/* Into another project, or out of all of them. */
 	store_run(r->d.store, NULL,
 	          "UPDATE audit SET project = 'default' WHERE id = 3", "");
