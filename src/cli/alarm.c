@@ -119,9 +119,9 @@ static int alarm_list(int argc, char **argv)
 		{ NULL },
 	};
 
-	return resource_list("atoll alarm list [OPTION]...",
-	                     "Rules over what machines use.", "/v1/alarms",
-	                     "alarms", columns, argc, argv);
+	return resource_list_of_projects(
+	    "atoll alarm list [OPTION]...", "Rules over what machines use.",
+	    "/v1/alarms", "alarms", columns, argc, argv);
 }
 
 static int alarm_create(int argc, char **argv)

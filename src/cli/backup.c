@@ -50,6 +50,7 @@ static int backup_list(int argc, char **argv)
 {
 	static const struct option_spec specs[] = {
 		{ "machine", "NAME", "of that one only", OPT_VM },
+		REMOTE_PROJECT_OPTION,
 		REMOTE_LIST_OPTIONS,
 		REMOTE_OPTIONS,
 		{ 0 },

@@ -61,9 +61,10 @@ static int follow(struct remote *r, const char *path, json_t *body,
 
 static int list(int argc, char **argv)
 {
-	return resource_list("atoll image list [OPTION]...",
-	                     "The images that machines are made from.", PATH,
-	                     "images", columns, argc, argv);
+	return resource_list_of_projects(
+	    "atoll image list [OPTION]...",
+	    "The images that machines are made from.", PATH, "images", columns,
+	    argc, argv);
 }
 
 static int show(int argc, char **argv)

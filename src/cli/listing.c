@@ -188,9 +188,19 @@ static bool one_matches(json_t *element, const struct column *columns,
 	return found != not ;
 }
 
+static bool in_project(json_t *element, const char *project)
+{
+	const char *of = remote_text(element, "project");
+
+	return strcmp(of[0] ? of : remote_text(element, "spec.project"),
+	              project) == 0;
+}
+
 bool remote_matches(const struct remote *r, json_t *element,
                     const struct column *columns)
 {
+	if (r->project && !in_project(element, r->project))
+		return false;
 	for (size_t i = 0; i < r->filter_count; i++)
 		if (!one_matches(element, columns, r->filters[i]))
 			return false;

@@ -71,9 +71,9 @@ static const struct column columns[] = {
 
 static int net_list(int argc, char **argv)
 {
-	return resource_list("atoll net list [OPTION]...",
-	                     "The networks there are.", "/v1/networks",
-	                     "networks", columns, argc, argv);
+	return resource_list_of_projects(
+	    "atoll net list [OPTION]...", "The networks there are.",
+	    "/v1/networks", "networks", columns, argc, argv);
 }
 
 /* ---- create ---- */

@@ -97,6 +97,9 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 		return 0;
 	case OPT_FILTER:
 		return add_filter(r, value, err);
+	case OPT_IN_PROJECT:
+		r->project = value;
+		return 0;
 	case OPT_DRY_RUN:
 		r->dry_run = r->yes = true;
 		return 0;

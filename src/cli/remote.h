@@ -43,6 +43,7 @@ struct remote {
 	enum remote_format format;
 	const char *where, *if_rev;
 	const char *columns, *sort; /* as they were typed; NULL */
+	const char *project;        /* only what is in that one; NULL */
 	const char *filters[REMOTE_FILTERS_MAX];
 	size_t filter_count;
 	bool async, quiet, yes, all, wide, dry_run;
@@ -67,6 +68,7 @@ enum {
 	OPT_FILTER,
 	OPT_SORT,
 	OPT_DRY_RUN,
+	OPT_IN_PROJECT,
 	OPT_OWN = 100,
 };
 #define REMOTE_OPTIONS                                                         \
@@ -88,6 +90,11 @@ enum {
 	{                                                                      \
 		"filter", "KEY=GLOB", "only those; also KEY!=GLOB, and again", \
 		    OPT_FILTER                                                 \
+	}
+/* Of verbs that print a list of what is in projects. */
+#define REMOTE_PROJECT_OPTION                                                  \
+	{                                                                      \
+		"project", "PROJECT", "only those in that one", OPT_IN_PROJECT \
 	}
 /* Of verbs that print a list, beside those above. */
 #define REMOTE_LIST_OPTIONS                                                    \

@@ -9,13 +9,15 @@
 #include "cli/body.h"
 #include "cli/say.h"
 
-int resource_list(const char *usage, const char *summary, const char *path,
-                  const char *key, const struct column *columns, int argc,
-                  char **argv)
+/* The first option is that of what is in projects. */
+static const struct option_spec list_options[] = {
+	REMOTE_PROJECT_OPTION, REMOTE_LIST_OPTIONS, REMOTE_OPTIONS, { 0 }
+};
+
+static int list(const struct option_spec *specs, const char *usage,
+                const char *summary, const char *path, const char *key,
+                const struct column *columns, int argc, char **argv)
 {
-	static const struct option_spec specs[] = { REMOTE_LIST_OPTIONS,
-		                                    REMOTE_OPTIONS,
-		                                    { 0 } };
 	struct remote r = { 0 };
 	int code = remote_open(&r, usage, summary, specs, argc, argv);
 
@@ -25,6 +27,23 @@ int resource_list(const char *usage, const char *summary, const char *path,
 		code = remote_list(&r, path, key, columns);
 	remote_close(&r);
 	return code;
+}
+
+int resource_list(const char *usage, const char *summary, const char *path,
+                  const char *key, const struct column *columns, int argc,
+                  char **argv)
+{
+	return list(list_options + 1, usage, summary, path, key, columns, argc,
+	            argv);
+}
+
+int resource_list_of_projects(const char *usage, const char *summary,
+                              const char *path, const char *key,
+                              const struct column *columns, int argc,
+                              char **argv)
+{
+	return list(list_options, usage, summary, path, key, columns, argc,
+	            argv);
 }
 
 char *resource_path(const char *path, const char *name)

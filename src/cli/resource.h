@@ -11,6 +11,11 @@
 int resource_list(const char *usage, const char *summary, const char *path,
                   const char *key, const struct column *columns, int argc,
                   char **argv);
+/* The same of things that are in projects: with --project. */
+int resource_list_of_projects(const char *usage, const char *summary,
+                              const char *path, const char *key,
+                              const struct column *columns, int argc,
+                              char **argv);
 /* atoll NOUN show NAME: GET path/NAME, as the one line of such a table. */
 int resource_show(const char *usage, const char *summary, const char *path,
                   const struct column *columns, int argc, char **argv);

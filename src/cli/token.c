@@ -79,9 +79,9 @@ static const struct column token_columns[] = {
 
 static int token_list(int argc, char **argv)
 {
-	return resource_list("atoll token list [OPTION]...",
-	                     "Tokens, and what they are for.", "/v1/tokens",
-	                     "tokens", token_columns, argc, argv);
+	return resource_list_of_projects(
+	    "atoll token list [OPTION]...", "Tokens, and what they are for.",
+	    "/v1/tokens", "tokens", token_columns, argc, argv);
 }
 
 static int token_show(int argc, char **argv)

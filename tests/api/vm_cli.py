@@ -633,6 +633,16 @@ class Cli(unittest.TestCase):
         self.assertRegex(self.good("alarm", "list"),
                          r"(?m)^share .* above +800 ")
         self.good("alarm", "delete", "share", env=as_shop)
+        for of, names in (("shop", "shopnet\n"), ("default", "")):
+            self.assertEqual(self.good("--project", of, "net", "list", "-o",
+                                       "name"), names)
+        self.assertEqual(self.good("alarm", "list", "--project", "shop", "-o",
+                                   "name"), "warm\n")
+        self.assertEqual(self.good("token", "list", "--project", "shop", "-o",
+                                   "name"), "shops\n")
+        self.assertEqual({json.loads(line)["project"] for line in self.good(
+            "task", "list", "--project", "shop", "-o", "jsonl").splitlines()},
+            {"shop"})
         self.bad(5, "name one", "alarm", "create", "hot", "--metric", "cpu",
                  "--above", "1", env=as_shop)
         self.bad(4, "has machines", "project", "delete", "shop")
