@@ -81,6 +81,11 @@ int image_check_unused(const char *folder, struct error *err) MUST_CHECK;
 /* ---- putting images there (image_keep.c) ---- */
 
 enum { IMAGE_HEX = 2 * 32 + 1 };
+/* What an image in the folder is to its machine, as hexadecimal digits: its
+ * disk's contents where they are, its size, kernel, initial RAM disk, command
+ * line. Holes and zeroes are the same. */
+int image_hash_content(const char *folder, const char *cmdline,
+                       char hex[IMAGE_HEX], struct error *err) MUST_CHECK;
 /* SHA-256 over the files, one after the other, as hexadecimal digits. */
 int image_hash(const char *const *paths, size_t count, char hex[IMAGE_HEX],
                struct error *err) MUST_CHECK;

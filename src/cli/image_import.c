@@ -193,15 +193,15 @@ static int take_disk(const struct import *m, const char *work,
 {
 	const char *disk = m->args.names[0];
 	const char *format = disk_format(disk, m->args.format, err);
-	const char *inputs[3] = { disk, m->kernel, m->initrd };
+	const char *cmdline = m->cmdline ? m->cmdline : USUAL_CMDLINE;
 	int rc;
 
 	if (!format)
 		return -EINVAL;
 	if (disk_format_foreign(format)) {
 		error_set(err, -ENOTSUP, "%s: a %s image", disk, format);
-		return error_hint(err, "qemu-img convert -O qcow2 makes it one "
-		                       "that can be imported");
+		return error_hint(err, "atoll disk convert makes it one that "
+		                       "can be imported");
 	}
 	rc = convert_to_raw(disk, format, &block_opener_paths, work,
 	                    m->args.quiet, err);
@@ -211,11 +211,9 @@ static int take_disk(const struct import *m, const char *work,
 		rc = m->initrd ? copy_file(m->initrd, work, "initrd", err)
 		               : make_empty(work, "initrd", err);
 	if (rc == 0)
-		rc = image_hash(inputs, m->initrd ? 3 : 2, id, err);
+		rc = image_hash_content(work, cmdline, id, err);
 	if (rc == 0)
-		rc = write_manifest(work, m->name, id,
-		                    m->cmdline ? m->cmdline : USUAL_CMDLINE,
-		                    NULL, err);
+		rc = write_manifest(work, m->name, id, cmdline, NULL, err);
 	return rc;
 }
 
@@ -280,15 +278,14 @@ static int take_archive(const struct import *m, const char *work,
 		rc = convert_to_raw(disk, "qcow2", NULL, work, m->args.quiet,
 		                    err);
 	unlink(disk);
-	if (rc == 0)
-		rc = image_hash(&archive, 1, id, err);
 	if (rc == 0) {
-		cmdline =
-		    json_string_value(json_object_get(manifest, "cmdline"));
-		rc = write_manifest(work, m->name, id,
-		                    m->cmdline ? m->cmdline : cmdline, manifest,
-		                    err);
+		cmdline = m->cmdline ? m->cmdline
+		                     : json_string_value(json_object_get(
+					   manifest, "cmdline"));
+		rc = image_hash_content(work, cmdline, id, err);
 	}
+	if (rc == 0)
+		rc = write_manifest(work, m->name, id, cmdline, manifest, err);
 	json_decref(manifest);
 	free(disk);
 	return rc;

@@ -55,12 +55,23 @@ static int hash_add(EVP_MD_CTX *ctx, const char *path)
 	return rc;
 }
 
+static int hash_end(EVP_MD_CTX *ctx, int rc, char hex[IMAGE_HEX])
+{
+	u8 digest[EVP_MAX_MD_SIZE];
+	unsigned len = 0;
+
+	if (rc == 0)
+		EVP_DigestFinal_ex(ctx, digest, &len);
+	for (unsigned i = 0; i < len; i++)
+		snprintf(hex + 2 * (size_t)i, 3, "%02x", digest[i]);
+	EVP_MD_CTX_free(ctx);
+	return rc;
+}
+
 int image_hash(const char *const *paths, size_t count, char hex[IMAGE_HEX],
                struct error *err)
 {
 	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-	u8 digest[EVP_MAX_MD_SIZE];
-	unsigned len = 0;
 	int rc =
 	    ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) ? 0 : -ENOMEM;
 
@@ -70,12 +81,94 @@ int image_hash(const char *const *paths, size_t count, char hex[IMAGE_HEX],
 			error_set(err, rc, "cannot read %s: %s", paths[i],
 			          strerror(-rc));
 	}
-	if (rc == 0)
-		EVP_DigestFinal_ex(ctx, digest, &len);
-	for (unsigned i = 0; i < len; i++)
-		snprintf(hex + 2 * (size_t)i, 3, "%02x", digest[i]);
-	EVP_MD_CTX_free(ctx);
+	return hash_end(ctx, rc, hex);
+}
+
+/* ---- of what is in an image ---- */
+
+enum { PIECE = 1 << 16 };
+
+static void hash_number(EVP_MD_CTX *ctx, u64 n)
+{
+	u8 bytes[8];
+
+	for (unsigned i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (u8)(n >> (8 * i));
+	EVP_DigestUpdate(ctx, bytes, sizeof(bytes));
+}
+
+static void hash_piece(EVP_MD_CTX *ctx, u64 at, const u8 *buf, size_t n)
+{
+	if (buf[0] == 0 && memcmp(buf, buf + 1, n - 1) == 0)
+		return;
+	hash_number(ctx, at);
+	hash_number(ctx, n);
+	EVP_DigestUpdate(ctx, buf, n);
+}
+
+/* In whole pieces, wherever data begin: that is the file system's affair. */
+static int hash_pieces(EVP_MD_CTX *ctx, int fd, u64 size, u8 *buf)
+{
+	u64 at = 0;
+
+	while (at < size) {
+		off_t data = lseek(fd, (off_t)at, SEEK_DATA);
+		size_t n;
+		ssize_t got;
+
+		if (data < 0)
+			return errno == ENXIO ? 0 : -errno;
+		at = (u64)data - (u64)data % PIECE;
+		n = MIN((u64)PIECE, size - at);
+		got = pread(fd, buf, n, (off_t)at);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got != (ssize_t)n)
+			return got < 0 ? -errno : -EIO;
+		hash_piece(ctx, at, buf, n);
+		at += n;
+	}
+	return 0;
+}
+
+static int hash_placed(EVP_MD_CTX *ctx, const char *folder, const char *name,
+                       struct error *err)
+{
+	char *path = xasprintf("%s/%s", folder, name);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	u8 *buf = xalloc(PIECE);
+	struct stat st;
+	int rc = fd < 0 || fstat(fd, &st) < 0 ? -errno : 0;
+
+	if (rc == 0) {
+		EVP_DigestUpdate(ctx, name, strlen(name) + 1);
+		hash_number(ctx, (u64)st.st_size);
+		rc = hash_pieces(ctx, fd, (u64)st.st_size, buf);
+	}
+	if (rc < 0)
+		error_set(err, rc, "cannot read %s: %s", path, strerror(-rc));
+	if (fd >= 0)
+		close(fd);
+	free(buf);
+	free(path);
 	return rc;
+}
+
+int image_hash_content(const char *folder, const char *cmdline,
+                       char hex[IMAGE_HEX], struct error *err)
+{
+	static const char *const files[] = { "disk.raw", "vmlinuz", "initrd" };
+	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+	int rc =
+	    ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) ? 0 : -ENOMEM;
+
+	if (rc < 0)
+		error_set(err, rc, "no memory");
+	for (size_t i = 0; i < ARRAY_SIZE(files) && rc == 0; i++)
+		rc = hash_placed(ctx, folder, files[i], err);
+	if (rc == 0)
+		EVP_DigestUpdate(ctx, cmdline, strlen(cmdline));
+	return hash_end(ctx, rc, hex);
 }
 
 int image_note_file(json_t *files, const char *folder, const char *name,

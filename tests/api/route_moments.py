@@ -303,8 +303,9 @@ class MomentRoutes:
                                {"path": str(tar)}), 404, "not-found")
         self.assertEqual(self.D.do("POST", at, {"path": str(tar)})[
             "project"], "makers")
-        self.D.do("POST", "/v1/images", {"name": "again:1",
-                                         "path": str(tar)})
+        # As it was, it would be made:1 with another name.
+        self.D.do("POST", "/v1/images", {"name": "again:1", "path": str(tar),
+                                         "cmdline": "again"})
         for body, words in (
                 ({"name": "bad:1", "path": str(self.D.work / "none.tar")},
                  "none.tar"),

@@ -97,6 +97,46 @@ def come_and_go():
     check("nothing half done is left", not left, left)
 
 
+def told_apart():
+    """What differs in anything is another image, and what is the same, however
+    it is stored, is one."""
+    def image(name, size, at, *more, data=b"A", zeroes=False):
+        path = f"{work}/{name}.raw"
+        with open(path, "wb") as f:
+            f.truncate(size)
+            if zeroes:
+                f.write(bytes(size))
+            f.seek(at)
+            f.write(data)
+        done("import " + name, command("image", "import", path, "--kernel", elf,
+                                       "--name", name + ":1", *more))
+        return json.loads(command("image", "inspect", name + ":1").stdout)
+
+    one = image("p", 4 << 20, 0)
+    others = [image("q", 8 << 20, 0), image("r", 4 << 20, 1 << 20),
+              image("s", 4 << 20, 0, "--cmdline", "other"),
+              image("t", 4 << 20, 0, "--initrd", work + "/p.raw"),
+              image("u", 4 << 20, 0, data=b"B")]
+    check("all others are", len({i["id"] for i in [one, *others]}) == 6, others)
+    check("with their command line", others[2]["cmdline"] == "other", others[2])
+    check("and disk", data_of("r:1")[:1] == b"\0" and
+          data_of("r:1")[1 << 20:][:1] == b"A")
+    same = image("v", 4 << 20, 0, zeroes=True)
+    check("zeroes are holes", same["id"] == one["id"], (same, one))
+    tar = work + "/p.tar"
+    done("export", command("image", "export", "p:1", tar))
+    back = [done("import it", command("image", "import", tar, "--name", "w:1")),
+            done("and otherwise", command("image", "import", tar, "--name",
+                                          "x:1", "--cmdline", "third"))]
+    shown = [json.loads(command("image", "inspect", n).stdout)
+             for n in ("w:1", "x:1")]
+    check("it is the same", shown[0]["id"] == one["id"], back)
+    check("but for what was said", shown[1]["id"] != one["id"] and
+          shown[1]["cmdline"] == "third", shown)
+    for name in "pqrstux":
+        done("delete " + name, command("image", "delete", name + ":1"))
+
+
 def hostile():
     """An archive that was made to reach outside."""
     box = work + "/box"
@@ -238,6 +278,7 @@ def seeds():
 
 
 come_and_go()
+told_apart()
 hostile()
 clones()
 disposable()
