@@ -166,12 +166,12 @@ s64 audit_verify(struct daemon *d, s64 *records, char *last_hash, size_t size);
 json_t *task_row_json(struct row *row);
 json_t *event_row_json(struct row *row);
 #define EVENT_COLUMNS "id, at, type, vm_id, vm_name, task, data, project"
-/* Of rows with a project, those that a caller may see: a condition with a list
- * of names, or NULL for all, of caller_projects(). */
 /* Of rows that a SELECT finds, in their order: the first ?2, and the last. */
 #define FIRST_OF(rows) rows " ORDER BY id LIMIT ?2"
 #define LAST_OF(rows)                                                          \
 	"SELECT * FROM (" rows " ORDER BY id DESC LIMIT ?2) ORDER BY id"
+/* Of rows with a project, those that a caller may see: a condition with a list
+ * of names, or NULL for all, of caller_projects(). */
 #define PROJECT_AMONG(n)                                                       \
 	"(" n " IS NULL OR project IN (SELECT value FROM json_each(" n ")))"
 bool image_exists(const struct daemon *d, const char *name);
