@@ -104,6 +104,7 @@ struct bt_area {
 	struct cpu_segment call_cs, call_ss, ret_cs, ret_ss;
 	u32 other_key;
 	struct target *targets;
+	u64 vector_rcx;    /* while they are loaded */
 	u32 vector_absent; /* 1: XMM and MXCSR are not the guest's */
 	u32 host_mxcsr;
 	u32 miss_count;   /* down to 0: this miss of a slot is looked at */

@@ -75,11 +75,11 @@ static void emit_enter(struct bt *bt, struct cursor *c)
 	asm_8(c, 0xe6);
 }
 
-/* mov gs:[off], xmm or back; legacy SSE where the host has no AVX. */
-static void move_vector(struct cursor *c, bool avx, bool store, unsigned i)
+/* mov gs:[off], xmm or back; legacy SSE where the host has no AVX, with which
+ * a load leaves zeros in the upper half. */
+static void move_low(struct cursor *c, bool avx, bool store, unsigned i)
 {
 	u32 low = CPU(xsave) + CPU_XSAVE_XMM + 16 * i;
-	u32 high = CPU(xsave) + CPU_XSAVE_YMMH + 16 * i;
 	u8 modrm = (u8)(MODE_GS_ONLY | (i & 7) << 3);
 
 	asm_8(c, 0x65);
@@ -95,9 +95,14 @@ static void move_vector(struct cursor *c, bool avx, bool store, unsigned i)
 	asm_8(c, modrm);
 	asm_8(c, SIB_ABSOLUTE);
 	asm_32(c, low);
-	if (!avx)
-		return;
-	/* vextractf128 gs:[high], ymm, 1; vinsertf128 ymm, ymm, .., 1 */
+}
+
+/* vextractf128 gs:[high], ymm, 1; vinsertf128 ymm, ymm, .., 1 */
+static void move_high(struct cursor *c, bool store, unsigned i)
+{
+	u32 high = CPU(xsave) + CPU_XSAVE_YMMH + 16 * i;
+	u8 modrm = (u8)(MODE_GS_ONLY | (i & 7) << 3);
+
 	asm_8(c, 0x65);
 	asm_8(c, 0xc4);
 	asm_8(c, i < 8 ? 0xe3 : 0x63);
@@ -109,21 +114,73 @@ static void move_vector(struct cursor *c, bool avx, bool store, unsigned i)
 	asm_8(c, 1);
 }
 
+/* rcx: 0 if all upper halves are; two vectors are changed. */
+static void or_high(struct cursor *c)
+{
+	/* vxorps xmm0, xmm0, xmm0; vorps xmm0, xmm0, gs:[high] */
+	asm_bytes(c, "\xc5\xf8\x57\xc0", 4);
+	for (unsigned i = 0; i < 16; i++) {
+		asm_bytes(c, "\x65\xc5\xf8\x56", 4);
+		asm_8(c, MODE_GS_ONLY);
+		asm_8(c, SIB_ABSOLUTE);
+		asm_32(c, CPU(xsave) + CPU_XSAVE_YMMH + 16 * i);
+	}
+	asm_bytes(c, "\xc5\xf8\x12\xc8", 4);     /* vmovhlps xmm1, xmm0, xmm0 */
+	asm_bytes(c, "\xc5\xf8\x56\xc1", 4);     /* vorps xmm0, xmm0, xmm1 */
+	asm_bytes(c, "\xc4\xe1\xf9\x7e\xc1", 5); /* vmovq rcx, xmm0 */
+}
+
+static void end_load(struct cursor *c)
+{
+	gs_digit(c, 0x0f, 0xae, 2, CPU(xsave) + CPU_XSAVE_MXCSR); /* ldmxcsr */
+	mov_gs_imm32(c, AREA(vector_absent), 0);
+	ret(c);
+}
+
+/*
+ * A processor may take an upper half that was written for one in use, zero or
+ * not, and then SSE's instructions are three times as slow: those of a guest
+ * that has none in use are left alone.
+ */
+static void emit_load_avx(struct cursor *c)
+{
+	u8 *in_use;
+
+	asm_store_gs(c, H_RCX, AREA(vector_rcx));
+	or_high(c);
+	for (unsigned i = 0; i < 16; i++)
+		move_low(c, true, false, i);
+	asm_bytes(c, "\xe3\x05", 2); /* jrcxz, over the jump */
+	in_use = asm_jmp(c);
+	asm_load_gs(c, H_RCX, AREA(vector_rcx));
+	end_load(c);
+	asm_patch(c, in_use);
+	for (unsigned i = 0; i < 16; i++)
+		move_high(c, false, i);
+	asm_load_gs(c, H_RCX, AREA(vector_rcx));
+	end_load(c);
+}
+
 /* Both change no flags and no general register. */
 static void emit_vector(struct bt *bt, struct cursor *c)
 {
 	bool avx = __builtin_cpu_supports("avx");
 
 	bt->load_vector = cursor_x(c);
-	for (unsigned i = 0; i < 16; i++)
-		move_vector(c, avx, false, i);
-	gs_digit(c, 0x0f, 0xae, 2, CPU(xsave) + CPU_XSAVE_MXCSR); /* ldmxcsr */
-	mov_gs_imm32(c, AREA(vector_absent), 0);
-	ret(c);
+	if (avx) {
+		emit_load_avx(c);
+	} else {
+		for (unsigned i = 0; i < 16; i++)
+			move_low(c, false, false, i);
+		end_load(c);
+	}
 
 	bt->save_vector = cursor_x(c);
-	for (unsigned i = 0; i < 16; i++)
-		move_vector(c, avx, true, i);
+	for (unsigned i = 0; i < 16; i++) {
+		move_low(c, avx, true, i);
+		if (avx)
+			move_high(c, true, i);
+	}
 	gs_digit(c, 0x0f, 0xae, 3, CPU(xsave) + CPU_XSAVE_MXCSR); /* stmxcsr */
 	gs_digit(c, 0x0f, 0xae, 2, AREA(host_mxcsr));
 	mov_gs_imm32(c, AREA(vector_absent), 1);
