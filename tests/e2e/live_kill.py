@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 
-from live_guest import Guest, newest, whole, wrong_slots
+from live_guest import Guest, is_moment, newest, whole, wrong_slots
 
 atoll, elf, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
 seed = int(sys.argv[4]) if len(sys.argv) > 4 else random.randrange(1 << 32)
@@ -75,10 +75,10 @@ def jobs(n):
                         rebase])
 
 
-def inspect(what, guest, least):
+def inspect(what, guest, least, untold):
     """All that was flushed is there, and perhaps the write under way. The guest
     may have gone on after what its terminal said last: each write was flushed
-    before the next."""
+    before the next. untold: by far, as who passes that on was killed."""
     for image in chain(path):
         result = subprocess.run([*tool, "check", image], text=True,
                                 capture_output=True, check=False)
@@ -88,6 +88,8 @@ def inspect(what, guest, least):
     if guest.slots:
         last = newest(raw, guest.slots, least)
         wrong = wrong_slots(raw, guest.slots, last, last + 1)
+        if wrong and untold and is_moment(raw, guest.slots, least):
+            wrong = []
         check(f"{what}: all {least} flushed are there", not wrong, wrong[:4])
     os.unlink(raw)
 
@@ -121,7 +123,7 @@ def round_of(n):
     guest.kill(starter)
     asker.wait()
     check("what it read was right", not guest.said, guest.said)
-    inspect(f"{n} {job.__name__}", guest, guest.flushed)
+    inspect(f"{n} {job.__name__}", guest, guest.flushed, starter)
     if len(chain(path)) > 8 or dice.random() < 0.1:
         fresh()
 
