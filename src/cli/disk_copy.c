@@ -72,20 +72,26 @@ static int fill(struct convert *c, struct block *from, struct block *to,
 	return rc;
 }
 
+/* Never a device. */
+static void discard_file(const char *path)
+{
+	struct stat st;
+
+	if (lstat(path, &st) == 0 && S_ISREG(st.st_mode))
+		unlink(path);
+}
+
 /* A part of a copy looks like a whole one. What --force had it replace is
  * gone in any case. */
 static void discard_part(const struct convert *c)
 {
-	struct stat st;
 	char *data;
 
-	if (lstat(c->how.path, &st) == 0 && S_ISREG(st.st_mode))
-		unlink(c->how.path);
+	discard_file(c->how.path);
 	if (!c->how.data_file)
 		return;
 	data = image_path_beside(c->how.path, c->how.data_file);
-	if (lstat(data, &st) == 0 && S_ISREG(st.st_mode))
-		unlink(data);
+	discard_file(data);
 	free(data);
 }
 

@@ -78,6 +78,7 @@ static char *as_path(const char *path)
 	return path[0] == '/' ? xstrdup(path) : xasprintf("./%s", path);
 }
 
+/* -ENOTSUP, and no words: it is not here. */
 static int run(char *const *argv, struct error *err)
 {
 	int status = 0;
@@ -94,10 +95,9 @@ static int run(char *const *argv, struct error *err)
 		                 strerror(errno));
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return 0;
-	if (!WIFEXITED(status) || WEXITSTATUS(status) != 127)
-		return error_set(err, -EIO, "qemu-img could not convert it");
-	error_set(err, -ENOTSUP, "this needs qemu-img, which is not here");
-	return -ENOTSUP;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
+		return -ENOTSUP;
+	return error_set(err, -EIO, "qemu-img could not convert it");
 }
 
 int disk_convert_foreign(const struct image_create *how, const char *source,

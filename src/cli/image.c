@@ -274,15 +274,13 @@ static json_t *describe(const char *store, const char *name)
 	char *path = xasprintf("%s/names/%s", store, name);
 	char *folder = realpath(path, NULL);
 	json_t *manifest = folder ? image_manifest(folder, NULL) : NULL, *one;
-	const char *id = NULL, *kernel = "damaged";
+	const char *id = NULL, *kernel = "";
 
 	if (manifest)
 		json_unpack(manifest, "{s:s, s?s}", "id", &id, "kernel_version",
 		            &kernel);
-	if (id && strcmp(kernel, "damaged") == 0)
-		kernel = "";
 	one = json_pack("{s:s, s:s?, s:s, s:I}", "name", name, "id", id,
-	                "kernel_version", kernel, "bytes",
+	                "kernel_version", id ? kernel : "damaged", "bytes",
 	                (json_int_t)(id ? folder_bytes(folder) : 0));
 	json_decref(manifest);
 	free(folder);

@@ -186,9 +186,7 @@ static void say_failure(const struct remote *r, const char *code,
 	json_t *whole;
 
 	if (r->format != FORMAT_JSON && r->format != FORMAT_JSONL) {
-		fprintf(stderr, "error: %s\n", words);
-		if (hint[0])
-			fprintf(stderr, "hint: %s\n", hint);
+		say_words(words, hint);
 		return;
 	}
 	whole = json_pack("{s:{s:s, s:s, s:s*}}", "error", "code", code,

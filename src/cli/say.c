@@ -12,11 +12,16 @@
 
 enum { WORD_MAX = 32 };
 
+void say_words(const char *words, const char *hint)
+{
+	fprintf(stderr, "error: %s\n", words);
+	if (hint[0])
+		fprintf(stderr, "hint: %s\n", hint);
+}
+
 int say_error(const struct error *err)
 {
-	fprintf(stderr, "error: %s\n", err->text);
-	if (err->hint[0])
-		fprintf(stderr, "hint: %s\n", err->hint);
+	say_words(err->text, err->hint);
 	return err->code == -EINVAL ? END_USAGE : END_FAILURE;
 }
 

@@ -11,6 +11,8 @@
 
 struct error;
 
+/* "error: words", and "hint: hint" unless that is empty. */
+void say_words(const char *words, const char *hint);
 /* Prints err; returns the exit code that fits it: END_USAGE for -EINVAL, else
  * END_FAILURE. */
 int say_error(const struct error *err);

@@ -202,6 +202,17 @@ int stack_disks_make(json_t *file, json_t *machine, json_t *owned, json_t *made,
 	return code;
 }
 
+/* What is not there needs no words. */
+static bool removed(const char *path)
+{
+	if (unlink(path) == 0)
+		return true;
+	if (errno != ENOENT)
+		fprintf(stderr, "error: cannot delete %s: %s\n", path,
+		        strerror(errno));
+	return false;
+}
+
 void stack_disks_unmake(json_t *made)
 {
 	json_t *path;
@@ -209,9 +220,7 @@ void stack_disks_unmake(json_t *made)
 
 	json_array_foreach(made, i, path)
 	{
-		if (unlink(json_string_value(path)) < 0 && errno != ENOENT)
-			fprintf(stderr, "error: cannot delete %s: %s\n",
-			        json_string_value(path), strerror(errno));
+		removed(json_string_value(path));
 	}
 }
 
@@ -230,13 +239,10 @@ size_t stack_disks_delete(json_t *file, json_t *disks, const struct remote *r)
 			continue;
 		if (r->dry_run) {
 			printf("delete the disk %s\n", path);
-		} else if (unlink(path) == 0) {
+		} else if (removed(path)) {
 			count++;
 			if (!r->quiet)
 				printf("deleted disk %s\n", path);
-		} else if (errno != ENOENT) {
-			fprintf(stderr, "error: cannot delete %s: %s\n", path,
-			        strerror(errno));
 		}
 	}
 	return count;

@@ -10,6 +10,7 @@
 #include "base/alloc.h"
 #include "base/units.h"
 #include "cli/remote.h"
+#include "cli/resource.h"
 #include "cli/vm.h"
 
 /* What the guest itself says; only it knows its addresses for sure. */
@@ -34,7 +35,6 @@ static void show_agent(json_t *agent)
 	}
 }
 
-/* A line, if there is something to say. */
 static void row(const char *name, const char *format, ...) PRINTF_LIKE(2, 3);
 static void row(const char *name, const char *format, ...)
 {
@@ -185,12 +185,11 @@ static void show_text(json_t *vm)
 
 static int show_one(struct remote *r, void *unused, const char *name)
 {
-	char *part = client_escape(name), *path = xasprintf("/v1/vms/%s", part);
+	char *path = resource_path("/v1/vms", name);
 	int code = CODE_OK;
 	json_t *vm = remote_get(r, path, &code);
 
 	(void)unused;
-	free(part);
 	free(path);
 	if (!vm)
 		return code;
