@@ -192,22 +192,32 @@ s64 call_number(struct call *c, const char *name, s64 min, s64 max,
 	return fallback;
 }
 
+const char *words_listed(const char *const *words, size_t count, char *room,
+                         size_t size)
+{
+	size_t n = 0;
+
+	room[0] = '\0';
+	for (size_t i = 0; i < count && n < size; i++)
+		n += (size_t)snprintf(room + n, size - n, "%s%s", i ? ", " : "",
+		                      words[i]);
+	return room;
+}
+
 const char *call_word(struct call *c, const char *name,
                       const char *const *words)
 {
-	char room[32], all[200] = "";
+	char room[32], all[200];
 	const char *text = call_query(c, name, room, sizeof(room));
 	size_t n = 0;
 
 	if (!text)
 		return NULL;
-	for (size_t i = 0; words[i]; i++) {
-		if (strcmp(words[i], text) == 0)
-			return words[i];
-		n += (size_t)snprintf(all + n, sizeof(all) - n, "%s%s",
-		                      i ? ", " : "", words[i]);
-	}
-	error_set(&c->err, -EINVAL, "%s is none of %s", name, all);
+	for (; words[n]; n++)
+		if (strcmp(words[n], text) == 0)
+			return words[n];
+	error_set(&c->err, -EINVAL, "%s is none of %s", name,
+	          words_listed(words, n, all, sizeof(all)));
 	call_fail_error(c, -EINVAL);
 	return NULL;
 }

@@ -80,6 +80,9 @@ bool call_flag(struct call *c, const char *name, bool *on);
 /* NULL: not asked for. Valid until the next call of this. */
 const char *call_query(struct call *c, const char *name, char *room,
                        size_t size);
+/* "a, b, c". */
+const char *words_listed(const char *const *words, size_t count, char *room,
+                         size_t size);
 /* One of the words (NULL-ended) of the query, or NULL; fails the call where it
  * is another. */
 const char *call_word(struct call *c, const char *name,

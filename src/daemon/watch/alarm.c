@@ -314,6 +314,15 @@ static bool read_project(struct call *c, const char **project)
 	return false;
 }
 
+static const char *no_metric(char *room, size_t size)
+{
+	char all[200];
+
+	snprintf(room, size, "metric is none of those that history keeps: %s",
+	         words_listed(metric_names, METRIC_COUNT, all, sizeof(all)));
+	return room;
+}
+
 /* NULL: the call has failed. */
 static struct alarm *read_alarm(struct call *c)
 {
@@ -332,6 +341,7 @@ static struct alarm *read_alarm(struct call *c)
 	const char *when = text_in(c, "when", "above");
 	const char *action = text_in(c, "action", "none");
 	const char *wrong = NULL, *project = NULL;
+	char room[256];
 
 	if (!call_known_keys(c, keys) || !read_project(c, &project))
 		return NULL;
@@ -340,10 +350,7 @@ static struct alarm *read_alarm(struct call *c)
 	else if (!vm)
 		wrong = "vm is not a name or a pattern";
 	else if (!metric || metric_find(metric) == METRIC_COUNT)
-		wrong = "metric is none of those that history keeps: cpu, "
-			"ready, steal, memory_used, resident, balloon, "
-			"disk_read, disk_write, disk_ops, disk_us, net_sent, "
-			"net_received";
+		wrong = no_metric(room, sizeof(room));
 	else if (!when || (strcmp(when, "above") && strcmp(when, "below")))
 		wrong = "when is neither above nor below";
 	else if (!action || !one_of(action, actions))
