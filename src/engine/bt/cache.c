@@ -112,8 +112,7 @@ void bt_replace_code(struct bt *bt, struct bt_code *old, struct bt_code *new)
  */
 static void died(struct icpu *cpu, struct block *b)
 {
-	struct bt *bt = ((struct bt_area *)(void *)cpu->area)->bt;
-
+	struct bt *bt = bt_of(cpu);
 	struct bt_code *code = b->made;
 
 	b->made = NULL;
@@ -142,7 +141,7 @@ static u64 held(const struct icpu *cpu)
 
 static void flushed(struct icpu *cpu)
 {
-	struct bt *bt = ((struct bt_area *)(void *)cpu->area)->bt;
+	struct bt *bt = bt_of(cpu);
 
 	bt->pending = NULL;
 	bt->stats.flushes++;
@@ -173,7 +172,7 @@ static bool splits(struct icpu *cpu, u32 key, const struct insn *in)
 
 static void forgot(struct icpu *cpu, struct block *b)
 {
-	struct bt *bt = ((struct bt_area *)(void *)cpu->area)->bt;
+	struct bt *bt = bt_of(cpu);
 
 	b->op = &bt->area->entry;
 }

@@ -315,7 +315,7 @@ struct icpu_code_ops {
 	void (*made)(struct icpu *cpu, struct block *b);
 	void (*died)(struct icpu *cpu, struct block *b);
 	void (*flushed)(struct icpu *cpu); /* every block is gone */
-	/* Bytes that making all of its blocks' code anew would make. */
+	/* Bytes of code that it has made of blocks. */
 	u64 (*held)(const struct icpu *cpu);
 	/* A block with made set has lost its operations: see to its op. */
 	void (*forgot)(struct icpu *cpu, struct block *b);

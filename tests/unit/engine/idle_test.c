@@ -69,6 +69,13 @@ static void run_all(struct guest *g)
 	assert_int_equal(g->s.gpr[GPR_RAX], (u32)(ADDS * ROUNDS));
 }
 
+static void begin(struct guest *g)
+{
+	guest_long(g);
+	put_code(g);
+	run_all(g);
+}
+
 /* A block that is not known: where a vCPU looks whether it is idle. */
 static void run_other(struct guest *g, unsigned n)
 {
@@ -83,9 +90,7 @@ static void test_handed_back(void **state)
 	json_int_t before;
 	size_t had;
 
-	guest_long(g);
-	put_code(g);
-	run_all(g);
+	begin(g);
 	/* The time before this is one in which it was not idle. */
 	usleep(LOOK_MS * 1000);
 	run_other(g, 0);
@@ -106,9 +111,7 @@ static void test_kept(void **state)
 	json_int_t before;
 	u64 end;
 
-	guest_long(g);
-	put_code(g);
-	run_all(g);
+	begin(g);
 	run_other(g, 0);
 	before = flushes(g);
 	end = loop_now_ns() + (u64)LOOK_MS * NSEC_PER_MSEC;
