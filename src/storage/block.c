@@ -140,14 +140,15 @@ bool block_now(struct block *b, const struct block_io *io)
 	return done;
 }
 
-/* A read, or a write that need not be durable at once. */
+/* A read, a flush of what is durable, or a write that need not be so at once.
+ */
 static bool done_now(struct block *b, struct block_request *req)
 {
 	const struct block_io io = { req->op, req->offset, req->length,
 		                     req->iov, req->iov_count };
 
 	if (!(req->flags & BLOCK_REQ_INLINE) || !b->driver->now ||
-	    !(req->op == BLOCK_READ ||
+	    !(req->op == BLOCK_READ || req->op == BLOCK_FLUSH ||
 	      (req->op == BLOCK_WRITE && !(req->flags & BLOCK_REQ_FUA))))
 		return false;
 	return b->driver->now(b, &io);

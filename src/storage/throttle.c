@@ -177,7 +177,8 @@ static bool throttle_now(struct block *b, const struct block_io *io)
 {
 	struct throttle *t = throttle_of(b);
 
-	return !atomic_load_explicit(&t->limited, memory_order_relaxed) &&
+	return (io->op == BLOCK_FLUSH ||
+	        !atomic_load_explicit(&t->limited, memory_order_relaxed)) &&
 	       block_now(t->under, io);
 }
 

@@ -45,6 +45,7 @@ static const int allowed[] = {
 	SCMP_SYS(dup),
 	SCMP_SYS(dup3),
 	SCMP_SYS(fstat),
+	SCMP_SYS(fstatfs),
 	SCMP_SYS(newfstatat),
 	SCMP_SYS(fsync),
 	SCMP_SYS(fdatasync),

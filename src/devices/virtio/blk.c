@@ -380,10 +380,12 @@ static void flush(struct virtio_blk *b, struct virtq *q)
 {
 	struct request *r = request_make(b, q, BLOCK_FLUSH);
 
-	if (r)
-		submit(r);
-	else
+	if (!r) {
 		answer_chain(b, q, S_IOERR);
+		return;
+	}
+	r->io.flags = BLOCK_REQ_INLINE;
+	submit(r);
 }
 
 /* S_OK, or why this range is refused. */

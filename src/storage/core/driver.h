@@ -15,7 +15,7 @@
 
 #include "storage/block.h"
 
-/* A read or write without a request of its own. */
+/* A read, write or flush without a request of its own. */
 struct block_io {
 	enum block_op op;
 	u64 offset, length;
@@ -28,8 +28,9 @@ struct block_driver {
 	void (*submit)(struct block *b, struct block_request *req);
 	/*
 	 * Optional: do it here and now, if nothing has to be waited for. True:
-	 * done, durable no more than any other. False: it is to be submitted;
-	 * a part of it may have been done, and is done again.
+	 * done; a write durable no more than any other, a flush as any other.
+	 * False: it is to be submitted; a part of it may have been done, and is
+	 * done again.
 	 */
 	bool (*now)(struct block *b, const struct block_io *io);
 	/* Complete req with result from one of the driver's threads. */

@@ -181,7 +181,8 @@ static bool live_now(struct block *b, const struct block_io *io)
 	bool may, done;
 
 	pthread_mutex_lock(&l->lock);
-	may = !l->paused && (!l->points || io->op == BLOCK_READ);
+	may = !l->paused &&
+	      (!l->points || io->op == BLOCK_READ || io->op == BLOCK_FLUSH);
 	l->below += may;
 	pthread_mutex_unlock(&l->lock);
 	if (!may)

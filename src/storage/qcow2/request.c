@@ -303,9 +303,20 @@ static bool piece_now(const struct block_io *io, const struct piece *p)
 	return block_now(p->to, &part);
 }
 
-bool requests_now(struct block *b, const struct block_io *io)
+/* With nothing of ours to write it is the file's alone. */
+static bool flush_is_passed(struct qcow2 *q)
 {
-	struct qcow2 *q = qcow2_of(b);
+	return !q->external && !atomic_load(&q->corrupt) &&
+	       !atomic_load_explicit(&q->meta_dirty, memory_order_acquire);
+}
+
+static bool flush_now(struct qcow2 *q, const struct block_io *io)
+{
+	return q->writable && flush_is_passed(q) && block_now(q->file, io);
+}
+
+static bool transfer_now(struct qcow2 *q, const struct block_io *io)
+{
 	struct hold h = hold_of(q, io->offset, io->length);
 	struct piece pieces[NOW_PIECES];
 	bool write = io->op == BLOCK_WRITE, done;
@@ -329,13 +340,18 @@ bool requests_now(struct block *b, const struct block_io *io)
 	return done;
 }
 
-/* A flush with nothing of ours to write goes straight down. */
+bool requests_now(struct block *b, const struct block_io *io)
+{
+	struct qcow2 *q = qcow2_of(b);
+
+	return io->op == BLOCK_FLUSH ? flush_now(q, io) : transfer_now(q, io);
+}
+
 static bool try_fast_flush(struct qcow2 *q, struct block_request *req)
 {
 	struct split *s;
 
-	if (q->external || atomic_load(&q->corrupt) ||
-	    atomic_load_explicit(&q->meta_dirty, memory_order_acquire))
+	if (!flush_is_passed(q))
 		return false;
 	s = malloc(sizeof(*s) + sizeof(s->parts[0]));
 	if (!s)

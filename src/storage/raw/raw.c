@@ -11,10 +11,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -100,6 +102,7 @@ static int measure(struct raw *raw, const struct block_open *how,
 {
 	struct block_info *info = &raw->block.info;
 	unsigned short rotational = 0;
+	struct statfs fs;
 	struct stat st;
 	int sector = 0;
 	u64 bytes;
@@ -112,6 +115,8 @@ static int measure(struct raw *raw, const struct block_open *how,
 	raw->named = st.st_nlink > 0;
 	if (S_ISREG(st.st_mode)) {
 		raw->length = (u64)st.st_size;
+		raw->in_memory =
+		    fstatfs(raw->fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
 		return 0;
 	}
 	if (!S_ISBLK(st.st_mode)) {
@@ -201,13 +206,6 @@ static void start_io(struct raw *raw, const struct block_open *how)
 		raw->io = io_threads_create(POOL_THREADS);
 }
 
-/* One that has nothing to do is over. */
-static void begin_flush(struct raw *raw, struct raw_state *st)
-{
-	st->done = atomic_load(&raw->changes);
-	st->post = raw->no_flush || st->done == atomic_load(&raw->flushed);
-}
-
 static void raw_submit(struct block *b, struct block_request *req)
 {
 	struct raw *raw = container_of(b, struct raw, block);
@@ -216,7 +214,8 @@ static void raw_submit(struct block *b, struct block_request *req)
 	if (raw->no_flush)
 		req->flags &= ~(unsigned)BLOCK_REQ_FUA;
 	if (req->op == BLOCK_FLUSH)
-		begin_flush(raw, raw_state(req));
+		raw_state(req)->post =
+		    raw_is_flushed(raw, &raw_state(req)->done);
 	if (req->flags & BLOCK_REQ_BLOCKING)
 		raw_perform(req);
 	else

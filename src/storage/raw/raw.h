@@ -22,7 +22,8 @@ struct raw {
 	bool no_flush; /* flushes and FUA mean nothing */
 	bool no_lock;  /* somebody else's affair */
 	u32 mem_align;
-	bool named; /* the file had a name when it was opened */
+	bool in_memory; /* its file system is nowhere else: tmpfs */
+	bool named;     /* the file had a name when it was opened */
 	/* Bytes that the file has at least: reads before that must succeed,
 	 * and a file that is shorter was cut behind our back. */
 	_Atomic u64 length;
@@ -71,6 +72,8 @@ static inline struct raw_state *raw_state(struct block_request *req)
 
 /* Is the file shorter than it was? */
 bool raw_cut_short(const struct raw *raw);
+/* Has a flush nothing to do? *changes: how many one that begins now covers. */
+bool raw_is_flushed(struct raw *raw, u64 *changes);
 /* Ready a read or write; makes an aligned copy where the file needs it. */
 int raw_begin(struct block_request *req);
 /* The vector of what is left to transfer. 0 or -ENOMEM. */

@@ -151,6 +151,12 @@ int raw_step(struct block_request *req, s64 n)
 	return 1;
 }
 
+bool raw_is_flushed(struct raw *raw, u64 *changes)
+{
+	*changes = atomic_load(&raw->changes);
+	return raw->no_flush || *changes == atomic_load(&raw->flushed);
+}
+
 static void note_flush(struct raw *raw, u64 changes)
 {
 	u64 old = atomic_load(&raw->flushed);
@@ -219,6 +225,10 @@ static bool read_now(struct raw *raw, const struct block_io *io)
 	u32 skip;
 	ssize_t n;
 
+	/* Such can't be asked not to wait, and have nothing to wait for. */
+	if (raw->in_memory)
+		return preadv(raw->fd, io->iov, io->iov_count,
+		              (off_t)io->offset) == (ssize_t)io->length;
 	if (atomic_load_explicit(&raw->no_nowait, memory_order_relaxed))
 		return false;
 	skip = atomic_load_explicit(&raw->skip_now, memory_order_relaxed);
@@ -275,7 +285,10 @@ static bool write_now(struct raw *raw, const struct block_io *io)
 bool raw_now(struct block *b, const struct block_io *io)
 {
 	struct raw *raw = container_of(b, struct raw, block);
+	u64 changes;
 
+	if (io->op == BLOCK_FLUSH)
+		return raw->in_memory || raw_is_flushed(raw, &changes);
 	if (io->length > NOW_BYTES_MAX || io->iov_count > IOV_MAX ||
 	    raw->direct)
 		return false;

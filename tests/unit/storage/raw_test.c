@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -13,8 +14,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -386,6 +389,94 @@ static void test_at_once(void **state)
 		              raw->no_nowait ? "not known here" : "not cached");
 	free(buf);
 	end(f);
+}
+
+static bool in_memory(const char *path)
+{
+	struct statfs fs;
+
+	assert_int_equal(statfs(path, &fs), 0);
+	return fs.f_type == TMPFS_MAGIC;
+}
+
+/* A flush is over at once when there is nothing to make durable, and never when
+ * there is. Of qcow2 it is the same, as long as its tables have not changed. */
+static void check_flushes(struct fixture *f)
+{
+	u8 *buf = aligned_alloc(4096, 4096);
+	bool may = f->request_flags, at_once = may && in_memory(f->path);
+
+	at_once |= (f->request_flags & BLOCK_REQ_BLOCKING) != 0;
+	pattern_fill(buf, 8192, 4096, 3);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(io(f, BLOCK_WRITE, 8192, buf, 4096), 0);
+		assert_int_equal(io(f, BLOCK_FLUSH, 0, NULL, 0), 0);
+		assert_int_equal(was_mine(f, BLOCK_FLUSH, 0, NULL, 0), may);
+		assert_int_equal(io(f, BLOCK_WRITE, 8192, buf, 4096), 0);
+		assert_int_equal(was_mine(f, BLOCK_FLUSH, 0, NULL, 0), at_once);
+	}
+	free(buf);
+}
+
+static void test_flush_at_once(void **state)
+{
+	struct fixture *f = begin(state);
+
+	check_flushes(f);
+	end(f);
+}
+
+static void test_flush_of_qcow2_at_once(void **state)
+{
+	struct fixture f = { .request_flags = BLOCK_REQ_INLINE,
+		             .path = scratch_path(".qcow2") };
+	const struct image_create make = {
+		.path = f.path, .format = "qcow2", .size = SIZE, .replace = true
+	};
+	struct block_open how = { .path = f.path, .fd = -1, .format = "qcow2" };
+	struct error err = { 0 };
+
+	(void)state;
+	assert_int_equal(image_create(&make, &err), 0);
+	assert_int_equal(block_open(&f.b, &how, &err), 0);
+	check_flushes(&f);
+	block_close(f.b);
+	/* Where the host may lose it, none has anything to do. */
+	how.flags = BLOCK_OPEN_NO_FLUSH;
+	assert_int_equal(block_open(&f.b, &how, &err), 0);
+	assert_true(was_mine(&f, BLOCK_FLUSH, 0, NULL, 0));
+	block_close(f.b);
+	unlink(f.path);
+	free(f.path);
+}
+
+/* What lies in memory alone has nothing to wait for. */
+static void test_memory_at_once(void **state)
+{
+	struct fixture f = { .request_flags = BLOCK_REQ_INLINE };
+	struct block_open how = { .fd = memfd_create("disk", MFD_CLOEXEC),
+		                  .flags = BLOCK_OPEN_THREADS };
+	struct error err = { 0 };
+	u8 buf[4096];
+
+	(void)state;
+	assert_true(how.fd >= 0);
+	assert_int_equal(ftruncate(how.fd, SIZE), 0);
+	pattern_fill(buf, 0, sizeof(buf), 5);
+	assert_int_equal(pwrite(how.fd, buf, sizeof(buf), 0), sizeof(buf));
+	assert_int_equal(block_open(&f.b, &how, &err), 0);
+	for (int i = 0; i < 10; i++) {
+		memset(buf, 0, sizeof(buf));
+		assert_true(was_mine(&f, BLOCK_READ, 0, buf, sizeof(buf)));
+		assert_true(pattern_holds(buf, 0, sizeof(buf), 5));
+	}
+	assert_int_equal(io(&f, BLOCK_WRITE, 0, buf, sizeof(buf)), 0);
+	assert_true(was_mine(&f, BLOCK_FLUSH, 0, NULL, 0));
+	/* And what was cut off is lost here as elsewhere. */
+	assert_int_equal(ftruncate(how.fd, SIZE / 2), 0);
+	assert_int_equal(
+	    block_sync(f.b, BLOCK_READ, SIZE / 2, buf, sizeof(buf)), -EIO);
+	block_close(f.b);
 }
 
 /* Whole pages are written at once, unless that was slow lately; parts of pages,
@@ -875,6 +966,9 @@ int main(void)
 		VARIANT(test_growth, BLOCK_OPEN_THREADS),
 		EACH(test_full),
 		EACH(test_device),
+		EACH(test_flush_at_once),
+		cmocka_unit_test(test_flush_of_qcow2_at_once),
+		cmocka_unit_test(test_memory_at_once),
 		cmocka_unit_test(test_backends_exist),
 	};
 

@@ -219,7 +219,7 @@ static bool now(struct block *b, const struct block_io *io)
 	if (luck == 2 && io->op == BLOCK_WRITE)
 		req.length = ALIGN_DOWN(io->length / 2, (u64)SECTOR);
 	pthread_mutex_lock(&r->serving);
-	rc = req.length ? serve(r, &req) : 0;
+	rc = req.length || req.op == BLOCK_FLUSH ? serve(r, &req) : 0;
 	if (r->size > block_size(b))
 		atomic_store(&b->size, r->size);
 	pthread_mutex_unlock(&r->serving);
