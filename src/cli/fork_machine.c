@@ -89,6 +89,8 @@ static void add_disk(struct build *b, json_t *list, json_t *from)
 
 	json_object_set(disk, "serial", json_object_get(from, "serial"));
 	json_object_set(disk, "cache", json_object_get(from, "cache"));
+	/* As fast as the machine's is now. */
+	json_object_update(disk, json_object_get(from, "limits"));
 	json_object_set_new(disk, "readonly", json_boolean(readonly));
 	json_object_set_new(disk, "chain", chain);
 	json_array_foreach(below, i, file)

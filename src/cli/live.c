@@ -193,7 +193,7 @@ static int ask_daemon(const struct live_verb *verb, void *ctx,
 	body = verb->remote(ctx, &err);
 	if (err.code < 0)
 		return disk_fail(&err);
-	code = live_remote(a, body, local);
+	code = live_remote(a, body, verb->stopped ? NULL : local);
 	json_decref(body);
 	return code;
 }

@@ -85,11 +85,13 @@ struct live_verb {
 	/* The same for a machine of the daemon's: what its API is sent; NULL:
 	 * it is asked. Of none: the daemon can't. */
 	json_t *(*remote)(void *ctx, struct error *err);
+	bool stopped; /* also of a machine of the daemon's that does not run */
 };
 int live_main(const struct live_verb *verb, int argc, char **argv, void *ctx,
               struct live_args *a);
 
-/* live_remote.c. The exit code; local: why no machine was found here. */
+/* live_remote.c. The exit code; local: why no machine was found here, which a
+ * daemon that does not run has not either. NULL: it is started to be asked. */
 int live_remote(struct live_args *a, json_t *body, const struct error *local);
 /* A key, if there is something to say. */
 void live_put_path(json_t *body, const char *key, const char *path);

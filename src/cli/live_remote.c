@@ -98,7 +98,7 @@ int live_remote(struct live_args *a, json_t *body, const struct error *local)
 	struct error err = { 0 };
 	int code;
 
-	if (!daemon_runs())
+	if (local && !daemon_runs())
 		return disk_fail(local);
 	if (client_open(&r.client, NULL, &err) < 0)
 		return disk_fail(&err);

@@ -154,11 +154,13 @@ int live_throttle_verb(int argc, char **argv)
 {
 	static const struct live_verb verb = {
 		"atoll disk throttle NAME:DISK OPTION...",
-		"Say how fast a disk in use may be.",
+		"Say how fast a disk may be: one in use, or (of the daemon's "
+		"machines) from the next start on.",
 		throttle_options,
 		throttle_option,
 		throttle,
-		throttle_remote
+		throttle_remote,
+		.stopped = true
 	};
 	struct throttle t = { .limits = json_object() };
 	int code = live_main(&verb, argc, argv, &t, &t.a);

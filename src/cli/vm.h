@@ -34,6 +34,13 @@ int vm_rename(int argc, char **argv);
 int vm_attach(int argc, char **argv);
 int vm_detach(int argc, char **argv);
 
+/* An absolute path: the daemon has another working directory. NULL. */
+json_t *definition_path(const char *path, struct error *err) MUST_CHECK;
+/* What --image-disk says. */
+int definition_image_disk(json_t *spec, const char *value,
+                          struct error *err) MUST_CHECK;
+/* A disk's limits for people: ", 100 requests/s, 8 MiB/s", or nothing. */
+const char *disk_limits_words(json_t *disk, char *room, size_t size);
 /* What --disk and --net say, put into a definition's "disks" and "nics". */
 int definition_add_disk(json_t *spec, const char *value,
                         struct error *err) MUST_CHECK;

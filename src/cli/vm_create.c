@@ -15,7 +15,6 @@
 #include "cli/say.h"
 #include "cli/vm.h"
 #include "cli/vm_resources.h"
-#include "storage/image.h"
 
 enum {
 	OPT_APPEND = OPT_OWN,
@@ -27,6 +26,7 @@ enum {
 	OPT_ENGINE,
 	OPT_FILE,
 	OPT_IMAGE,
+	OPT_IMAGE_DISK,
 	OPT_FULL,
 	OPT_INITRD,
 	OPT_KERNEL,
@@ -59,7 +59,13 @@ enum {
 	    { "append", "WORDS", "added to the kernel command line",           \
 	      OPT_APPEND },                                                    \
 	    { "disk", "FILE[,OPTION]...",                                      \
-	      "format=, readonly, cache=, serial=", OPT_DISK },                \
+	      "format=, readonly, cache=, serial=, iops=, iops-burst=, "       \
+	      "rate=, rate-burst=",                                            \
+	      OPT_DISK },                                                      \
+	    { "image-disk", "OPTION[,OPTION]...",                              \
+	      "limits of the disk on the image: iops=, iops-burst=, rate=, "   \
+	      "rate-burst=",                                                   \
+	      OPT_IMAGE_DISK },                                                \
 	    { "net", "user|tap:T|NAME[,OPTION]...|none",                       \
 	      "network cards (user); repeatable; address=A, send=SIZE, "       \
 	      "receive=SIZE, frames=N, trusted",                               \
@@ -107,8 +113,7 @@ static json_t *list_of(json_t *spec, const char *key)
 	return value;
 }
 
-/* The daemon has another working directory, or another host. */
-static json_t *whole_path(const char *path, struct error *err)
+json_t *definition_path(const char *path, struct error *err)
 {
 	char *real = realpath(path, NULL);
 	json_t *value = real ? json_string(real) : NULL;
@@ -122,7 +127,7 @@ static json_t *whole_path(const char *path, struct error *err)
 static int set_path(json_t *object, const char *key, const char *path,
                     struct error *err)
 {
-	json_t *value = whole_path(path, err);
+	json_t *value = definition_path(path, err);
 
 	return value ? json_object_set_new(object, key, value) : -ENOENT;
 }
@@ -130,45 +135,6 @@ static int set_path(json_t *object, const char *key, const char *path,
 static int set_number(json_t *object, const char *key, u64 n)
 {
 	return json_object_set_new(object, key, json_integer((json_int_t)n));
-}
-
-/* KEY=TEXT, if the key is one of these. */
-static bool disk_text(json_t *disk, const char *part)
-{
-	static const char *const keys[] = { "format", "cache", "serial" };
-	size_t n = strcspn(part, "=");
-
-	for (size_t i = 0; part[n] && i < ARRAY_SIZE(keys); i++)
-		if (strlen(keys[i]) == n && strncmp(keys[i], part, n) == 0) {
-			json_object_set_new(disk, keys[i],
-			                    json_string(part + n + 1));
-			return true;
-		}
-	return false;
-}
-
-int definition_add_disk(json_t *spec, const char *value, struct error *err)
-{
-	char *copy = xstrdup(value), *rest = copy, *part = strsep(&rest, ",");
-	json_t *disk = json_object();
-	int rc = set_path(disk, "path", part, err);
-
-	const char *named = rc == 0 ? image_format_named(copy) : NULL;
-
-	if (named)
-		json_object_set_new(disk, "format", json_string(named));
-	while (rc == 0 && (part = strsep(&rest, ","))) {
-		if (strcmp(part, "readonly") == 0)
-			json_object_set_new(disk, "readonly", json_true());
-		else if (!disk_text(disk, part))
-			rc = error_set(err, -EINVAL,
-			               "--disk: there is no option %s", part);
-	}
-	if (rc == 0)
-		json_array_append(list_of(spec, "disks"), disk);
-	json_decref(disk);
-	free(copy);
-	return rc;
 }
 
 /* KEY=VALUE of a card in a network, or a word. */
@@ -348,7 +314,7 @@ static int take_boot(struct definition *d, int id, const char *value,
 		return set_path(boot, "initrd", value, err);
 	if (id == OPT_APPEND)
 		return text_option(boot, "cmdline", value, err);
-	path = whole_path(value, err);
+	path = definition_path(value, err);
 	return path ? json_array_append_new(list_of(boot, "modules"), path)
 	            : -ENOENT;
 }
@@ -393,6 +359,8 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 		                   err);
 	case OPT_IMAGE:
 		return text_option(d->spec, "image", value, err);
+	case OPT_IMAGE_DISK:
+		return definition_image_disk(d->spec, value, err);
 	case OPT_FULL:
 		return json_object_set_new(d->spec, "full_copy", json_true());
 	case OPT_NAME:

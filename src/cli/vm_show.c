@@ -138,11 +138,16 @@ static void show_sizes(json_t *vm)
 static void show_devices(json_t *vm)
 {
 	json_t *one, *port;
+	char room[160];
 	size_t i, k;
 
+	one = remote_at(vm, "spec.image_disk");
+	if (disk_limits_words(one, room, sizeof(room))[0])
+		row("spec.image_disk", "%s", room + strlen(", "));
 	json_array_foreach(remote_at(vm, "spec.disks"), i, one)
 	{
-		row("spec.disk", "%s", remote_text(one, "path"));
+		row("spec.disk", "%s%s", remote_text(one, "path"),
+		    disk_limits_words(one, room, sizeof(room)));
 	}
 	json_array_foreach(remote_at(vm, "spec.nics"), i, one)
 	{

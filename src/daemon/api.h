@@ -110,6 +110,8 @@ void call_list(struct call *c, const char *key,
 bool call_may_make_vm(struct call *c, json_t *spec, bool own_files);
 /* Into the registry. */
 int call_write_vm(struct call *c, struct vm *vm) MUST_CHECK;
+/* Changes a definition by a patch (RFC 7396), as the caller may. */
+void call_change_vm(struct call *c, struct vm *vm, json_t *patch);
 /* A new machine of a definition that was checked: 201, and the machine as the
  * answer. spec and params are taken over. kind: its first task, or NULL. */
 void call_make_vm(struct call *c, json_t *spec, const char *id,

@@ -100,17 +100,95 @@ static void tell_disk(struct call *c, struct vm *vm, int disk, const char *op,
 	holder_request(vm, message, answered, ctx);
 }
 
+/* ---- limits ---- */
+
+/* A change of the definition, and what comes after it. */
+struct throttle {
+	void (*apply)(struct call *c, void *ctx);
+	void (*drop)(void *ctx);
+	void *ctx;
+	struct vm *vm;
+	size_t disk;
+};
+
+static void throttled(void *ctx, bool ok, const char *words, json_t *answer)
+{
+	char *all;
+
+	(void)answer;
+	if (ok) {
+		http_reply(ctx, 204, NULL, NULL, NULL, 0);
+		return;
+	}
+	all = xasprintf("the limits hold from the next start on: %s", words);
+	api_reply_error(ctx, "conflict", all);
+	free(all);
+}
+
+static void apply_throttle(struct call *c, void *ctx)
+{
+	struct throttle *t = ctx;
+
+	t->apply(c, t->ctx);
+	/* The answer is not the machine. */
+	json_decref(c->reply);
+	c->reply = NULL;
+	if (vm_is_up(t->vm)) {
+		c->deferred = true;
+		disk_limits_tell(t->vm, t->disk, throttled, c->http);
+	}
+	free(t);
+}
+
+static void drop_throttle(void *ctx)
+{
+	struct throttle *t = ctx;
+
+	t->drop(t->ctx);
+	free(t);
+}
+
+static void change_limits(struct call *c, struct vm *vm, size_t disk,
+                          json_t *patch)
+{
+	struct throttle *t;
+
+	call_change_vm(c, vm, patch);
+	if (!c->apply)
+		return;
+	t = xalloc(sizeof(*t));
+	*t = (struct throttle){ c->apply, c->drop, c->ctx, vm, disk };
+	c->apply = apply_throttle;
+	c->drop = drop_throttle;
+	c->ctx = t;
+	if (c->status == 200)
+		c->status = 204;
+}
+
 void api_disk_throttle(struct call *c)
 {
-	static const char *const keys[] = { "iops", "iops_burst", "bytes_per_s",
-		                            "bytes_burst", NULL };
-	struct vm *vm = call_vm_up(c);
+	struct vm *vm = call_vm(c);
 	int disk = vm ? disk_of(c) : -1;
+	json_t *patch;
 
-	if (disk < 0 || !call_known_keys(c, keys) || !all_numbers(c))
+	if (disk < 0 || !call_match(c, vm->revision) ||
+	    !call_known_keys(c, disk_limit_keys) || !all_numbers(c))
 		return;
-	tell_disk(c, vm, disk, "disk-throttle", done, c->http);
+	if (vm->state == VM_STARTING) {
+		call_fail(c, "conflict", "the machine is starting",
+		          "ask again when it runs");
+		return;
+	}
+	patch = disk_limits_patch(vm->spec, (size_t)disk, c->body);
+	if (patch)
+		change_limits(c, vm, (size_t)disk, patch);
+	else
+		call_fail(c, "not-found", "the machine has no such disk",
+		          "atoll vm show has them");
+	json_decref(patch);
 }
+
+/* ---- size ---- */
 
 /* A machine's own disk counts as large as it was asked to be until it is
  * known what became of that. */

@@ -55,12 +55,14 @@ void api_vm_get(struct call *c)
 /* old: what it was before, NULL for a new one. */
 static bool may_define(struct call *c, json_t *spec, json_t *old)
 {
-	static const char *const parts[] = { "boot", "disks", "nics" };
+	static const char *const parts[] = { "boot", "nics" };
 	bool same = old != NULL;
 
 	for (size_t i = 0; same && i < ARRAY_SIZE(parts); i++)
 		same = json_equal(json_object_get(spec, parts[i]),
 		                  json_object_get(old, parts[i]));
+	/* How fast they are is no file's name. */
+	same = same && disk_limits_same_disks(spec, old);
 	if (same || !spec_touches_host(spec) ||
 	    (caller_rights(&c->caller, NULL) & RIGHT_HOST))
 		return true;
@@ -277,7 +279,8 @@ static void apply_change(struct call *c, void *ctx)
 {
 	struct changed *ch = ctx;
 	struct vm *vm = ch->vm;
-	bool moved;
+	bool live = ch->run_revision != vm->run_revision, moved;
+	json_t *before = json_incref(vm->spec);
 
 	moved = strcmp(vm_project(vm), json_string_value(json_object_get(
 					   ch->spec, "project"))) != 0;
@@ -285,6 +288,10 @@ static void apply_change(struct call *c, void *ctx)
 	vm->revision++;
 	vm->run_revision = ch->run_revision;
 	limits_apply(vm);
+	/* One that runs by another definition may have others there. */
+	if (live)
+		disk_limits_tell_changed(vm, before);
+	json_decref(before);
 	memcpy(vm->updated, ch->updated, TIME_SIZE);
 	free(vm->name);
 	vm->name =
@@ -318,16 +325,21 @@ static bool same_image(json_t *a, json_t *b)
 	return (!x && !y) || (x && y && json_equal(x, y));
 }
 
-void api_vm_patch(struct call *c)
+/* It goes by all of it without a restart. */
+static bool goes_by(const struct vm *vm, json_t *spec)
 {
-	struct vm *vm = call_vm(c);
+	return vm->run_revision == vm->revision &&
+	       limits_change_is_live(vm->spec, spec) &&
+	       (vm_is_up(vm) || disk_limits_same(vm->spec, spec));
+}
+
+void call_change_vm(struct call *c, struct vm *vm, json_t *patch)
+{
 	struct changed *ch;
 	json_t *spec;
 	int rc;
 
-	if (!vm || !call_match(c, vm->revision))
-		return;
-	spec = spec_patch(vm->spec, c->body, &c->err);
+	spec = spec_patch(vm->spec, patch, &c->err);
 	if (!spec) {
 		call_fail_error(c, -EINVAL);
 		return;
@@ -335,11 +347,7 @@ void api_vm_patch(struct call *c)
 	ch = xalloc(sizeof(*ch));
 	ch->vm = vm;
 	ch->spec = spec;
-	/* One that goes by all of it needs no restart for it. */
-	ch->run_revision = vm->run_revision;
-	if (vm->run_revision == vm->revision &&
-	    limits_change_is_live(vm->spec, spec))
-		ch->run_revision++;
+	ch->run_revision = vm->run_revision + goes_by(vm, spec);
 	time_now(ch->updated);
 	c->apply = apply_change;
 	c->drop = drop_change;
@@ -374,6 +382,14 @@ void api_vm_patch(struct call *c)
 	}
 	c->status = 200;
 	set_etag(c, vm->revision + 1);
+}
+
+void api_vm_patch(struct call *c)
+{
+	struct vm *vm = call_vm(c);
+
+	if (vm && call_match(c, vm->revision))
+		call_change_vm(c, vm, c->body);
 }
 
 /* ---- tasks of a machine ---- */

@@ -308,6 +308,26 @@ void holder_request(struct vm *vm, json_t *message, holder_answer_fn *fn,
 /* Nobody waits for answers with that ctx any more. */
 void holder_unask(struct vm *vm, void *ctx);
 
+/* ---- how fast disks may be: disk_limits.c ---- */
+
+#define DISK_LIMIT_MAX ((s64)1 << 53) /* what JSON's numbers hold exactly */
+extern const char *const disk_limit_keys[]; /* ends with NULL */
+/* Copies those that are there. */
+void disk_limits_copy(json_t *to, json_t *from);
+/* A definition that gives its disk of that number these limits, each as it was
+ * where limits has none; as a change of spec. NULL: it has no such disk. */
+json_t *disk_limits_patch(json_t *spec, size_t disk, json_t *limits);
+/* Whether two definitions have the same disks, but for limits; limits and all.
+ */
+bool disk_limits_same_disks(json_t *a, json_t *b);
+bool disk_limits_same(json_t *a, json_t *b);
+/* The limits of vm's definition for a disk, to its machine, which runs. One
+ * that has another file there refuses them. */
+void disk_limits_tell(struct vm *vm, size_t disk, holder_answer_fn *fn,
+                      void *ctx);
+/* Those that are others than before. */
+void disk_limits_tell_changed(struct vm *vm, json_t *before);
+
 /* ---- work in a process of its own: job.c ---- */
 
 /* A program of ours with arguments, itself first; done is called once, with

@@ -103,6 +103,7 @@ static json_t *resolve(struct vm *vm, json_t *spec, struct error *err)
 	}
 	disk = json_pack("{s:s, s:s, s:b}", "path", path, "format",
 	                 clone ? "qcow2" : "raw", "readonly", 0);
+	disk_limits_copy(disk, json_object_get(machine, "image_disk"));
 	json_array_insert_new(json_object_get(machine, "disks"), 0, disk);
 	free(path);
 	free(folder);

@@ -96,7 +96,7 @@ const struct route routes[] = {
 	  api_policy_patch },
 
 	{ "GET", VM "/disks", RIGHT_READ, BODY_NONE, "", api_disk_list },
-	{ "POST", DISK "/throttle", RIGHT_OPERATE, BODY_JSON, "",
+	{ "POST", DISK "/throttle", RIGHT_DEFINE, BODY_JSON, "",
 	  api_disk_throttle },
 	{ "POST", DISK "/resize", RIGHT_DEFINE, BODY_JSON, "",
 	  api_disk_resize },

@@ -144,6 +144,14 @@ static s64 number(struct reader *r, const char *key, s64 min, s64 max,
 	return n;
 }
 
+/* As a machine file takes them (vm/config.c). Absent: no limit. */
+static void read_disk_limits(struct reader *r)
+{
+	for (size_t i = 0; disk_limit_keys[i]; i++)
+		if (find(r, disk_limit_keys[i]))
+			number(r, disk_limit_keys[i], 0, DISK_LIMIT_MAX, 0);
+}
+
 static void boolean(struct reader *r, const char *key, bool fallback)
 {
 	json_t *value = find(r, key);
@@ -268,8 +276,10 @@ static void read_boot(struct reader *r)
 
 static void read_disk(struct reader *r)
 {
-	static const char *const keys[] = { "path",     "format", "serial",
-		                            "readonly", "cache",  NULL };
+	static const char *const keys[] = {
+		"path", "format",     "serial",      "readonly",    "cache",
+		"iops", "iops_burst", "bytes_per_s", "bytes_burst", NULL
+	};
 	/* The first is what it is without being said. */
 	static const char *const formats[] = { "raw", "qcow2", NULL };
 	static const char *const qcow2[] = { "qcow2", "raw", NULL };
@@ -289,6 +299,13 @@ static void read_disk(struct reader *r)
 	text(r, "serial", 20, NULL);
 	boolean(r, "readonly", false);
 	choice(r, "cache", caches);
+	read_disk_limits(r);
+}
+
+static void read_image_disk(struct reader *r)
+{
+	check_keys(r, disk_limit_keys);
+	read_disk_limits(r);
 }
 
 static void read_limits(struct reader *r)
@@ -457,6 +474,7 @@ static void read_machine(struct reader *r)
 		                            "engine_options",
 		                            "image",
 		                            "full_copy",
+		                            "image_disk",
 		                            "memory_bytes",
 		                            "boot",
 		                            "disks",
@@ -500,6 +518,11 @@ static void read_machine(struct reader *r)
 	if (image && (image[0] == '.' || strchr(image, '/')))
 		fail(r, "image", "is not the name of an image");
 	boolean(r, "full_copy", false);
+	if (find(r, "image_disk")) {
+		if (!image)
+			fail(r, "image_disk", "is said, and there is no image");
+		object(r, "image_disk", read_image_disk);
+	}
 	object(r, "boot", read_boot);
 	if (r->rc == 0 && !image &&
 	    !json_object_get(json_object_get(r->to, "boot"), "kernel"))

@@ -115,11 +115,11 @@ static struct block *live(const struct request *r)
 
 /* ---- what they are ---- */
 
-static json_t *limits_json(const struct disks *d, unsigned disk)
+json_t *disk_limits_json(struct machine *machine, unsigned disk)
 {
 	struct throttle_limits l;
 
-	machine_disk_limits(d->machine, disk, &l);
+	machine_disk_limits(machine, disk, &l);
 	return json_pack("{s:I,s:I,s:I,s:I}", "iops", (json_int_t)l.iops,
 	                 "iops_burst", (json_int_t)l.iops_burst, "bytes_per_s",
 	                 (json_int_t)l.bytes, "bytes_burst",
@@ -146,13 +146,13 @@ static json_t *disk_json(const struct disks *d, unsigned i)
 	struct block_info info;
 
 	block_info(machine_disk(d->machine, i), &info);
-	return json_pack("{s:i,s:s?,s:s?,s:s?,s:I,s:b,s:b,s:b,s:o,s:o*}",
-	                 "disk", (int)i, "path", disk->path, "format",
-	                 disk->format, "serial", disk->serial, "bytes",
-	                 (json_int_t)info.size, "readonly", info.readonly,
-	                 "private", d->config->disk_private[i], "shared",
-	                 d->config->disk_shared[i], "limits", limits_json(d, i),
-	                 "layers", layers_json(d, i));
+	return json_pack(
+	    "{s:i,s:s?,s:s?,s:s?,s:I,s:b,s:b,s:b,s:o,s:o*}", "disk", (int)i,
+	    "path", disk->path, "format", disk->format, "serial", disk->serial,
+	    "bytes", (json_int_t)info.size, "readonly", info.readonly,
+	    "private", d->config->disk_private[i], "shared",
+	    d->config->disk_shared[i], "limits",
+	    disk_limits_json(d->machine, i), "layers", layers_json(d, i));
 }
 
 static int do_list(struct request *r, json_t **answer)
@@ -171,10 +171,19 @@ static int do_list(struct request *r, json_t **answer)
 
 static int do_throttle(struct request *r, json_t **answer)
 {
+	const char *path = text(r, "path"), *ours;
 	struct throttle_limits l;
 	int rc;
 
 	(void)answer;
+	ours = r->d->config->machine.disks[r->disk].path;
+	/* Who names it by another definition than this run's may mean another.
+	 */
+	if (path && ours && strcmp(path, ours) != 0)
+		return error_set(r->err, -EBUSY,
+		                 "the machine runs with another disk there, "
+		                 "%s",
+		                 ours);
 	machine_disk_limits(r->d->machine, r->disk, &l);
 	rc = number(r, "iops", &l.iops);
 	if (rc == 0)

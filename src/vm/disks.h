@@ -34,5 +34,7 @@ int brought_fd(const struct brought *b, json_t *index);
 /* The answer; NULL: op is none of these. */
 json_t *disks_request(const struct disks *d, const char *op, json_t *message,
                       const struct brought *brought);
+/* How fast a disk may be now, as a machine file says it. */
+json_t *disk_limits_json(struct machine *machine, unsigned disk);
 /* Words if the machine can't be saved now, for a disk is being changed. */
 const char *disks_in_the_way(const struct disks *d);

@@ -23,6 +23,7 @@
 #include "storage/image.h"
 #include "storage/live.h"
 #include "vm/config.h"
+#include "vm/disks.h"
 #include "vm/session.h"
 
 /* Somebody maps our memory: until the other ends of this pipe are closed. */
@@ -372,10 +373,11 @@ static json_t *disks(struct forking *f)
 		json_array_append_new(
 		    list,
 		    json_pack(
-			"{s:i,s:s?,s:s?,s:b,s:O*,s:o}", "disk", (int)i,
+			"{s:i,s:s?,s:s?,s:b,s:O*,s:o,s:o}", "disk", (int)i,
 			"serial", c->disks[i].serial, "path", c->disks[i].path,
 			"readonly", c->disks[i].readonly, "cache",
 			json_object_get(json_array_get(given, i), "cache"),
+			"limits", disk_limits_json(f->moments->machine, i),
 			"below", below(f, i)));
 	return list;
 }

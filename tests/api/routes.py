@@ -503,6 +503,85 @@ class Routes(MomentRoutes, unittest.TestCase):
         self.refused(get("/v1/images/none:1"), 404, "not-found", "none:1")
         self.refused(get("/v1/images/..%2f..%2fetc"), 404, "not-found")
 
+    def limits(self, name, disk=0):
+        """How fast a machine that runs lets a disk be."""
+        found = get(f"/v1/vms/{name}/disks").json["disks"][disk]["limits"]
+        return [found[k] for k in ("iops", "iops_burst", "bytes_per_s",
+                                   "bytes_burst")]
+
+    def test_46_limits(self):
+        files = [D.work / f"limit-{n}.qcow2" for n in "abc"]
+        for f in files:
+            subprocess.run([PROGRAMS["atoll"], "disk", "create", f, "1M"],
+                           check=True)
+        a, b, c = ({"path": str(f)} for f in files)
+        at, disks = "/v1/vms/slow", "/v1/vms/slow/disks"
+        for bad, words in (({"iops": -1}, "iops"),
+                           ({"iops": 1.5}, "whole number"),
+                           ({"bytes_per_s": "8M"}, "bytes_per_s"),
+                           ({"bytes_burst": 2 ** 53 + 1}, "bytes_burst")):
+            self.refused(D.define("slow", disks=[dict(a, **bad)]), 400,
+                         "bad-request", words)
+        self.refused(D.define("slow", image_disk={"iops": 1}), 400,
+                     "bad-request", "image")
+        D.define("slow", disks=[dict(a, iops=70, bytes_burst=9000), b])
+        # One that does not run has them from its start on.
+        self.assertEqual(post(f"{disks}/vdb/throttle",
+                              {"bytes_per_s": 5000}).status, 204)
+        self.refused(post(f"{disks}/vdc/throttle", {"iops": 1}), 404,
+                     "not-found", "no such disk")
+        D.do("POST", f"{at}/start")
+        self.assertEqual(self.limits("slow", 0), [70, 0, 0, 9000])
+        self.assertEqual(self.limits("slow", 1), [0, 0, 5000, 0])
+        # Of one that runs both are others at once, by either way.
+        self.assertEqual(post(f"{disks}/vda/throttle",
+                              {"iops": 0, "iops_burst": 30}).status, 204)
+        vm = get(at).json
+        self.assertEqual((vm["spec"]["disks"][0]["iops_burst"],
+                          vm["restart_needed"]), (30, False))
+        self.assertEqual(self.limits("slow", 0), [0, 30, 0, 9000])
+        vm["spec"]["disks"][1]["iops"] = 44
+        del vm["spec"]["disks"][0]["bytes_burst"]
+        vm = D.call("PATCH", at, {"disks": vm["spec"]["disks"]}).json
+        self.assertFalse(vm["restart_needed"])
+        self.assertEqual([self.limits("slow", n) for n in (0, 1)],
+                         [[0, 30, 0, 0], [44, 0, 5000, 0]])
+        # A copy begins with them.
+        D.do("POST", f"{at}/fork", {"name": "slow-too"})
+        self.assertEqual([self.limits("slow-too-1", n) for n in (0, 1)],
+                         [[0, 30, 0, 0], [44, 0, 5000, 0]])
+        # What was saved goes on with those that are wanted now.
+        D.do("POST", f"{at}/suspend")
+        self.assertEqual(post(f"{disks}/vda/throttle",
+                              {"iops": 99}).status, 204)
+        D.do("POST", f"{at}/start")
+        self.assertEqual(self.limits("slow", 0), [99, 30, 0, 0])
+        # vdb of the definition is no longer that of the machine.
+        vm = D.call("PATCH", at, {"disks": [vm["spec"]["disks"][0], c]}).json
+        self.assertTrue(vm["restart_needed"])
+        self.refused(post(f"{disks}/vdb/throttle", {"iops": 7}), 409,
+                     "conflict", "from the next start")
+        self.assertEqual(self.limits("slow", 1), [44, 0, 5000, 0])
+        self.assertEqual(post(f"{disks}/vda/throttle",
+                              {"iops": 98}).status, 204)
+        self.assertEqual(self.limits("slow", 0)[0], 98)
+        D.do("POST", f"{at}/kill")
+        D.do("POST", f"{at}/start")
+        self.assertEqual([self.limits("slow", n)[0] for n in (0, 1)], [98, 7])
+        # The disk of an image is none of the list.
+        D.define("slow-image", image="tiny:1", boot={},
+                 image_disk={"iops": 60})
+        D.do("POST", "/v1/vms/slow-image/start")
+        self.assertEqual(self.limits("slow-image"), [60, 0, 0, 0])
+        self.assertEqual(post("/v1/vms/slow-image/disks/vda/throttle",
+                              {"bytes_per_s": 80}).status, 204)
+        self.assertEqual(self.limits("slow-image"), [60, 0, 80, 0])
+        vm = D.call("PATCH", "/v1/vms/slow-image", {"image_disk": None}).json
+        self.assertFalse("image_disk" in vm["spec"] or vm["restart_needed"])
+        self.assertEqual(self.limits("slow-image"), [0, 0, 0, 0])
+        for name in ("slow", "slow-too-1", "slow-image"):
+            D.do("DELETE", f"/v1/vms/{name}?force=true")
+
     def test_45_disks(self):
         disk = D.work / "disk.qcow2"
         tool = PROGRAMS["atoll"]
@@ -517,7 +596,7 @@ class Routes(MomentRoutes, unittest.TestCase):
         at = "/v1/vms/disky/disks"
         big = {"path": str(D.work / "m.qcow2")}
         self.refused(get(at), 409, "conflict", "run")
-        for verb, body in (("throttle", {"iops": 1}), ("resize", {"bytes": 1}),
+        for verb, body in (("resize", {"bytes": 1}),
                            ("snapshot", {}), ("commit", {}), ("mirror", big),
                            ("rebase", {}), ("backup", big)):
             self.refused(post(f"{at}/vda/{verb}", body), 409, "conflict")

@@ -948,14 +948,36 @@ class Cli(unittest.TestCase):
         self.bad(3, "no machine", "disk", "info", "nobody:vda")
         self.good("vm", "create", "disky", *TINY, "--disk", disk)
         self.bad(4, "does not run", "disk", "snapshot", "disky:vda")
+        self.good("disk", "throttle", "disky:vda", "--bytes-per-s", "8M")
+        self.assertIn(f"{disk}, rate 8.0 MiB", self.good("vm", "show", "disky"))
+        self.bad(3, "no such disk", "disk", "throttle", "disky:vdb", "--iops",
+                 "1")
+        self.bad(3, "no machine nobody", "disk", "throttle", "nobody:vda",
+                 "--iops", "1")
+        more = D.work / "more.raw"
+        more.write_bytes(bytes(1 << 20))
+        self.bad(2, "iops-burst=", "vm", "attach", "disky", "--disk",
+                 f"{more},iop=1")
+        self.bad(2, "iops=x", "vm", "attach", "disky", "--disk",
+                 f"{more},iops=x")
+        self.good("vm", "attach", "disky", "--disk",
+                  f"{more},iops=5,rate=1M,rate-burst=2M")
+        self.assertIn(f"{more}, iops 5, rate 1.0 MiB, rate-burst 2.0 MiB",
+                      self.good("vm", "show", "disky"))
+        self.bad(2, "no image", "vm", "set", "disky", "--image-disk",
+                 "iops=5")
+        self.bad(2, "none of iops=N", "vm", "set", "disky", "--image-disk",
+                 "cache=none")
+        self.good("vm", "detach", "disky", "vdb")
         self.good("vm", "start", "disky")
         self.good("disk", "snapshot", "disky:vda", "--name", "one", "--quiet")
         self.assertTrue((D.work / "c.one.qcow2").exists())
         self.good("disk", "resize", "disky:vda", "32M")
         self.good("disk", "throttle", "disky:vda", "--iops", "100")
         info = json.loads(self.good("disk", "info", "disky:vda"))
-        self.assertEqual((info["bytes"], info["limits"]["iops"]),
-                         (32 << 20, 100))
+        self.assertEqual((info["bytes"], info["limits"]["iops"],
+                          info["limits"]["bytes_per_s"]),
+                         (32 << 20, 100, 8 << 20))
         self.bad(2, "no other file", "disk", "rebase", "disky:vda",
                  "--backing", disk)
         self.good("disk", "snapshot", "disky:vda", "--name", "two", "--quiet")

@@ -260,7 +260,10 @@ def disks_with_paths():
     command("disk", "create", path, "64M", "--format", "qcow2")
     guest = Guest(atoll, disk_elf, env, f"{path},format=qcow2", "five")
     check("it writes", guest.goes_on(20), guest.said)
+    command("disk", "throttle", "five:vda", "--iops", "1000000")
     copies, _ = fork("five", "--count", "2", "--rm")
+    info = json.loads(command("disk", "info", copies[0].name + ":vda").stdout)
+    check("as fast as that", info["limits"]["iops"] == 1000000, info)
     kept = [f"{work}/d/{n}" for n in disk_files() if n.startswith("disk.fork-")]
     check("the file has a second name", len(kept) == 1, disk_files())
     kept = kept[0]

@@ -169,6 +169,10 @@ static int open_disks(struct hold_files *f, json_t *machine, struct error *err)
 		copy_key(to, disk, "serial");
 		copy_key(to, disk, "readonly");
 		copy_key(to, disk, "cache");
+		copy_key(to, disk, "iops");
+		copy_key(to, disk, "iops_burst");
+		copy_key(to, disk, "bytes_per_s");
+		copy_key(to, disk, "bytes_burst");
 		readonly = json_is_true(json_object_get(disk, "readonly"));
 		fd = open_file("disk", text_of(disk, "path"),
 		               readonly ? O_RDONLY : O_RDWR, true, err);

@@ -91,6 +91,11 @@ static bool is_live(json_t *before, json_t *after, const char *key)
 	for (size_t i = 0; i < ARRAY_SIZE(live); i++)
 		if (strcmp(live[i], key) == 0)
 			return true;
+	/* The disks' limits are told to it. */
+	if (strcmp(key, "image_disk") == 0)
+		return true;
+	if (strcmp(key, "disks") == 0)
+		return disk_limits_same_disks(before, after);
 	if (strcmp(key, "cpus") == 0)
 		return grows(before, after, key, "max_cpus");
 	return strcmp(key, "memory_bytes") == 0 &&

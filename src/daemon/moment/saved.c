@@ -94,7 +94,9 @@ int saved_fits(const struct vm *vm, json_t *then, struct error *err)
 		json_t *a = json_object_get(spec, parts[i]);
 		json_t *b = json_object_get(vm->spec, parts[i]);
 
-		if ((!a && !b) || json_equal(a, b))
+		if ((!a && !b) || json_equal(a, b) ||
+		    (strcmp(parts[i], "disks") == 0 &&
+		     disk_limits_same_disks(spec, vm->spec)))
 			continue;
 		error_set(err, -EBUSY,
 		          "%s has other %s now than when it was saved",
@@ -116,12 +118,13 @@ int saved_fits(const struct vm *vm, json_t *then, struct error *err)
 
 json_t *saved_spec(const struct vm *vm, json_t *then)
 {
-	/* What is not the machine's own make, but how it is dealt with. */
-	static const char *const kept[] = { "name",      "description",
-		                            "tags",      "autostart",
-		                            "restart",   "stop_timeout_s",
-		                            "project",   "owner",
-		                            "resources", "expires" };
+	/* What is not the machine's own make, but how it is dealt with. Of
+	 * disks, which are the same (saved_fits), that is their limits. */
+	static const char *const kept[] = {
+		"name",      "description",    "tags",    "autostart",
+		"restart",   "stop_timeout_s", "project", "owner",
+		"resources", "expires",        "disks",   "image_disk"
+	};
 	json_t *spec = json_deep_copy(json_object_get(then, "spec"));
 
 	for (size_t i = 0; i < ARRAY_SIZE(kept); i++) {
