@@ -36,6 +36,7 @@ bench: all
 	@bench/restore $(BUILD)
 	@bench/fork $(BUILD)
 	@bench/guest-disk $(BUILD)
+	@bench/guest-disk $(BUILD) --folder /dev/shm
 	@bench/disk-tools $(BUILD)/src/cli/atoll
 	@bench/daemon $(BUILD)
 	@bench/network $(BUILD)
