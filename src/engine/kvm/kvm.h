@@ -110,7 +110,9 @@ int kvm_msrs_set(struct vcpu *v, const struct cpu_state *state,
 int kvm_msr_read(struct vcpu *v, u32 msr, u64 *value);
 int kvm_msr_write(struct vcpu *v, u32 msr, u64 value);
 
-/* kvm_tsc.c */
+/* kvm_tsc.c: before and after a vCPU is created, and its offset */
+void kvm_tsc_rate_default(struct engine *e);
+void kvm_tsc_rate_set(struct vcpu *v);
 u64 kvm_tsc_offset_get(struct vcpu *v);
 void kvm_tsc_offset_set(struct vcpu *v, u64 offset);
 

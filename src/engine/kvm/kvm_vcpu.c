@@ -117,10 +117,12 @@ static int vcpu_open(struct vcpu *v, struct error *err)
 	struct kvm_sregs sregs;
 	int r;
 
+	kvm_tsc_rate_default(e);
 	v->fd = kvm_call_value(e->vm, KVM_CREATE_VCPU, v->index);
 	if (v->fd < 0)
 		return error_set(err, v->fd, "kvm: cannot create vCPU %u: %s",
 		                 v->index, strerror(-v->fd));
+	kvm_tsc_rate_set(v);
 	v->run = mmap(NULL, e->run_size, PROT_READ | PROT_WRITE, MAP_SHARED,
 	              v->fd, 0);
 	if (v->run == MAP_FAILED) {
