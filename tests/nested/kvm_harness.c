@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "base/alloc.h"
-#include "engine/kvm/kvm_engine.h"
+#include "engine/kvm/kvm.h"
 #include "engine/x86/cpuid.h"
 
 const struct engine_type *const kvm = &kvm_engine;
@@ -31,6 +31,8 @@ static u64 on_pio_read(void *ctx, u16 port, unsigned size)
 {
 	struct harness *h = ctx;
 
+	if (port == WAITS)
+		atomic_store(&h->waits, true);
 	return note(h, PIO_READ, port, h->answer++, size);
 }
 
@@ -70,7 +72,21 @@ static bool on_msr_write(void *ctx, u32 msr, u64 value)
 	return msr == KNOWN_MSR;
 }
 
-static int create(void **state, unsigned cpus)
+/*
+ * As a kernel does that has measured its counter since kvm was loaded: vCPUs
+ * of this machine begin with a rate that is not the host's.
+ */
+static void make_rate_stale(struct harness *h, int percent)
+{
+	int khz = kvm_call_value(h->engine->vm, KVM_GET_TSC_KHZ, 0);
+
+	h->stale = khz > 0 &&
+	           kvm_call_value(h->engine->vm, KVM_SET_TSC_KHZ,
+	                          (unsigned long)(khz / 100 * percent)) == 0;
+}
+
+/* percent: the TSC's rate when the vCPUs are made, of the host's. */
+static int create(void **state, unsigned cpus, int percent)
 {
 	struct harness *h = xalloc(sizeof(*h));
 	const struct cpuid_config cpuid = { .cpus = cpus, .kvm_leaves = true };
@@ -97,6 +113,8 @@ static int create(void **state, unsigned cpus)
 	config.cpuid = h->cpuid;
 	if (r == 0)
 		r = kvm->create(&h->engine, &config, &err);
+	if (r == 0 && percent != 100)
+		make_rate_stale(h, percent);
 	for (unsigned i = 0; r == 0 && i < cpus; i++)
 		r = kvm->vcpu_create(h->engine, i, &host, &h->vcpus[i], &err);
 	if (r)
@@ -110,12 +128,22 @@ static int create(void **state, unsigned cpus)
 
 int harness_create(void **state)
 {
-	return create(state, 1);
+	return create(state, 1, 100);
 }
 
 int harness_create_smp(void **state)
 {
-	return create(state, 2);
+	return create(state, 2, 100);
+}
+
+int harness_create_slow(void **state)
+{
+	return create(state, 1, 99);
+}
+
+int harness_create_fast(void **state)
+{
+	return create(state, 1, 101);
 }
 
 int harness_destroy(void **state)

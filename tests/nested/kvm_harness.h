@@ -4,9 +4,11 @@
  *
  * Memory: RAM in [0, 512 KiB), ROM filled with 0xa5 at 0xf0000, MMIO in
  * between. Code begins at CODE in real mode with flat zero segments. OUT to
- * port STOP kicks the vCPU out of its own run.
+ * port STOP kicks the vCPU out of its own run; IN from WAITS sets waits.
  */
 #pragma once
+
+#include <stdatomic.h>
 
 #include "base/error.h"
 #include "engine/engine.h"
@@ -20,6 +22,7 @@ enum {
 	ROM_SIZE = 0x10000,
 	HOLE = 0xd0000,
 	STOP = 0xf4,
+	WAITS = 0x90,
 	KNOWN_MSR = 0x4b564dfe, /* the harness's own */
 	LOG_MAX = 64,
 };
@@ -45,6 +48,8 @@ struct harness {
 	struct access log[LOG_MAX];
 	size_t logged;
 	u64 answer; /* what reads give, and 1 more each time */
+	atomic_bool waits;
+	bool stale; /* the vCPUs were made with a wrong rate of the TSC */
 };
 
 extern const struct engine_type *const kvm;
@@ -58,6 +63,10 @@ extern const struct engine_type *const kvm;
 /* cmocka's fixtures: *state is a struct harness with one vCPU, or two. */
 int harness_create(void **state);
 int harness_create_smp(void **state);
+/* One vCPU, whose TSC the kernel believes to be 1 % slower than it is, or
+ * faster, where this kernel can be told so (stale). */
+int harness_create_slow(void **state);
+int harness_create_fast(void **state);
 int harness_destroy(void **state);
 
 void harness_load(struct harness *h, gpa_t at, const u8 *code, const u8 *end);

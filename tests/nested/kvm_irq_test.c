@@ -51,11 +51,19 @@ struct poker {
 	int fd;
 };
 
+/* It has its vectors and controllers: what comes before is lost. */
+static void wait_for_guest(struct harness *h)
+{
+	while (!atomic_load(&h->waits))
+		usleep(1000);
+}
+
 static void *poke_later(void *arg)
 {
 	struct poker *p = arg;
 
-	usleep(20000); /* the guest halts by then, or soon: both must work */
+	wait_for_guest(p->h);
+	usleep(20000); /* it halts by then, or soon: both must work */
 	p->poke(p->h, p->fd);
 	return NULL;
 }
@@ -120,12 +128,17 @@ struct nmis {
 	atomic_bool answered;
 };
 
-/* One that comes before the guest halts does not end the halt: no processor
- * keeps it back as it does an interrupt. */
+/*
+ * One that comes before the guest halts does not end the halt: no processor
+ * keeps it back as it does an interrupt. And one that comes before the guest
+ * has its vectors begins the guest again within the NMI: the next then ends its
+ * halt without a handler.
+ */
 static void *nmi_until_answered(void *arg)
 {
 	struct nmis *n = arg;
 
+	wait_for_guest(n->h);
 	while (!atomic_load(&n->answered)) {
 		usleep(20000);
 		kvm->vcpu_nmi(n->h->vcpus[0]);

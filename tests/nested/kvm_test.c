@@ -379,6 +379,7 @@ int main(void)
 	int failed = cmocka_run_group_tests_name("kvm", tests, NULL, NULL);
 
 	failed += kvm_state_tests();
+	failed += kvm_tsc_tests();
 	failed += kvm_irq_tests();
 	return failed != 0;
 }

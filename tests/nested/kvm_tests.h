@@ -6,4 +6,5 @@
 #pragma once
 
 int kvm_state_tests(void);
+int kvm_tsc_tests(void);
 int kvm_irq_tests(void);
