@@ -56,6 +56,10 @@ bool disk_format_foreign(const char *format);
 int disk_open(struct block **out, const char *path, const char *format,
               unsigned flags, struct error *err) MUST_CHECK;
 
+/* image_create(), of which nothing is left when it fails, nor (partial.h)
+ * when a signal ends us before partial_end(). */
+int disk_make(const struct image_create *how, struct error *err) MUST_CHECK;
+
 /* Prints err; the exit code that fits it. */
 int disk_fail(const struct error *err);
 

@@ -16,6 +16,7 @@
 #include "cli/disk_options.h"
 #include "cli/files.h"
 #include "cli/options.h"
+#include "cli/partial.h"
 
 enum { OPT_FROM = OPT_OWN, OPT_TO, OPT_COMPRESS, OPT_SYNC };
 
@@ -72,29 +73,6 @@ static int fill(struct convert *c, struct block *from, struct block *to,
 	return rc;
 }
 
-/* Never a device. */
-static void discard_file(const char *path)
-{
-	struct stat st;
-
-	if (lstat(path, &st) == 0 && S_ISREG(st.st_mode))
-		unlink(path);
-}
-
-/* A part of a copy looks like a whole one. What --force had it replace is
- * gone in any case. */
-static void discard_part(const struct convert *c)
-{
-	char *data;
-
-	discard_file(c->how.path);
-	if (!c->how.data_file)
-		return;
-	data = image_path_beside(c->how.path, c->how.data_file);
-	discard_file(data);
-	free(data);
-}
-
 static int convert(struct convert *c, struct error *err)
 {
 	struct block *from, *to;
@@ -106,7 +84,7 @@ static int convert(struct convert *c, struct error *err)
 		return rc;
 	block_info(from, &info);
 	c->how.size = info.size;
-	rc = image_create(&c->how, err);
+	rc = disk_make(&c->how, err);
 	if (rc == 0) {
 		/* As cp does, unless asked: after a crash of the host the copy
 		 * has to be made anew anyhow. */
@@ -123,7 +101,8 @@ static int convert(struct convert *c, struct error *err)
 				           c->args.names[0]);
 		}
 		if (rc < 0)
-			discard_part(c);
+			partial_discard();
+		partial_end();
 	}
 	block_close(from);
 	return rc;

@@ -13,6 +13,7 @@
 #include "cli/disk.h"
 #include "cli/disk_options.h"
 #include "cli/options.h"
+#include "cli/partial.h"
 
 static const char *const preallocations[] = { "off", "metadata", "falloc",
 	                                      "full" };
@@ -118,6 +119,34 @@ static int size_of_backing(struct image_create *how, struct error *err)
 	return 0;
 }
 
+static void each_file(const struct image_create *how,
+                      void (*fn)(const char *path))
+{
+	char *data;
+
+	fn(how->path);
+	if (!how->data_file)
+		return;
+	data = image_path_beside(how->path, how->data_file);
+	fn(data);
+	free(data);
+}
+
+int disk_make(const struct image_create *how, struct error *err)
+{
+	int rc;
+
+	each_file(how, partial_begin);
+	rc = image_create(how, err);
+	if (rc == 0)
+		each_file(how, partial_replaced);
+	else if (rc == -EEXIST)
+		partial_end();
+	else
+		partial_discard();
+	return rc;
+}
+
 int disk_create(int argc, char **argv)
 {
 	struct create c = { 0 };
@@ -151,7 +180,9 @@ int disk_create(int argc, char **argv)
 	    (!c.how.backing_format || size_of_backing(&c.how, &err) < 0))
 		return disk_fail(&err);
 	c.how.size = ALIGN_UP(c.how.size, 512);
-	return image_create(&c.how, &err) < 0 ? disk_fail(&err) : 0;
+	rc = disk_make(&c.how, &err);
+	partial_end();
+	return rc < 0 ? disk_fail(&err) : 0;
 }
 
 static const struct option_spec resize_options[] = {

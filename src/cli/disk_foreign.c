@@ -15,6 +15,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "cli/disk.h"
+#include "cli/partial.h"
 
 /* KEY=VALUE, with commas doubled, onto the list. */
 static void add(char **list, const char *key, const char *value)
@@ -136,7 +137,11 @@ int disk_convert_foreign(const struct image_create *how, const char *source,
 		argv[n++] = how->format;
 		argv[n++] = in;
 		argv[n++] = out;
+		partial_begin(how->path);
 		rc = run((char *const *)(uintptr_t)argv, err);
+		if (rc < 0)
+			partial_discard();
+		partial_end();
 	}
 	if (rc == -ENOTSUP) {
 		error_set(err, rc, "%s is a format of other programs",

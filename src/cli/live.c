@@ -24,7 +24,8 @@
 #include "cli/saved.h"
 #include "control/control.h"
 
-enum { TICK_MIN_MS = 2, TICK_MAX_MS = 100 };
+/* The last: of who looks after a job that nobody waits for. */
+enum { TICK_MIN_MS = 2, TICK_MAX_MS = 100, TICK_ALONE_MS = 250 };
 
 /* ---- which machine, which disk ---- */
 
@@ -278,20 +279,23 @@ static void show(struct follower *f, json_int_t done, json_int_t total)
 }
 
 /* Signals end the waiting, not the job. False: one came. */
-static bool wait_a_tick(const sigset_t *signals, long *ms)
+static bool wait_a_tick(const sigset_t *signals, long *ms, long max_ms)
 {
 	const struct timespec tick = { .tv_nsec = *ms * 1000000 };
 
-	*ms = MIN(*ms * 2, (long)TICK_MAX_MS);
+	*ms = MIN(*ms * 2, max_ms);
 
 	return sigtimedwait(signals, NULL, &tick) < 0;
 }
 
-static int outcome(json_t *job, struct error *err)
+static int outcome(struct live_args *a, json_t *job, struct error *err)
 {
 	const char *state = "", *words = "it failed";
 
 	json_unpack(job, "{s:s, s?s}", "state", &state, "words", &words);
+	a->ready = a->ready || strcmp(state, "ready") == 0;
+	a->failed =
+	    strcmp(state, "failed") == 0 || strcmp(state, "cancelled") == 0;
 	if (strcmp(state, "failed") == 0)
 		return error_set(err, -EIO, "%s", words);
 	if (strcmp(state, "cancelled") == 0)
@@ -312,7 +316,7 @@ static int look(struct live_args *a, json_int_t id, struct follower *f,
 	job = json_object_get(answer, "job");
 	json_unpack(job, "{s:I, s:I}", "done", &done, "total", &total);
 	show(f, done, total);
-	rc = outcome(job, err);
+	rc = outcome(a, job, err);
 	if (rc == 1 && a->args.json) {
 		json_dumpf(job, stdout, JSON_COMPACT);
 		putchar('\n');
@@ -337,7 +341,8 @@ int live_follow(struct live_args *a, const char *what, json_int_t id,
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	disk_progress_begin(&f.bar, what, a->args.quiet || a->lines);
 	while ((rc = look(a, id, &f, err)) == 0)
-		if (!wait_a_tick(&set, &tick_ms)) {
+		if (!wait_a_tick(&set, &tick_ms,
+		                 a->alone ? TICK_ALONE_MS : TICK_MAX_MS)) {
 			*left = true;
 			break;
 		}
@@ -360,10 +365,40 @@ int live_work(struct live_args *a, const char *what, json_t *message,
 		return rc;
 	id = json_integer_value(json_object_get(answer, "job"));
 	json_decref(answer);
+	a->job = id;
 	*left = a->detach;
 	if (!a->detach)
 		rc = live_follow(a, what, id, left, err);
 	if (rc == 0 && *left)
 		printf("job %" JSON_INTEGER_FORMAT " goes on\n", id);
 	return rc;
+}
+
+/* Nothing of who began it is held, nor its terminal, its folder. */
+static void let_go(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	setsid();
+	if (chdir("/") < 0 || null < 0)
+		_exit(0);
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		dup2(null, fd);
+}
+
+bool live_look_after(struct live_args *a, const char *what, int *result,
+                     struct error *err)
+{
+	bool left = false;
+
+	fflush(stdout);
+	/* Without a process for it nobody does. */
+	if (fork() != 0)
+		return false;
+	let_go();
+	a->alone = a->args.quiet = true;
+	*result = live_follow(a, what, a->job, &left, err);
+	if (left)
+		_exit(0);
+	return true;
 }

@@ -35,6 +35,11 @@ struct live_args {
 	const char *socket, *path, *disk_format; /* of one of the daemon's */
 	u64 rate;
 	bool lines, detach;
+	/* live_work(): the job's number; it was seen to be as far as to wait
+	 * for --finish; it is known to have ended badly. */
+	json_int_t job;
+	bool ready, failed;
+	bool alone; /* live_look_after() */
 	const char *verb;
 	struct live_disk disk;
 };
@@ -114,6 +119,10 @@ int live_ask(struct live_args *a, json_t *message, const int *fds, size_t count,
 int live_work(struct live_args *a, const char *what, json_t *message,
               const int *fds, size_t count, bool *left,
               struct error *err) MUST_CHECK;
+/* What was left, to its end: in a process of its own. False: in the one that
+ * began it, which has no more to do with it. */
+bool live_look_after(struct live_args *a, const char *what, int *result,
+                     struct error *err);
 /* Job `id` to its end. */
 int live_follow(struct live_args *a, const char *what, json_int_t id,
                 bool *left, struct error *err) MUST_CHECK;

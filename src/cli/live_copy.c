@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,6 +18,7 @@
 #include "base/units.h"
 #include "cli/live.h"
 #include "cli/options.h"
+#include "cli/partial.h"
 #include "control/record.h"
 
 enum {
@@ -88,12 +90,20 @@ static int disk_bytes(struct live_args *a, u64 *bytes, struct error *err)
 	return 0;
 }
 
+/* The file that is written, and which one it is, whatever is done to its name.
+ */
+struct target {
+	char *path; /* absolute */
+	int fd;
+	struct stat st;
+};
+
 /* A new image of the disk's size, open. */
-static int make_target(struct copy *c, const char *path, const char *format,
-                       const char *base, struct error *err)
+static int make_target(struct target *t, struct copy *c, const char *path,
+                       const char *format, const char *base, struct error *err)
 {
 	struct image_create how = { .path = path, .format = format };
-	int fd, rc = disk_bytes(&c->a, &how.size, err);
+	int rc = disk_bytes(&c->a, &how.size, err);
 
 	if (base) {
 		how.backing = base;
@@ -102,13 +112,35 @@ static int make_target(struct copy *c, const char *path, const char *format,
 			return -EINVAL;
 	}
 	if (rc == 0)
-		rc = image_create(&how, err);
+		rc = disk_make(&how, err);
+	partial_end();
+	if (rc == -EEXIST)
+		error_hint(err, "say another name, or remove it first");
 	if (rc < 0)
 		return rc;
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	return fd >= 0
-	           ? fd
-	           : error_set(err, -errno, "%s: %s", path, strerror(errno));
+	t->fd = open(path, O_RDWR | O_CLOEXEC);
+	t->path = realpath(path, NULL);
+	if (t->fd >= 0 && t->path && fstat(t->fd, &t->st) == 0)
+		return 0;
+	rc = error_set(err, -errno, "%s: %s", path, strerror(errno));
+	unlink(path);
+	return rc;
+}
+
+static void discard_target(const struct target *t)
+{
+	struct stat now;
+
+	if (lstat(t->path, &now) == 0 && now.st_dev == t->st.st_dev &&
+	    now.st_ino == t->st.st_ino)
+		unlink(t->path);
+}
+
+static void close_target(struct target *t)
+{
+	if (t->fd >= 0)
+		close(t->fd);
+	free(t->path);
 }
 
 static const char *target_of(struct copy *c, const char **format,
@@ -164,16 +196,31 @@ static int make_link(struct copy *c, const char *target, char **next,
 	return rc;
 }
 
+/* A part looks like the whole. So what was given up, or went wrong, goes; one
+ * that held all and lost its machine does not. */
+static void discard_mirror(const struct copy *c, const struct target *t,
+                           const char *next)
+{
+	if (next)
+		unlink(next);
+	if ((c->a.failed || !c->a.ready) &&
+	    !(c->a.disk.path && leads_to(c->a.disk.path, t->path)))
+		discard_target(t);
+}
+
 static int mirror_to(struct copy *c, const char *path, const char *format,
                      struct error *err)
 {
-	int fd = make_target(c, path, format, NULL, err), rc = 0;
+	struct target t = { .fd = -1 };
+	int rc = make_target(&t, c, path, format, NULL, err), end;
 	char *next = NULL;
 	bool left = false;
 	json_t *m;
 
-	if (fd < 0)
-		return fd;
+	if (rc < 0) {
+		close_target(&t);
+		return rc;
+	}
 	if (c->pivot)
 		rc = make_link(c, path, &next, err);
 	if (rc == 0) {
@@ -184,15 +231,16 @@ static int mirror_to(struct copy *c, const char *path, const char *format,
 		              c->pivot  ? "pivot"
 		              : c->stay ? "stay"
 		                        : "finish");
-		rc = live_work(&c->a, "mirroring", m, &fd, 1, &left, err);
+		rc = live_work(&c->a, "mirroring", m, &t.fd, 1, &left, err);
 	}
-	close(fd);
-	if (rc < 0) {
-		if (next)
-			unlink(next);
-		if (!c->a.disk.path || !leads_to(c->a.disk.path, path))
-			unlink(path);
+	if (rc < 0)
+		discard_mirror(c, &t, next);
+	else if (left && live_look_after(&c->a, "mirroring", &end, err)) {
+		if (end < 0)
+			discard_mirror(c, &t, next);
+		_exit(0);
 	}
+	close_target(&t);
 	free(next);
 	return rc;
 }
@@ -349,13 +397,16 @@ static int check_base(struct copy *c, const char *format, int found,
 static int backup_to(struct copy *c, const char *path, const char *format,
                      bool first, struct error *err)
 {
-	int fds[2], rc;
-	bool left;
+	struct target t = { .fd = -1 };
+	int rc = make_target(&t, c, path, format, c->base, err), fds[2], end;
+	bool left = false;
 	json_t *m;
 
-	fds[0] = make_target(c, path, format, c->base, err);
-	if (fds[0] < 0)
-		return fds[0];
+	if (rc < 0) {
+		close_target(&t);
+		return rc;
+	}
+	fds[0] = t.fd;
 	rc = fds[1] = open_scratch(c, path, err);
 	if (fds[1] >= 0) {
 		m = json_pack("{s:s, s:i, s:i, s:s, s:s, s:b, s:b, s:s?}", "op",
@@ -365,9 +416,14 @@ static int backup_to(struct copy *c, const char *path, const char *format,
 		rc = live_work(&c->a, "backing up", m, fds, 2, &left, err);
 		close(fds[1]);
 	}
-	close(fds[0]);
 	if (rc < 0)
-		unlink(path);
+		discard_target(&t);
+	else if (left && live_look_after(&c->a, "backing up", &end, err)) {
+		if (end < 0)
+			discard_target(&t);
+		_exit(0);
+	}
+	close_target(&t);
 	return rc;
 }
 

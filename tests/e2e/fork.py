@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from live_guest import Guest, wrong_moment, wrong_slots
+from live_guest import Guest, wait_until, wrong_moment, wrong_slots
 
 atoll, elf, disk_elf = sys.argv[1:4]
 many = int(sys.argv[4]) if len(sys.argv) > 4 else 0
@@ -206,13 +206,6 @@ def written(copy):
     return ([0] + [int(r) for r in rows if r.isdigit()])[-1], \
         [r for r in rows if not r.isdigit() and r.split()[:1] not in (
             ["slots"], ["size"])]
-
-
-def wait_until(what):
-    end = time.monotonic() + LIMIT
-    while not what() and time.monotonic() < end:
-        time.sleep(0.05)
-    return what()
 
 
 def disk_files():

@@ -16,8 +16,8 @@ import sys
 import tempfile
 import time
 
-from live_guest import (LIMIT, Guest, ask, last_of, whole, wrong_moment,
-                        wrong_slots)
+from live_guest import (LIMIT, Guest, ask, last_of, wait_until, whole,
+                        wrong_moment, wrong_slots)
 
 atoll, elf = sys.argv[1:3]
 work = tempfile.mkdtemp(prefix="lv-")
@@ -260,6 +260,51 @@ def mirrors():
     finish(guest, path)
 
 
+def parts_go(guest):
+    """Of a copy that was given up nothing is left, whoever gave it up; what
+    somebody else has put in its place is not ours."""
+    def last_job():
+        return str(json.loads(disk("jobs", "r:vda", "--json").stdout)[-1]["job"])
+
+    for verb in ("mirror", "backup"):
+        path = f"{work}/r.{verb}.qcow2"
+        waiting = subprocess.Popen(
+            [atoll, "disk", verb, "r:vda", path, "--rate", "1M"], env=env,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        check("it begins", wait_until(
+            lambda: json.loads(disk("jobs", "r:vda", "--json").stdout)[-1][
+                "state"] == "running" and os.path.exists(path)))
+        if verb == "mirror":  # nobody waits any more
+            waiting.send_signal(signal.SIGINT)
+            check("left", waiting.wait(60) == 0)
+        done("cancel", disk("jobs", "r:vda", "--job", last_job(), "--cancel"))
+        check(f"{verb}: a part is not left", wait_until(
+            lambda: not os.path.exists(path)), os.listdir(work))
+        waiting.wait(60)
+    path = work + "/r.taken.qcow2"
+    disk("mirror", "r:vda", path, "--rate", "1M", "--detach")
+    os.rename(path, path + ".mine")
+    with open(path, "w", encoding="ascii") as f:
+        f.write("somebody's")
+    disk("jobs", "r:vda", "--job", last_job(), "--cancel")
+    there = work + "/r.there.raw"
+    with open(there, "w", encoding="ascii") as f:
+        f.write("somebody's")
+    refused("a mirror over a file", disk("mirror", "r:vda", there), 4,
+            "another name")
+    stay = disk("mirror", "r:vda", work + "/r.stay.raw", "--stay")
+    job = stay.stdout.split()[1]
+    check("it is the same", wait_until(
+        lambda: json.loads(disk("jobs", "r:vda", "--json").stdout)[-1]["state"]
+        == "ready"))
+    done("cancel", disk("jobs", "r:vda", "--job", job, "--cancel"))
+    check("one that stayed goes, too", wait_until(
+        lambda: not os.path.exists(work + "/r.stay.raw")))
+    for name in (path, there):
+        check("what was there stays", open(name, encoding="ascii").read()
+              == "somebody's")
+
+
 def rates():
     """A bound on the rate, progress, and an end before the end."""
     path = make("r.qcow2")
@@ -285,6 +330,9 @@ def rates():
     done("cancel", disk("jobs", "r:vda", "--job", job, "--cancel"))
     refused("cancelled", disk("jobs", "r:vda", "--job", job, "--wait"), 1,
             "cancelled")
+    check("a part is not left", wait_until(
+        lambda: not os.path.exists(work + "/r.out.qcow2")), os.listdir(work))
+    parts_go(guest)
     again = disk("mirror", "r:vda", work + "/r2.qcow2", "--rate", "1M",
                  "--detach").stdout.split()[1]
     done("faster", disk("jobs", "r:vda", "--job", again, "--rate", "1G",

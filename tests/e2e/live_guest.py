@@ -16,6 +16,13 @@ LIMIT = 240
 SLOT = 64 << 10
 
 
+def wait_until(what):
+    end = time.monotonic() + LIMIT
+    while not what() and time.monotonic() < end:
+        time.sleep(0.05)
+    return what()
+
+
 class Guest:
     def __init__(self, atoll, elf, env, disk, name, *more):
         self.begin(

@@ -7,9 +7,11 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 ATOLL = os.path.abspath(sys.argv[1])
@@ -72,6 +74,24 @@ class Interop(unittest.TestCase):
     def same(self, raw, image, fmt="qcow2"):
         qemu("compare", "-f", "raw", "-F", fmt, raw, image)
         atoll("compare", raw, image)
+
+    def test_interrupted(self):
+        """A part of a copy is not left; nor what was to be replaced."""
+        with open("data.raw", "wb") as f:
+            f.write(os.urandom(96 << 20))
+        for more in ((), ("--force",)):
+            if more:
+                open("part.qcow2", "wb").close()
+            size = 0
+            convert = subprocess.Popen([ATOLL, "disk", "convert", "data.raw",
+                                        "part.qcow2", "--compress", *more])
+            while size < 300000 and convert.poll() is None:
+                time.sleep(0.001)
+                size = os.path.exists("part.qcow2") and os.stat(
+                    "part.qcow2").st_size
+            convert.send_signal(signal.SIGTERM)
+            self.assertEqual(convert.wait(), -signal.SIGTERM)
+            self.assertFalse(os.path.exists("part.qcow2"))
 
     def test_reads_what_qemu_makes(self):
         make_data("data.raw", 1)
