@@ -22,6 +22,7 @@
 #include "cli/disk.h"
 #include "cli/image.h"
 #include "cli/options.h"
+#include "cli/partial.h"
 #include "cli/say.h"
 
 enum { OPT_NAME = 1, OPT_KERNEL, OPT_INITRD, OPT_CMDLINE };
@@ -415,25 +416,81 @@ static int export_from(const char *folder, const char *work, const char *to,
 	return rc;
 }
 
+/* Nothing is there, or it may go. */
+static int may_write(const struct import *m, struct error *err)
+{
+	const char *to = m->args.names[1];
+	struct stat st;
+
+	if (m->args.force || lstat(to, &st) < 0)
+		return 0;
+	error_set(err, -EEXIST, "%s is there already", to);
+	return error_hint(err, "--force replaces it");
+}
+
+/* A file of a name that nobody has, beside the one that it becomes. */
+static char *make_part(const char *to, struct error *err)
+{
+	char *part = xasprintf("%s.XXXXXX", to);
+	mode_t mask = umask(0);
+	int fd = mkostemp(part, O_CLOEXEC);
+
+	umask(mask);
+	if (fd < 0) {
+		error_set(err, -errno, "cannot write %s: %s", to,
+		          strerror(errno));
+		free(part);
+		return NULL;
+	}
+	partial_replaced(part);
+	fchmod(fd, 0666 & ~mask);
+	close(fd);
+	return part;
+}
+
+/* Until here what was there is as it was. */
+static int put_in_place(const struct import *m, const char *part,
+                        struct error *err)
+{
+	const char *to = m->args.names[1];
+	int fd = open(part, O_RDONLY | O_CLOEXEC);
+	int rc = fd < 0 || fsync(fd) < 0 ? -errno : 0;
+
+	if (fd >= 0)
+		close(fd);
+	/* It may have come meanwhile. */
+	if (rc == 0)
+		rc = may_write(m, err);
+	if (rc == 0 && rename(part, to) < 0)
+		rc = -errno;
+	return rc == 0 || rc == -EEXIST
+	           ? rc
+	           : error_set(err, rc, "cannot write %s: %s", to,
+	                       strerror(-rc));
+}
+
 static int export_locked(const struct import *m, const char *store,
                          struct error *err)
 {
-	char *folder = image_find(m->args.names[0], err);
+	char *folder = image_find(m->args.names[0], err), *part = NULL;
 	char *work = xasprintf("%s/.exporting", store);
-	char *part = xasprintf("%s.part", m->args.names[1]);
-	int rc = folder ? 0 : err->code;
+	int rc = folder ? may_write(m, err) : err->code;
 
 	image_remove_tree(work);
 	if (rc == 0 && mkdir(work, 0700) < 0)
 		rc = error_set(err, -errno, "cannot make %s: %s", work,
 		               strerror(errno));
+	if (rc == 0) {
+		part = make_part(m->args.names[1], err);
+		rc = part ? 0 : err->code;
+	}
 	if (rc == 0)
 		rc = export_from(folder, work, part, m->args.quiet, err);
-	if (rc == 0 && rename(part, m->args.names[1]) < 0)
-		rc = error_set(err, -errno, "cannot write %s: %s",
-		               m->args.names[1], strerror(errno));
+	if (rc == 0)
+		rc = put_in_place(m, part, err);
 	if (rc < 0)
-		unlink(part);
+		partial_discard();
+	partial_end();
 	image_remove_tree(work);
 	free(part);
 	free(work);
@@ -443,13 +500,17 @@ static int export_locked(const struct import *m, const char *store,
 
 int image_export(int argc, char **argv)
 {
-	static const struct option_spec specs[] = { DISK_OPT_QUIET, { 0 } };
+	static const struct option_spec specs[] = {
+		{ "force", NULL, "replace a file that is there", OPT_FORCE },
+		DISK_OPT_QUIET,
+		{ 0 },
+	};
 	struct import m = { 0 };
 	struct error err = { 0 };
 	int rc;
 
 	if (options_want_help(argc, argv)) {
-		options_help("atoll image export IMAGE FILE.tar",
+		options_help("atoll image export IMAGE FILE.tar [OPTION]...",
 		             "Write an image to one file; atoll image import "
 		             "reads it.",
 		             specs);

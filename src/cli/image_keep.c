@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -272,6 +274,9 @@ int image_run(char *const *argv, bool quiet, struct error *err)
 
 	if (pid == 0) {
 		int null = quiet ? open("/dev/null", O_RDWR) : -1;
+
+		/* What it writes is removed when a signal ends us. */
+		prctl(PR_SET_PDEATHSIG, SIGTERM);
 
 		if (null >= 0) {
 			dup2(null, STDOUT_FILENO);

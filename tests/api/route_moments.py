@@ -303,6 +303,13 @@ class MomentRoutes:
                                {"path": str(tar)}), 404, "not-found")
         self.assertEqual(self.D.do("POST", at, {"path": str(tar)})[
             "project"], "makers")
+        inode = tar.stat().st_ino
+        task = self.D.task(self.post(at, {"path": str(tar)}))
+        self.assertEqual((task["state"], task["error"]["code"],
+                          tar.stat().st_ino), ("failed", "conflict", inode))
+        self.assertIn("already", task["error"]["words"])
+        self.D.do("POST", at, {"path": str(tar), "force": True})
+        self.assertNotEqual(tar.stat().st_ino, inode)
         # As it was, it would be made:1 with another name.
         self.D.do("POST", "/v1/images", {"name": "again:1", "path": str(tar),
                                          "cmdline": "again"})

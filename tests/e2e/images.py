@@ -55,6 +55,27 @@ def data_of(image):
         return f.read()
 
 
+def exports_over(tar):
+    """A file that is there is replaced when that is said, and by a whole one."""
+    before = open(tar, "rb").read()
+    names = sorted(os.listdir(work))
+    refused("a file is there", command("image", "export", "c:latest", tar), 4,
+            "--force")
+    kernel = json.loads(command("image", "inspect", "c:latest").stdout)[
+        "folder"] + "/vmlinuz"
+    os.rename(kernel, kernel + ".away")
+    refused("it fails", command("image", "export", "c:latest", tar, "--force"),
+            3, "vmlinuz")
+    os.rename(kernel + ".away", kernel)
+    check("the old one is whole", open(tar, "rb").read() == before)
+    check("nothing is beside it", sorted(os.listdir(work)) == names,
+          os.listdir(work))
+    with open(tar, "w", encoding="ascii") as f:
+        f.write("old")
+    done("replace it", command("image", "export", "c:latest", tar, "--force"))
+    check("as large", os.path.getsize(tar) == len(before), os.path.getsize(tar))
+
+
 def come_and_go():
     raw = work + "/first.raw"
     with open(raw, "wb") as f:
@@ -83,6 +104,7 @@ def come_and_go():
           listed)
     tar = work + "/b:1.tar"
     done("export", command("image", "export", "c:latest", tar))
+    exports_over(tar)
     check("small", os.path.getsize(tar) < 3 << 20, os.path.getsize(tar))
     done("delete", command("image", "delete", "b:1"))
     refused("both names are gone", command("image", "inspect", "c:latest"), 3,

@@ -512,21 +512,24 @@ void api_image_create(struct call *c)
 
 void api_image_export(struct call *c)
 {
-	static const char *const keys[] = { "path", NULL };
+	static const char *const keys[] = { "path", "force", NULL };
 	char project[PROJECT_SIZE];
 	json_t *params;
+	bool force;
 
 	if (!image_exists(c->daemon, c->params[0])) {
 		field_none(c, "image", c->params[0]);
 		return;
 	}
 	params = json_pack("{s:s}", "name", c->params[0]);
-	if (!call_known_keys(c, keys) || !text_of(c, "path", true, params)) {
+	if (!call_known_keys(c, keys) || !text_of(c, "path", true, params) ||
+	    !field_switch(c, "force", &force)) {
 		json_decref(params);
 	} else if (!json_object_get(params, "path")) {
 		call_fail(c, "bad-request", "path is missing", "");
 		json_decref(params);
 	} else {
+		json_object_set_new(params, "force", json_boolean(force));
 		image_task(c, "image-export", params,
 		           image_project(c->daemon, c->params[0], project)
 		               ? project

@@ -92,9 +92,20 @@ void image_build_begin(struct task *t)
 
 void image_export_begin(struct task *t)
 {
+	bool force = json_is_true(json_object_get(t->params, "force"));
+	/* What is there may be an earlier daemon's work. */
+	bool again = json_is_true(json_object_get(t->params, "begun"));
 	struct words w = { .count = 0 };
+	struct error err = { 0 };
 
+	json_object_set_new(t->params, "begun", json_true());
+	if (task_write_params(t, &err) < 0) {
+		task_fail_error(t, &err);
+		return;
+	}
 	begin_words(&w, "export");
+	if (force || again)
+		words_add(&w, xstrdup("--force"));
 	words_add(&w, xstrdup("--"));
 	words_add(&w, xstrdup(text(t, "name")));
 	words_add(&w, xstrdup(text(t, "path")));
