@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "client/api.h"
 
-#include <curl/curl.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,10 +10,12 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/place.h"
+#include "client/curl.h"
 
 enum { ANSWER_MAX = 64 << 20, CALL_S = 120, CONNECT_S = 10 };
 
 struct client {
+	const struct curl *lib;
 	CURL *curl;
 	struct place place;
 	char *socket, *base; /* Unix socket or NULL; start of all URLs */
@@ -67,8 +68,11 @@ int client_open(struct client **out, const char *remote, struct error *err)
 	if (rc == 0)
 		rc = parse_remote(c, remote, err);
 	if (rc == 0) {
-		curl_global_init(CURL_GLOBAL_DEFAULT);
-		c->curl = curl_easy_init();
+		c->lib = curl_load(err);
+		rc = c->lib ? 0 : err->code;
+	}
+	if (rc == 0) {
+		c->curl = c->lib->easy_init();
 		if (!c->curl)
 			rc = error_set(err, -ENOMEM, "no memory for HTTP");
 	}
@@ -84,7 +88,8 @@ void client_close(struct client *c)
 {
 	if (!c)
 		return;
-	curl_easy_cleanup(c->curl);
+	if (c->curl)
+		c->lib->easy_cleanup(c->curl);
 	place_fini(&c->place);
 	free(c->socket);
 	free(c->base);
@@ -160,24 +165,24 @@ static struct curl_slist *headers(struct client *c, const char *type,
 	struct curl_slist *list = NULL;
 	char *line;
 
-	list = curl_slist_append(list, "Expect:");
+	list = c->lib->slist_append(list, "Expect:");
 	if (type) {
 		line = xasprintf("Content-Type: %s", type);
-		list = curl_slist_append(list, line);
+		list = c->lib->slist_append(list, line);
 		free(line);
 	}
 	if (accept) {
 		line = xasprintf("Accept: %s", accept);
-		list = curl_slist_append(list, line);
+		list = c->lib->slist_append(list, line);
 		free(line);
 	}
 	if (token && token[0]) {
 		line = xasprintf("Authorization: Bearer %s", token);
-		list = curl_slist_append(list, line);
+		list = c->lib->slist_append(list, line);
 		free(line);
 	}
 	if (c->if_match)
-		list = curl_slist_append(list, c->if_match);
+		list = c->lib->slist_append(list, c->if_match);
 	return list;
 }
 
@@ -192,31 +197,32 @@ static void prepare(struct client *c, const char *method, const char *path,
 		      { CURLOPT_SSLCERT, getenv("ATOLL_CERTIFICATE") },
 		      { CURLOPT_SSLKEY, getenv("ATOLL_KEY") } };
 
-	curl_easy_reset(c->curl);
+	c->lib->easy_reset(c->curl);
 	c->why[0] = '\0';
-	curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, c->why);
-	curl_easy_setopt(c->curl, CURLOPT_URL, url);
-	curl_easy_setopt(c->curl, CURLOPT_CUSTOMREQUEST, method);
-	curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, list);
-	curl_easy_setopt(c->curl, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(c->curl, CURLOPT_PATH_AS_IS, 1L);
-	curl_easy_setopt(c->curl, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S);
-	curl_easy_setopt(c->curl, CURLOPT_NOPROXY, "*");
-	curl_easy_setopt(c->curl, CURLOPT_PROTOCOLS_STR, "http,https");
+	c->lib->easy_setopt(c->curl, CURLOPT_ERRORBUFFER, c->why);
+	c->lib->easy_setopt(c->curl, CURLOPT_URL, url);
+	c->lib->easy_setopt(c->curl, CURLOPT_CUSTOMREQUEST, method);
+	c->lib->easy_setopt(c->curl, CURLOPT_HTTPHEADER, list);
+	c->lib->easy_setopt(c->curl, CURLOPT_NOSIGNAL, 1L);
+	c->lib->easy_setopt(c->curl, CURLOPT_PATH_AS_IS, 1L);
+	c->lib->easy_setopt(c->curl, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S);
+	c->lib->easy_setopt(c->curl, CURLOPT_NOPROXY, "*");
+	c->lib->easy_setopt(c->curl, CURLOPT_PROTOCOLS_STR, "http,https");
 	if (c->socket)
-		curl_easy_setopt(c->curl, CURLOPT_UNIX_SOCKET_PATH, c->socket);
+		c->lib->easy_setopt(c->curl, CURLOPT_UNIX_SOCKET_PATH,
+		                    c->socket);
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
 		if (files[i].file && files[i].file[0])
-			curl_easy_setopt(c->curl, files[i].option,
-			                 files[i].file);
+			c->lib->easy_setopt(c->curl, files[i].option,
+			                    files[i].file);
 	free(url);
 }
 
 static void set_body(struct client *c, const void *data, size_t size)
 {
-	curl_easy_setopt(c->curl, CURLOPT_POSTFIELDSIZE_LARGE,
-	                 (curl_off_t)size);
-	curl_easy_setopt(c->curl, CURLOPT_COPYPOSTFIELDS, data);
+	c->lib->easy_setopt(c->curl, CURLOPT_POSTFIELDSIZE_LARGE,
+	                    (curl_off_t)size);
+	c->lib->easy_setopt(c->curl, CURLOPT_COPYPOSTFIELDS, data);
 }
 
 /* curl speaks of ports where there is a socket. */
@@ -224,10 +230,10 @@ static int unreached_socket(struct client *c, CURLcode code, struct error *err)
 {
 	long why = 0;
 
-	curl_easy_getinfo(c->curl, CURLINFO_OS_ERRNO, &why);
+	c->lib->easy_getinfo(c->curl, CURLINFO_OS_ERRNO, &why);
 	error_set(err, -ECONNREFUSED, "cannot reach atolld at %s: %s",
 	          c->socket,
-	          why ? strerror((int)why) : curl_easy_strerror(code));
+	          why ? strerror((int)why) : c->lib->easy_strerror(code));
 	if (why == EACCES)
 		error_hint(err, "it is another user's: only who may enter its "
 		                "folder reaches it");
@@ -241,7 +247,7 @@ static int unreached(struct client *c, CURLcode code, struct error *err)
 	if (c->socket)
 		return unreached_socket(c, code, err);
 	error_set(err, -ECONNREFUSED, "cannot reach atolld at %s: %s", c->base,
-	          c->why[0] ? c->why : curl_easy_strerror(code));
+	          c->why[0] ? c->why : c->lib->easy_strerror(code));
 	if (strstr(c->why, "certificate required"))
 		error_hint(err, "ATOLL_CERTIFICATE and ATOLL_KEY name one's "
 		                "own");
@@ -254,12 +260,12 @@ static int unreached(struct client *c, CURLcode code, struct error *err)
 /* A daemon of the user's own is started when it is not there. */
 static CURLcode perform(struct client *c, struct error *err)
 {
-	CURLcode code = curl_easy_perform(c->curl);
+	CURLcode code = c->lib->easy_perform(c->curl);
 
 	if (code == CURLE_COULDNT_CONNECT && c->may_start) {
 		c->may_start = false;
 		if (client_start_daemon(err) == 0) {
-			code = curl_easy_perform(c->curl);
+			code = c->lib->easy_perform(c->curl);
 		} else {
 			/* Whatever kept it from that: there is none. */
 			if (err)
@@ -301,7 +307,7 @@ static int conclude(struct client *c, struct answer *a, json_t **reply,
 	json_error_t where;
 	long status = 0;
 
-	curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &status);
+	c->lib->easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &status);
 	c->error.status = (int)status;
 	if (status >= 400)
 		return refused(c, a->text, err);
@@ -335,14 +341,14 @@ static int call(struct client *c, const char *method, const char *path,
 	list = headers(c, type, NULL);
 	memset(&c->error, 0, sizeof(c->error));
 	prepare(c, method, path, list);
-	curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, collect);
-	curl_easy_setopt(c->curl, CURLOPT_WRITEDATA, &a);
-	curl_easy_setopt(c->curl, CURLOPT_TIMEOUT, (long)CALL_S);
+	c->lib->easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, collect);
+	c->lib->easy_setopt(c->curl, CURLOPT_WRITEDATA, &a);
+	c->lib->easy_setopt(c->curl, CURLOPT_TIMEOUT, (long)CALL_S);
 	if (data || strcmp(method, "POST") == 0)
 		set_body(c, data ? data : "", size);
 	rc = perform(c, err) == CURLE_OK ? conclude(c, &a, reply, err)
 	                                 : -ECONNREFUSED;
-	curl_slist_free_all(list);
+	c->lib->slist_free_all(list);
 	free(a.text);
 	return rc;
 }
@@ -373,7 +379,8 @@ static size_t pass_on(char *data, size_t one, size_t count, void *ctx)
 	size_t size = one * count;
 	long status = 0;
 
-	curl_easy_getinfo(s->client->curl, CURLINFO_RESPONSE_CODE, &status);
+	s->client->lib->easy_getinfo(s->client->curl, CURLINFO_RESPONSE_CODE,
+	                             &status);
 	if (status >= 400)
 		return collect(data, one, count, &s->failure);
 	return s->fn(s->ctx, data, size) == 0 ? size : CURL_WRITEFUNC_ERROR;
@@ -402,19 +409,19 @@ int client_stream(struct client *c, const char *path, const char *accept,
 
 	memset(&c->error, 0, sizeof(c->error));
 	prepare(c, "GET", path, list);
-	curl_easy_setopt(c->curl, CURLOPT_HTTPGET, 1L);
-	curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, pass_on);
-	curl_easy_setopt(c->curl, CURLOPT_WRITEDATA, &s);
-	curl_easy_setopt(c->curl, CURLOPT_XFERINFOFUNCTION, look_up);
-	curl_easy_setopt(c->curl, CURLOPT_XFERINFODATA, &s);
-	curl_easy_setopt(c->curl, CURLOPT_NOPROGRESS, 0L);
+	c->lib->easy_setopt(c->curl, CURLOPT_HTTPGET, 1L);
+	c->lib->easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, pass_on);
+	c->lib->easy_setopt(c->curl, CURLOPT_WRITEDATA, &s);
+	c->lib->easy_setopt(c->curl, CURLOPT_XFERINFOFUNCTION, look_up);
+	c->lib->easy_setopt(c->curl, CURLOPT_XFERINFODATA, &s);
+	c->lib->easy_setopt(c->curl, CURLOPT_NOPROGRESS, 0L);
 	code = perform(c, err);
 	/* Ended from here is no failure. */
 	if (code == CURLE_OK)
 		rc = conclude(c, &s.failure, NULL, err);
 	else if (code != CURLE_WRITE_ERROR && code != CURLE_ABORTED_BY_CALLBACK)
 		rc = -ECONNREFUSED;
-	curl_slist_free_all(list);
+	c->lib->slist_free_all(list);
 	free(s.failure.text);
 	return rc;
 }
