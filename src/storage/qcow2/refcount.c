@@ -203,36 +203,47 @@ static void extend_end(struct qcow2 *q, u64 cluster, u64 count)
 	q->fresh_from = MAX(q->fresh_from, end);
 }
 
-/* What must never be handed out as new: the counts are wrong if it is. */
-static bool is_metadata(const struct qcow2 *q, u64 cluster)
-{
-	u64 at = cluster << q->h.cluster_bits;
-	u64 l1 = (u64)q->h.l1_size * 8;
+/* Bytes of the file. */
+struct range {
+	u64 at, end;
+};
 
-	if (cluster == 0)
-		return true;
-	if (at + q->cluster_size > q->h.l1_offset && at < q->h.l1_offset + l1)
-		return true;
-	if (at >= q->h.reftable_offset &&
-	    at < q->h.reftable_offset +
-	             ((u64)q->h.reftable_clusters << q->h.cluster_bits))
-		return true;
-	for (u32 i = 0; i < MIN(q->h.l1_size, L1_LOOKED_AT); i++)
-		if ((q->l1[i] & ENTRY_OFFSET) == at)
-			return true;
-	for (u32 i = 0; i < q->reftable_used; i++)
-		if (q->reftable[i] == at)
-			return true;
-	return false;
+/* Whether the two meet; then *where is in both. */
+static bool meets(const struct range *r, u64 at, u64 size, u64 *where)
+{
+	if (size == 0 || at >= r->end || at + size <= r->at)
+		return false;
+	*where = MAX(at, r->at);
+	return true;
+}
+
+/* What must never be handed out as new: the counts are wrong if one of these
+ * clusters, of which *which is told, is it. */
+static bool is_metadata(const struct qcow2 *q, u64 first, u64 count, u64 *which)
+{
+	const struct range r = { first << q->h.cluster_bits,
+		                 (first + count) << q->h.cluster_bits };
+	u64 reftable = (u64)q->h.reftable_clusters << q->h.cluster_bits;
+	u64 at = 0;
+	bool found = meets(&r, 0, q->cluster_size, &at) ||
+	             meets(&r, q->h.l1_offset, (u64)q->h.l1_size * 8, &at) ||
+	             meets(&r, q->h.reftable_offset, reftable, &at);
+
+	for (u32 i = 0; i < MIN(q->h.l1_size, L1_LOOKED_AT) && !found; i++)
+		found = meets(&r, q->l1[i] & ENTRY_OFFSET, 1, &at);
+	for (u32 i = 0; i < q->reftable_used && !found; i++)
+		found = meets(&r, q->reftable[i], 1, &at);
+	*which = at >> q->h.cluster_bits;
+	return found;
 }
 
 /* A block for range i of clusters, put at cluster at, counting nothing. */
 static int block_make(struct qcow2 *q, u64 i, u64 at, struct table **out)
 {
-	u64 offset = at << q->h.cluster_bits;
+	u64 offset = at << q->h.cluster_bits, which;
 	int rc;
 
-	if (is_metadata(q, at))
+	if (is_metadata(q, at, 1, &which))
 		return mark_corrupt(q,
 		                    "cluster %#" PRIx64 " is metadata but"
 		                    " not counted",
@@ -398,18 +409,41 @@ static int block_ensure(struct qcow2 *q, u64 i)
 	return 0;
 }
 
+/* Clusters from this one on to the end of its block. */
+static u64 block_left(const struct qcow2 *q, u64 cluster)
+{
+	return per_block(q) - (cluster & (per_block(q) - 1));
+}
+
+static int take_of_block(struct qcow2 *q, u64 first, u64 count)
+{
+	struct table *t;
+	int rc = before_change(q);
+
+	if (rc == 0)
+		rc = block_get(q, first, &t);
+	if (rc < 0)
+		return rc;
+	ASSERT(t); /* find_free() and reserve() have made it */
+	for (u64 i = 0; i < count; i++)
+		block_set(q, t, first + i, 1);
+	table_put(t);
+	return 0;
+}
+
 static int take(struct qcow2 *q, u64 first, u64 count)
 {
+	u64 which, some;
 	int rc = 0;
 
-	for (u64 i = 0; i < count && rc == 0; i++) {
-		if (is_metadata(q, first + i))
-			rc = mark_corrupt(q,
-			                  "cluster %#" PRIx64 " is metadata"
-			                  " but counted as free",
-			                  first + i);
-		if (rc == 0)
-			rc = refcount_set(q, first + i, 1);
+	if (is_metadata(q, first, count, &which))
+		return mark_corrupt(q,
+		                    "cluster %#" PRIx64 " is metadata but"
+		                    " counted as free",
+		                    which);
+	for (u64 done = 0; done < count && rc == 0; done += some) {
+		some = MIN(count - done, block_left(q, first + done));
+		rc = take_of_block(q, first + done, some);
 	}
 	if (rc == 0)
 		extend_end(q, first, count);
@@ -419,7 +453,7 @@ static int take(struct qcow2 *q, u64 first, u64 count)
 /* From a used cluster on to the next that is not, or to the block's end. */
 static int skip_used(struct qcow2 *q, u64 *cluster)
 {
-	u64 last = *cluster | (per_block(q) - 1);
+	u64 last = *cluster + block_left(q, *cluster) - 1;
 	struct table *t;
 	int rc = block_get(q, *cluster, &t);
 
@@ -433,11 +467,29 @@ static int skip_used(struct qcow2 *q, u64 *cluster)
 	return 0;
 }
 
+/* How many are free from this one on, at most max, within its block. */
+static int count_free(struct qcow2 *q, u64 cluster, u64 max, u64 *count)
+{
+	u64 first = cluster & (per_block(q) - 1), n = 0;
+	struct table *t;
+	int rc = block_get(q, cluster, &t);
+
+	if (rc < 0)
+		return rc;
+	max = MIN(max, per_block(q) - first);
+	while (n < max && (!t || refcount_read(t->data, q->h.refcount_order,
+	                                       first + n) == 0))
+		n++;
+	table_put(t);
+	*count = n;
+	return 0;
+}
+
 /* The first run of free clusters from *at on, at most want long; ranges
  * without a block get one. */
 static int find_free(struct qcow2 *q, u64 *at, u64 want, u64 *got)
 {
-	u64 c = *at, n = 0, count;
+	u64 c = *at, n = 0, count = 0;
 	int rc = 0;
 
 	while (n < want) {
@@ -448,14 +500,13 @@ static int find_free(struct qcow2 *q, u64 *at, u64 want, u64 *got)
 			break;
 		rc = block_ensure(q, (c + n) >> q->refblock_bits);
 		if (rc == 0)
-			rc = refcount_get(q, c + n, &count);
+			rc = count_free(q, c + n, want - n, &count);
 		if (rc < 0)
 			return rc;
-		if (count == 0)
-			n++;
-		else if (n > 0)
+		if (count == 0 && n > 0)
 			break;
-		else if ((rc = skip_used(q, &c)) < 0)
+		n += count;
+		if (count == 0 && (rc = skip_used(q, &c)) < 0)
 			return rc;
 		if ((c + n) << q->h.cluster_bits >= HOST_MAX)
 			return -EFBIG;
