@@ -3,9 +3,11 @@
  * api_networks - networks, what is plugged into them, what passes.
  */
 #include <errno.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "daemon/api.h"
@@ -62,9 +64,28 @@ static void drop_network(void *ctx)
 	network_free(ctx);
 }
 
+/* A typing error is found now, and not by a network that can't begin. One that
+ * goes away later is another matter. */
+static bool bridge_there(struct call *c, const char *bridge)
+{
+	static const char all[] = "/sys/class/net";
+	char path[64], words[96];
+
+	snprintf(path, sizeof(path), "%s/%.*s/bridge", all, IFNAMSIZ, bridge);
+	/* Without these files it shows when the network begins. */
+	if (access(path, F_OK) == 0 || access(all, F_OK) < 0)
+		return true;
+	snprintf(words, sizeof(words), "there is no bridge %.*s", IFNAMSIZ,
+	         bridge);
+	call_fail(c, "not-found", words,
+	          "ip link show type bridge shows those of the daemon's host");
+	return false;
+}
+
 void api_network_create(struct call *c)
 {
 	json_t *spec = network_spec_parse(c->daemon, c->body, &c->err);
+	const char *bridge = json_string_value(json_object_get(spec, "bridge"));
 	struct network *n;
 	char words[128];
 	int rc;
@@ -79,12 +100,13 @@ void api_network_create(struct call *c)
 	c->ctx = n;
 	if (!call_may(c, network_project(n), RIGHT_DEFINE))
 		return;
-	if (json_object_get(spec, "bridge") &&
-	    !(caller_rights(&c->caller, NULL) & RIGHT_HOST)) {
+	if (bridge && !(caller_rights(&c->caller, NULL) & RIGHT_HOST)) {
 		call_fail(c, "denied",
 		          "your role may not name interfaces of the host", "");
 		return;
 	}
+	if (bridge && !bridge_there(c, bridge))
+		return;
 	if (network_find(c->daemon, n->name)) {
 		snprintf(words, sizeof(words), "there is a network %s already",
 		         n->name);
