@@ -83,7 +83,7 @@ static bool read_user(struct call *c, struct token *t)
 		return false;
 	}
 	if (!user_exists(c->daemon, t->user)) {
-		call_fail(c, "bad-request", "there is no such user",
+		call_fail(c, "not-found", "there is no such user",
 		          "atoll user list shows them");
 		return false;
 	}

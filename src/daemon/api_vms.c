@@ -91,18 +91,18 @@ static bool names_network(json_t *spec, const char *name)
 /* In the words for one that is really not there. */
 static bool no_network(struct call *c, const char *name)
 {
-	error_set(&c->err, -EINVAL, "there is no network %s", name);
+	error_set(&c->err, -ENOENT, "there is no network %s", name);
 	error_hint(&c->err, "atoll net create %s makes it", name);
-	call_fail_error(c, -EINVAL);
+	call_fail_error(c, -ENOENT);
 	return false;
 }
 
 static bool no_image(struct call *c, const char *name)
 {
-	error_set(&c->err, -EINVAL, "there is no image %s", name);
+	error_set(&c->err, -ENOENT, "there is no image %s", name);
 	error_hint(&c->err, "atoll image list shows what there is; atoll image "
 	                    "build debian:12 makes one");
-	call_fail_error(c, -EINVAL);
+	call_fail_error(c, -ENOENT);
 	return false;
 }
 
@@ -193,10 +193,13 @@ int call_write_vm(struct call *c, struct vm *vm)
 
 bool call_may_make_vm(struct call *c, json_t *spec, bool own_files)
 {
+	int rc;
+
 	if (!may_have(c, spec, NULL))
 		return false;
-	if (network_check(c->daemon, spec, &c->err) < 0) {
-		call_fail_error(c, -EINVAL);
+	rc = network_check(c->daemon, spec, &c->err);
+	if (rc < 0) {
+		call_fail_error(c, rc);
 		return false;
 	}
 	return (own_files || may_define(c, spec, NULL)) &&
@@ -361,7 +364,7 @@ void call_change_vm(struct call *c, struct vm *vm, json_t *patch)
 	if (!may_have(c, spec, vm) || !may_define(c, spec, vm->spec) ||
 	    !name_free(c, json_string_value(json_object_get(spec, "name")), vm))
 		return;
-	rc = network_check(c->daemon, spec, &c->err) < 0 ? -EINVAL : 0;
+	rc = network_check(c->daemon, spec, &c->err);
 	if (rc == 0)
 		rc = spec_fill(spec, &c->err);
 	if (rc == 0 && limits_admit_change(vm, spec, &c->err) < 0) {

@@ -256,7 +256,7 @@ class Matrix(unittest.TestCase):
                     if right not in caller.own:
                         self.assertEqual(got.status, 403, where)
                     elif "read" not in here:
-                        self.assertEqual(got.status, 400, where)
+                        self.assertEqual(got.status, 404, where)
                         self.assertEqual(
                             got.json["error"]["words"],
                             f"there is no project {project}")
@@ -341,7 +341,7 @@ class Matrix(unittest.TestCase):
                 answers.append((got.status, got.body.decode().replace(
                     name["network"], "N")))
             self.assertEqual(answers[0], answers[1])
-            self.assertEqual(answers[0][0], 400)
+            self.assertEqual(answers[0][0], 404)
         # An administrator lends a network; then its owner may change the rest.
         self.done(self.call("PATCH", "/v1/vms/vm-of-own", {"nics": [
             {"type": "network", "network": "network-of-foreign"}]}))
@@ -351,7 +351,7 @@ class Matrix(unittest.TestCase):
         got = self.call("PATCH", "/v1/vms/vm-of-own", {"project": "foreign"},
                         headers=operator.headers)
         self.assertEqual((got.status, got.json["error"]["words"]),
-                         (400, "there is no project foreign"))
+                         (404, "there is no project foreign"))
 
     def test_7_denials_are_written_down(self):
         last = self.call("GET", "/v1/audit?limit=1000").json["records"]

@@ -221,13 +221,14 @@ class Routes(MomentRoutes, unittest.TestCase):
         for nics, words in (
                 ([{"type": "network"}], "network"),
                 ([{"type": "user", "network": "lan"}], "type"),
-                (card(network="none"), "no network"),
                 (card(address="1.2.3"), "address"),
                 (card(limits={"x": 1}), "limits"),
                 (card(network="inside", publish=["1:2"]), "uplink")):
             with self.subTest(nics=nics):
                 self.refused(D.define("carded", nics=nics), 400,
                              "bad-request", words)
+        self.refused(D.define("carded", nics=card(network="none")), 404,
+                     "not-found", "no network none")
         made = D.define("carded", nics=card(address="10.77.0.77"))
         self.assertEqual(made.status, 201, made.body)
         self.refused(D.call("DELETE", "/v1/networks/lan"), 409, "conflict",
@@ -446,8 +447,7 @@ class Routes(MomentRoutes, unittest.TestCase):
         self.assertIn("/nonexistent/kernel", t["error"]["words"])
         self.assertEqual(D.vm("broken")["state"], "stopped")
         bad = D.define("imageless", image="none:1")
-        self.assertEqual(bad.status, 400)
-        self.assertIn("no image none:1", bad.json["error"]["words"])
+        self.refused(bad, 404, "not-found", "no image none:1")
         # One that can be seen, and has no disk.
         folder = D.work / "data/atoll/images/diskless"
         folder.mkdir(parents=True)
@@ -833,8 +833,9 @@ class Routes(MomentRoutes, unittest.TestCase):
             made[role] = {"Authorization": f"Bearer {got.json['token']}"}
         listed = get("/v1/tokens").json["tokens"]
         self.assertNotIn("token", listed[0])
-        for body in ({"name": "x", "role": "king"}, {"name": "a/b",
-                     "role": "user"}, {"role": "user"},
+        self.refused(post("/v1/tokens", {"name": "x", "role": "king"}), 404,
+                     "not-found", "no role king")
+        for body in ({"name": "a/b", "role": "user"}, {"role": "user"},
                      {"name": "x", "role": "user", "expires_s": 0},
                      {"name": "x", "role": "user", "y": 1}):
             self.refused(post("/v1/tokens", body), 400, "bad-request")
@@ -976,7 +977,7 @@ class Routes(MomentRoutes, unittest.TestCase):
         self.assertEqual(got.json["description"], "web")
         self.refused(D.call("PATCH", "/v1/projects/shop", {"x": 1}), 400,
                      "bad-request")
-        self.refused(D.define("lost", project="none"), 400, "bad-request",
+        self.refused(D.define("lost", project="none"), 404, "not-found",
                      "there is no project none")
         self.assertEqual(D.define("shop-1", project="shop").status, 201)
         self.refused(D.call("DELETE", "/v1/projects/shop"), 409, "conflict",
@@ -1027,9 +1028,10 @@ class Routes(MomentRoutes, unittest.TestCase):
                      {"role": "starter", "project": "shop"},
                      {"role": "viewer"}):
             self.assertEqual(post(grants, body).status, 204)
-        self.refused(post(grants, {"role": "king"}), 400, "bad-request")
+        self.refused(post(grants, {"role": "king"}), 404, "not-found")
+        self.refused(post(grants, {"role": 5}), 400, "bad-request")
         self.refused(post(grants, {"role": "viewer", "project": "none"}),
-                     400, "bad-request", "no project none")
+                     404, "not-found", "no project none")
         self.refused(post("/v1/users/none/grants", {"role": "viewer"}), 404,
                      "not-found")
         self.assertEqual(get("/v1/users/anna").json["grants"],
@@ -1062,9 +1064,11 @@ class Routes(MomentRoutes, unittest.TestCase):
         self.refused(D.call("DELETE", grants + "?role=starter&project=shop"),
                      404, "not-found")
         self.refused(D.call("DELETE", grants), 400, "bad-request")
-        for wrong in ({"user": "none"}, {"user": "anna", "role": "viewer"}):
-            self.refused(post("/v1/tokens", {"name": "x", **wrong}), 400,
-                         "bad-request")
+        self.refused(post("/v1/tokens", {"name": "x", "user": "none"}), 404,
+                     "not-found", "no such user")
+        self.refused(post("/v1/tokens", {"name": "x", "user": "anna",
+                                         "role": "viewer"}), 400,
+                     "bad-request")
 
         # Somebody looks on, and is shut out.
         c = harness.UnixConnection(D.socket)
@@ -1110,8 +1114,8 @@ class Routes(MomentRoutes, unittest.TestCase):
                                             headers=shopper).body)
         # It can't leave the project, nor name the host's files there.
         self.refused(D.call("PATCH", "/v1/vms/shop-3",
-                            {"project": "default"}, headers=shopper), 400,
-                     "bad-request", "no project default")
+                            {"project": "default"}, headers=shopper), 404,
+                     "not-found", "no project default")
         self.refused(D.call("PATCH", "/v1/vms/shop-3", {"disks": [
             {"path": "/etc/shadow"}]}, headers=shopper), 403, "denied")
         c = harness.UnixConnection(D.socket)
@@ -1214,9 +1218,11 @@ class Routes(MomentRoutes, unittest.TestCase):
     def test_841_images_of_projects(self):
         post("/v1/projects", {"name": "art"})
         self.assertIsNone(get("/v1/images/tiny:1").json["project"])
-        for wrong in ({}, {"project": "none"}, {"project": 5}):
+        for wrong in ({}, {"project": 5}):
             self.refused(D.call("PATCH", "/v1/images/tiny:1", wrong), 400,
                          "bad-request")
+        self.refused(D.call("PATCH", "/v1/images/tiny:1", {"project": "none"}),
+                     404, "not-found", "no project none")
         self.refused(D.call("PATCH", "/v1/images/none:1",
                             {"project": None}), 404, "not-found")
         for project in ("art", None):

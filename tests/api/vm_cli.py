@@ -240,8 +240,8 @@ class Cli(unittest.TestCase):
         self.bad(2, "none of queued", "task", "list", "--state", "idle")
         self.bad(2, "none of running, paused, stopped", "vm", "wait", "web1",
                  "--for", "idle")
-        self.bad(2, "no image none:1", "launch", "none:1", "new")
-        self.bad(2, "no image none:1", "launch", "none:1", "new", "--async",
+        self.bad(3, "no image none:1", "launch", "none:1", "new")
+        self.bad(3, "no image none:1", "launch", "none:1", "new", "--async",
                  "--timeout", "5")
         self.bad(3, "no machine new", "vm", "show", "new")
         # A verb has those options that do something to it.
@@ -882,7 +882,7 @@ class Cli(unittest.TestCase):
             file.write_text(text)
             self.bad(2, words, "stack", "apply", file)
         file.write_text("stack: x\nmachines: [{name: s-odd, image: none:1}]")
-        self.bad(2, "s-odd: there is no image none:1", "stack", "apply", file)
+        self.bad(3, "s-odd: there is no image none:1", "stack", "apply", file)
         self.bad(1, "No such file", "stack", "apply", "/nonexistent")
 
     def test_51_stack_with_disks(self):

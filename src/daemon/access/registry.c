@@ -188,7 +188,7 @@ static void no_project(struct call *c, const char *project)
 	char words[128];
 
 	snprintf(words, sizeof(words), "there is no project %.64s", project);
-	call_fail(c, "bad-request", words, "atoll project list shows them");
+	call_fail(c, "not-found", words, "atoll project list shows them");
 }
 
 bool call_may(struct call *c, const char *project, unsigned right)
@@ -239,8 +239,7 @@ bool call_may_give(struct call *c, const char *role, const char *project)
 
 	if (!rights) {
 		snprintf(words, sizeof(words), "there is no role %.64s", role);
-		call_fail(c, "bad-request", words,
-		          "atoll role list shows them");
+		call_fail(c, "not-found", words, "atoll role list shows them");
 		return false;
 	}
 	if (project)
