@@ -469,6 +469,13 @@ static bool parse_body(struct call *c)
 		call_fail(c, "too-large", "the body is larger than 1 MiB", "");
 		return false;
 	}
+	if (c->http->body_bad) {
+		call_fail(c, "bad-request",
+		          "the body's chunks, or its Transfer-Encoding, make "
+		          "no sense",
+		          "");
+		return false;
+	}
 	if (kind == BODY_RAW)
 		return true;
 	if (c->http->body_size == 0) {

@@ -38,7 +38,8 @@ struct http_request {
 	u8 *body;
 	size_t body_size;
 	bool body_huge;
-	bool local; /* a Unix socket: uid and pid are the peer's */
+	bool body_bad; /* its chunks are none: not read */
+	bool local;    /* a Unix socket: uid and pid are the peer's */
 	uid_t uid;
 	pid_t pid;
 	char address[64];     /* of a peer that is not local */

@@ -5,6 +5,7 @@ a running daemon and held against the file.
 
 Usage: routes.py ATOLLD ATOLL GUEST
 """
+import contextlib
 import json
 import os
 import pathlib
@@ -140,6 +141,58 @@ class Routes(MomentRoutes, unittest.TestCase):
                 pass
             c.close()
             self.assertEqual(get("/v1").status, 200)
+
+    def test_221_bodies_in_chunks(self):
+        def send(pieces, path="/v1/vms", method="POST", **more):
+            head = {"content-type": "application/json",
+                    "transfer-encoding": "chunked", "host": "x", **more}
+            c = harness.UnixConnection(D.socket, 20)
+            c.connect()
+            c.sock.sendall((f"{method} {path} HTTP/1.1\r\n" + "".join(
+                f"{k}: {v}\r\n" for k, v in head.items())).encode() + b"\r\n")
+            for piece in pieces:
+                try:
+                    c.sock.sendall(piece)
+                except OSError:  # it knows enough
+                    break
+            answer = harness.http.client.HTTPResponse(c.sock, method=method)
+            answer.begin()
+            body = json.loads(answer.read())
+            # What came behind was no other request.
+            with contextlib.suppress(ConnectionResetError):
+                self.assertEqual(c.sock.recv(1), b"")
+            c.close()
+            return answer.status, body
+
+        end = b"0\r\n\r\n"
+        spec = json.dumps({"name": "pieces", "boot": {"kernel": "/k"}}).encode()
+        cut = [b"%X\r\n%s\r\n" % (len(spec[i:i + 9]), spec[i:i + 9])
+               for i in range(0, len(spec), 9)]
+        other = b"DELETE /v1/vms/pieces HTTP/1.1\r\nhost: x\r\n\r\n"
+        status, made = send([*cut, end + other])
+        self.assertEqual((status, made["spec"]["name"]), (201, "pieces"), made)
+        patch = b'f;x="1"\r\n{"tags":{"a":"b\r\n3\r\n"}}\r\n'
+        everything = patch + b"0\r\nX: 1\r\nY: 2\r\n\r\n"
+        status, made = send([everything[i:i + 1]
+                             for i in range(len(everything))],
+                            "/v1/vms/pieces", "PATCH")
+        self.assertEqual((status, made["spec"]["tags"]), (200, {"a": "b"}))
+        for bad in (b"x\r\n", b"\r\n", b"-1\r\n", b"2\n{}\n0\n\n",
+                    b"2\r\n{}0\r\n\r\n", b"fffffffff\r\n", b"2 x" * 2000,
+                    b"2\r\n{}\r\n0\r\n" + b"a: b\r\n" * 2000):
+            status, said = send([bad])
+            self.assertEqual((status, said["error"]["code"]),
+                             (400, "bad-request"), bad[:20])
+        for method, more in (("GET", {}), ("POST", {"content-length": "2"}),
+                             ("POST", {"transfer-encoding": "gzip"})):
+            status, said = send([b"2\r\n{}\r\n" + end], method=method, **more)
+            self.assertEqual((status, said["error"]["code"]),
+                             (400, "bad-request"), (method, more))
+        self.assertIn("missing", send([end])[1]["error"]["words"])
+        mib = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+        self.assertEqual(send([mib, b"2\r\n{}\r\n", end])[0], 413)
+        self.assertEqual(send([mib] * 20)[0], 413)
+        D.do("DELETE", "/v1/vms/pieces")
 
     def test_23_paths(self):
         for path in ("/", "/v2", "/v1/vms/", "/v1/none",

@@ -30,6 +30,20 @@ struct clients {
 	bool checked;            /* the library took ca */
 };
 
+/* ---- chunks.c ---- */
+
+struct chunks {
+	int state;
+	u64 left;
+	unsigned digits, skipped;
+};
+enum chunks_end { CHUNKS_MORE, CHUNKS_END, CHUNKS_BAD };
+/* fn gets the pieces of the body in what came; nothing behind the end is
+ * looked at. */
+typedef void chunks_fn(void *ctx, const u8 *data, size_t size);
+enum chunks_end chunks_take(struct chunks *c, const u8 *data, size_t size,
+                            chunks_fn *fn, void *ctx);
+
 struct exchange {
 	struct http_request request;
 	struct http *http;
@@ -39,6 +53,9 @@ struct exchange {
 	u64 expected; /* bytes of body */
 	unsigned completions;
 	u64 unread; /* of a body that is too large, to be thrown away */
+	bool chunked;
+	struct chunks chunks;
+	u64 came; /* of it */
 
 	/* Under the lock. */
 	bool core_done, begun, whole, head_sent, last_sent, gone_posted;

@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 
 #include "base/alloc.h"
@@ -117,6 +118,61 @@ static void read_peer(struct exchange *x, struct lws *wsi)
 	}
 }
 
+/* Whatever follows the body is not read, and above all not as another request.
+ */
+static int begin_chunks(struct exchange *x, struct lws *wsi)
+{
+	static const char *const with_bodies[] = { "POST", "PUT", "PATCH" };
+	char coding[16] = "";
+	bool body = false;
+
+	x->close_after = true;
+	for (size_t i = 0; i < ARRAY_SIZE(with_bodies); i++)
+		body |= strcmp(x->request.method, with_bodies[i]) == 0;
+	x->chunked = body &&
+	             lws_hdr_copy(wsi, coding, sizeof(coding),
+	                          WSI_TOKEN_HTTP_TRANSFER_ENCODING) > 0 &&
+	             strcasecmp(coding, "chunked") == 0 &&
+	             !lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_CONTENT_LENGTH);
+	if (x->chunked)
+		return 0;
+	x->request.body_bad = true;
+	exchange_dispatch(x);
+	return 0;
+}
+
+static void add_piece(void *ctx, const u8 *data, size_t size)
+{
+	struct exchange *x = ctx;
+	struct http_request *r = &x->request;
+	u8 *body;
+
+	x->came += size;
+	if (x->came > HTTP_BODY_MAX)
+		r->body_huge = true;
+	if (r->body_huge)
+		return;
+	body = realloc(r->body, r->body_size + size + 1);
+	if (!body) {
+		r->body_huge = true;
+		return;
+	}
+	r->body = body;
+	memcpy(body + r->body_size, data, size);
+	r->body_size += size;
+	body[r->body_size] = '\0';
+}
+
+static void take_chunks(struct exchange *x, const void *data, size_t size)
+{
+	enum chunks_end end = chunks_take(&x->chunks, data, size, add_piece, x);
+
+	if (end == CHUNKS_MORE && x->came <= DRAIN_MAX)
+		return;
+	x->request.body_bad = end == CHUNKS_BAD;
+	exchange_dispatch(x);
+}
+
 int exchange_begin(struct session *s, struct lws *wsi)
 {
 	struct exchange *x = try_alloc(1, sizeof(*x));
@@ -137,6 +193,8 @@ int exchange_begin(struct session *s, struct lws *wsi)
 	read_headers(x, wsi);
 	read_query(x, wsi);
 	read_peer(x, wsi);
+	if (lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_TRANSFER_ENCODING))
+		return begin_chunks(x, wsi);
 	if (lws_hdr_copy(wsi, number, sizeof(number),
 	                 WSI_TOKEN_HTTP_CONTENT_LENGTH) > 0)
 		x->expected = strtoull(number, NULL, 10);
@@ -164,6 +222,11 @@ void exchange_take_body(struct session *s, const void *data, size_t size)
 {
 	struct exchange *x = s->exchange;
 
+	if (x && x->chunked) {
+		if (!x->dispatched)
+			take_chunks(x, data, size);
+		return;
+	}
 	if (x && x->unread) {
 		x->unread -= MIN(x->unread, (u64)size);
 		if (!x->unread)
