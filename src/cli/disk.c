@@ -17,13 +17,6 @@
 #include "cli/options.h"
 #include "cli/say.h"
 
-enum {
-	EXIT_NOT_FOUND = 3,
-	EXIT_CONFLICT = 4,
-	EXIT_DENIED = 5,
-	EXIT_NO_ROOM = 6,
-};
-
 static const struct command verbs[] = {
 	{ "create", "make an empty disk", disk_create },
 	{ "info", "tell what an image is", disk_info },
@@ -124,34 +117,6 @@ int disk_open(struct block **out, const char *path, const char *format,
 		                  .opener = &block_opener_paths };
 
 	return how.format ? block_open(out, &how, err) : -EINVAL;
-}
-
-int disk_fail(const struct error *err)
-{
-	int code = say_error(err);
-
-	switch (err->code) {
-	case -ENOENT:
-	case -ENODEV:
-	case -ENXIO:
-		return EXIT_NOT_FOUND;
-	case -EEXIST:
-	case -EBUSY:
-		return EXIT_CONFLICT;
-	case -EACCES:
-	case -EPERM:
-	case -EROFS:
-		return EXIT_DENIED;
-	case -ENOSPC:
-	case -EDQUOT:
-	case -EFBIG:
-	case -ENOMEM:
-		return EXIT_NO_ROOM;
-	case -ERANGE:
-		return END_USAGE;
-	default:
-		return code;
-	}
 }
 
 static void show_progress(void *ctx, u64 done, u64 total)

@@ -60,9 +60,6 @@ int disk_open(struct block **out, const char *path, const char *format,
  * when a signal ends us before partial_end(). */
 int disk_make(const struct image_create *how, struct error *err) MUST_CHECK;
 
-/* Prints err; the exit code that fits it. */
-int disk_fail(const struct error *err);
-
 /* As info --json has them; whose image it is of stays the caller's. */
 json_t *disk_snapshots_json(const struct image_details *d);
 json_t *disk_bitmaps_json(const struct image_details *d);

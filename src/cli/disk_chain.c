@@ -14,6 +14,7 @@
 #include "cli/disk_options.h"
 #include "cli/files.h"
 #include "cli/options.h"
+#include "cli/say.h"
 
 enum { OPT_UNSAFE = OPT_OWN, OPT_KEEP };
 
@@ -179,7 +180,7 @@ int disk_rebase(int argc, char **argv)
 	if (rc == 0)
 		rc = rebase(&c, &err);
 	free(c.same);
-	return rc < 0 ? disk_fail(&err) : 0;
+	return rc < 0 ? say_error(&err) : 0;
 }
 
 static int commit(struct chain *c, struct error *err)
@@ -230,5 +231,5 @@ int disk_commit(int argc, char **argv)
 		rc = error_set(&err, -EINVAL, "say one FILE");
 	if (rc == 0)
 		rc = commit(&c, &err);
-	return rc < 0 ? disk_fail(&err) : 0;
+	return rc < 0 ? say_error(&err) : 0;
 }

@@ -11,6 +11,7 @@
 #include "cli/disk.h"
 #include "cli/disk_options.h"
 #include "cli/options.h"
+#include "cli/say.h"
 
 enum { FINDINGS_SHOWN = 20, EXIT_DAMAGED = 1, EXIT_LEAKS = 9 };
 
@@ -127,14 +128,14 @@ int disk_check(int argc, char **argv)
 		                   (c.repair ? 0 : BLOCK_OPEN_READONLY),
 		               &err);
 	if (rc < 0)
-		return disk_fail(&err);
+		return say_error(&err);
 	disk_progress_begin(&c.bar, "checking", c.args.quiet);
 	result.progress = &c.bar.progress;
 	rc = image_check(b, c.repair, &result, &err);
 	disk_progress_end(&c.bar);
 	block_close(b);
 	if (rc < 0)
-		return disk_fail(&err);
+		return say_error(&err);
 	if (c.args.json)
 		print_json(&result);
 	else

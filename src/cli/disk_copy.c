@@ -17,6 +17,7 @@
 #include "cli/files.h"
 #include "cli/options.h"
 #include "cli/partial.h"
+#include "cli/say.h"
 
 enum { OPT_FROM = OPT_OWN, OPT_TO, OPT_COMPRESS, OPT_SYNC };
 
@@ -125,23 +126,23 @@ int disk_convert(int argc, char **argv)
 	if (rc == 0 && c.args.name_count != 2)
 		rc = error_set(&err, -EINVAL, "say SOURCE and TARGET");
 	if (rc < 0)
-		return disk_fail(&err);
+		return say_error(&err);
 	c.from = disk_format_by(c.args.names[0], c.from, "from", &err);
 	c.to =
 	    c.from ? disk_format_by(c.args.names[1], c.to, "to", &err) : NULL;
 	if (!c.to)
-		return disk_fail(&err);
+		return say_error(&err);
 	if (file_same(c.args.names[0], c.args.names[1])) {
 		error_set(&err, -EINVAL, "%s and %s are the same file",
 		          c.args.names[0], c.args.names[1]);
-		return disk_fail(&err);
+		return say_error(&err);
 	}
 	if (c.compress &&
 	    (strcmp(c.to, "qcow2") != 0 || c.how.backing || c.how.data_file)) {
 		error_set(&err, -EINVAL,
 		          "only a qcow2 image by itself can be"
 		          " compressed");
-		return disk_fail(&err);
+		return say_error(&err);
 	}
 	c.how.path = c.args.names[1];
 	c.how.format = c.to;
@@ -157,7 +158,7 @@ int disk_convert(int argc, char **argv)
 		                          &err);
 	else
 		rc = convert(&c, &err);
-	return rc < 0 ? disk_fail(&err) : 0;
+	return rc < 0 ? say_error(&err) : 0;
 }
 
 struct compare {
@@ -187,7 +188,7 @@ static int compare_option(void *ctx, int id, const char *value,
 /* As cmp does: 1 is an answer, and trouble none. */
 static int trouble(const struct error *err)
 {
-	int code = disk_fail(err);
+	int code = say_error(err);
 
 	return code == END_FAILURE ? END_USAGE : code;
 }

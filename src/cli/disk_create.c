@@ -14,6 +14,7 @@
 #include "cli/disk_options.h"
 #include "cli/options.h"
 #include "cli/partial.h"
+#include "cli/say.h"
 
 static const char *const preallocations[] = { "off", "metadata", "falloc",
 	                                      "full" };
@@ -167,22 +168,22 @@ int disk_create(int argc, char **argv)
 	if (rc == 0 && c.args.name_count == 2)
 		rc = parse_size(c.args.names[1], 1, &c.how.size, &err);
 	if (rc < 0)
-		return disk_fail(&err);
+		return say_error(&err);
 	c.how.path = c.args.names[0];
 	c.how.replace = c.args.force;
 	c.how.format = disk_format(c.how.path, c.args.format, &err);
 	if (!c.how.format)
-		return disk_fail(&err);
+		return say_error(&err);
 	if (c.how.backing && !c.how.backing_format)
 		c.how.backing_format =
 		    disk_format_by(c.how.backing, NULL, "backing-format", &err);
 	if (c.how.backing &&
 	    (!c.how.backing_format || size_of_backing(&c.how, &err) < 0))
-		return disk_fail(&err);
+		return say_error(&err);
 	c.how.size = ALIGN_UP(c.how.size, 512);
 	rc = disk_make(&c.how, &err);
 	partial_end();
-	return rc < 0 ? disk_fail(&err) : 0;
+	return rc < 0 ? say_error(&err) : 0;
 }
 
 static const struct option_spec resize_options[] = {
@@ -234,7 +235,7 @@ int disk_resize(int argc, char **argv)
 	if (rc == 0)
 		rc = disk_open(&b, args.names[0], args.format, 0, &err);
 	if (rc < 0)
-		return disk_fail(&err);
+		return say_error(&err);
 	block_info(b, &info);
 	rc = new_size(args.names[1], info.size, &size, &err);
 	if (rc == 0 && size < info.size && !args.force) {
@@ -244,5 +245,5 @@ int disk_resize(int argc, char **argv)
 	if (rc == 0)
 		rc = block_resize(b, size, &err);
 	block_close(b);
-	return rc < 0 ? disk_fail(&err) : 0;
+	return rc < 0 ? say_error(&err) : 0;
 }

@@ -17,6 +17,7 @@
 #include "cli/disk.h"
 #include "cli/live.h"
 #include "cli/options.h"
+#include "cli/say.h"
 #include "storage/nbd.h"
 
 enum { OPT_SOCKET = 1, OPT_NAME, OPT_ONCE, BACKLOG = 8 };
@@ -161,5 +162,5 @@ int disk_export(int argc, char **argv)
 		               e.name);
 	if (rc == 0)
 		rc = export(&e, &err);
-	return rc < 0 ? disk_fail(&err) : 0;
+	return rc < 0 ? say_error(&err) : 0;
 }

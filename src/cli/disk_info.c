@@ -13,6 +13,7 @@
 #include "base/units.h"
 #include "cli/disk.h"
 #include "cli/options.h"
+#include "cli/say.h"
 
 static const struct option_spec info_options[] = {
 	DISK_OPT_FORMAT,
@@ -188,7 +189,7 @@ int disk_info(int argc, char **argv)
 	}
 	if (open_to_look(&b, &args, argc, argv,
 	                 IMAGE_OPEN_NO_BACKING | IMAGE_OPEN_AS_IS, &err) < 0)
-		return disk_fail(&err);
+		return say_error(&err);
 	stat(args.names[0], &st);
 	block_info(b, &info);
 	image_details(b, &d);
@@ -259,7 +260,7 @@ int disk_map(int argc, char **argv)
 		return 0;
 	}
 	if (open_to_look(&b, &args, argc, argv, 0, &err) < 0)
-		return disk_fail(&err);
+		return say_error(&err);
 	block_info(b, &info);
 	list = json_array();
 	for (u64 at = 0; at < info.size && rc == 0; at += now.length) {
@@ -290,5 +291,5 @@ int disk_map(int argc, char **argv)
 	if (rc == 0)
 		return 0;
 	error_set(&err, rc, "%s: the image can't be read", args.names[0]);
-	return disk_fail(&err);
+	return say_error(&err);
 }

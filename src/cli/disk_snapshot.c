@@ -12,6 +12,7 @@
 #include "cli/disk.h"
 #include "cli/disk_options.h"
 #include "cli/options.h"
+#include "cli/say.h"
 
 enum { OPT_GRANULARITY = OPT_OWN };
 
@@ -214,7 +215,7 @@ static int run(int argc, char **argv, const struct noun *noun)
 		         : error_set(&err, -EINVAL, "say list FILE");
 	else if (rc == 0)
 		rc = act(&r, noun->actions, &err);
-	return rc < 0 ? disk_fail(&err) : 0;
+	return rc < 0 ? say_error(&err) : 0;
 }
 
 int disk_snapshot(int argc, char **argv)

@@ -372,7 +372,7 @@ static int image_inspect(int argc, char **argv)
 	manifest = folder ? image_manifest(folder, &err) : NULL;
 	if (!manifest) {
 		free(folder);
-		return disk_fail(&err);
+		return say_error(&err);
 	}
 	json_object_set_new(manifest, "folder", json_string(folder));
 	json_dumpf(manifest, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
@@ -433,7 +433,7 @@ static int image_delete(int argc, char **argv)
 	}
 	free(folder);
 	free(store);
-	return rc < 0 ? disk_fail(&err) : 0;
+	return rc < 0 ? say_error(&err) : 0;
 }
 
 /* ---- the verb ---- */

@@ -372,7 +372,7 @@ int image_import(int argc, char **argv)
 		rc = check_import(&m, &err);
 	if (rc == 0)
 		rc = with_store(import_locked, &m, &err);
-	return rc < 0 ? disk_fail(&err) : 0;
+	return rc < 0 ? say_error(&err) : 0;
 }
 
 /* ---- export ---- */
@@ -521,7 +521,7 @@ int image_export(int argc, char **argv)
 		rc = error_set(&err, -EINVAL, "say an image and a FILE.tar");
 	if (rc == 0)
 		rc = with_store(export_locked, &m, &err);
-	return rc < 0 ? disk_fail(&err) : 0;
+	return rc < 0 ? say_error(&err) : 0;
 }
 
 /* ---- tag ---- */
@@ -558,5 +558,5 @@ int image_tag(int argc, char **argv)
 		rc = error_set(&err, -EINVAL, "say an image and a NAME:TAG");
 	if (rc == 0)
 		rc = with_store(tag_locked, &m, &err);
-	return rc < 0 ? disk_fail(&err) : 0;
+	return rc < 0 ? say_error(&err) : 0;
 }

@@ -22,6 +22,7 @@
 #include "cli/named.h"
 #include "cli/options.h"
 #include "cli/saved.h"
+#include "cli/say.h"
 #include "control/control.h"
 
 /* The last: of who looks after a job that nobody waits for. */
@@ -190,10 +191,10 @@ static int ask_daemon(const struct live_verb *verb, void *ctx,
 	int code;
 
 	if (!verb->remote)
-		return disk_fail(local);
+		return say_error(local);
 	body = verb->remote(ctx, &err);
 	if (err.code < 0)
-		return disk_fail(&err);
+		return say_error(&err);
 	code = live_remote(a, body, verb->stopped ? NULL : local);
 	json_decref(body);
 	return code;
@@ -213,7 +214,7 @@ int live_main(const struct live_verb *verb, int argc, char **argv, void *ctx,
 	a->verb = argv[0];
 	rc = options_parse(verb->specs, argc, argv, verb->option, ctx, &err);
 	if (rc < 0)
-		return disk_fail(&err);
+		return say_error(&err);
 	rc = live_open_disk(a, &err);
 	found = rc == 0;
 	if (rc == 0)
@@ -221,7 +222,7 @@ int live_main(const struct live_verb *verb, int argc, char **argv, void *ctx,
 	code = rc == 0 ? 0
 	       : !found && rc == -ENOENT && !a->socket
 	           ? ask_daemon(verb, ctx, a, &err)
-	           : disk_fail(&err);
+	           : say_error(&err);
 	live_close_disk(a);
 	return code;
 }

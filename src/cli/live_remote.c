@@ -99,9 +99,9 @@ int live_remote(struct live_args *a, json_t *body, const struct error *local)
 	int code;
 
 	if (local && !daemon_runs())
-		return disk_fail(local);
+		return say_error(local);
 	if (client_open(&r.client, NULL, &err) < 0)
-		return disk_fail(&err);
+		return say_error(&err);
 	name = xasprintf("%.*s", (int)(colon - word), word);
 	part = client_escape(name);
 	base = xasprintf("/v1/vms/%s", part);

@@ -183,7 +183,7 @@ int named_check_lasting(const char *name, struct error *err)
 
 	first = json_array_get(list, 0);
 	if (rc == 0 && json_is_true(json_object_get(first, "disposable"))) {
-		rc = error_set(err, -EINVAL, "%s is to leave nothing behind",
+		rc = error_set(err, -EBUSY, "%s is to leave nothing behind",
 		               name);
 		error_hint(err, "it was started with --rm");
 	}

@@ -4,6 +4,7 @@
  */
 #include "cli/run.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -64,6 +65,13 @@ static int claim(struct named *named, struct run_machine *m,
 	return 0;
 }
 
+/* Its codes are of how machines end, not those of other verbs. */
+static int did_not_start(const struct error *err)
+{
+	say_error(err);
+	return err->code == -EINVAL ? END_USAGE : END_FAILURE;
+}
+
 static int run(const struct run_options *o)
 {
 	struct session_config session = { 0 };
@@ -73,7 +81,7 @@ static int run(const struct run_options *o)
 	int code;
 
 	if (run_machine_prepare(&m, o, &err) < 0)
-		return say_error(&err);
+		return did_not_start(&err);
 	if ((o->name && claim(&named, &m, o, &err) < 0) ||
 	    start(&session.worker, &m, o, &err) < 0) {
 		run_machine_fini(&m);
@@ -134,7 +142,7 @@ int command_run(int argc, char **argv)
 	} else if (rc == 0 && o.restore) {
 		rc = parse_restored(&o, &saved, &words, &err);
 		if (rc < 0)
-			code = say_error(&err);
+			code = did_not_start(&err);
 	}
 	if (rc == 0)
 		code = run(&o);

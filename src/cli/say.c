@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
-#include "control/control.h"
+#include "cli/remote.h"
 
 enum { WORD_MAX = 32 };
 
@@ -22,7 +22,29 @@ void say_words(const char *words, const char *hint)
 int say_error(const struct error *err)
 {
 	say_words(err->text, err->hint);
-	return err->code == -EINVAL ? END_USAGE : END_FAILURE;
+	switch (err->code) {
+	case -EINVAL:
+	case -ERANGE:
+		return CODE_USAGE;
+	case -ENOENT:
+	case -ENODEV:
+	case -ENXIO:
+		return CODE_NOT_FOUND;
+	case -EEXIST:
+	case -EBUSY:
+		return CODE_CONFLICT;
+	case -EACCES:
+	case -EPERM:
+	case -EROFS:
+		return CODE_DENIED;
+	case -ENOSPC:
+	case -EDQUOT:
+	case -EFBIG:
+	case -ENOMEM:
+		return CODE_NO_CAPACITY;
+	default:
+		return CODE_FAILED;
+	}
 }
 
 int say_usage(const char *fmt, ...)
@@ -34,7 +56,7 @@ int say_usage(const char *fmt, ...)
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
 	fputc('\n', stderr);
-	return END_USAGE;
+	return CODE_USAGE;
 }
 
 int say_confirm(bool yes, const char *question, ...)
@@ -52,7 +74,7 @@ int say_confirm(bool yes, const char *question, ...)
 	    (answer[0] == 'y' || answer[0] == 'Y'))
 		return 0;
 	fputs("nothing was done\n", stderr);
-	return END_FAILURE;
+	return CODE_FAILED;
 }
 
 /* Edits (insert, delete, replace) that make b of a. */

@@ -13,8 +13,7 @@ struct error;
 
 /* "error: words", and "hint: hint" unless that is empty. */
 void say_words(const char *words, const char *hint);
-/* Prints err; returns the exit code that fits it: END_USAGE for -EINVAL, else
- * END_FAILURE. */
+/* Prints err; returns the exit code that fits it: remote.h has them. */
 int say_error(const struct error *err);
 /* A usage error in one call; returns END_USAGE. */
 int say_usage(const char *fmt, ...) PRINTF_LIKE(1, 2);

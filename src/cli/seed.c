@@ -21,6 +21,7 @@
 #include "cli/files.h"
 #include "cli/image.h"
 #include "cli/options.h"
+#include "cli/say.h"
 
 enum { KEY_MAX = 16 * 1024, DATA_MAX = 1 << 20 };
 
@@ -311,5 +312,5 @@ int image_seed(int argc, char **argv)
 		rc = error_set(&err, -EINVAL, "say one FILE");
 	if (rc == 0)
 		rc = write_seed(&s.seed, s.args.names[0], &err);
-	return rc < 0 ? disk_fail(&err) : 0;
+	return rc < 0 ? say_error(&err) : 0;
 }

@@ -163,7 +163,7 @@ static int make(json_t *disk, const struct remote *r)
 		return CODE_OK;
 	}
 	if (image_create(&how, &err) < 0)
-		return disk_fail(&err);
+		return say_error(&err);
 	if (!r->quiet)
 		printf("created disk %s\n", how.path);
 	return CODE_OK;
@@ -192,7 +192,7 @@ int stack_disks_make(json_t *file, json_t *machine, json_t *owned, json_t *made,
 			          path);
 			error_hint(&err, "take it out of disks to use it as it "
 			                 "is, or move it away");
-			return disk_fail(&err);
+			return say_error(&err);
 		}
 		code = make(disk, r);
 		if (code != CODE_OK)

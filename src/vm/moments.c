@@ -36,8 +36,8 @@ struct share {
 
 static json_t *refused(const struct error *err)
 {
-	return json_pack("{s:b,s:o,s:o}", "ok", 0, "words",
-	                 session_words(err->text), "hint",
+	return json_pack("{s:b,s:i,s:o,s:o}", "ok", 0, "code", err->code,
+	                 "words", session_words(err->text), "hint",
 	                 session_words(err->hint));
 }
 

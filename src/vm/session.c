@@ -189,6 +189,13 @@ static json_t *refusal(const char *words)
 	return json_pack("{s:b,s:s}", "ok", 0, "words", words);
 }
 
+/* It would do it at another time. */
+static json_t *busy(const char *words)
+{
+	return json_pack("{s:b,s:i,s:s}", "ok", 0, "code", -EBUSY, "words",
+	                 words);
+}
+
 static json_t *do_status(struct session *s)
 {
 	char *report = machine_report(s->machine);
@@ -275,7 +282,7 @@ static json_t *do_save(struct peer *p, json_t *message,
 	json_t *refused;
 
 	if (disks_in_the_way(&disks))
-		return refusal(disks_in_the_way(&disks));
+		return busy(disks_in_the_way(&disks));
 	if (!p->stays)
 		stay(p, stays ? STAY_IF_SAVED : STAY_WHILE_SAVING);
 	refused = moments_save(&p->session->moments, p, message, brought);
@@ -312,7 +319,7 @@ static json_t *do_snapshot(struct peer *p, json_t *message,
 	json_t *refused;
 
 	if (disks_in_the_way(&disks))
-		return refusal(disks_in_the_way(&disks));
+		return busy(disks_in_the_way(&disks));
 	if (stays && !p->stays)
 		stay(p, STAY_IF_SAVED);
 	refused = moments_snapshot(&s->moments, p, message, brought);
@@ -329,7 +336,7 @@ static json_t *do_fork(struct peer *p, json_t *message,
 	const struct disks disks = session_disks(p->session, p);
 
 	if (disks_in_the_way(&disks))
-		return refusal(disks_in_the_way(&disks));
+		return busy(disks_in_the_way(&disks));
 	shorten_soon(&p->session->shorten);
 	return moments_fork(&p->session->moments, message, brought, reply);
 }
@@ -354,7 +361,7 @@ static json_t *do_disks(struct peer *p, const char *op, json_t *message,
 	json_t *answer;
 
 	if (is_saved(s))
-		return refusal("the machine is being saved");
+		return busy("the machine is being saved");
 	answer = disks_request(&disks, op, message, brought);
 	return answer ? answer : refusal("no such request");
 }

@@ -112,7 +112,7 @@ class Cli(unittest.TestCase):
         self.bad(2, "--memory", "vm", "create", "x", "--memory", "much")
         self.bad(2, "memory_bytes", "vm", "create", "x", *TINY, "--memory",
                  "1M")
-        self.bad(1, "No such file", "vm", "create", "x", "--kernel", "/no/k")
+        self.bad(3, "No such file", "vm", "create", "x", "--kernel", "/no/k")
         self.bad(3, "no machine nope", "start", "nope")
         self.bad(3, "no machine nope", "vm", "show", "nope")
         self.bad(2, "no verb strat", "vm", "strat")
@@ -883,7 +883,7 @@ class Cli(unittest.TestCase):
             self.bad(2, words, "stack", "apply", file)
         file.write_text("stack: x\nmachines: [{name: s-odd, image: none:1}]")
         self.bad(3, "s-odd: there is no image none:1", "stack", "apply", file)
-        self.bad(1, "No such file", "stack", "apply", "/nonexistent")
+        self.bad(3, "No such file", "stack", "apply", "/nonexistent")
 
     def test_51_stack_with_disks(self):
         file, disk = D.work / "stored.yaml", D.work / "stored.qcow2"

@@ -147,7 +147,7 @@ def disposable():
     done = command("snapshot", "create", copies[0].name, "s")
     check("a snapshot of one", done.returncode == 0, done.stderr)
     taken = command("fork", "two")
-    check("a name that is taken", taken.returncode == 1 and
+    check("a name that is taken", taken.returncode == 4 and
           "runs already" in taken.stderr, taken.stderr)
     check("and nothing else happened", first.ask("r") == "30")
     for c in copies:
@@ -157,7 +157,7 @@ def disposable():
         time.sleep(0.02)
     check("nothing is left", not os.path.exists(copies[0].folder))
     gone = command("fork", "nobody")
-    check("of none", gone.returncode == 1 and "no machine named" in
+    check("of none", gone.returncode == 3 and "no machine named" in
           gone.stderr, gone.stderr)
     first.end()
 
@@ -236,7 +236,7 @@ def refused_by_machine(guest, path):
     check("a job works on the disk", wait_until(
         lambda: "mirror" in command("disk", "jobs", "five:vda").stdout))
     done = command("fork", "--rm", "--name", "nine", "five")
-    check("then it is not copied", done.returncode == 1 and "job" in
+    check("then it is not copied", done.returncode == 4 and "job" in
           done.stderr, done)
     check("and its files are as they were", disk_files() == names and
           os.stat(path).st_ino == inode, disk_files())

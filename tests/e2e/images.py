@@ -240,8 +240,8 @@ def disposable():
         f.truncate(16 << 20)
     guest = Guest(atoll, elf, env, path, "gone", "--rm")
     check("it runs", guest.goes_on(20), guest.said)
-    refused("no suspend", command("suspend", "gone"), 2, "leave nothing")
-    refused("no snapshot", command("snapshot", "create", "gone", "s"), 2,
+    refused("no suspend", command("suspend", "gone"), 4, "leave nothing")
+    refused("no snapshot", command("snapshot", "create", "gone", "s"), 4,
             "leave nothing")
     check("it ends well", guest.end() == 1, guest.said)
     check("nothing was written", open(path, "rb").read() == bytes(16 << 20))
