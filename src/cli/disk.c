@@ -98,7 +98,10 @@ const char *disk_format_by(const char *path, const char *said,
 		return format;
 	error_set(err, -EINVAL, "%s: its format is not clear from its name",
 	          path);
-	error_hint(err, "say it with --%s raw or --%s qcow2", option, option);
+	error_hint(err, "say it with --%s raw or --%s qcow2%s", option, option,
+	           strchr(path, ':') ? "; disks of machines are NAME:vda, "
+	                               "NAME:vdb, ..."
+	                             : "");
 	return NULL;
 }
 

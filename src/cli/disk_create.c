@@ -6,12 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "cli/disk.h"
 #include "cli/disk_options.h"
+#include "cli/files.h"
 #include "cli/options.h"
 #include "cli/partial.h"
 #include "cli/say.h"
@@ -133,10 +135,51 @@ static void each_file(const struct image_create *how,
 	free(data);
 }
 
+/* Whether both names lead, or would, to one file. */
+static bool one_place(const char *a, const char *b)
+{
+	const char *at[2] = { a, b }, *end[2];
+	char *folder[2];
+	bool same;
+
+	for (int i = 0; i < 2; i++) {
+		const char *slash = strrchr(at[i], '/');
+
+		end[i] = slash ? slash + 1 : at[i];
+		folder[i] = xasprintf("%.*s.", (int)(end[i] - at[i]), at[i]);
+	}
+	same = file_same(a, b) ||
+	       (strcmp(end[0], end[1]) == 0 && file_same(folder[0], folder[1]));
+	free(folder[0]);
+	free(folder[1]);
+	return same;
+}
+
+static int check_data_file(const struct image_create *how, struct error *err)
+{
+	char *data = image_path_beside(how->path, how->data_file);
+	struct stat st;
+	int rc = 0;
+
+	if (one_place(how->path, data)) {
+		rc = error_set(err, -EINVAL,
+		               "--data-file %s is the image itself", data);
+	} else if (!how->replace && lstat(how->path, &st) == 0) {
+		/* Before the data file is made. */
+		rc = error_set(err, -EEXIST, "%s: %s", how->path,
+		               strerror(EEXIST));
+		error_hint(err, "--force replaces both");
+	}
+	free(data);
+	return rc;
+}
+
 int disk_make(const struct image_create *how, struct error *err)
 {
-	int rc;
+	int rc = how->data_file ? check_data_file(how, err) : 0;
 
+	if (rc < 0)
+		return rc;
 	each_file(how, partial_begin);
 	rc = image_create(how, err);
 	if (rc == 0)

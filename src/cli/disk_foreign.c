@@ -111,7 +111,9 @@ int disk_convert_foreign(const struct image_create *how, const char *source,
 	unsigned n = 2;
 	int rc;
 
-	if (!how->replace && access(how->path, F_OK) == 0) {
+	if (access(source, R_OK) < 0) {
+		rc = error_set(err, -errno, "%s: %s", source, strerror(errno));
+	} else if (!how->replace && access(how->path, F_OK) == 0) {
 		rc = error_set(err, -EEXIST, "%s: is there already", how->path);
 		error_hint(err, "--force replaces it");
 	} else if (options && disk_format_foreign(how->format)) {

@@ -20,6 +20,7 @@
 #include "base/end.h"
 #include "base/error.h"
 #include "cli/disk.h"
+#include "cli/files.h"
 #include "cli/image.h"
 #include "cli/options.h"
 #include "cli/partial.h"
@@ -320,13 +321,38 @@ static int import_locked(const struct import *m, const char *store,
 	return rc;
 }
 
+/* It is there, and a file: before anything is copied, and in better words. */
+static int look_at(const char *what, const char *path, struct error *err)
+{
+	int fd = path ? file_open_input(what, path, err) : -1;
+
+	if (fd >= 0)
+		close(fd);
+	return path ? MIN(fd, 0) : 0;
+}
+
+static int check_name(const char *name, struct error *err)
+{
+	if (image_name_valid(name))
+		return 0;
+	return error_set(err, -EINVAL,
+	                 "%s is not a name for an image: NAME:TAG, of letters, "
+	                 "digits and . _ : -",
+	                 name);
+}
+
 static int check_import(const struct import *m, struct error *err)
 {
+	int rc;
+
 	if (m->args.name_count != 1)
 		return error_set(err, -EINVAL, "say one FILE");
-	if (!m->name || !image_name_valid(m->name))
+	if (!m->name)
 		return error_set(err, -EINVAL,
 		                 "say what it is called: --name NAME:TAG");
+	rc = check_name(m->name, err);
+	if (rc < 0)
+		return error_prefix(err, "--name"), rc;
 	if (is_archive(m->args.names[0]) && (m->kernel || m->initrd))
 		return error_set(err, -EINVAL,
 		                 "an export has its own kernel and initrd");
@@ -335,7 +361,10 @@ static int check_import(const struct import *m, struct error *err)
 		return error_hint(err, "Linux's lies in /boot of the disk, its "
 		                       "initrd beside it");
 	}
-	return 0;
+	if (is_archive(m->args.names[0]))
+		return look_at("export", m->args.names[0], err);
+	rc = look_at("kernel", m->kernel, err);
+	return rc < 0 ? rc : look_at("initrd", m->initrd, err);
 }
 
 /* With the store, and nobody else changing it. */
@@ -517,8 +546,11 @@ int image_export(int argc, char **argv)
 		return 0;
 	}
 	rc = options_parse(specs, argc, argv, import_option, &m, &err);
-	if (rc == 0 && (m.args.name_count != 2 || !is_archive(m.args.names[1])))
+	if (rc == 0 && m.args.name_count != 2)
 		rc = error_set(&err, -EINVAL, "say an image and a FILE.tar");
+	else if (rc == 0 && !is_archive(m.args.names[1]))
+		rc = error_set(&err, -EINVAL, "%s does not end in .tar",
+		               m.args.names[1]);
 	if (rc == 0)
 		rc = with_store(export_locked, &m, &err);
 	return rc < 0 ? say_error(&err) : 0;
@@ -553,9 +585,10 @@ int image_tag(int argc, char **argv)
 		return 0;
 	}
 	rc = options_parse(specs, argc, argv, import_option, &m, &err);
-	if (rc == 0 &&
-	    (m.args.name_count != 2 || !image_name_valid(m.args.names[1])))
+	if (rc == 0 && m.args.name_count != 2)
 		rc = error_set(&err, -EINVAL, "say an image and a NAME:TAG");
+	if (rc == 0)
+		rc = check_name(m.args.names[1], &err);
 	if (rc == 0)
 		rc = with_store(tag_locked, &m, &err);
 	return rc < 0 ? say_error(&err) : 0;

@@ -144,9 +144,10 @@ static int open_named_disk(struct live_disk *d, struct error *err)
 		take_path(d, path, format);
 	d->readonly = readonly;
 	json_decref(list);
+	/* The machine was found: nobody else is asked. */
 	if (!disk)
-		return error_set(err, -ENOENT, "%s has no such disk",
-		                 d->machine);
+		return error_set(err, -ENXIO, "%s has no disk vd%c", d->machine,
+		                 'a' + d->number);
 	d->sock = named_connect(d->machine, err);
 	return d->sock < 0 ? d->sock : 0;
 }

@@ -230,7 +230,8 @@ static int snapshot(void *ctx, struct error *err)
 		return error_hint(err, "a qcow2 disk can lie on another: atoll "
 		                       "disk convert it while nobody uses it");
 	}
-	if (s->name && (strchr(s->name, '/') || strlen(s->name) > 64))
+	if (s->name &&
+	    (!s->name[0] || strchr(s->name, '/') || strlen(s->name) > 64))
 		return error_set(err, -EINVAL,
 		                 "--name %s: not a part of a "
 		                 "file's name",

@@ -98,6 +98,27 @@ struct target {
 	struct stat st;
 };
 
+/* What a backup builds on is there: without it it would hold nothing. */
+static int find_base(const struct image_create *how, struct error *err)
+{
+	char *path = image_path_beside(how->path, how->backing);
+	struct block *b;
+	int rc = disk_open(&b, path, how->backing_format,
+	                   BLOCK_OPEN_READONLY | BLOCK_OPEN_NO_LOCK |
+	                       IMAGE_OPEN_NO_BACKING,
+	                   err);
+
+	free(path);
+	if (rc == 0) {
+		block_close(b);
+		return 0;
+	}
+	error_prefix(err, "--base");
+	if (rc == -ENOENT && how->backing[0] != '/')
+		error_hint(err, "a relative name is relative to the backup");
+	return rc;
+}
+
 /* A new image of the disk's size, open. */
 static int make_target(struct target *t, struct copy *c, const char *path,
                        const char *format, const char *base, struct error *err)
@@ -105,11 +126,10 @@ static int make_target(struct target *t, struct copy *c, const char *path,
 	struct image_create how = { .path = path, .format = format };
 	int rc = disk_bytes(&c->a, &how.size, err);
 
-	if (base) {
+	if (rc == 0 && base) {
 		how.backing = base;
 		how.backing_format = disk_format(base, NULL, err);
-		if (!how.backing_format)
-			return -EINVAL;
+		rc = how.backing_format ? find_base(&how, err) : -EINVAL;
 	}
 	if (rc == 0)
 		rc = disk_make(&how, err);
@@ -257,6 +277,10 @@ static int mirror(void *ctx, struct error *err)
 		                 "a %s disk can't become a %s one while it is "
 		                 "in use",
 		                 c->a.disk.format, format);
+	if (c->stay && c->pivot)
+		return error_set(err, -EINVAL,
+		                 "--stay and --pivot: does the machine go on "
+		                 "with the file, or not?");
 	if (c->stay)
 		c->a.detach = true;
 	return mirror_to(c, path, format, err);

@@ -317,6 +317,8 @@ static int jobs(void *ctx, struct error *err)
 	bool left;
 	int rc = 0;
 
+	if (!j->job && (j->action || j->a.rate))
+		return error_set(err, -EINVAL, "which job? --job N");
 	if (!j->job)
 		return list(j, err);
 	if (j->a.rate)
@@ -335,6 +337,8 @@ static json_t *jobs_remote(void *ctx, struct error *err)
 	const struct jobs *j = ctx;
 	json_t *body;
 
+	if (!j->job && (j->action || j->a.rate))
+		error_set(err, -EINVAL, "which job? --job N");
 	if (!j->job)
 		return NULL;
 	if (j->action != OPT_CANCEL) {

@@ -59,6 +59,7 @@ static int parse_one(const struct option_spec *specs, int argc, char **argv,
 	const char *name = argv[*at] + (is_short ? 1 : 2), *value = NULL;
 	const struct option_spec *spec;
 	size_t len = strlen(name);
+	int rc;
 
 	if (is_short) {
 		spec = find_letter(specs, name[0]);
@@ -74,12 +75,14 @@ static int parse_one(const struct option_spec *specs, int argc, char **argv,
 		return value ? error_set(err, -EINVAL, "--%s takes no value",
 		                         spec->name)
 		             : fn(ctx, spec->id, NULL, err);
-	if (value)
-		return fn(ctx, spec->id, value + 1, err);
-	if (*at + 1 >= argc)
+	if (!value && *at + 1 >= argc)
 		return error_set(err, -EINVAL, "--%s needs a value: %s",
 		                 spec->name, spec->value);
-	return fn(ctx, spec->id, argv[++*at], err);
+	rc = fn(ctx, spec->id, value ? value + 1 : argv[++*at], err);
+	/* Whose value it is that is wrong. */
+	if ((rc == -EINVAL || rc == -ERANGE) && !strstr(err->text, "--"))
+		error_prefix(err, "--%s", spec->name);
+	return rc;
 }
 
 /* No option begins with a digit: -50M is an amount. */
@@ -92,15 +95,21 @@ static bool is_option(const char *arg)
 int options_parse(const struct option_spec *specs, int argc, char **argv,
                   option_fn *fn, void *ctx, struct error *err)
 {
-	bool only_arguments = false;
+	bool only_arguments = false, named = false;
 	int rc = 0;
 
 	for (int i = 1; i < argc && rc >= 0; i++) {
 		const char *arg = argv[i];
 
-		if (only_arguments || !is_option(arg))
+		if (only_arguments || !is_option(arg)) {
+			/* A variable that is not set: of nothing, nothing is
+			 * done. */
+			if (!named && !arg[0])
+				return error_set(err, -EINVAL,
+				                 "the first argument is empty");
+			named = true;
 			rc = fn(ctx, 0, arg, err);
-		else if (strcmp(arg, "--") == 0)
+		} else if (strcmp(arg, "--") == 0)
 			only_arguments = true;
 		else
 			rc = parse_one(specs, argc, argv, &i, fn, ctx, err);

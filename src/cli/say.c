@@ -32,6 +32,7 @@ int say_error(const struct error *err)
 		return CODE_NOT_FOUND;
 	case -EEXIST:
 	case -EBUSY:
+	case -EADDRINUSE:
 		return CODE_CONFLICT;
 	case -EACCES:
 	case -EPERM:

@@ -45,6 +45,14 @@ const char *image_format_named(const char *path)
 	return strncmp(path, "/dev/", 5) == 0 ? "raw" : NULL;
 }
 
+static bool may_replace(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 &&
+	       (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
+}
+
 static int make_file(const char *path, bool replace, struct error *err)
 {
 	int fd = open(path,
@@ -56,7 +64,7 @@ static int make_file(const char *path, bool replace, struct error *err)
 		int rc = -errno;
 
 		error_set(err, rc, "%s: %s", path, strerror(-rc));
-		if (rc == -EEXIST)
+		if (rc == -EEXIST && may_replace(path))
 			error_hint(err, "--force replaces it");
 		return rc;
 	}
@@ -222,7 +230,9 @@ int image_create(const struct image_create *how, struct error *err)
 		return create_raw(how, err);
 	if (strcmp(format, "qcow2") == 0)
 		return create_qcow2(how, err);
-	return error_set(err, -EINVAL, "'%s' is not a disk format", format);
+	error_set(err, -EINVAL, "'%s' is not a disk format", format);
+	return error_hint(err, "formats are raw and qcow2; atoll disk convert "
+	                       "makes others of them");
 }
 
 static const char *text(const char *s)

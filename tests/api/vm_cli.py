@@ -112,6 +112,9 @@ class Cli(unittest.TestCase):
         self.bad(2, "--memory", "vm", "create", "x", "--memory", "much")
         self.bad(2, "memory_bytes", "vm", "create", "x", *TINY, "--memory",
                  "1M")
+        self.bad(2, "empty", "vm", "show", "")
+        self.bad(2, "empty", "fork", "")
+        self.bad(2, "--count", "fork", "x", "--count", "0")
         self.bad(3, "No such file", "vm", "create", "x", "--kernel", "/no/k")
         self.bad(3, "no machine nope", "start", "nope")
         self.bad(3, "no machine nope", "vm", "show", "nope")

@@ -59,6 +59,8 @@ def exports_over(tar):
     """A file that is there is replaced when that is said, and by a whole one."""
     before = open(tar, "rb").read()
     names = sorted(os.listdir(work))
+    refused("not a name that an import takes", command(
+        "image", "export", "c:latest", tar + ".gz"), 2, "end in .tar")
     refused("a file is there", command("image", "export", "c:latest", tar), 4,
             "--force")
     kernel = json.loads(command("image", "inspect", "c:latest").stdout)[
@@ -87,6 +89,15 @@ def come_and_go():
             "what does it boot")
     refused("no name", command("image", "import", raw, "--kernel", elf), 2,
             "--name")
+    refused("no such kernel", command("image", "import", raw, "--name", "a:1",
+                                      "--kernel", "/none"), 3, "kernel /none")
+    refused("a kernel that is none", command(
+        "image", "import", raw, "--name", "a:1", "--kernel", "/dev/zero"), 1,
+            "not a file")
+    refused("no such export", command("image", "import", work + "/none.tar",
+                                      "--name", "a:1"), 3, "none.tar")
+    refused("a name that is none", command(
+        "image", "import", raw, "--name", "a/1", "--kernel", elf), 2, "a/1")
     done("import", command("image", "import", raw, "--name", "a:1", "--kernel",
                            elf))
     check("it holds the disk", data_of("a:1") == first)

@@ -292,6 +292,20 @@ def parts_go(guest):
         f.write("somebody's")
     refused("a mirror over a file", disk("mirror", "r:vda", there), 4,
             "another name")
+    refused("a backup on nothing", disk(
+        "backup", "r:vda", work + "/r.on.qcow2", "--bitmap", "x", "--base",
+        work + "/none.qcow2"), 2, "no bitmap x")
+    done("a bitmap", disk("bitmap", "create", "r:vda", "x"))
+    refused("a backup on nothing", disk(
+        "backup", "r:vda", work + "/r.on.qcow2", "--bitmap", "x", "--base",
+        work + "/none.qcow2"), 3, "--base: " + work + "/none.qcow2")
+    check("nothing is made", not os.path.exists(work + "/r.on.qcow2"))
+    refused("both", disk("mirror", "r:vda", work + "/r.on.qcow2", "--stay",
+                         "--pivot"), 2, "--pivot")
+    refused("which", disk("jobs", "r:vda", "--cancel"), 2, "--job")
+    refused("no name", disk("snapshot", "r:vda", "--name", ""), 2, "--name")
+    refused("no such disk", disk("info", "r:vdb"), 3, "r has no disk vdb")
+    refused("no such disk", disk("info", "r:vdz"), 2, "NAME:vda")
     stay = disk("mirror", "r:vda", work + "/r.stay.raw", "--stay")
     job = stay.stdout.split()[1]
     check("it is the same", wait_until(
@@ -458,7 +472,7 @@ def refusals():
     path = make("w.raw", fmt="raw")
     guest = boot(path, "w", "raw")
     refused("a raw disk", disk("snapshot", "w:vda"), 2, "raw image")
-    refused("no such disk", disk("snapshot", "w:vdb"), 3, "no such disk")
+    refused("no such disk", disk("snapshot", "w:vdb"), 3, "no disk vdb")
     refused("no such machine", disk("snapshot", "nobody:vda"), 3, "nobody")
     refused("no place for the copy",
             disk("mirror", "w:vda", work + "/none/w.raw"), 3, "none")

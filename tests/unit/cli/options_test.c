@@ -116,6 +116,14 @@ static void refuses(void **state)
 	assert_int_equal(parse(&seen, &err, "--name=x", "--keep", NULL),
 	                 -ERANGE);
 	assert_string_equal(seen.text, "");
+	/* It is said whose value that was. */
+	assert_string_equal(err.text, "--name: refused");
+	/* What a script's variable that is not set makes of a command. */
+	assert_int_equal(parse(&seen, &err, "--keep", "", "x"), -EINVAL);
+	assert_non_null(strstr(err.text, "empty"));
+	seen = (struct seen){ 0 };
+	assert_int_equal(parse(&seen, &err, "x", "", NULL), 0);
+	assert_string_equal(seen.text, "0=x;0=;");
 }
 
 static void wants_help(void **state)

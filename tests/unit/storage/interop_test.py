@@ -75,6 +75,23 @@ class Interop(unittest.TestCase):
         qemu("compare", "-f", "raw", "-F", fmt, raw, image)
         atoll("compare", raw, image)
 
+    def test_data_file_itself(self):
+        for more in ((), ("--force",)):
+            for name in ("a.qcow2", "./a.qcow2", os.path.abspath("a.qcow2")):
+                said = atoll("create", "a.qcow2", "1M", "--data-file", name,
+                             *more, code=2)
+                self.assertIn("is the image itself", said)
+                self.assertEqual(os.listdir("."), [])
+        atoll("create", "a.qcow2", "1M")
+        said = atoll("create", "a.qcow2", "1M", "--data-file", "d.raw", code=4)
+        self.assertIn("a.qcow2: File exists", said)
+        self.assertEqual(os.listdir("."), ["a.qcow2"])
+        os.mkdir("dir.raw")
+        self.assertNotIn("--force", atoll("create", "dir.raw", "1M", code=4))
+        self.assertIn("atoll disk convert",
+                      atoll("create", "a.vmdk", "1M", code=2))
+        atoll("convert", "none.vmdk", "b.qcow2", code=3)
+
     def test_interrupted(self):
         """A part of a copy is not left; nor what was to be replaced."""
         with open("data.raw", "wb") as f:
