@@ -45,15 +45,24 @@ struct memory_view {
 };
 
 /*
- * Some of the work of the next memory_freeze() ahead of it, where that is
- * much: at most pages are remapped. false: nothing is left to do.
+ * Some of the work of the next memory_freeze() ahead of it: pages that were
+ * stored to since the last one, from *page on, go where it would put them. Some
+ * pages at a time, or a little more. Returns how many that were, or -errno;
+ * *page is where to go on. Once that is memory_pages(), all has been looked at,
+ * and stored to since by whoever ran in between.
  */
-bool memory_freeze_ahead(struct memory *mem, u64 pages);
+s64 memory_freeze_ahead(struct memory *mem, u64 *page, u64 pages);
+/* In all slots that are no alias. */
+u64 memory_pages(const struct memory *mem);
 
 /* Counts as a viewer until memory_unview(). */
 int memory_freeze(struct memory *mem, struct memory_view *view,
                   struct error *err) MUST_CHECK;
 void memory_unview(struct memory *mem);
+/* What a freeze has left for when the machine runs again, at most so many pages
+ * of it. true: that was all. On any thread, but none of the other calls of this
+ * header on another one meanwhile. */
+bool memory_drop_aside(struct memory *mem, u64 pages);
 /* Descriptors and runs; zeroed is legal. */
 void memory_view_fini(struct memory_view *view);
 

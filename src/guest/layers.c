@@ -17,6 +17,7 @@ void layers_init(struct memory_layers *l)
 	*l = (struct memory_layers){
 		/* A sandbox will not let us open it later. */
 		.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC),
+		.fresh = -1,
 	};
 }
 
@@ -31,7 +32,7 @@ void layers_fini(struct memory_layers *l)
 	*l = (struct memory_layers){ .pagemap = -1 };
 }
 
-u64 layers_pages(const struct memory *mem)
+u64 memory_pages(const struct memory *mem)
 {
 	u64 pages = 0;
 
@@ -127,7 +128,7 @@ void layers_set(struct memory_layers *l, const struct layer_run *run)
 	l->run_count = count;
 }
 
-/* Files that no page lies in any more go; those of the slots stay first. */
+/* Files that no page lies in any more go. */
 static void drop_unused(struct memory_layers *l)
 {
 	bool used[MEMORY_LAYERS_MAX] = { false };
@@ -153,7 +154,28 @@ int layers_add(struct memory_layers *l, int fd, bool ours)
 	l->count = MAX(l->count, i + 1);
 	l->fd[i] = fd;
 	l->ours[i] = ours;
+	l->home_of[i] = 0;
 	return (int)i;
+}
+
+int layers_home(struct memory *mem, size_t i)
+{
+	struct memory_layers *l = &mem->layers;
+	int fd, layer;
+
+	for (u32 k = 0; k < l->count; k++)
+		if (l->fd[k] >= 0 && l->home_of[k] == i + 1)
+			return (int)k;
+	fd = fcntl(mem->slots[i].fd, F_DUPFD_CLOEXEC, 3);
+	if (fd < 0)
+		return -errno;
+	layer = layers_add(l, fd, true);
+	if (layer < 0) {
+		close(fd);
+		return -E2BIG;
+	}
+	l->home_of[layer] = (u32)i + 1;
+	return layer;
 }
 
 unsigned layers_free(const struct memory_layers *l)
@@ -173,18 +195,13 @@ int layers_begin(struct memory *mem)
 	for (size_t i = 0; i < mem->count; i++) {
 		const struct memory_slot *s = &mem->slots[i];
 		struct layer_run run = { page, s->size / PAGE_SIZE, 0, 0 };
-		int fd, layer;
+		int layer;
 
 		if (mem->alias[i])
 			continue;
-		fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 3);
-		if (fd < 0)
-			return -errno;
-		layer = layers_add(l, fd, true);
-		if (layer < 0) {
-			close(fd);
-			return -E2BIG;
-		}
+		layer = layers_home(mem, i);
+		if (layer < 0)
+			return layer;
 		run.layer = (u32)layer;
 		layers_set(l, &run);
 		page += run.pages;

@@ -49,6 +49,8 @@ void memory_destroy(struct memory *mem)
 	for (size_t i = 0; i < mem->count; i++)
 		if (!mem->alias[i])
 			slot_release(&mem->slots[i]);
+	while (!memory_drop_aside(mem, ~(u64)0 / PAGE_SIZE))
+		;
 	layers_fini(&mem->layers);
 	free(mem);
 }

@@ -7,7 +7,7 @@
 #include "guest/freeze.h"
 #include "guest/memory.h"
 
-enum { SLOTS_MAX = 32 };
+enum { SLOTS_MAX = 32, ASIDES_MAX = 256 };
 
 /* Pages that lie one after the other in a layer. */
 struct layer_run {
@@ -16,19 +16,31 @@ struct layer_run {
 	u32 layer;
 };
 
+/* What was the mapping of a slot, or of its first part. */
+struct memory_aside {
+	u8 *at;
+	u64 size;
+};
+
 /*
  * What lies below memory that is not its own file any more. While runs is
  * NULL every slot is the shared mapping of its memfd.
  */
 struct memory_layers {
 	int fd[MEMORY_LAYERS_MAX];
-	bool ours[MEMORY_LAYERS_MAX]; /* to write to, while nobody looks */
+	bool ours[MEMORY_LAYERS_MAX];   /* to write to, while nobody looks */
+	u32 home_of[MEMORY_LAYERS_MAX]; /* a slot's own file: its index + 1 */
 	u32 count;
 	struct layer_run *runs; /* ascending, without gaps */
 	size_t run_count;
 	u64 shared; /* pages below this are shared mappings (again) */
 	unsigned viewers;
-	bool merges;  /* MADV_MERGEABLE: stays private */
+	int fresh;  /* of a moment to be taken, mapped shared; -1: none */
+	bool whole; /* all of memory is to go there */
+	struct memory_aside aside[ASIDES_MAX];
+	unsigned aside_count;
+	bool aside_tried, aside_works; /* by this kernel */
+	bool merges;                   /* MADV_MERGEABLE: stays private */
 	int pagemap;  /* which pages are private; -1: not to be had */
 	bool no_scan; /* the kernel has only its entries, page by page */
 };
@@ -51,8 +63,6 @@ int memory_file(const char *name, u64 size);
 
 void layers_init(struct memory_layers *l);
 void layers_fini(struct memory_layers *l);
-/* Number of pages in all slots that are no alias. */
-u64 layers_pages(const struct memory *mem);
 /* Where a page is mapped, and how many follow it there. */
 u8 *layers_host(const struct memory *mem, u64 page, u64 *follow);
 /* The run that holds page. */
@@ -61,12 +71,31 @@ size_t layers_find(const struct memory_layers *l, u64 page);
 void layers_set(struct memory_layers *l, const struct layer_run *run);
 /* -1: there are too many. Takes fd over if not. */
 int layers_add(struct memory_layers *l, int fd, bool ours);
+/* The file of slot i as a layer, which it may be already. The layer, or -errno.
+ */
+int layers_home(struct memory *mem, size_t i) MUST_CHECK;
 /* How many more there may be. */
 unsigned layers_free(const struct memory_layers *l);
 /* The file of a slot as a layer: its runs, all of memory's. */
 int layers_begin(struct memory *mem) MUST_CHECK;
 /* Map [page, page + pages) as the runs say. */
 int layers_map(struct memory *mem, u64 page, u64 pages, bool shared) MUST_CHECK;
+
+/* ---- fold.c ---- */
+
+/* What was stored to in private mappings of [page, end) goes into files; adds
+ * to *moved how many pages that were. */
+int fold_range(struct memory *mem, u64 page, u64 end, u64 *moved) MUST_CHECK;
+bool fold_all_zero(const u8 *page);
+int fold_write(int fd, u64 at, const u8 *host, u64 pages) MUST_CHECK;
+
+/* ---- aside.c ---- */
+
+/* Shared mappings become private ones. What was there stays mapped aside, until
+ * memory_drop_aside(). */
+int aside_put(struct memory *mem, u64 page, u64 pages) MUST_CHECK;
+/* By this kernel? */
+bool aside_possible(struct memory_layers *l);
 
 /* ---- private_pages.c ---- */
 

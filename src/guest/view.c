@@ -39,7 +39,7 @@ int memory_adopt(struct memory *mem, const struct memory_view *view,
                  struct error *err)
 {
 	struct memory_layers *l = &mem->layers;
-	u64 pages = layers_pages(mem);
+	u64 pages = memory_pages(mem);
 	int rc = check(view, pages);
 
 	ASSERT(!l->runs);
@@ -57,6 +57,7 @@ int memory_adopt(struct memory *mem, const struct memory_view *view,
 	l->shared = 0;
 	for (u32 i = 0; i < l->count; i++) {
 		l->ours[i] = false;
+		l->home_of[i] = 0;
 		l->fd[i] = -1;
 		if (view->fd[i] < 0)
 			continue;

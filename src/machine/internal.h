@@ -19,6 +19,7 @@
 #include "machine/boot/boot.h"
 #include "machine/machine.h"
 #include "machine/pv.h"
+#include "machine/state/pace.h"
 
 struct acpi_pm;
 struct console;
@@ -135,6 +136,7 @@ struct machine {
 	struct machine_restore *restore; /* while a saved one is loaded */
 	struct machine_moment *moment;   /* being written, or NULL */
 	struct loop_timer settle;        /* memory comes home */
+	struct pace settle_pace;
 	struct machine_outcome outcome;
 	_Atomic bool ended; /* outcome is decided */
 	bool show_cpu;      /* add the registers of cpu_words to it */

@@ -18,19 +18,38 @@
 #include "base/error.h"
 #include "base/thread.h"
 #include "guest/freeze.h"
+#include "machine/state/pace.h"
 #include "machine/state/pages.h"
 #include "machine/state/state.h"
 #include "storage/jobs.h"
 
+/*
+ * Pages that the machine stored to since an earlier moment are moved ahead in
+ * short standstills, over and over, as it goes on storing: with ever less time
+ * of its own in between, and with longer ones if they do not get fewer, until
+ * those that are left take little.
+ */
 enum {
-	AHEAD_PAGES = 32768, /* remapped in one short standstill */
-	REST_MS = 5,
+	AHEAD_MS = 8, /* one of them */
+	AHEAD_MOST_MS = 64,
+	LAST_MS = 20, /* what may be left */
+	REST_MS = 1,  /* in between, at least */
+	ROUNDS_MAX = 12,
+	ASIDE_PAGES = 16384, /* unmapped at once: others wait as long */
+};
+
+struct ahead {
+	struct pace pace;
+	u64 page;                /* where to go on */
+	u64 moved, moved_before; /* in this round, and in the last one */
+	unsigned round;
 };
 
 struct machine_moment {
 	struct machine *machine;
 	struct machine_moment_config config; /* what is open is ours */
 	struct loop_timer timer;
+	struct ahead ahead;
 	struct state_writer chunks;
 	struct memory_view view;
 	struct pages_work work;
@@ -87,6 +106,7 @@ static void tell(struct machine_moment *mo)
 		mo->frozen = false;
 		mo->config.done(mo->config.ctx, r);
 		memory_view_fini(&mo->view);
+		settle_soon(mo->machine);
 	} else {
 		mo->config.done(mo->config.ctx, r);
 	}
@@ -155,6 +175,8 @@ static void *write_all(void *ctx)
 {
 	struct machine_moment *mo = ctx;
 
+	while (!memory_drop_aside(mo->machine->memory, ASIDE_PAGES))
+		;
 	mo->rc = write_state(mo);
 	for (unsigned i = 0; i < mo->config.disk_count; i++) {
 		struct error first = mo->err;
@@ -227,11 +249,9 @@ static int take(struct machine_moment *mo)
 	return rc;
 }
 
-static void take_moment(struct machine_moment *mo)
+/* While it stands still. */
+static void take_moment(struct machine_moment *mo, u64 since_ns)
 {
-	u64 since_ns;
-
-	stand_still(mo, &since_ns);
 	if (mo->machine->ended)
 		mo->rc =
 		    error_set(&mo->err, -ESHUTDOWN, "the machine has ended");
@@ -254,25 +274,53 @@ static void take_moment(struct machine_moment *mo)
 		mo->threaded = true;
 }
 
-/* Much memory takes long to remap: most of that goes ahead, in pieces. */
+/* All of memory was looked at: whether what is left is little. */
+static bool round_done(struct ahead *a)
+{
+	struct pace *p = &a->pace;
+
+	if (a->moved <= p->pages * LAST_MS * NSEC_PER_MSEC / p->each_ns ||
+	    ++a->round == ROUNDS_MAX)
+		return true;
+	if (a->round > 1 && a->moved > a->moved_before / 2)
+		p->each_ns = MIN(p->each_ns * 2, AHEAD_MOST_MS * NSEC_PER_MSEC);
+	a->moved_before = a->moved;
+	a->moved = 0;
+	a->page = 0;
+	return false;
+}
+
+/* Whether to stand still for the rest of it, now. What can't be done ahead is
+ * then done, or said to be impossible. */
+static bool ahead_done(struct machine_moment *mo)
+{
+	struct memory *mem = mo->machine->memory;
+	struct ahead *a = &mo->ahead;
+	u64 since_ns = loop_now_ns();
+	s64 moved = memory_freeze_ahead(mem, &a->page, a->pace.pages);
+
+	if (moved < 0)
+		return true;
+	pace_took(&a->pace, (u64)moved, loop_now_ns() - since_ns);
+	a->moved += (u64)moved;
+	return a->page >= memory_pages(mem) && round_done(a);
+}
+
 static void step(void *ctx)
 {
 	struct machine_moment *mo = ctx;
-	u64 since_ns;
-	bool more;
+	u64 since_ns, rest_ns;
 
-	if (mo->config.share || mo->config.still || mo->machine->ended) {
-		take_moment(mo);
+	stand_still(mo, &since_ns);
+	if (mo->config.share || mo->config.still || mo->machine->ended ||
+	    atomic_load(&mo->work.stop) || ahead_done(mo)) {
+		take_moment(mo, since_ns);
 		return;
 	}
-	stand_still(mo, &since_ns);
-	more = memory_freeze_ahead(mo->machine->memory, AHEAD_PAGES);
 	go_on(mo, since_ns);
-	if (more)
-		loop_timer_arm(&mo->timer,
-		               loop_now_ns() + REST_MS * NSEC_PER_MSEC);
-	else
-		take_moment(mo);
+	rest_ns = MAX((loop_now_ns() - since_ns) >> mo->ahead.round,
+	              REST_MS * NSEC_PER_MSEC);
+	loop_timer_arm(&mo->timer, loop_now_ns() + rest_ns);
 }
 
 int machine_moment(struct machine *m,
@@ -292,11 +340,9 @@ int machine_moment(struct machine *m,
 	mo->machine = m;
 	mo->config = *config;
 	loop_timer_init(&mo->timer, m->loop, step, mo);
+	pace_begin(&mo->ahead.pace, AHEAD_MS * NSEC_PER_MSEC);
 	m->moment = mo;
-	if (config->share)
-		take_moment(mo);
-	else
-		step(mo);
+	step(mo);
 	return 0;
 }
 

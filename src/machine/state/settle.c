@@ -6,7 +6,7 @@
 #include "guest/freeze.h"
 #include "machine/state/state.h"
 
-enum { STEP_PAGES = 4096, REST_MS = 20 };
+enum { STEP_MS = 5, REST_MS = 20, ASIDE_PAGES = 16384 };
 
 static void arm(struct machine *m)
 {
@@ -16,14 +16,21 @@ static void arm(struct machine *m)
 static void step(void *ctx)
 {
 	struct machine *m = ctx;
+	u64 pages = m->settle_pace.pages, since_ns;
 	bool done;
 
 	if (m->ended || m->moment)
 		return;
+	if (!memory_drop_aside(m->memory, ASIDE_PAGES)) {
+		arm(m);
+		return;
+	}
+	since_ns = loop_now_ns();
 	machine_hold(m);
 	state_quiesce(m);
-	done = memory_settle(m->memory, STEP_PAGES);
+	done = memory_settle(m->memory, pages);
 	machine_release(m);
+	pace_took(&m->settle_pace, pages, loop_now_ns() - since_ns);
 	if (!done)
 		arm(m);
 }
@@ -31,6 +38,7 @@ static void step(void *ctx)
 void settle_init(struct machine *m)
 {
 	loop_timer_init(&m->settle, m->loop, step, m);
+	pace_begin(&m->settle_pace, STEP_MS * NSEC_PER_MSEC);
 }
 
 void settle_fini(struct machine *m)
