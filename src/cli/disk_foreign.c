@@ -111,9 +111,7 @@ int disk_convert_foreign(const struct image_create *how, const char *source,
 	unsigned n = 2;
 	int rc;
 
-	if (access(source, R_OK) < 0) {
-		rc = error_set(err, -errno, "%s: %s", source, strerror(errno));
-	} else if (!how->replace && access(how->path, F_OK) == 0) {
+	if (!how->replace && access(how->path, F_OK) == 0) {
 		rc = error_set(err, -EEXIST, "%s: is there already", how->path);
 		error_hint(err, "--force replaces it");
 	} else if (options && disk_format_foreign(how->format)) {
@@ -145,6 +143,9 @@ int disk_convert_foreign(const struct image_create *how, const char *source,
 			partial_discard();
 		partial_end();
 	}
+	/* Its words for that come from the program; the code is ours. */
+	if (rc == -EIO && access(source, R_OK) < 0)
+		rc = error_set(err, -errno, "%s: %s", source, strerror(errno));
 	if (rc == -ENOTSUP) {
 		error_set(err, rc, "%s is a format of other programs",
 		          disk_format_foreign(from) ? from : how->format);

@@ -147,6 +147,13 @@ static int make_target(struct target *t, struct copy *c, const char *path,
 	return rc;
 }
 
+/* Whether it ended so that a part may be all there is. Of a job that its
+ * machine has forgotten nothing is known: it has long been over. */
+static bool ended_badly(const struct copy *c, int rc)
+{
+	return rc < 0 && !(c->a.job && rc == -ENOENT);
+}
+
 static void discard_target(const struct target *t)
 {
 	struct stat now;
@@ -253,10 +260,10 @@ static int mirror_to(struct copy *c, const char *path, const char *format,
 		                        : "finish");
 		rc = live_work(&c->a, "mirroring", m, &t.fd, 1, &left, err);
 	}
-	if (rc < 0)
+	if (ended_badly(c, rc))
 		discard_mirror(c, &t, next);
 	else if (left && live_look_after(&c->a, "mirroring", &end, err)) {
-		if (end < 0)
+		if (ended_badly(c, end))
 			discard_mirror(c, &t, next);
 		_exit(0);
 	}
@@ -440,10 +447,10 @@ static int backup_to(struct copy *c, const char *path, const char *format,
 		rc = live_work(&c->a, "backing up", m, fds, 2, &left, err);
 		close(fds[1]);
 	}
-	if (rc < 0)
+	if (ended_badly(c, rc))
 		discard_target(&t);
 	else if (left && live_look_after(&c->a, "backing up", &end, err)) {
-		if (end < 0)
+		if (ended_badly(c, end))
 			discard_target(&t);
 		_exit(0);
 	}
