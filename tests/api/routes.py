@@ -610,6 +610,8 @@ class Routes(MomentRoutes, unittest.TestCase):
         self.assertFalse(vm["restart_needed"])
         self.assertEqual([self.limits("slow", n) for n in (0, 1)],
                          [[0, 30, 0, 0], [44, 0, 5000, 0]])
+        self.refused(post(f"{disks}/vda/throttle", {"iops": 1},
+                          headers={"If-Match": '"1"'}), 412, "precondition")
         # A copy begins with them.
         D.do("POST", f"{at}/fork", {"name": "slow-too"})
         self.assertEqual([self.limits("slow-too-1", n) for n in (0, 1)],
