@@ -459,14 +459,15 @@ static void sock_ready(void *ctx, unsigned events)
 	}
 	op = json_string_value(json_object_get(message, "op"));
 	reply.body = do_op(p, op ? op : "", message, &brought, &reply);
+	/* They bear locks, and who hears of a refusal may lock the files. */
+	for (size_t i = 0; i < brought.count; i++)
+		close(fds[i]);
 	/* What is asked may be answered when it is done. */
 	if (reply.body)
 		answer(p, json_object_get(message, "id"), &reply);
 	json_decref(reply.body);
 	while (reply.fd_count)
 		close(reply.fds[--reply.fd_count]);
-	for (size_t i = 0; i < brought.count; i++)
-		close(fds[i]);
 	json_decref(message);
 }
 
