@@ -264,7 +264,11 @@ def parts_go(guest):
     """Of a copy that was given up nothing is left, whoever gave it up; what
     somebody else has put in its place is not ours."""
     def last_job():
-        return str(json.loads(disk("jobs", "r:vda", "--json").stdout)[-1]["job"])
+        return json.loads(disk("jobs", "r:vda", "--json").stdout)[-1]
+
+    def cancel():
+        return disk("jobs", "r:vda", "--job", str(last_job()["job"]),
+                    "--cancel")
 
     for verb in ("mirror", "backup"):
         path = f"{work}/r.{verb}.qcow2"
@@ -272,12 +276,12 @@ def parts_go(guest):
             [atoll, "disk", verb, "r:vda", path, "--rate", "1M"], env=env,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         check("it begins", wait_until(
-            lambda: json.loads(disk("jobs", "r:vda", "--json").stdout)[-1][
-                "state"] == "running" and os.path.exists(path)))
+            lambda: last_job()["state"] == "running" and
+            os.path.exists(path)))
         if verb == "mirror":  # nobody waits any more
             waiting.send_signal(signal.SIGINT)
             check("left", waiting.wait(60) == 0)
-        done("cancel", disk("jobs", "r:vda", "--job", last_job(), "--cancel"))
+        done("cancel", cancel())
         check(f"{verb}: a part is not left", wait_until(
             lambda: not os.path.exists(path)), os.listdir(work))
         waiting.wait(60)
@@ -286,7 +290,9 @@ def parts_go(guest):
     os.rename(path, path + ".mine")
     with open(path, "w", encoding="ascii") as f:
         f.write("somebody's")
-    disk("jobs", "r:vda", "--job", last_job(), "--cancel")
+    done("cancel", cancel())
+    check("it is over", wait_until(
+        lambda: last_job()["state"] == "cancelled"), last_job())
     there = work + "/r.there.raw"
     with open(there, "w", encoding="ascii") as f:
         f.write("somebody's")
