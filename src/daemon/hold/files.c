@@ -262,6 +262,8 @@ static int open_nics(struct hold_files *f, json_t *machine, struct error *err)
 		json_object_set_new(
 		    to, "type",
 		    json_string(text_of(nic, "tap") ? "tap" : "socket"));
+		if (!text_of(nic, "tap") && !text_of(nic, "socket"))
+			json_object_set_new(to, "own_network", json_true());
 		fd = open_nic(f, nic, (unsigned)i, text_of(machine, "name"),
 		              err);
 		if (fd < 0)
