@@ -35,6 +35,7 @@ bench: all
 	@bench/debian $(BUILD)
 	@bench/restore $(BUILD)
 	@bench/fork $(BUILD)
+	@bench/snapshot $(BUILD)
 	@bench/guest-disk $(BUILD)
 	@bench/guest-disk $(BUILD) --folder /dev/shm
 	@bench/disk-tools $(BUILD)/src/cli/atoll
