@@ -90,7 +90,11 @@ struct vm {
 	 * still have to be told of, and how often it will be. */
 	unsigned cpus_given, cpus_new, cpus_tell;
 	s64 run, run_revision; /* of the last start */
-	json_t *last_end;      /* NULL: never ended */
+	/* What its holder was given, while there is one: the definition, which
+	 * may have been changed since, and the disks, with the image's. NULL:
+	 * it has not said so yet. */
+	json_t *run_spec, *run_disks;
+	json_t *last_end; /* NULL: never ended */
 
 	enum vm_state state;
 	char since[TIME_SIZE];
@@ -261,6 +265,9 @@ struct operation {
 const struct operation *operation_find(const char *kind);
 /* What the machine is started from: with what its image gives. NULL. */
 json_t *vm_resolve(struct vm *vm, struct error *err);
+/* The disks that it has, with paths and formats: of one that is up those that
+ * it was started with. A new reference; NULL. */
+json_t *vm_disks(struct vm *vm, struct error *err);
 
 /* Fills in what the holder opens, of how->spec, and counts the run. */
 int operate_prepare_start(struct vm *vm, struct holder_start *how,

@@ -192,10 +192,9 @@ static void over(void *ctx, const char *words)
 		task_fail(t, "conflict", words, "");
 }
 
-static void start(struct task *t, json_t *machine)
+static void start(struct task *t, json_t *disks)
 {
-	json_t *disk = json_array_get(json_object_get(machine, "disks"),
-	                              (size_t)disk_of(t));
+	json_t *disk = json_array_get(disks, (size_t)disk_of(t));
 	struct words w = { .count = 0 };
 	struct error err = { 0 };
 
@@ -215,7 +214,7 @@ static void start(struct task *t, json_t *machine)
 static void begin(struct task *t, const struct error *unfrozen)
 {
 	struct error err = { 0 };
-	json_t *machine;
+	json_t *disks;
 
 	if (t->cancelling) {
 		task_cancelled(t, "cancelled; the disk is as it was");
@@ -225,12 +224,12 @@ static void begin(struct task *t, const struct error *unfrozen)
 		task_fail(t, "conflict", unfrozen->text, unfrozen->hint);
 		return;
 	}
-	machine = vm_resolve(t->vm, &err);
-	if (machine)
-		start(t, machine);
+	disks = vm_disks(t->vm, &err);
+	if (disks)
+		start(t, disks);
 	else
 		task_fail_error(t, &err);
-	json_decref(machine);
+	json_decref(disks);
 }
 
 void disk_work_begin(struct task *t)

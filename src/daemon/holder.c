@@ -142,6 +142,15 @@ static void disconnect(struct holder *h)
 	}
 }
 
+/* What it runs by. */
+static void take_definition(struct vm *vm, json_t *spec, json_t *disks)
+{
+	json_decref(vm->run_spec);
+	json_decref(vm->run_disks);
+	vm->run_spec = json_incref(spec);
+	vm->run_disks = json_incref(disks);
+}
+
 void holder_forget(struct vm *vm)
 {
 	struct holder *h = vm->holder;
@@ -149,6 +158,7 @@ void holder_forget(struct vm *vm)
 	if (!h)
 		return;
 	vm->holder = NULL;
+	take_definition(vm, NULL, NULL);
 	disconnect(h);
 	loop_timer_fini(&h->retry);
 	free(h);
@@ -204,6 +214,18 @@ static void take_event(struct vm *vm, const char *event, json_t *message)
 	}
 }
 
+/* Of one that an earlier daemon started. */
+static void defined(void *ctx, bool ok, const char *words, json_t *answer)
+{
+	struct vm *vm = ctx;
+
+	if (ok)
+		take_definition(vm, json_object_get(answer, "spec"),
+		                json_object_get(answer, "disks"));
+	else
+		log_debug("daemon", "%s: %s", vm->name, words);
+}
+
 static void connect_again(struct holder *h)
 {
 	loop_timer_arm(&h->retry, loop_now_ns() + RETRY_MS * NSEC_PER_MSEC);
@@ -250,6 +272,10 @@ static void attach(void *ctx)
 		h->was_connected = true;
 		h->watch = loop_fd_add(h->vm->daemon->loop, fd, LOOP_READ,
 		                       readable, h);
+		if (!h->vm->run_disks)
+			holder_request(h->vm,
+			               json_pack("{s:s}", "op", "definition"),
+			               defined, h->vm);
 	} else if (is_held(h->vm)) {
 		/* Between its lock and its socket, or on its way out. */
 		h->was_connected = false;
@@ -338,8 +364,13 @@ int holder_start(struct vm *vm, const struct holder_start *how,
 		rc = start_in(vm, folder, lock, how, err);
 	}
 	close(folder);
-	if (rc == 0)
-		attach(holder_new(vm));
+	if (rc == 0) {
+		struct holder *h = holder_new(vm);
+
+		take_definition(vm, how->spec,
+		                json_object_get(how->machine, "disks"));
+		attach(h);
+	}
 	return rc;
 }
 

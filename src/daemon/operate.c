@@ -116,6 +116,24 @@ json_t *vm_resolve(struct vm *vm, struct error *err)
 	return resolve(vm, vm->spec, err);
 }
 
+json_t *vm_disks(struct vm *vm, struct error *err)
+{
+	json_t *machine, *disks;
+
+	if (vm_is_up(vm) && vm->run_disks)
+		return json_incref(vm->run_disks);
+	if (vm_is_up(vm) && vm->run_revision != vm->revision) {
+		error_set(err, -EBUSY,
+		          "which disks the machine has is being asked");
+		error_hint(err, "try again");
+		return NULL;
+	}
+	machine = vm_resolve(vm, err);
+	disks = json_incref(json_object_get(machine, "disks"));
+	json_decref(machine);
+	return disks;
+}
+
 /* Written before the holder runs: a daemon that dies in between finds the
  * holder, and knows its run's number. */
 static int count_run(struct vm *vm, s64 revision, struct error *err)

@@ -62,6 +62,30 @@ class Survive(Base):
         d.do("POST", "/v1/vms/m/stop")
         self.assertEqual(d.processes(), {})
 
+    def test_disks_of_an_older_definition(self):
+        """A machine has the disks that it was started with, whatever its
+        definition says by now: work on them is work on those files."""
+        d = self.d.start()
+        mine, other = d.work / "mine.qcow2", d.work / "other.qcow2"
+        for path in (mine, other):
+            subprocess.run([PROGRAMS["atoll"], "disk", "create", path,
+                            "1M"], check=True, stdout=subprocess.DEVNULL)
+        self.up("m", disks=[{"path": str(mine)}])
+        self.assertEqual(d.call("PATCH", "/v1/vms/m", {"disks": [
+            {"path": str(other)}, {"path": str(mine)}]}).status, 200)
+        for name in ("one", "two"):
+            d.do("POST", "/v1/vms/m/disks/vda/snapshot", {"name": name})
+            self.assertTrue((d.work / f"mine.{name}.qcow2").exists())
+            self.assertFalse((d.work / f"other.{name}.qcow2").exists())
+            kept = d.do("POST", "/v1/vms/m/backups")["result"]["backup"]
+            kept = d.call("GET", f"/v1/backups/{kept}").json
+            self.assertEqual([n["disk"] for n in kept["disks"]], [0])
+            # So does a daemon that has only just found it.
+            d.kill()
+            d.start()
+            wait_for(lambda: d.vm("m")["state"] == "running")
+        d.do("POST", "/v1/vms/m/kill")
+
     def test_slow_reader_of_a_console(self):
         d = self.d.start()
         self.up("m")

@@ -206,13 +206,12 @@ static void go_on(struct task *t, json_t *head, bool held)
 {
 	bool freeze = json_is_true(json_object_get(t->params, "freeze"));
 	struct error err = { 0 };
-	json_t *machine = vm_resolve(t->vm, &err), *disks, *disk;
+	json_t *disks = vm_disks(t->vm, &err), *disk;
 
-	if (!machine) {
+	if (!disks) {
 		fail(t, &err);
 		return;
 	}
-	disks = json_object_get(machine, "disks");
 	while ((disk = json_array_get(disks, (size_t)t->step)) &&
 	       json_is_true(json_object_get(disk, "readonly")))
 		t->step++;
@@ -222,7 +221,7 @@ static void go_on(struct task *t, json_t *head, bool held)
 		start_disk(t, head, disk);
 	else
 		whole(t, head);
-	json_decref(machine);
+	json_decref(disks);
 }
 
 static void disk_done(struct task *t, json_t *head)
@@ -315,7 +314,7 @@ static void begin_anew(struct task *t, json_t *parent)
 	bool live = vm_is_up(t->vm);
 	struct error err = { 0 };
 	char at[TIME_SIZE], bitmap[32];
-	json_t *head, *machine;
+	json_t *head, *disks;
 	int rc;
 
 	time_now(at);
@@ -326,7 +325,8 @@ static void begin_anew(struct task *t, json_t *parent)
 	    "project", vm_project(t->vm), "at", at, "kind",
 	    parent ? "incremental" : "full", "parent",
 	    json_object_get(parent, "backup"), "live", live, "bytes", 0,
-	    "disks", "spec", t->vm->spec);
+	    "disks", "spec",
+	    live && t->vm->run_spec ? t->vm->run_spec : t->vm->spec);
 	if (!parent)
 		json_object_set_new(head, "parent", json_null());
 	if (live)
@@ -334,9 +334,9 @@ static void begin_anew(struct task *t, json_t *parent)
 		    head, "bitmap",
 		    json_string(parent ? text(parent, "bitmap") : bitmap));
 	if (live && !parent) {
-		machine = vm_resolve(t->vm, &err);
-		forget_records(t, json_object_get(machine, "disks"), bitmap);
-		json_decref(machine);
+		disks = vm_disks(t->vm, &err);
+		forget_records(t, disks, bitmap);
+		json_decref(disks);
 	}
 	if (json_is_true(json_object_get(t->params, "scheduled")))
 		json_object_set_new(head, "scheduled", json_true());
