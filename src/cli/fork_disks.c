@@ -50,8 +50,9 @@ static int refuse(const char *machine, const char *path, const char *why,
 	          "%s writes to %s, which is %s: copies can't "
 	          "share it",
 	          machine, path, why);
-	return error_hint(err, "disks of images, qcow2 files, and what is "
-	                       "read-only can be shared");
+	return error_hint(err, "disks of images, qcow2 files (atoll disk "
+	                       "convert makes one), and what is read-only can "
+	                       "be shared");
 }
 
 /* disk.qcow2 -> disk.fork-MOMENT.qcow2 */
