@@ -254,6 +254,15 @@ class Daemon:
         """Wait until the console has shown text, once more than before."""
         return wait_for(lambda: self.shown(name, text) > before, PATIENCE)
 
+    def run_in(self, name, command, seconds=PATIENCE):
+        """What a guest of small_guest.py says to a command."""
+        path = f"/v1/vms/{name}/console"
+        before = len(self.call("GET", path).body)
+        self.call("POST", path, command.encode() + b"\n")
+        m = wait_for(lambda: re.search(
+            rb"(?s)(.*)=\d+=", self.call("GET", path).body[before:]), seconds)
+        return m[1].decode(errors="replace").replace("\r", "").strip()
+
     def processes(self):
         """Processes of this daemon's machines: pid -> command line."""
         mark = f"ATOLL_STATE_DIR={self.state}".encode()

@@ -182,6 +182,41 @@ def put_away():
     first.end()
 
 
+class Again(First):
+    """One that goes on from where it was saved."""
+
+    def __init__(self, name):
+        self.vm = subprocess.Popen(
+            [atoll, "resume", name], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+
+
+def gone_back_to():
+    """Put away and gone on with, a machine is who it was; each that goes on
+    from a snapshot is another."""
+    first = First("twelve", "--net", "none")
+    was = first.ask("v")
+    made = command("snapshot", "create", "twelve", "s")
+    check("a snapshot", made.returncode == 0, made)
+    check("its own generation stays", first.ask("v") == was, was)
+    done = command("suspend", "twelve")
+    first.vm.stdin.close()
+    first.vm.wait(LIMIT)
+    check("suspend", done.returncode == 0, done)
+    again = Again("twelve")
+    check("resumed, the generation stays", again.ask("v") == was, was)
+    again.end()
+    seen = [was]
+    for _ in range(2):
+        done = command("snapshot", "revert", "twelve", "s")
+        check("revert", done.returncode == 0, done)
+        again = Again("twelve")
+        seen.append(again.ask("v"))
+        again.end()
+    check("gone back to, a new one each time", len(set(seen)) == 3 and
+          {len(s) for s in seen} == {32}, seen)
+
+
 def refuses_disks():
     """Those whose file can't become another's ground."""
     disk = work + "/disk.raw"
@@ -541,6 +576,7 @@ try:
         apart("interp")
         disposable()
         put_away()
+        gone_back_to()
         refuses_disks()
         disks_with_paths()
         disks_put_away()

@@ -7,7 +7,6 @@ Usage: fork_identity.py ATOLLD ATOLL CACHE
 """
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
@@ -56,13 +55,7 @@ class Identity(unittest.TestCase):
         return r.stdout
 
     def run_in(self, name, command):
-        """What the guest says to a command."""
-        path = f"/v1/vms/{name}/console"
-        before = len(self.d.call("GET", path).body)
-        self.d.call("POST", path, command.encode() + b"\n")
-        m = wait_for(lambda: re.search(
-            rb"(?s)(.*)=\d+=", self.d.call("GET", path).body[before:]), SLOW)
-        return m[1].decode(errors="replace").replace("\r", "").strip()
+        return self.d.run_in(name, command, SLOW)
 
     def mac_of(self, name):
         return self.d.vm(name)["spec"]["nics"][0]["mac"]

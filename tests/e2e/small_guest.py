@@ -68,10 +68,11 @@ def big_file(mib):
             "echo BIG-FI''LE $(stat -c %s /web/big)")
 
 
-def build(cache, folder, modules=None, files=None):
+def build(cache, folder, modules=None, files=None, kernel=debian.KERNEL):
     """Kernel and initial file system: their paths. files: what else is in it,
-    name: file."""
-    tree = debian.kernel_tree(str(cache))
+    name: file. kernel: another of Debian's packages, with a cache of its
+    own."""
+    tree = debian.kernel_tree(str(cache), kernel)
     path = os.path.join(folder, "small.cpio")
     cpio = initramfs.Cpio(path)
     cpio.console()

@@ -58,21 +58,21 @@ class Apt:
         return tree
 
 
-def kernel_tree(cache):
+def kernel_tree(cache, kernel=KERNEL):
     os.makedirs(cache, exist_ok=True)
     apt = Apt(cache)
     for attempt in ("host", "own"):
         try:
             if attempt == "own":
                 apt.own_lists()
-            return apt.download(KERNEL, cache)
+            return apt.download(kernel, cache)
         except (OSError, LookupError, subprocess.CalledProcessError) as e:
             problem = e
     # Without the network, an older download serves.
     for name in sorted(os.listdir(cache), reverse=True):
         if name.startswith("linux-image-") and not name.endswith(".part"):
             return os.path.join(cache, name)
-    raise LookupError(f"cannot get {KERNEL}: {problem}")
+    raise LookupError(f"cannot get {kernel}: {problem}")
 
 
 def module_files(tree):
