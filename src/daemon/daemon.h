@@ -86,6 +86,8 @@ struct vm {
 	bool deleted;  /* out of the registry: goes when its task ends */
 	bool arriving; /* a copy that is being made: its queue waits */
 	bool saved;    /* goes on from what was saved: moment/ */
+	/* Its guest has stood still, and has not been told the time since. */
+	bool clock_late;
 	/* limits/cpus.c: asked for in this run; the first that the guest may
 	 * still have to be told of, and how often it will be. */
 	unsigned cpus_given, cpus_new, cpus_tell;

@@ -175,12 +175,14 @@ static void ended(struct holder *h)
 
 static void take_state(struct vm *vm, const char *state)
 {
-	if (strcmp(state, "running") == 0)
+	if (strcmp(state, "running") == 0) {
+		vm->clock_late |= vm->state == VM_PAUSED;
 		vm_came_up(vm, VM_RUNNING);
-	else if (strcmp(state, "paused") == 0)
+	} else if (strcmp(state, "paused") == 0) {
 		vm_came_up(vm, VM_PAUSED);
-	else if (strcmp(state, "starting") == 0)
+	} else if (strcmp(state, "starting") == 0) {
 		vm_set_state(vm, VM_STARTING);
+	}
 }
 
 /* Of one that an earlier daemon started. A holder of an earlier version does
@@ -367,6 +369,7 @@ int holder_start(struct vm *vm, const struct holder_start *how,
 	if (rc == 0) {
 		struct holder *h = holder_new(vm);
 
+		vm->clock_late = how->restore != NULL;
 		take_definition(vm, how->spec,
 		                json_object_get(how->machine, "disks"));
 		attach(h);

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """A guest's file systems stand still as a copy of its disk begins, and go on at
-once: snapshots of disks and backups, by an agent of a few lines.
+once: snapshots of disks and backups, by an agent of a few lines. A guest that
+stood still itself is told the time.
 
 Usage: still.py ATOLLD ATOLL CACHE
 """
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -145,7 +147,28 @@ class Still(unittest.TestCase):
         wait_for(lambda: not self.d.vm("guest")["task"], SLOW)
         self.assertIn("freeze", self.stood_still())
 
-    def test_5_stopped(self):
+    def late(self):
+        """Seconds that its clock is behind the host's, at least."""
+        return int(time.time()) - int(self.run_in("date +%s")) - 1
+
+    def away(self, go, come_back):
+        self.d.do("POST", f"/v1/vms/guest/{go}")
+        end = time.time() + 5
+        wait_for(lambda: time.time() > end, step=0.1)
+        self.d.do("POST", f"/v1/vms/guest/{come_back}")
+
+    def test_5_clock(self):
+        """Who stood still is told the time; who is ahead means it."""
+        self.run_in("date -u -s @$(cat /sys/class/rtc/rtc0/since_epoch)")
+        for go, come_back in ("suspend", "start"), ("pause", "resume"):
+            self.away(go, come_back)
+            wait_for(lambda: self.late() <= 1, SLOW)
+        self.run_in("date -u -s @$(($(date +%s) + 3600)); >/ran/asked")
+        self.away("pause", "resume")
+        wait_for(lambda: self.run_in("cat /ran/asked"), SLOW)
+        self.assertLess(self.late(), -3000)
+
+    def test_6_stopped(self):
         """One that does not run needs nobody to stand still."""
         self.d.do("POST", "/v1/vms/guest/kill")
         self.atoll("backup", "create", "guest", "--freeze")

@@ -356,6 +356,7 @@ void guest_round(struct vm *vm, bool open)
 	    (g->silent_ns && now - g->silent_ns < RETRY_S * NSEC_PER_SEC))
 		return;
 	identity_round(&g->identity, vm);
+	guest_clock_round(vm);
 	if (!first && now - g->news_ns < NEWS_S * NSEC_PER_SEC)
 		return;
 	g->news_ns = now;

@@ -53,5 +53,7 @@ void guest_still_forget(struct vm *vm);
 void guest_line(struct vm *vm, int fd);
 /* Every two seconds: open says that a program in the guest has the port. */
 void guest_round(struct vm *vm, bool open);
+/* clock.c: as the round of one that may be asked. */
+void guest_clock_round(struct vm *vm);
 /* The machine has ended. */
 void guest_gone(struct vm *vm);
