@@ -151,9 +151,9 @@ def newest(raw, slots, least):
 
 
 def is_moment(raw, slots, least):
-    """Does it hold one moment, from `least` on? What a starter that is killed
-    had not passed on is not known, and may be more writes than there are
-    slots, so that newest() finds no way to the last one."""
+    """Does it hold one moment, from `least` on? What a machine or its starter
+    that is killed had not passed on is not known, and may be more writes than
+    there are slots, so that newest() finds no way to the last one."""
     found = set()
     with open(raw, "rb") as f:
         for slot in range(slots):

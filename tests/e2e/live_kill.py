@@ -75,10 +75,10 @@ def jobs(n):
                         rebase])
 
 
-def inspect(what, guest, least, untold):
+def inspect(what, guest, least):
     """All that was flushed is there, and perhaps the write under way. The guest
     may have gone on after what its terminal said last: each write was flushed
-    before the next. untold: by far, as who passes that on was killed."""
+    before the next; by far, if who had not passed that on yet was killed."""
     for image in chain(path):
         result = subprocess.run([*tool, "check", image], text=True,
                                 capture_output=True, check=False)
@@ -88,7 +88,7 @@ def inspect(what, guest, least, untold):
     if guest.slots:
         last = newest(raw, guest.slots, least)
         wrong = wrong_slots(raw, guest.slots, last, last + 1)
-        if wrong and untold and is_moment(raw, guest.slots, least):
+        if wrong and is_moment(raw, guest.slots, least):
             wrong = []
         check(f"{what}: all {least} flushed are there", not wrong, wrong[:4])
     os.unlink(raw)
@@ -119,11 +119,10 @@ def round_of(n):
     job = jobs(n)
     asker = job()
     time.sleep(dice.random() ** 2 * 0.4)
-    starter = dice.random() < 0.25
-    guest.kill(starter)
+    guest.kill(starter=dice.random() < 0.25)
     asker.wait()
     check("what it read was right", not guest.said, guest.said)
-    inspect(f"{n} {job.__name__}", guest, guest.flushed, starter)
+    inspect(f"{n} {job.__name__}", guest, guest.flushed)
     if len(chain(path)) > 8 or dice.random() < 0.1:
         fresh()
 

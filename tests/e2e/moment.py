@@ -237,13 +237,24 @@ def resumed():
     return vm
 
 
+def still_there():
+    """It goes on; it may have been put away as that was given up."""
+    try:
+        other = connect()
+        ended(other)
+        other.close()
+    except OSError:
+        return False
+    return True
+
+
 def given_up(vm):
     """A suspend that was caught on its way; one that was over before that is
     followed by a resume."""
     for _ in range(TRIES):
         shown = Shown("suspend", "m")
         code = shown.interrupt()
-        if code:
+        if code and still_there():
             break
         vm.wait(LIMIT)
         vm = resumed()
