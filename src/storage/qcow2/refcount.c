@@ -147,19 +147,26 @@ static void block_set(struct qcow2 *q, struct table *t, u64 cluster, u64 count)
 	pthread_mutex_unlock(&q->lock);
 }
 
-static int refcount_set(struct qcow2 *q, u64 cluster, u64 count)
+/* Clusters of one block. */
+static int set_run(struct qcow2 *q, u64 first, u64 clusters, u64 count)
 {
 	struct table *t;
 	int rc = before_change(q);
 
 	if (rc == 0)
-		rc = block_get(q, cluster, &t);
+		rc = block_get(q, first, &t);
 	if (rc < 0)
 		return rc;
 	ASSERT(t); /* the caller read the count, or made the block */
-	block_set(q, t, cluster, count);
+	for (u64 i = 0; i < clusters; i++)
+		block_set(q, t, first + i, count);
 	table_put(t);
 	return 0;
+}
+
+static int refcount_set(struct qcow2 *q, u64 cluster, u64 count)
+{
+	return set_run(q, cluster, 1, count);
 }
 
 static u64 refcount_max(const struct qcow2 *q)
@@ -415,22 +422,6 @@ static u64 block_left(const struct qcow2 *q, u64 cluster)
 	return per_block(q) - (cluster & (per_block(q) - 1));
 }
 
-static int take_of_block(struct qcow2 *q, u64 first, u64 count)
-{
-	struct table *t;
-	int rc = before_change(q);
-
-	if (rc == 0)
-		rc = block_get(q, first, &t);
-	if (rc < 0)
-		return rc;
-	ASSERT(t); /* find_free() and reserve() have made it */
-	for (u64 i = 0; i < count; i++)
-		block_set(q, t, first + i, 1);
-	table_put(t);
-	return 0;
-}
-
 static int take(struct qcow2 *q, u64 first, u64 count)
 {
 	u64 which, some;
@@ -443,7 +434,7 @@ static int take(struct qcow2 *q, u64 first, u64 count)
 		                    which);
 	for (u64 done = 0; done < count && rc == 0; done += some) {
 		some = MIN(count - done, block_left(q, first + done));
-		rc = take_of_block(q, first + done, some);
+		rc = set_run(q, first + done, some, 1);
 	}
 	if (rc == 0)
 		extend_end(q, first, count);

@@ -154,7 +154,8 @@ int raw_step(struct block_request *req, s64 n)
 bool raw_is_flushed(struct raw *raw, u64 *changes)
 {
 	*changes = atomic_load(&raw->changes);
-	return raw->no_flush || *changes == atomic_load(&raw->flushed);
+	return raw->no_flush || raw->in_memory ||
+	       *changes == atomic_load(&raw->flushed);
 }
 
 static void note_flush(struct raw *raw, u64 changes)
@@ -288,7 +289,7 @@ bool raw_now(struct block *b, const struct block_io *io)
 	u64 changes;
 
 	if (io->op == BLOCK_FLUSH)
-		return raw->in_memory || raw_is_flushed(raw, &changes);
+		return raw_is_flushed(raw, &changes);
 	if (io->length > NOW_BYTES_MAX || io->iov_count > IOV_MAX ||
 	    raw->direct)
 		return false;
