@@ -36,6 +36,8 @@ int vm_detach(int argc, char **argv);
 
 /* An absolute path: the daemon has another working directory. NULL. */
 json_t *definition_path(const char *path, struct error *err) MUST_CHECK;
+/* A list of a definition, made if it is not there; borrowed. */
+json_t *definition_list(json_t *spec, const char *key);
 /* What --image-disk says. */
 int definition_image_disk(json_t *spec, const char *value,
                           struct error *err) MUST_CHECK;

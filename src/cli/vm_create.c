@@ -102,7 +102,7 @@ static json_t *below(json_t *spec, const char *key)
 	return value;
 }
 
-static json_t *list_of(json_t *spec, const char *key)
+json_t *definition_list(json_t *spec, const char *key)
 {
 	json_t *value = json_object_get(spec, key);
 
@@ -190,7 +190,7 @@ static int add_plug(json_t *nics, const char *value, struct error *err)
 
 int definition_add_net(json_t *spec, const char *value, struct error *err)
 {
-	json_t *nics = list_of(spec, "nics");
+	json_t *nics = definition_list(spec, "nics");
 
 	if (strcmp(value, "none") == 0)
 		return 0;
@@ -315,7 +315,7 @@ static int take_boot(struct definition *d, int id, const char *value,
 	if (id == OPT_APPEND)
 		return text_option(boot, "cmdline", value, err);
 	path = definition_path(value, err);
-	return path ? json_array_append_new(list_of(boot, "modules"), path)
+	return path ? json_array_append_new(definition_list(boot, "modules"), path)
 	            : -ENOENT;
 }
 
@@ -352,7 +352,7 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 	case OPT_PUBLISH:
 		return json_array_append_new(d->publish, json_string(value));
 	case OPT_DEVICE:
-		return json_array_append_new(list_of(d->spec, "devices"),
+		return json_array_append_new(definition_list(d->spec, "devices"),
 		                             json_string(value));
 	case OPT_RESTART:
 		return text_option(below(d->spec, "restart"), "policy", value,
@@ -377,7 +377,7 @@ static int finish_nets(struct definition *d, bool whole)
 	size_t i;
 
 	if (whole && !d->nets_given)
-		json_array_append_new(list_of(d->spec, "nics"),
+		json_array_append_new(definition_list(d->spec, "nics"),
 		                      json_pack("{s:s}", "type", "user"));
 	if (json_array_size(d->publish) == 0)
 		return 0;

@@ -109,21 +109,15 @@ static int disk_option(json_t *disk, const char *part, struct error *err)
 int definition_add_disk(json_t *spec, const char *value, struct error *err)
 {
 	char *copy = xstrdup(value), *rest = copy, *part = strsep(&rest, ",");
-	json_t *path = definition_path(part, err), *list;
+	json_t *path = definition_path(part, err);
 	const char *named = path ? image_format_named(copy) : NULL;
 	json_t *disk = json_pack("{s:o*, s:s*}", "path", path, "format", named);
 	int rc = path ? 0 : err->code;
 
 	while (rc == 0 && (part = strsep(&rest, ",")))
 		rc = disk_option(disk, part, err);
-	if (rc == 0) {
-		list = json_object_get(spec, "disks");
-		if (!list) {
-			list = json_array();
-			json_object_set_new(spec, "disks", list);
-		}
-		json_array_append(list, disk);
-	}
+	if (rc == 0)
+		json_array_append(definition_list(spec, "disks"), disk);
 	json_decref(disk);
 	free(copy);
 	return rc;

@@ -10,6 +10,14 @@
 
 #include "daemon/daemon.h"
 
+s64 time_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (s64)ts.tv_sec * (s64)NSEC_PER_SEC + ts.tv_nsec;
+}
+
 void time_now(char *text)
 {
 	struct timespec ts;

@@ -24,10 +24,7 @@ struct backup_schedules {
 
 static s64 now_s(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return ts.tv_sec;
+	return time_ns() / (s64)NSEC_PER_SEC;
 }
 
 struct backup_schedule *backup_schedule_of(const struct daemon *d,

@@ -9,7 +9,6 @@
  * they lack a program for that, by a shell.
  */
 #include <stdio.h>
-#include <time.h>
 
 #include "base/log.h"
 #include "daemon/daemon.h"
@@ -18,14 +17,6 @@
 enum { TIMEOUT_S = 10 };
 
 #define LATE_NS NSEC_PER_SEC /* less is left to who keeps the guest's clock */
-
-static s64 now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_REALTIME, &t);
-	return (s64)t.tv_sec * (s64)NSEC_PER_SEC + t.tv_nsec;
-}
 
 static void told(void *ctx, json_t *answer, const struct error *err)
 {
@@ -50,7 +41,7 @@ static void take_set(void *ctx, json_t *answer, const struct error *err)
 		return;
 	}
 	snprintf(date, sizeof(date), "date -u -s @%" PRId64 " >/dev/null",
-	         (now_ns() + (s64)NSEC_PER_SEC / 2) / (s64)NSEC_PER_SEC);
+	         (time_ns() + (s64)NSEC_PER_SEC / 2) / (s64)NSEC_PER_SEC);
 	guest_ask(vm, "guest-exec",
 	          json_pack("{s:s, s:[s, s], s:b}", "path", "/bin/sh", "arg",
 	                    "-c", date, "capture-output", 1),
@@ -60,7 +51,7 @@ static void take_set(void *ctx, json_t *answer, const struct error *err)
 static void take_time(void *ctx, json_t *answer, const struct error *err)
 {
 	struct vm *vm = ctx;
-	s64 now = now_ns(), said = json_integer_value(answer);
+	s64 now = time_ns(), said = json_integer_value(answer);
 
 	(void)err;
 	/* It may say anything. */
