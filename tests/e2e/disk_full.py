@@ -15,18 +15,14 @@ import tempfile
 
 from live_guest import LIMIT, Guest, whole, wrong_slots
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
+
 atoll, elf = sys.argv[1:3]
 work = tempfile.mkdtemp(prefix="df-")
 env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r")
 tool = ["qemu-img"] if shutil.which("qemu-img") else [atoll, "disk"]
 LITTLE = 512 << 10
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 def command(*words):
@@ -124,5 +120,4 @@ try:
     copies_full()
 finally:
     shutil.rmtree(work, ignore_errors=True)
-print(f"{passed} passed, {failed} failed")
-sys.exit(failed != 0)
+sum_up()

@@ -17,19 +17,15 @@ import time
 
 from live_guest import Guest, wait_until, wrong_moment, wrong_slots
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
+
 atoll, elf, disk_elf = sys.argv[1:4]
 many = int(sys.argv[4]) if len(sys.argv) > 4 else 0
 work = tempfile.mkdtemp(prefix="fk-")
 env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r",
            XDG_DATA_HOME=work + "/data")
 LIMIT = 300
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 def command(*words):
@@ -586,5 +582,4 @@ try:
 finally:
     end_all()
 subprocess.run(["rm", "-rf", work], check=False)
-print(f"{passed} passed, {failed} failed")
-sys.exit(failed != 0)
+sum_up()

@@ -18,6 +18,9 @@ import tempfile
 import time
 import traceback
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import any_failed, check, sum_up  # noqa: E402
+
 ATOLL, ELF = (os.path.abspath(p) for p in sys.argv[1:3])
 PATIENCE = 200
 NOBODY = 65534
@@ -26,13 +29,6 @@ SKIPPED = 77
 KINDS = {"user": 0x10000000, "mnt": 0x00020000, "net": 0x40000000,
          "pid": 0x20000000, "ipc": 0x08000000, "uts": 0x04000000}
 LIBC = ctypes.CDLL(None, use_errno=True)
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 class Machine:
@@ -292,7 +288,7 @@ def refusing_host():
     finally:
         machine.end()
         shutil.rmtree(work)
-    return 1 if failed else 0
+    return any_failed()
 
 
 def copy_programs(folder):
@@ -323,7 +319,7 @@ def as_nobody():
             code = 1
             try:
                 one_user("user")
-                code = 1 if failed else 0
+                code = any_failed()
             finally:
                 sys.stdout.flush()
                 os._exit(code)
@@ -339,5 +335,4 @@ if os.geteuid() == 0:
     sys.stdout.flush()
     code = os.waitstatus_to_exitcode(os.waitpid(without_user_namespaces(), 0)[1])
     check("a host that refuses", code in (0, SKIPPED), code)
-print(f"{passed} passed, {failed} failed")
-sys.exit(1 if failed else 0)
+sum_up()

@@ -8,6 +8,7 @@ there, else by atoll disk.
 """
 import json
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -19,18 +20,13 @@ import time
 from live_guest import (LIMIT, Guest, ask, last_of, wait_until, whole,
                         wrong_moment, wrong_slots)
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
+
 atoll, elf = sys.argv[1:3]
 work = tempfile.mkdtemp(prefix="lv-")
 env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r")
 tool = ["qemu-img"] if shutil.which("qemu-img") else [atoll, "disk"]
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
-    return good
 
 
 def command(*words):
@@ -551,5 +547,4 @@ settings()
 refusals()
 hostile()
 shutil.rmtree(work)
-print(f"{passed} passed, {failed} failed")
-sys.exit(1 if failed else 0)
+sum_up()

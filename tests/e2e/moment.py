@@ -6,6 +6,7 @@ is left of them when nobody wants them any more: moment.py ATOLL GUEST_ELF.
 The guest (tests/guest/state.c) checks that it is still the same machine.
 """
 import os
+import pathlib
 import pty
 import re
 import shutil
@@ -19,18 +20,14 @@ import time
 
 from live_guest import LIMIT, ask
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
+
 atoll, elf = sys.argv[1:3]
 work = tempfile.mkdtemp(prefix="mo-")
 env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r")
 SIZE = 160 << 20
 TRIES = 20
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 def make_disk():
@@ -418,5 +415,4 @@ end(machine)
 for one in "bt", "interp":
     stands_still(one)
 shutil.rmtree(work)
-print(f"{passed} passed, {failed} failed")
-sys.exit(failed != 0)
+sum_up()

@@ -11,6 +11,7 @@ they get their share: a standstill takes as many times longer.
 import atexit
 import json
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -21,17 +22,13 @@ import threading
 
 from live_guest import LIMIT, ask
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from checks import check, sum_up  # noqa: E402
+
 atoll, elf = sys.argv[1:3]
 work = tempfile.mkdtemp(prefix="pa-")
 env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r")
 TRIES = 5
-passed = failed = 0
-
-
-def check(what, good, more=""):
-    global passed, failed
-    passed, failed = passed + bool(good), failed + (not good)
-    print("ok  " if good else "FAIL", what, "" if good else more, flush=True)
 
 
 class Machine:
@@ -177,5 +174,4 @@ for one in "bt", "interp":
     sizes(one)
     again(one)
 shutil.rmtree(work)
-print(f"{passed} passed, {failed} failed")
-sys.exit(failed != 0)
+sum_up()
