@@ -315,7 +315,8 @@ static int take_boot(struct definition *d, int id, const char *value,
 	if (id == OPT_APPEND)
 		return text_option(boot, "cmdline", value, err);
 	path = definition_path(value, err);
-	return path ? json_array_append_new(definition_list(boot, "modules"), path)
+	return path ? json_array_append_new(definition_list(boot, "modules"),
+	                                    path)
 	            : -ENOENT;
 }
 
@@ -352,8 +353,8 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 	case OPT_PUBLISH:
 		return json_array_append_new(d->publish, json_string(value));
 	case OPT_DEVICE:
-		return json_array_append_new(definition_list(d->spec, "devices"),
-		                             json_string(value));
+		return json_array_append_new(
+		    definition_list(d->spec, "devices"), json_string(value));
 	case OPT_RESTART:
 		return text_option(below(d->spec, "restart"), "policy", value,
 		                   err);

@@ -370,7 +370,7 @@ void event_emit_in(struct daemon *d, const char *project, const char *type,
 
 /* ---- times and names: clock.c ---- */
 
-s64 time_ns(void); /* since 1970 */
+s64 time_ns(void);         /* since 1970 */
 void time_now(char *text); /* "2026-01-31T10:00:00.123Z" */
 /* Of seconds since 1970. */
 void time_text(s64 seconds, char *text);
