@@ -14,5 +14,5 @@ enum machine_end {
 	END_QUIT = 19, /* the person said so, or a signal */
 	END_WORKER_DIED = 20,
 	END_LOST_WRITES = 21, /* a disk could not take the last of them */
-	END_MEMORY_LOST = 22, /* a file that it was mapped from */
+	END_MEMORY_LOST = 22, /* what it was saved in */
 };

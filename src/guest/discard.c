@@ -28,6 +28,8 @@ u64 memory_discard(struct memory *mem, gpa_t gpa, u64 len)
 		if (!s)
 			return dropped;
 		next = MIN(end, s->base + s->size);
+		/* What comes later would fill the hole. */
+		memory_need(mem, gpa, next - gpa);
 		if (s->kind != MEMORY_RAM ||
 		    !drop(s, gpa - s->base, next - gpa))
 			continue;

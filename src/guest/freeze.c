@@ -130,6 +130,7 @@ int memory_freeze(struct memory *mem, struct memory_view *view,
 	u64 moved;
 	int rc = l->runs ? 0 : layers_begin(mem);
 
+	ASSERT(!atomic_load(&mem->incomplete));
 	if (rc == 0)
 		rc = fold_range(mem, l->shared, memory_pages(mem), &moved);
 	if (rc == 0)

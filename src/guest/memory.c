@@ -189,12 +189,57 @@ const struct memory_slot *memory_find(const struct memory *mem, gpa_t gpa)
 	return NULL;
 }
 
+/* ---- contents that come when they are asked for ---- */
+
+void memory_set_source(struct memory *mem, memory_fetch_fn *fn, void *ctx)
+{
+	if (fn) {
+		mem->fetch = fn;
+		mem->fetch_ctx = ctx;
+	}
+	atomic_store(&mem->incomplete, fn != NULL);
+}
+
+const _Atomic bool *memory_incomplete(const struct memory *mem)
+{
+	return &mem->incomplete;
+}
+
+static void fetch(const struct memory *mem, const struct memory_slot *s, u64 at,
+                  u64 len)
+{
+	for (u64 p = at >> PAGE_SHIFT; p << PAGE_SHIFT < at + len; p++)
+		if (atomic_load(&s->page[p]) & PAGE_MISSING)
+			mem->fetch(mem->fetch_ctx, s->host + (p << PAGE_SHIFT));
+}
+
+/* len is within the slot. */
+static void need(const struct memory *mem, const struct memory_slot *s, u64 at,
+                 u64 len)
+{
+	if (unlikely(
+		atomic_load_explicit(&mem->incomplete, memory_order_acquire)))
+		fetch(mem, s, at, len);
+}
+
+void memory_need(const struct memory *mem, gpa_t gpa, u64 len)
+{
+	const struct memory_slot *s = memory_find(mem, gpa);
+
+	if (s)
+		need(mem, s, gpa - s->base,
+		     MIN(len, s->size - (gpa - s->base)));
+}
+
+/* ---- reading and writing ---- */
+
 void *memory_ptr(const struct memory *mem, gpa_t gpa, u64 len)
 {
 	const struct memory_slot *s = memory_find(mem, gpa);
 
 	if (!s || len > s->size - (gpa - s->base))
 		return NULL;
+	need(mem, s, gpa - s->base, len);
 	return s->host + (gpa - s->base);
 }
 
@@ -204,6 +249,7 @@ void *memory_ptr_rw(const struct memory *mem, gpa_t gpa, u64 len)
 
 	if (!s || s->kind != MEMORY_RAM || len > s->size - (gpa - s->base))
 		return NULL;
+	need(mem, s, gpa - s->base, len);
 	return s->host + (gpa - s->base);
 }
 
@@ -238,6 +284,7 @@ bool memory_read(const struct memory *mem, gpa_t gpa, void *buf, u64 len)
 		return false;
 	for (; len; gpa += n, to += n, len -= n) {
 		n = run_at(mem, gpa, len, &s);
+		need(mem, s, gpa - s->base, n);
 		memcpy(to, s->host + (gpa - s->base), n);
 	}
 	return true;
@@ -255,6 +302,7 @@ bool memory_write(struct memory *mem, gpa_t gpa, const void *buf, u64 len)
 		n = run_at(mem, gpa, len, &s);
 		if (s->kind != MEMORY_RAM)
 			continue;
+		need(mem, s, gpa - s->base, n);
 		memcpy(s->host + (gpa - s->base), from, n);
 		memory_written(mem, gpa, n);
 	}

@@ -33,6 +33,8 @@ enum {
 	PAGE_CODE = 1 << 1,
 	/* Set by an engine while it holds the page writable in a TLB. */
 	PAGE_WRITABLE_TLB = 1 << 2,
+	/* Its contents are still elsewhere: see memory_set_source(). */
+	PAGE_MISSING = 1 << 3,
 };
 
 struct memory_slot {
@@ -88,6 +90,21 @@ void memory_written(struct memory *mem, gpa_t gpa, u64 len);
  */
 typedef void memory_code_fn(void *ctx, gpa_t gpa, u64 len);
 void memory_set_code_watch(struct memory *mem, memory_code_fn *fn, void *ctx);
+
+/*
+ * Contents that come when they are asked for. While there is a source, fn is
+ * called on the thread of whoever looks at a page with PAGE_MISSING, before it
+ * sees it; fn puts the contents to host, the page, and then takes the flag
+ * away. Everything of this header asks by itself; an engine that goes by slots
+ * and flags asks with memory_need(). Set before the first vCPU runs; fn NULL:
+ * no page has the flag any more.
+ */
+typedef void memory_fetch_fn(void *ctx, u8 *host);
+void memory_set_source(struct memory *mem, memory_fetch_fn *fn, void *ctx);
+/* For those to whom a call is too much: false once there is no source. */
+const _Atomic bool *memory_incomplete(const struct memory *mem);
+/* [gpa, gpa + len) is there, as far as it is in one slot. */
+void memory_need(const struct memory *mem, gpa_t gpa, u64 len);
 
 /* Flags of the page that holds gpa, or NULL if no slot does. */
 _Atomic u8 *memory_page_flags(const struct memory *mem, gpa_t gpa);

@@ -51,6 +51,9 @@ struct memory {
 	size_t count;
 	memory_code_fn *code_fn;
 	void *code_ctx;
+	memory_fetch_fn *fetch;
+	void *fetch_ctx;
+	_Atomic bool incomplete; /* fetch is to be asked */
 	struct memory_layers layers;
 };
 

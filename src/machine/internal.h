@@ -134,8 +134,11 @@ struct machine {
 	_Atomic u32 requests;
 	pthread_mutex_t lock;            /* outcome, paused */
 	struct machine_restore *restore; /* while a saved one is loaded */
-	struct machine_moment *moment;   /* being written, or NULL */
-	struct loop_timer settle;        /* memory comes home */
+	struct pages_source *source;     /* of memory that is not there yet */
+	machine_lost_fn *lost;
+	void *lost_ctx;
+	struct machine_moment *moment; /* being written, or NULL */
+	struct loop_timer settle;      /* memory comes home */
 	struct pace settle_pace;
 	struct machine_outcome outcome;
 	_Atomic bool ended; /* outcome is decided */

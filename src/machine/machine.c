@@ -24,6 +24,7 @@
 #include "machine/gdb.h"
 #include "machine/generation.h"
 #include "machine/internal.h"
+#include "machine/state/pages.h"
 #include "machine/state/state.h"
 #include "machine/steal.h"
 #include "net/link.h"
@@ -505,6 +506,7 @@ void machine_destroy(struct machine *m)
 		console_destroy(m->consoles[i]);
 	console_destroy(m->agent);
 	close_fd(m->agent_out);
+	pages_source_destroy(m->source);
 	board_destroy(m);
 	drop_config(&m->config);
 	close_fd(m->statm_fd);
@@ -514,6 +516,14 @@ void machine_destroy(struct machine *m)
 }
 
 /* ---- the front door ---- */
+
+/* Nobody wants to say it in other words. */
+static void lose(void *ctx, const char *words)
+{
+	(void)ctx;
+	log_error("machine", "%s", words);
+	_exit(END_MEMORY_LOST);
+}
 
 void machine_run(struct machine *m, struct machine_outcome *outcome)
 {
@@ -526,11 +536,20 @@ void machine_run(struct machine *m, struct machine_outcome *outcome)
 		loop_timer_arm(&m->timeout, m->run_ns + m->config.timeout_ns);
 	if (!m->ended)
 		machine_release(m);
+	if (m->source)
+		pages_source_run(m->source, m->lost ? m->lost : lose,
+		                 m->lost_ctx);
 	loop_run(m->loop);
 	moment_finish(m);
 	cpus_quit(m);
 	board_write_back(m);
 	*outcome = m->outcome;
+}
+
+void machine_when_lost(struct machine *m, machine_lost_fn *fn, void *ctx)
+{
+	m->lost = fn;
+	m->lost_ctx = ctx;
 }
 
 bool machine_owns(const struct machine *m, const void *p)

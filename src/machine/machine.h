@@ -101,7 +101,7 @@ struct machine_config {
 	/* As it was saved, instead of booted: the kernel is for resets. */
 	bool restore;
 	int restore_fd;      /* borrowed until machine_create returns */
-	bool restore_verify; /* check the sums of memory that is mapped, too */
+	bool restore_verify; /* check all of its memory first */
 	/* Files that a copy of a running machine shares memory with; taken
 	 * over. */
 	int restore_layers[16];
@@ -137,6 +137,10 @@ int machine_replug(struct machine *m, unsigned nic, int fd,
                    struct error *err) MUST_CHECK;
 /* The file of a saved machine that memory is mapped from; -1: none. */
 int machine_mapped_file(const struct machine *m);
+/* Memory of a saved machine that is read while it runs can't be read. fn does
+ * not return, and is called on any thread. Before machine_run(). */
+typedef void machine_lost_fn(void *ctx, const char *words);
+void machine_when_lost(struct machine *m, machine_lost_fn *fn, void *ctx);
 /* Is p in guest memory? Signal handlers may ask. */
 bool machine_owns(const struct machine *m, const void *p);
 void machine_power_button(struct machine *m); /* ACPI */

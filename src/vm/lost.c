@@ -2,6 +2,7 @@
 #include "vm/lost.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,6 +108,23 @@ static void on_bus_error(int sig, siginfo_t *info, void *context)
 		sigaction(sig, &lost.old, NULL); /* and it comes again */
 }
 
+/* The same, of a page that could not be read when it was asked for. The first
+ * to come says so. */
+static void on_lost(void *ctx, const char *words)
+{
+	static pthread_mutex_t first = PTHREAD_MUTEX_INITIALIZER;
+	const struct timespec wait = { .tv_sec = LOOP_WAIT_S };
+	const u64 one = 1;
+
+	(void)ctx;
+	pthread_mutex_lock(&first);
+	make_message(words);
+	if (syscall(SYS_gettid) != getpid() &&
+	    write(lost.wake, &one, sizeof(one)) == sizeof(one))
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, NULL);
+	say_and_end();
+}
+
 int lost_watch(struct machine *m, struct loop *loop, int sock,
                const struct stat *was, struct error *err)
 {
@@ -126,6 +144,7 @@ int lost_watch(struct machine *m, struct loop *loop, int sock,
 	lost.watch = loop_fd_add(loop, lost.wake, LOOP_READ, told, NULL);
 	loop_timer_init(&lost.timer, loop, look, NULL);
 	lost.was = *was;
+	machine_when_lost(m, on_lost, NULL);
 	if (machine_mapped_file(m) >= 0)
 		look(NULL);
 	sigemptyset(&sa.sa_mask);

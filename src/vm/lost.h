@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lost.h - guest memory that goes away: a file that it is mapped from is cut
- * short, or written to, while the machine runs from it.
+ * lost.h - guest memory that goes away: the file of a saved machine that it is
+ * mapped from is cut short, or written to, while the machine runs from it; or
+ * what is read out of it as the guest asks for it is not what was saved.
  *
  * Whoever touches a page that is gone gets a SIGBUS; a file that was written to
  * is another twice a second by its time. There is nothing to go on with: the

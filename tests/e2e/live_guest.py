@@ -51,6 +51,8 @@ class Guest:
                 word = line.decode().split()
                 if not line.endswith(b"\n"):
                     break  # cut short: it never said that
+                if not word:
+                    continue  # it was put away before it had said that
                 if len(word) == 1 and word[0].isdigit():
                     self.flushed = int(word[0])
                 elif word[:1] == ["slots"]:

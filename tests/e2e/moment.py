@@ -392,7 +392,13 @@ def reverts():
     check("reverted", done.end() == 0 and done.percents()[-1] == 100 and
           "of 160" in done.text, done.text)
     check("to another file", os.stat(work + "/disk.raw").st_ino != inode)
+    # All of its memory is in the new one, also what it has not read yet.
+    vm = resumed()
+    check("saved at once", command("create", "m", "again").returncode == 0)
+    end(vm)
+    check("put back", command("revert", "m", "again").returncode == 0)
     end(resumed())
+    check("not wanted", command("delete", "m", "again").returncode == 0)
 
 
 make_disk()

@@ -105,6 +105,7 @@ static bool add_buffer(struct virtq *q, struct virtq_chain *c, gpa_t gpa,
 		    at == VIRTQ_IOV_MAX)
 			return false;
 		n = MIN(len, s->size - (gpa - s->base));
+		memory_need(memory_of(q), gpa, n);
 		c->iov[at].iov_base = s->host + (gpa - s->base);
 		c->iov[at].iov_len = n;
 		c->gpa[at] = gpa;

@@ -254,6 +254,7 @@ static char *bt_stats_json(struct engine *engine)
 const struct engine_type bt_engine = {
 	.name = "bt",
 	.about = "the binary translator: any x86-64-v3 host, no privileges",
+	.memory_on_demand = true,
 	.probe = bt_probe,
 	.create = bt_create_engine,
 	.destroy = bt_destroy_engine,

@@ -335,7 +335,8 @@ struct code_meta {    /* of one RAM page */
 	u32 misses;   /* stores that met none of them */
 };
 struct isystem {
-	struct memory *memory; /* borrowed */
+	struct memory *memory;          /* borrowed */
+	const _Atomic bool *incomplete; /* memory_incomplete() */
 	const struct cpuid_model *cpuid;
 	struct icpu **cpu; /* borrowed; by index */
 	unsigned cpus;
@@ -489,6 +490,7 @@ void icpu_rmw_begin(struct icpu *cpu, gva_t lin, unsigned size,
 void icpu_rmw_end(struct icpu *cpu, struct icpu_rmw *rmw);
 
 /* Physical, for page tables and the like; all ones where nothing is. */
+/* The slot that holds gpa, whose page is there; NULL: none. */
 const struct isystem_slot *isystem_slot(const struct isystem *sys, gpa_t gpa);
 
 /* TLB */

@@ -172,6 +172,7 @@ void interp_dirty_stop(struct engine *e)
 const struct engine_type interp_engine = {
 	.name = "interp",
 	.about = "the reference interpreter: any host, every mode, slow",
+	.memory_on_demand = true,
 	.probe = interp_probe,
 	.create = interp_create,
 	.destroy = interp_destroy,

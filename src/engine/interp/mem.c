@@ -19,8 +19,12 @@ const struct isystem_slot *isystem_slot(const struct isystem *sys, gpa_t gpa)
 	for (size_t i = 0; i < sys->slot_count; i++) {
 		const struct isystem_slot *s = &sys->slot[i];
 
-		if (gpa - s->base < s->size)
-			return s;
+		if (gpa - s->base >= s->size)
+			continue;
+		if (unlikely(atomic_load_explicit(sys->incomplete,
+		                                  memory_order_acquire)))
+			memory_need(sys->memory, gpa, 1);
+		return s;
 	}
 	return NULL;
 }

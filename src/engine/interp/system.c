@@ -84,6 +84,7 @@ int isystem_create(struct isystem **out, const struct engine_config *config,
 		                 ISYSTEM_CPUS, config->cpus);
 	sys = xalloc(sizeof(*sys));
 	sys->memory = config->memory;
+	sys->incomplete = memory_incomplete(config->memory);
 	sys->cpuid = config->cpuid;
 	sys->cpus = config->cpus;
 	sys->code_bytes = CODE_BYTES;

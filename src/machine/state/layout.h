@@ -16,12 +16,16 @@ struct layout {
 	const u8 *holes; /* bits of pages that are zeroes; NULL: not known */
 	struct {
 		u8 *host;
+		_Atomic u8 *flags; /* NULL: a file's pages have none */
 		u64 first, pages;
 	} part[LAYOUT_SLOTS_MAX];
 };
 
 void layout_of(struct layout *l, const struct memory *mem);
 u8 *layout_page(const struct layout *l, u64 page);
+_Atomic u8 *layout_flags(const struct layout *l, u64 page);
+/* The number of the page at host, which is memory's. */
+u64 layout_number(const struct layout *l, const u8 *host);
 bool layout_is_zero(const struct layout *l, u64 page);
 
 int pages_damaged(struct error *err, const char *what);
@@ -32,9 +36,19 @@ int pages_write_failed(int rc, struct error *err);
 int packed_save(struct state_file *f, const struct layout *l,
                 struct pages_work *work, struct pages_figures *figures,
                 struct error *err) MUST_CHECK;
-/* l NULL: only check. */
-int packed_load(const struct state_file *f, const struct layout *l,
-                struct error *err) MUST_CHECK;
+
+/* ---- unpack.c ---- */
+
+/* All of it, now. l NULL: only check. */
+int unpack_all(const struct state_file *f, const struct layout *l,
+               struct error *err) MUST_CHECK;
+
+/* ---- on_demand.c ---- */
+
+/* As pages are asked for. */
+int on_demand_begin(struct pages_source **out, const struct state_file *f,
+                    struct memory *mem, const struct layout *l,
+                    struct error *err) MUST_CHECK;
 
 /* ---- plain.c ---- */
 

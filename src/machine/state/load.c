@@ -303,6 +303,15 @@ static void announce(struct machine *m)
 	}
 }
 
+static int load_memory(struct machine *m, struct error *err)
+{
+	bool on_demand = m->engine_type->memory_on_demand;
+
+	return pages_load(
+	    &m->restore->file, m->memory, m->config.restore_layers,
+	    m->config.restore_layer_count, on_demand ? &m->source : NULL, err);
+}
+
 int restore_machine(struct machine *m, struct error *err)
 {
 	int rc;
@@ -312,9 +321,7 @@ int restore_machine(struct machine *m, struct error *err)
 	m->stopped_tsc = host_tsc();
 	rc = check_devices(m, err);
 	if (rc == 0)
-		rc = pages_load(&m->restore->file, m->memory,
-		                m->config.restore_layers,
-		                m->config.restore_layer_count, err);
+		rc = load_memory(m, err);
 	if (rc == 0)
 		rc = load_clocks(m, err);
 	/* The TSC before its APIC's deadline; CR8 is the APIC's own, so the
@@ -335,5 +342,8 @@ int restore_machine(struct machine *m, struct error *err)
 		steal_restored(m);
 		announce(m);
 	}
+	/* They have looked at their rings: at zeroes where nothing came. */
+	if (m->source && pages_source_check(m->source, err) < 0)
+		rc = err->code;
 	return rc;
 }

@@ -34,6 +34,7 @@ enum {
 	AHEAD_MOST_MS = 64,
 	LAST_MS = 20, /* what may be left */
 	REST_MS = 1,  /* in between, at least */
+	LOOK_MS = 5,  /* between looks whether all of memory is there */
 	ROUNDS_MAX = 12,
 	ASIDE_PAGES = 16384, /* unmapped at once: others wait as long */
 };
@@ -311,6 +312,13 @@ static void step(void *ctx)
 	struct machine_moment *mo = ctx;
 	u64 since_ns, rest_ns;
 
+	/* A machine that has just gone on from another moment. */
+	if (!pages_source_done(mo->machine->source) && !mo->machine->ended &&
+	    !atomic_load(&mo->work.stop)) {
+		loop_timer_arm(&mo->timer,
+		               loop_now_ns() + LOOK_MS * NSEC_PER_MSEC);
+		return;
+	}
 	stand_still(mo, &since_ns);
 	if (mo->config.share || mo->config.still || mo->machine->ended ||
 	    atomic_load(&mo->work.stop) || ahead_done(mo)) {

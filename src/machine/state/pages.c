@@ -35,20 +35,48 @@ void layout_of(struct layout *l, const struct memory *mem)
 			continue;
 		ASSERT(l->count < LAYOUT_SLOTS_MAX);
 		l->part[l->count].host = s->host;
+		l->part[l->count].flags = s->page;
 		l->part[l->count].first = l->pages;
 		l->part[l->count++].pages = s->size / PAGE_SIZE;
 		l->pages += s->size / PAGE_SIZE;
 	}
 }
 
-u8 *layout_page(const struct layout *l, u64 page)
+static unsigned part_of(const struct layout *l, u64 page)
 {
 	unsigned i = 0;
 
 	ASSERT(page < l->pages);
 	while (page - l->part[i].first >= l->part[i].pages)
 		i++;
+	return i;
+}
+
+u8 *layout_page(const struct layout *l, u64 page)
+{
+	unsigned i = part_of(l, page);
+
 	return l->part[i].host + (page - l->part[i].first) * PAGE_SIZE;
+}
+
+_Atomic u8 *layout_flags(const struct layout *l, u64 page)
+{
+	unsigned i = part_of(l, page);
+
+	return l->part[i].flags + (page - l->part[i].first);
+}
+
+u64 layout_number(const struct layout *l, const u8 *host)
+{
+	u64 at;
+
+	for (unsigned i = 0; i < l->count; i++) {
+		at = (uintptr_t)host - (uintptr_t)l->part[i].host;
+		if (at < l->part[i].pages * PAGE_SIZE)
+			return l->part[i].first + at / PAGE_SIZE;
+	}
+	ASSERT(false);
+	return 0;
 }
 
 /* A hole is not read: that would fill it. */
@@ -135,15 +163,17 @@ static int load_layers(const struct state_file *f, struct memory *mem,
 }
 
 int pages_load(const struct state_file *f, struct memory *mem, const int *fds,
-               u32 count, struct error *err)
+               u32 count, struct pages_source **source, struct error *err)
 {
 	struct layout l;
 
 	layout_of(&l, mem);
 	if (state_file_find(f, "layers"))
 		return load_layers(f, mem, fds, count, err);
-	return state_file_find(f, "plain") ? plain_map(f, mem, l.pages, err)
-	                                   : packed_load(f, &l, err);
+	if (state_file_find(f, "plain"))
+		return plain_map(f, mem, l.pages, err);
+	return source ? on_demand_begin(source, f, mem, &l, err)
+	              : unpack_all(f, &l, err);
 }
 
 int pages_verify(const struct state_file *f, struct error *err)
@@ -151,5 +181,5 @@ int pages_verify(const struct state_file *f, struct error *err)
 	if (state_file_find(f, "layers"))
 		return 0; /* another machine's memory, as it is */
 	return state_file_find(f, "plain") ? plain_verify(f, err)
-	                                   : packed_load(f, NULL, err);
+	                                   : unpack_all(f, NULL, err);
 }

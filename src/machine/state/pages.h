@@ -12,8 +12,9 @@
  *	plain   section "plain": every page at its number * 4096, zeroes as
  *	        holes, so that it can be mapped. "sums": XXH64 of each MiB.
  *
- * A packed memory is checked as it is read. A plain one is mapped and read
- * page by page as the guest touches it; pages_verify() checks all of it.
+ * A packed memory is checked as it is read, which may be when the guest touches
+ * it. A plain one is mapped, and the kernel reads it then; pages_verify()
+ * checks all of either.
  */
 #pragma once
 
@@ -50,13 +51,31 @@ int pages_save(struct state_file *f, const struct memory_view *view,
 int pages_share(struct state_file *f, const struct memory_view *view,
                 struct error *err) MUST_CHECK;
 
+/* Where pages come from that nobody has asked for yet. */
+struct pages_source;
+
 /*
  * Into memory that is all zeroes and no vCPU runs on yet. A plain one is
  * mapped privately: the file must not change while the machine runs. fds:
- * those of shared pages; borrowed.
+ * those of shared pages; borrowed. source not NULL: packed memory comes as it
+ * is asked for (memory_set_source()), from what *source is then, which the
+ * caller destroys before the memory; the file's descriptor stays its own.
  */
 int pages_load(const struct state_file *f, struct memory *mem, const int *fds,
-               u32 count, struct error *err) MUST_CHECK;
+               u32 count, struct pages_source **source,
+               struct error *err) MUST_CHECK;
+/* Whether all that was asked for so far came. */
+int pages_source_check(const struct pages_source *s,
+                       struct error *err) MUST_CHECK;
+/* Some page can't come, and who asked for it waits for it: fn does not return,
+ * and is called on any thread. */
+typedef void pages_lost_fn(void *ctx, const char *words);
+/* Now vCPUs run: the rest is read ahead, on threads, until pages_source_done().
+ */
+void pages_source_run(struct pages_source *s, pages_lost_fn *fn, void *ctx);
+bool pages_source_done(const struct pages_source *s); /* or NULL */
+/* NULL is legal. */
+void pages_source_destroy(struct pages_source *s);
 
 /* Every sum of either form, with nothing kept. */
 int pages_verify(const struct state_file *f, struct error *err) MUST_CHECK;

@@ -37,7 +37,7 @@ static void *run(void *ctx)
 	return NULL;
 }
 
-static unsigned processors(void)
+unsigned parallel_threads(void)
 {
 	cpu_set_t set;
 
@@ -46,12 +46,13 @@ static unsigned processors(void)
 	return (unsigned)MIN(MAX(CPU_COUNT(&set), 1), PARALLEL_MAX);
 }
 
-int parallel_for(u64 count, parallel_fn *fn, void *ctx)
+int parallel_some(unsigned threads, u64 count, parallel_fn *fn, void *ctx)
 {
 	struct work work = { .fn = fn, .ctx = ctx, .count = count };
 	struct worker workers[PARALLEL_MAX];
-	unsigned threads = (unsigned)MIN((u64)processors(), count), started = 1;
+	unsigned started = 1;
 
+	threads = (unsigned)MIN((u64)threads, count);
 	workers[0] = (struct worker){ .work = &work };
 	/* Fewer threads than wished for do the same work. */
 	for (; started < threads; started++) {
@@ -65,4 +66,9 @@ int parallel_for(u64 count, parallel_fn *fn, void *ctx)
 	for (unsigned i = 1; i < started; i++)
 		pthread_join(workers[i].thread, NULL);
 	return work.result;
+}
+
+int parallel_for(u64 count, parallel_fn *fn, void *ctx)
+{
+	return parallel_some(parallel_threads(), count, fn, ctx);
 }

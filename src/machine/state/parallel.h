@@ -13,3 +13,8 @@ enum { PARALLEL_MAX = 8 };
 
 typedef int parallel_fn(void *ctx, unsigned worker, u64 i);
 int parallel_for(u64 count, parallel_fn *fn, void *ctx) MUST_CHECK;
+/* On no more threads than that, this one among them. */
+int parallel_some(unsigned threads, u64 count, parallel_fn *fn,
+                  void *ctx) MUST_CHECK;
+/* How many parallel_for() has. */
+unsigned parallel_threads(void);

@@ -29,6 +29,7 @@
 #include "machine/machine.h"
 #include "machine/state/pages.h"
 #include "machine/state/state.h"
+#include "two_slots.h"
 
 /*
  * A multiboot guest: counts in memory at 8 MiB without end. When COM1 has a
@@ -392,19 +393,6 @@ static void fill(struct memory *mem)
 	memory_write(mem, 4 * GIB + 5, "high", 4);
 }
 
-static struct memory *make_memory(void)
-{
-	struct memory *mem;
-	struct error err;
-
-	assert_int_equal(memory_create(&mem, &err), 0);
-	assert_int_equal(memory_add(mem, 0, 16 * MIB, MEMORY_RAM, "low", &err),
-	                 0);
-	assert_int_equal(
-	    memory_add(mem, 4 * GIB, 2 * MIB, MEMORY_RAM, "high", &err), 0);
-	return mem;
-}
-
 static void memory_comes_back(void **state)
 {
 	struct memory *from = make_memory();
@@ -446,7 +434,7 @@ static void memory_comes_back(void **state)
 			            figures.stored_bytes < 20000);
 		assert_int_equal(state_file_open(&f, fd, &err), 0);
 		assert_int_equal(pages_verify(&f, &err), 0);
-		assert_int_equal(pages_load(&f, to, NULL, 0, &err), 0);
+		assert_int_equal(pages_load(&f, to, NULL, 0, NULL, &err), 0);
 		for (unsigned i = 0; i < 2; i++)
 			assert_memory_equal(memory_slot_at(to, i)->host,
 			                    memory_slot_at(from, i)->host,
