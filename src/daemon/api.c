@@ -129,10 +129,10 @@ void api_reply(struct http_request *http, int status, json_t *body)
 }
 
 void api_reply_error(struct http_request *http, const char *code,
-                     const char *words)
+                     const char *words, const char *hint)
 {
 	api_reply(http, status_of(code),
-	          json_pack("{s:o}", "error", error_json(code, words, "")));
+	          json_pack("{s:o}", "error", error_json(code, words, hint)));
 }
 
 void call_header(struct call *c, const char *name, const char *value)

@@ -72,7 +72,7 @@ void call_fail_error(struct call *c, int rc);
 /* Whole answers to a request that was deferred; body is taken over. */
 void api_reply(struct http_request *http, int status, json_t *body);
 void api_reply_error(struct http_request *http, const char *code,
-                     const char *words);
+                     const char *words, const char *hint);
 void call_header(struct call *c, const char *name, const char *value);
 /* true or false in the query, false if it is not there; false: the call has
  * failed. */

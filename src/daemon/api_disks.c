@@ -22,7 +22,7 @@ static void refuse(struct http_request *http, const char *words, json_t *answer)
 	                code == -ENOENT   ? "not-found"
 	                : code == -EINVAL ? "bad-request"
 	                                  : "conflict",
-	                words);
+	                words, holder_hint(answer));
 }
 
 static void listed(void *ctx, bool ok, const char *words, json_t *answer)
@@ -115,13 +115,12 @@ static void throttled(void *ctx, bool ok, const char *words, json_t *answer)
 {
 	char *all;
 
-	(void)answer;
 	if (ok) {
 		http_reply(ctx, 204, NULL, NULL, NULL, 0);
 		return;
 	}
 	all = xasprintf("the limits hold from the next start on: %s", words);
-	api_reply_error(ctx, "conflict", all);
+	api_reply_error(ctx, "conflict", all, holder_hint(answer));
 	free(all);
 }
 

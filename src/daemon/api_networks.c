@@ -180,7 +180,7 @@ static void status_answered(void *ctx, json_t *reply)
 
 	if (!json_is_true(json_object_get(reply, "ok"))) {
 		api_reply_error(http, "conflict",
-		                "the network's switch does not answer");
+		                "the network's switch does not answer", "");
 		return;
 	}
 	json_object_del(reply, "ok");

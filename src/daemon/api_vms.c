@@ -476,7 +476,7 @@ static void status_answered(void *ctx, bool ok, const char *words,
 		                    json_object_get(answer, "state"), "report",
 		                    json_object_get(answer, "report")));
 	else
-		api_reply_error(http, "conflict", words);
+		api_reply_error(http, "conflict", words, holder_hint(answer));
 }
 
 void api_vm_status(struct call *c)
@@ -581,13 +581,10 @@ static void console_answered(void *ctx, bool ok, const char *words,
 {
 	struct http_request *http = ctx;
 
-	(void)answer;
 	if (ok)
 		http_reply(http, 204, NULL, NULL, NULL, 0);
 	else
-		api_reply(http, 409,
-		          json_pack("{s:o}", "error",
-		                    error_json("conflict", words, "")));
+		api_reply_error(http, "conflict", words, holder_hint(answer));
 }
 
 void api_console_write(struct call *c)

@@ -207,6 +207,7 @@ struct task {
 	u64 deadline_ns;
 	struct job *job;
 	int out; /* what that prints, if it is wanted; -1 */
+	struct error *doubt; /* what it said, which may not be the end of it */
 	bool cancelling;
 };
 
@@ -234,6 +235,8 @@ void task_succeed(struct task *task, json_t *result);
 void task_fail(struct task *task, const char *code, const char *words,
                const char *hint);
 void task_fail_error(struct task *task, const struct error *err);
+/* The same for what a job said. */
+void task_fail_job(struct task *task, const struct error *failed);
 void task_cancelled(struct task *task, const char *words);
 void task_progress(struct task *task, int percent, const char *words);
 /* Its operation is told in so long. */
@@ -314,6 +317,8 @@ typedef void holder_answer_fn(void *ctx, bool ok, const char *words,
 /* message is taken over. fn is always called once, NULL aside. */
 void holder_request(struct vm *vm, json_t *message, holder_answer_fn *fn,
                     void *ctx);
+/* What such an answer says can be done; "" if nothing, or there is none. */
+const char *holder_hint(json_t *answer);
 /* Nobody waits for answers with that ctx any more. */
 void holder_unask(struct vm *vm, void *ctx);
 
@@ -340,16 +345,15 @@ void disk_limits_tell_changed(struct vm *vm, json_t *before);
 /* ---- work in a process of its own: job.c ---- */
 
 /* A program of ours with arguments, itself first; done is called once, with
- * NULL or with words. */
-typedef void job_fn(void *ctx, const char *words);
+ * NULL or with what the program said of its failure, hint and all. */
+typedef void job_fn(void *ctx, const struct error *failed);
 struct job *job_start(struct loop *loop, const char *const *arguments,
                       job_fn *done, void *ctx, struct error *err);
 /* The same; what it prints goes to that descriptor, which is borrowed. */
 struct job *job_start_to(struct loop *loop, const char *const *arguments,
                          int out, job_fn *done, void *ctx, struct error *err);
-/* What a program of ours said, without the word that it begins with; NULL goes
- * through. */
-const char *job_said(const char *words);
+/* What the API calls it: "storage" if no room was left, else "conflict". */
+const char *job_code(const struct error *failed);
 void job_end(struct job *job);    /* asked to; done is called when it has */
 void job_kill(struct job *job);   /* done is called soon */
 void job_forget(struct job *job); /* killed, and done is not called */

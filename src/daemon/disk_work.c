@@ -176,20 +176,19 @@ static void make_words(struct words *w, struct task *t, json_t *disk)
 				 json_object_get(t->params, "work"), "path"))));
 }
 
-static void over(void *ctx, const char *words)
+static void over(void *ctx, const struct error *failed)
 {
 	struct task *t = ctx;
 
 	t->job = NULL;
 	holder_unask(t->vm, t);
 	guest_go_on(t->vm);
-	words = job_said(words);
-	if (!words)
+	if (!failed)
 		task_succeed(t, NULL);
 	else if (t->cancelling)
 		task_cancelled(t, "cancelled; the disk is as it was");
 	else
-		task_fail(t, "conflict", words, "");
+		task_fail_job(t, failed);
 }
 
 static void start(struct task *t, json_t *disks)

@@ -403,6 +403,13 @@ void holder_request(struct vm *vm, json_t *message, holder_answer_fn *fn,
 	json_decref(message);
 }
 
+const char *holder_hint(json_t *answer)
+{
+	const char *hint = json_string_value(json_object_get(answer, "hint"));
+
+	return hint ? hint : "";
+}
+
 void holder_unask(struct vm *vm, void *ctx)
 {
 	if (!vm->holder)

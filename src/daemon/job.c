@@ -13,7 +13,7 @@
 #include "base/alloc.h"
 #include "daemon/daemon.h"
 
-enum { ARGUMENTS_MAX = 24, WORDS_MAX = 512 };
+enum { ARGUMENTS_MAX = 24, SAID_MAX = 4096 };
 
 struct job {
 	pid_t pid;
@@ -67,10 +67,39 @@ static void job_free(struct job *job)
 	free(job);
 }
 
+/* The line that begins so, without that; NULL: there is none. */
+static const char *line_of(const char *said, const char *begins)
+{
+	size_t n = strlen(begins);
+
+	while (said && strncmp(said, begins, n) != 0) {
+		said = strchr(said, '\n');
+		said = said ? said + 1 : NULL;
+	}
+	return said ? said + n : NULL;
+}
+
+/* As say_words() of the cli writes it; what has other programs do the work may
+ * have their words before its own. */
+static void understand(const char *said, struct error *failed)
+{
+	const char *words = line_of(said, "error: ");
+	const char *hint = line_of(words, "hint: ");
+
+	if (!words)
+		words = said;
+	if (!words[0])
+		words = "the work was cut short";
+	error_set(failed, -EIO, "%.*s", (int)strcspn(words, "\n"), words);
+	if (hint)
+		error_hint(failed, "%.*s", (int)strcspn(hint, "\n"), hint);
+}
+
 static void ended(void *ctx, unsigned events)
 {
 	struct job *job = ctx;
-	char words[WORDS_MAX] = "";
+	struct error failed = { 0 };
+	char said[SAID_MAX] = "";
 	job_fn *done = job->done;
 	void *owner = job->ctx;
 	int status = 0;
@@ -79,21 +108,22 @@ static void ended(void *ctx, unsigned events)
 	(void)events;
 	if (waitpid(job->pid, &status, WNOHANG) <= 0)
 		return;
-	n = read(job->words, words, sizeof(words) - 1);
-	words[n > 0 ? n : 0] = '\0';
-	words[strcspn(words, "\n")] = '\0';
-	if (!words[0])
-		snprintf(words, sizeof(words), "the work was cut short");
+	n = read(job->words, said, sizeof(said) - 1);
+	said[n > 0 ? n : 0] = '\0';
+	understand(said, &failed);
 	job_free(job);
 	done(owner,
-	     WIFEXITED(status) && WEXITSTATUS(status) == 0 ? NULL : words);
+	     WIFEXITED(status) && WEXITSTATUS(status) == 0 ? NULL : &failed);
 }
 
-const char *job_said(const char *words)
+const char *job_code(const struct error *failed)
 {
-	bool begins = words && strncmp(words, "error: ", 7) == 0;
+	static const int full[] = { ENOSPC, EDQUOT, EFBIG };
 
-	return begins ? words + 7 : words;
+	for (size_t i = 0; i < ARRAY_SIZE(full); i++)
+		if (strstr(failed->text, strerror(full[i])))
+			return "storage";
+	return "conflict";
 }
 
 struct job *job_start(struct loop *loop, const char *const *arguments,

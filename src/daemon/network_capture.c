@@ -102,7 +102,7 @@ static void answered(void *ctx, json_t *reply)
 	if (!may_look(c)) {
 		captured_free(c);
 		api_reply_error(http, "unauthorized",
-		                "access was taken back meanwhile");
+		                "access was taken back meanwhile", "");
 		return;
 	}
 	if (json_is_true(json_object_get(reply, "ok"))) {
@@ -114,7 +114,8 @@ static void answered(void *ctx, json_t *reply)
 	}
 	captured_free(c);
 	api_reply_error(http, "conflict",
-	                words ? words : "the network's switch does not run");
+	                words ? words : "the network's switch does not run",
+	                "");
 }
 
 void network_capture(struct call *call, struct network *n, const char *machine,

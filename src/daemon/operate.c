@@ -469,12 +469,11 @@ static void answered(void *ctx, bool ok, const char *words, json_t *answer)
 {
 	struct task *t = ctx;
 
-	(void)answer;
 	if (ok)
 		task_succeed(t, json_pack("{s:s}", "state",
 		                          vm_state_name(t->vm->state)));
 	else
-		task_fail(t, "conflict", words, "");
+		task_fail(t, "conflict", words, holder_hint(answer));
 }
 
 static void request_begin(struct task *t)
@@ -512,7 +511,7 @@ static void request_cancel(struct task *t)
 
 /* ---- prepare: the machine's own copy of its image ---- */
 
-static void prepared(void *ctx, const char *words)
+static void prepared(void *ctx, const struct error *failed)
 {
 	struct task *t = ctx;
 	struct vm *vm = t->vm;
@@ -523,8 +522,8 @@ static void prepared(void *ctx, const char *words)
 		task_cancelled(t, "cancelled while the image was copied");
 		return;
 	}
-	if (words) {
-		task_fail(t, "storage", words, "");
+	if (failed) {
+		task_fail(t, "storage", failed->text, failed->hint);
 		return;
 	}
 	if (store_run(vm->daemon->store, &err,

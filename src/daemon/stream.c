@@ -227,7 +227,7 @@ static void turn_away(struct stream *s)
 	if (s->kind == TASK) {
 		stream_free(s);
 		api_reply_error(http, "unauthorized",
-		                "access was taken back meanwhile");
+		                "access was taken back meanwhile", "");
 	} else {
 		stream_end(s);
 	}

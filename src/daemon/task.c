@@ -103,6 +103,7 @@ void task_free(struct task *t)
 	loop_timer_fini(&t->timer);
 	free(t->kind);
 	free(t->words);
+	free(t->doubt);
 	json_decref(t->params);
 	json_decref(t->result);
 	json_decref(t->error);
@@ -333,6 +334,11 @@ void task_fail(struct task *t, const char *code, const char *words,
 void task_fail_error(struct task *t, const struct error *err)
 {
 	task_fail(t, error_code_of(err->code), err->text, err->hint);
+}
+
+void task_fail_job(struct task *t, const struct error *failed)
+{
+	task_fail(t, job_code(failed), failed->text, failed->hint);
 }
 
 void task_cancelled(struct task *t, const char *words)

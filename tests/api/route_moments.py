@@ -310,6 +310,7 @@ class MomentRoutes:
         self.assertEqual((task["state"], task["error"]["code"],
                           tar.stat().st_ino), ("failed", "conflict", inode))
         self.assertIn("already", task["error"]["words"])
+        self.assertEqual(task["error"]["hint"], "--force replaces it")
         self.D.do("POST", at, {"path": str(tar), "force": True})
         self.assertNotEqual(tar.stat().st_ino, inode)
         # As it was, it would be made:1 with another name.
@@ -337,8 +338,9 @@ class MomentRoutes:
         self.D.define("of-made", image="again:1", boot={})
         self.D.do("POST", "/v1/vms/of-made/start")
         self.D.console("of-made", b"resident is up")
-        self.refused(self.D.call("DELETE", "/v1/images/again:1"), 409,
-                     "conflict", "in use")
+        used = self.D.call("DELETE", "/v1/images/again:1")
+        self.refused(used, 409, "conflict", "in use")
+        self.assertEqual(used.json["error"]["hint"], "end that first")
         self.D.do("POST", "/v1/vms/of-made/kill")
         for name in ("again:1", "made:1"):
             got = self.D.call("DELETE", f"/v1/images/{name}")
@@ -364,8 +366,11 @@ class MomentRoutes:
         self.assertEqual(atoll("tag", "far:1", "far:2").returncode, 0)
         names = atoll("list", "--format", "name").stdout.split()
         self.assertLessEqual({"far:1", "far:2"}, set(names))
-        self.assertEqual(atoll("export", "far:2", str(
-            self.D.work / "far.tar")).returncode, 0)
+        tar = str(self.D.work / "far.tar")
+        self.assertEqual(atoll("export", "far:2", tar).returncode, 0)
+        done = atoll("export", "far:2", tar)
+        self.assertEqual(done.returncode, 4, done.stderr)
+        self.assertRegex(done.stderr, "^error: .* already\nhint: --force")
         self.assertEqual(atoll("delete", "far:1", "far:2").returncode, 0)
         self.assertEqual(atoll("inspect", "far:1").returncode, 3)
 

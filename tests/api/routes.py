@@ -705,6 +705,12 @@ class Routes(MomentRoutes, unittest.TestCase):
                                           "bitmap": "nightly"})
         D.do("POST", f"{at}/vda/mirror", {"path": str(D.work / "m.raw")})
         self.assertEqual((D.work / "m.raw").stat().st_size, 48 << 20)
+        t = D.task(post(f"{at}/vda/mirror", {"path": str(D.work / "m.raw")}))
+        self.assertIn("File exists", t["error"]["words"])
+        self.assertIn("another name", t["error"]["hint"])
+        t = D.task(post(f"{at}/vda/backup", {"path": str(D.work / "c.qcow2"),
+                                             "bitmap": "nightly"}))
+        self.assertIn("--base", t["error"]["hint"])
         # It starts again from the disk and what that lies on.
         D.do("POST", "/v1/vms/disky/kill")
         D.do("POST", "/v1/vms/disky/start")

@@ -222,7 +222,7 @@ static json_t *verdict(bool whole, const char *words, size_t images)
 	                 "images", (json_int_t)images);
 }
 
-static void looked(void *ctx, const char *words);
+static void looked(void *ctx, const struct error *failed);
 
 static bool look_at_next(struct look *l, struct error *err)
 {
@@ -233,17 +233,18 @@ static bool look_at_next(struct look *l, struct error *err)
 	return job_start(l->daemon->loop, arguments, looked, l, err) != NULL;
 }
 
-static void looked(void *ctx, const char *words)
+static void looked(void *ctx, const struct error *failed)
 {
 	struct look *l = ctx;
 	struct error err = { 0 };
 
-	if (!words && ++l->next < json_array_size(l->files)) {
+	if (!failed && ++l->next < json_array_size(l->files)) {
 		if (look_at_next(l, &err))
 			return;
-		words = err.text;
+		failed = &err;
 	}
-	api_reply(l->http, 200, verdict(!words, words ? words : "", l->next));
+	api_reply(l->http, 200,
+	          verdict(!failed, failed ? failed->text : "", l->next));
 	json_decref(l->files);
 	free(l);
 }

@@ -108,7 +108,7 @@ static void whole(struct task *t)
 	task_succeed(t, json_pack("{s:s}", "backup", backup_of(t)));
 }
 
-static void over(void *ctx, const char *words);
+static void over(void *ctx, const struct error *failed);
 
 static void next_disk(struct task *t)
 {
@@ -143,17 +143,18 @@ static void next_disk(struct task *t)
 	json_decref(head);
 }
 
-static void over(void *ctx, const char *words)
+static void over(void *ctx, const struct error *failed)
 {
 	struct task *t = ctx;
 
 	t->job = NULL;
-	words = job_said(words);
 	if (t->cancelling) {
 		task_cancelled(t, "cancelled while its disks were copied");
-	} else if (words) {
-		task_fail(t, "storage", words,
-		          "delete the machine, and restore it again");
+	} else if (failed) {
+		task_fail(t, "storage", failed->text,
+		          failed->hint[0]
+		              ? failed->hint
+		              : "delete the machine, and restore it again");
 	} else {
 		t->step++;
 		next_disk(t);

@@ -155,7 +155,7 @@ static void words_of_stopped(struct words *w, json_t *disk)
 	words_add(w, xstrdup(text(disk, "path")));
 }
 
-static void over(void *ctx, const char *words);
+static void over(void *ctx, const struct error *failed);
 
 static bool is_live(json_t *head)
 {
@@ -360,28 +360,27 @@ static void begin_whole(struct task *t)
 	begin_anew(t, NULL);
 }
 
-static void over(void *ctx, const char *words)
+static void over(void *ctx, const struct error *failed)
 {
 	struct task *t = ctx;
 	json_t *head = backup_head(t->vm->daemon, id_of(t), true);
 
 	t->job = NULL;
 	guest_go_on(t->vm);
-	words = job_said(words);
 	if (t->cancelling) {
 		tidy(t);
 		task_cancelled(t, "cancelled; nothing was kept");
 	} else if (!head) {
 		tidy(t);
 		task_fail(t, "storage", "the backup's folder is damaged", "");
-	} else if (!words) {
+	} else if (!failed) {
 		disk_done(t, head);
 	} else if (text(head, "parent") && !text(t->params, "kind")) {
 		/* What was recorded is gone: a disk was changed meanwhile. */
 		begin_whole(t);
 	} else {
 		tidy(t);
-		task_fail(t, "conflict", words, "");
+		task_fail_job(t, failed);
 	}
 	json_decref(head);
 }

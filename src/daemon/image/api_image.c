@@ -336,16 +336,16 @@ struct removal {
 	char *name;
 };
 
-static void removed(void *ctx, const char *words)
+static void removed(void *ctx, const struct error *failed)
 {
 	struct removal *r = ctx;
 	struct error err = { 0 };
 
-	words = job_said(words);
-	if (!words && image_give(r->daemon, r->name, NULL, &err) < 0)
-		words = err.text;
-	if (words)
-		api_reply_error(r->http, "conflict", words);
+	if (!failed && image_give(r->daemon, r->name, NULL, &err) < 0)
+		failed = &err;
+	if (failed)
+		api_reply_error(r->http, "conflict", failed->text,
+		                failed->hint);
 	else
 		http_reply(r->http, 204, NULL, NULL, NULL, 0);
 	free(r->name);

@@ -26,20 +26,17 @@ static void add_option(struct words *w, const struct task *t, const char *key)
 		words_add(w, xasprintf("--%s=%s", key, text(t, key)));
 }
 
-static void over(void *ctx, const char *words)
+static void over(void *ctx, const struct error *failed)
 {
 	struct task *t = ctx;
 	struct error err = { 0 };
 	bool made = strcmp(t->kind, "image-export") != 0;
 
 	t->job = NULL;
-	words = job_said(words);
-	if (words && t->cancelling)
+	if (failed && t->cancelling)
 		task_cancelled(t, "cancelled; nothing was kept");
-	else if (words)
-		task_fail(
-		    t, strstr(words, strerror(ENOSPC)) ? "storage" : "conflict",
-		    words, "");
+	else if (failed)
+		task_fail_job(t, failed);
 	else if (made && image_give(t->daemon, text(t, "name"),
 	                            text(t, "project"), &err) < 0)
 		task_fail_error(t, &err);

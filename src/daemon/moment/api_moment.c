@@ -203,13 +203,13 @@ struct compare {
 	int out;
 };
 
-static void compared(void *ctx, const char *words)
+static void compared(void *ctx, const struct error *failed)
 {
 	struct compare *d = ctx;
+	const char *words = failed ? failed->text : NULL;
 	json_t *told = NULL;
 	struct stat st;
 
-	words = job_said(words);
 	if (!words && (fstat(d->out, &st) < 0 || st.st_size > DIFF_MAX))
 		words = "too much differs to be told";
 	if (!words && lseek(d->out, 0, SEEK_SET) == 0)
@@ -218,7 +218,8 @@ static void compared(void *ctx, const char *words)
 		api_reply(d->http, 200, told);
 	else
 		api_reply_error(d->http, "conflict",
-		                words ? words : "it can't be told");
+		                words ? words : "it can't be told",
+		                failed ? failed->hint : "");
 	close(d->out);
 	free(d);
 }

@@ -190,15 +190,15 @@ static void take_figures(struct task *t)
 	t->result = told;
 }
 
-static void forked(void *ctx, const char *words)
+static void forked(void *ctx, const struct error *failed)
 {
 	struct task *t = ctx;
 
 	t->job = NULL;
-	if (words && t->cancelling) {
+	if (failed && t->cancelling) {
 		task_cancelled(t, "cancelled; there are no copies");
-	} else if (words) {
-		task_fail(t, "conflict", job_said(words), "");
+	} else if (failed) {
+		task_fail_job(t, failed);
 	} else {
 		take_figures(t);
 		t->step = ARRIVING;

@@ -34,18 +34,6 @@ static bool is_set(const struct task *t, const char *key)
 	return json_is_true(json_object_get(t->params, key));
 }
 
-/* What a process of ours said on its way out. */
-static void fail_of(struct task *t, const char *words)
-{
-	static const int full[] = { ENOSPC, EDQUOT, EFBIG };
-	const char *code = "conflict";
-
-	for (size_t i = 0; i < ARRAY_SIZE(full); i++)
-		if (strstr(words, strerror(full[i])))
-			code = "storage";
-	task_fail(t, code, job_said(words), "");
-}
-
 /* atoll NOUN VERB with the machine's own place; more follows. */
 static void begin_words(struct words *w, const struct task *t, const char *noun,
                         const char *verb)
@@ -86,7 +74,7 @@ void moment_cancel(struct task *t)
 
 /* ---- create ---- */
 
-static void created(void *ctx, const char *words)
+static void created(void *ctx, const struct error *failed)
 {
 	struct task *t = ctx;
 
@@ -95,19 +83,19 @@ static void created(void *ctx, const char *words)
 	t->job = NULL;
 	holder_unask(t->vm, t);
 	json_decref(found);
-	if (words)
+	if (failed)
 		moment_tidy(t->vm, text(t, "snapshot"));
 	/* An earlier daemon's process may have made it while this one waited
 	 * for that. */
 	if (found)
 		task_succeed(
 		    t, json_pack("{s:s}", "snapshot", text(t, "snapshot")));
-	else if (!words)
+	else if (!failed)
 		task_fail(t, "storage", "the snapshot is damaged", "");
 	else if (t->cancelling)
 		task_cancelled(t, "cancelled; nothing was kept");
 	else
-		fail_of(t, words);
+		task_fail_job(t, failed);
 }
 
 /* The machine runs; else the task has ended, or waits for that. */
@@ -206,18 +194,18 @@ static void note_put_back(struct task *t)
 	}
 }
 
-static void put_back(void *ctx, const char *words)
+static void put_back(void *ctx, const struct error *failed)
 {
 	struct task *t = ctx;
 
 	t->job = NULL;
 	saved_look(t->vm);
-	if (!words)
+	if (!failed)
 		note_put_back(t);
 	else if (t->cancelling)
 		task_cancelled(t, "cancelled; the machine is as it was");
 	else
-		fail_of(t, words);
+		task_fail_job(t, failed);
 }
 
 /* The process says in its output's first bytes how far it is. */
@@ -302,18 +290,18 @@ void moment_revert_begin(struct task *t)
 
 /* ---- delete ---- */
 
-static void deleted(void *ctx, const char *words)
+static void deleted(void *ctx, const struct error *failed)
 {
 	struct task *t = ctx;
 
 	t->job = NULL;
-	if (!words)
+	if (!failed)
 		task_succeed(t, NULL);
 	else if (t->cancelling)
 		task_cancelled(t, "cancelled; the snapshot is not whole, or "
 		                  "still there");
 	else
-		fail_of(t, words);
+		task_fail_job(t, failed);
 }
 
 void moment_delete_begin(struct task *t)
@@ -337,17 +325,20 @@ void moment_delete_begin(struct task *t)
 
 /* ---- suspend ---- */
 
-static void put_away(void *ctx, const char *words)
+static void put_away(void *ctx, const struct error *failed)
 {
 	struct task *t = ctx;
 
 	t->job = NULL;
 	holder_unask(t->vm, t);
-	t->step = words ? IN_DOUBT : PUT_BACK;
-	t->deadline_ns = loop_now_ns() + (words ? DOUBT_MS * NSEC_PER_MSEC
-	                                        : KILL_S * NSEC_PER_SEC);
-	if (words)
-		task_progress(t, t->progress, words);
+	t->step = failed ? IN_DOUBT : PUT_BACK;
+	t->deadline_ns = loop_now_ns() + (failed ? DOUBT_MS * NSEC_PER_MSEC
+	                                         : KILL_S * NSEC_PER_SEC);
+	if (failed) {
+		t->doubt = xalloc(sizeof(*t->doubt));
+		*t->doubt = *failed;
+		task_progress(t, t->progress, failed->text);
+	}
 	moment_suspend_changed(t);
 }
 
@@ -355,14 +346,11 @@ static void put_away(void *ctx, const char *words)
  * machine be on its way out. */
 static void fail_in_doubt(struct task *t)
 {
-	char *words = xstrdup(t->words);
-
 	vm_set_wanted(t->vm, is_set(t, "wanted"));
 	if (t->cancelling)
 		task_cancelled(t, "cancelled; the machine goes on");
 	else
-		fail_of(t, words);
-	free(words);
+		task_fail_job(t, t->doubt);
 }
 
 void moment_suspend_begin(struct task *t)
