@@ -12,6 +12,7 @@
 #include <jansson.h>
 
 #include "base/types.h"
+#include "cli/partial.h"
 #include "storage/image.h"
 
 struct error;
@@ -56,9 +57,17 @@ bool disk_format_foreign(const char *format);
 int disk_open(struct block **out, const char *path, const char *format,
               unsigned flags, struct error *err) MUST_CHECK;
 
-/* image_create(), of which nothing is left when it fails, nor (partial.h)
- * when a signal ends us before partial_end(). */
-int disk_make(const struct image_create *how, struct error *err) MUST_CHECK;
+/* An image that is being made: it gets its name, as its data file does, when it
+ * is whole (partial.h). */
+struct disk_new {
+	struct image_create how; /* first; its by and data_by are ours */
+	struct partial file, data;
+};
+/* Empty, and without a name; nothing is left when it fails. */
+int disk_make(struct disk_new *d, struct error *err) MUST_CHECK;
+int disk_keep(struct disk_new *d, struct error *err) MUST_CHECK;
+/* After disk_keep(), too. */
+void disk_drop(struct disk_new *d);
 
 /* As info --json has them; whose image it is of stays the caller's. */
 json_t *disk_snapshots_json(const struct image_details *d);

@@ -16,14 +16,13 @@
 #include "cli/disk_options.h"
 #include "cli/files.h"
 #include "cli/options.h"
-#include "cli/partial.h"
 #include "cli/say.h"
 
 enum { OPT_FROM = OPT_OWN, OPT_TO, OPT_COMPRESS, OPT_SYNC };
 
 struct convert {
 	struct disk_args args;
-	struct image_create how;
+	struct disk_new made;
 	const char *from, *to;
 	bool compress, sync;
 };
@@ -55,7 +54,7 @@ static int convert_option(void *ctx, int id, const char *value,
 	else if (id == OPT_SYNC)
 		c->sync = true;
 	else
-		rc = disk_create_option(&c->how, id, value, err);
+		rc = disk_create_option(&c->made.how, id, value, err);
 	return rc <= 0 ? rc : disk_arg(&c->args, id, value, err);
 }
 
@@ -64,7 +63,7 @@ static int fill(struct convert *c, struct block *from, struct block *to,
                 struct error *err)
 {
 	struct disk_progress p;
-	bool blank = !c->how.backing;
+	bool blank = !c->made.how.backing;
 	int rc;
 
 	disk_progress_begin(&p, "converting", c->args.quiet);
@@ -72,6 +71,18 @@ static int fill(struct convert *c, struct block *from, struct block *to,
 	    image_copy(from, to, blank, c->compress && blank, &p.progress, err);
 	disk_progress_end(&p);
 	return rc;
+}
+
+static void explain(const struct convert *c, int rc, struct error *err)
+{
+	error_prefix(err, "%s to %s", c->args.names[0], c->args.names[1]);
+	if (rc == -EIO && strcmp(c->from, "qcow2") == 0)
+		error_hint(err, "atoll disk check %s", c->args.names[0]);
+	else if (rc == -ENOSPC && c->made.file.replace)
+		error_hint(err,
+		           "what is there is kept until the copy is whole: "
+		           "remove %s first",
+		           c->args.names[1]);
 }
 
 static int convert(struct convert *c, struct error *err)
@@ -84,26 +95,22 @@ static int convert(struct convert *c, struct error *err)
 	if (rc < 0)
 		return rc;
 	block_info(from, &info);
-	c->how.size = info.size;
-	rc = disk_make(&c->how, err);
+	c->made.how.size = info.size;
+	rc = disk_make(&c->made, err);
 	if (rc == 0) {
 		/* As cp does, unless asked: after a crash of the host the copy
 		 * has to be made anew anyhow. */
-		rc = disk_open(&to, c->how.path, c->to,
-		               c->sync ? 0 : BLOCK_OPEN_NO_FLUSH, err);
+		rc = image_open_new(&to, &c->made.how,
+		                    c->sync ? 0 : BLOCK_OPEN_NO_FLUSH, err);
 		if (rc == 0) {
 			rc = fill(c, from, to, err);
 			block_close(to);
 			if (rc < 0)
-				error_prefix(err, "%s to %s", c->args.names[0],
-				             c->args.names[1]);
-			if (rc == -EIO && strcmp(c->from, "qcow2") == 0)
-				error_hint(err, "atoll disk check %s",
-				           c->args.names[0]);
+				explain(c, rc, err);
 		}
-		if (rc < 0)
-			partial_discard();
-		partial_end();
+		if (rc == 0)
+			rc = disk_keep(&c->made, err);
+		disk_drop(&c->made);
 	}
 	block_close(from);
 	return rc;
@@ -112,6 +119,7 @@ static int convert(struct convert *c, struct error *err)
 int disk_convert(int argc, char **argv)
 {
 	struct convert c = { 0 };
+	struct image_create *how = &c.made.how;
 	struct error err;
 	int rc;
 
@@ -138,22 +146,22 @@ int disk_convert(int argc, char **argv)
 		return say_error(&err);
 	}
 	if (c.compress &&
-	    (strcmp(c.to, "qcow2") != 0 || c.how.backing || c.how.data_file)) {
+	    (strcmp(c.to, "qcow2") != 0 || how->backing || how->data_file)) {
 		error_set(&err, -EINVAL,
 		          "only a qcow2 image by itself can be"
 		          " compressed");
 		return say_error(&err);
 	}
-	c.how.path = c.args.names[1];
-	c.how.format = c.to;
-	c.how.replace = c.args.force;
-	if (c.how.backing && !c.how.backing_format)
-		c.how.backing_format =
-		    disk_format_by(c.how.backing, NULL, "backing-format", &err);
-	if (c.how.backing && !c.how.backing_format)
+	how->path = c.args.names[1];
+	how->format = c.to;
+	how->replace = c.args.force;
+	if (how->backing && !how->backing_format)
+		how->backing_format =
+		    disk_format_by(how->backing, NULL, "backing-format", &err);
+	if (how->backing && !how->backing_format)
 		rc = -EINVAL;
 	else if (disk_format_foreign(c.from) || disk_format_foreign(c.to))
-		rc = disk_convert_foreign(&c.how, c.args.names[0], c.from,
+		rc = disk_convert_foreign(how, c.args.names[0], c.from,
 		                          c.compress, c.sync, c.args.quiet,
 		                          &err);
 	else

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -15,7 +16,6 @@
 #include "cli/disk_options.h"
 #include "cli/files.h"
 #include "cli/options.h"
-#include "cli/partial.h"
 #include "cli/say.h"
 
 static const char *const preallocations[] = { "off", "metadata", "falloc",
@@ -80,7 +80,7 @@ int disk_create_option(struct image_create *how, int id, const char *value,
 
 struct create {
 	struct disk_args args;
-	struct image_create how;
+	struct disk_new made;
 };
 
 static const struct option_spec create_options[] = {
@@ -94,7 +94,7 @@ static int create_option(void *ctx, int id, const char *value,
                          struct error *err)
 {
 	struct create *c = ctx;
-	int rc = disk_create_option(&c->how, id, value, err);
+	int rc = disk_create_option(&c->made.how, id, value, err);
 
 	return rc <= 0 ? rc : disk_arg(&c->args, id, value, err);
 }
@@ -120,19 +120,6 @@ static int size_of_backing(struct image_create *how, struct error *err)
 		how->size = info.size;
 	block_close(b);
 	return 0;
-}
-
-static void each_file(const struct image_create *how,
-                      void (*fn)(const char *path))
-{
-	char *data;
-
-	fn(how->path);
-	if (!how->data_file)
-		return;
-	data = image_path_beside(how->path, how->data_file);
-	fn(data);
-	free(data);
 }
 
 /* Whether both names lead, or would, to one file. */
@@ -174,26 +161,65 @@ static int check_data_file(const struct image_create *how, struct error *err)
 	return rc;
 }
 
-int disk_make(const struct image_create *how, struct error *err)
+static int begin_files(struct disk_new *d, struct error *err)
 {
-	int rc = how->data_file ? check_data_file(how, err) : 0;
+	unsigned flags = d->how.replace ? PARTIAL_REPLACE : 0;
+	int rc = partial_begin(&d->file, d->how.path, flags, err);
+	char *data;
 
+	if (rc < 0 || !d->how.data_file)
+		return rc;
+	data = image_path_beside(d->how.path, d->how.data_file);
+	rc = partial_begin(&d->data, data, flags, err);
+	free(data);
+	return rc;
+}
+
+int disk_make(struct disk_new *d, struct error *err)
+{
+	int rc = d->how.data_file ? check_data_file(&d->how, err) : 0;
+
+	d->file = d->data = (struct partial){ .path = NULL };
 	if (rc < 0)
 		return rc;
-	each_file(how, partial_begin);
-	rc = image_create(how, err);
+	rc = begin_files(d, err);
+	d->how.by = d->file.by;
+	d->how.data_by = d->data.by;
 	if (rc == 0)
-		each_file(how, partial_replaced);
-	else if (rc == -EEXIST)
-		partial_end();
-	else
-		partial_discard();
+		rc = image_create(&d->how, err);
+	if (rc < 0)
+		disk_drop(d);
 	return rc;
+}
+
+int disk_keep(struct disk_new *d, struct error *err)
+{
+	char *data = d->data.path ? xstrdup(d->data.path) : NULL;
+	bool replace = d->how.replace;
+	/* An image that names it is never there without it. */
+	int rc = data ? partial_end(&d->data, err) : 0;
+
+	if (rc == 0) {
+		rc = partial_end(&d->file, err);
+		if (rc < 0 && data && !replace)
+			unlink(data);
+	}
+	disk_drop(d);
+	free(data);
+	return rc;
+}
+
+void disk_drop(struct disk_new *d)
+{
+	partial_discard(&d->file);
+	partial_discard(&d->data);
+	d->how.by = d->how.data_by = NULL;
 }
 
 int disk_create(int argc, char **argv)
 {
 	struct create c = { 0 };
+	struct image_create *how = &c.made.how;
 	struct error err;
 	int rc;
 
@@ -206,26 +232,27 @@ int disk_create(int argc, char **argv)
 	rc = options_parse(create_options, argc, argv, create_option, &c, &err);
 	if (rc == 0 && (c.args.name_count < 1 || c.args.name_count > 2))
 		rc = error_set(&err, -EINVAL, "say FILE and SIZE");
-	if (rc == 0 && c.args.name_count == 1 && !c.how.backing)
+	if (rc == 0 && c.args.name_count == 1 && !how->backing)
 		rc = error_set(&err, -EINVAL, "say the disk's size");
 	if (rc == 0 && c.args.name_count == 2)
-		rc = parse_size(c.args.names[1], 1, &c.how.size, &err);
+		rc = parse_size(c.args.names[1], 1, &how->size, &err);
 	if (rc < 0)
 		return say_error(&err);
-	c.how.path = c.args.names[0];
-	c.how.replace = c.args.force;
-	c.how.format = disk_format(c.how.path, c.args.format, &err);
-	if (!c.how.format)
+	how->path = c.args.names[0];
+	how->replace = c.args.force;
+	how->format = disk_format(how->path, c.args.format, &err);
+	if (!how->format)
 		return say_error(&err);
-	if (c.how.backing && !c.how.backing_format)
-		c.how.backing_format =
-		    disk_format_by(c.how.backing, NULL, "backing-format", &err);
-	if (c.how.backing &&
-	    (!c.how.backing_format || size_of_backing(&c.how, &err) < 0))
+	if (how->backing && !how->backing_format)
+		how->backing_format =
+		    disk_format_by(how->backing, NULL, "backing-format", &err);
+	if (how->backing &&
+	    (!how->backing_format || size_of_backing(how, &err) < 0))
 		return say_error(&err);
-	c.how.size = ALIGN_UP(c.how.size, 512);
-	rc = disk_make(&c.how, &err);
-	partial_end();
+	how->size = ALIGN_UP(how->size, 512);
+	rc = disk_make(&c.made, &err);
+	if (rc == 0)
+		rc = disk_keep(&c.made, &err);
 	return rc < 0 ? say_error(&err) : 0;
 }
 

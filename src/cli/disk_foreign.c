@@ -6,9 +6,11 @@
  * meant because another program makes it.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -88,6 +90,8 @@ static int run(char *const *argv, struct error *err)
 	fflush(stdout);
 	pid = fork();
 	if (pid == 0) {
+		/* What it writes goes with us. */
+		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		execvp(argv[0], argv);
 		_exit(127);
 	}
@@ -101,24 +105,37 @@ static int run(char *const *argv, struct error *err)
 	return error_set(err, -EIO, "qemu-img could not convert it");
 }
 
+/* Of its own images it finds what they lie on beside them; others have their
+ * own name inside (VMDK). */
+static unsigned flags_for(const struct image_create *how)
+{
+	unsigned flags = how->replace ? PARTIAL_REPLACE : 0;
+
+	if (disk_format_foreign(how->format))
+		flags |= PARTIAL_ALIKE;
+	else if (how->backing || how->data_file)
+		flags |= PARTIAL_BESIDE;
+	return flags;
+}
+
 int disk_convert_foreign(const struct image_create *how, const char *source,
                          const char *from, bool compress, bool sync, bool quiet,
                          struct error *err)
 {
-	char *options = options_of(how), *in = as_path(source),
-	     *out = as_path(how->path);
+	char *options = options_of(how), *in = as_path(source), *out = NULL;
+	struct partial part = { .path = NULL };
 	const char *argv[16] = { "qemu-img", "convert" };
 	unsigned n = 2;
 	int rc;
 
-	if (!how->replace && access(how->path, F_OK) == 0) {
-		rc = error_set(err, -EEXIST, "%s: is there already", how->path);
-		error_hint(err, "--force replaces it");
-	} else if (options && disk_format_foreign(how->format)) {
+	if (options && disk_format_foreign(how->format))
 		rc = error_set(err, -EINVAL,
 		               "a %s image is made without such options",
 		               how->format);
-	} else {
+	else
+		rc = partial_begin(&part, how->path, flags_for(how), err);
+	if (rc == 0) {
+		out = as_path(part.by);
 		if (!quiet && isatty(STDERR_FILENO))
 			argv[n++] = "-p";
 		if (compress)
@@ -137,12 +154,11 @@ int disk_convert_foreign(const struct image_create *how, const char *source,
 		argv[n++] = how->format;
 		argv[n++] = in;
 		argv[n++] = out;
-		partial_begin(how->path);
 		rc = run((char *const *)(uintptr_t)argv, err);
-		if (rc < 0)
-			partial_discard();
-		partial_end();
+		if (rc == 0)
+			rc = partial_end(&part, err);
 	}
+	partial_discard(&part);
 	/* Its words for that come from the program; the code is ours. */
 	if (rc == -EIO && access(source, R_OK) < 0)
 		rc = error_set(err, -errno, "%s: %s", source, strerror(errno));

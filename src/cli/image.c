@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,6 +25,7 @@
 #include "cli/disk.h"
 #include "cli/image_remote.h"
 #include "cli/options.h"
+#include "cli/partial.h"
 #include "cli/project.h"
 #include "cli/remote.h"
 #include "cli/say.h"
@@ -32,20 +34,23 @@
 /* ---- a private copy ---- */
 
 /* Beside the images: the same file system, so that blocks can be shared. */
-static int open_copy(const char *store, bool keep, char **path,
-                     struct error *err)
+static char *disks_folder(const char *store, struct error *err)
 {
 	char *folder = xasprintf("%s/../disks", store);
-	int fd, rc = place_make(folder, err);
 
-	if (rc < 0) {
-		free(folder);
-		return rc;
-	}
-	/* One without a name may get one later (atoll suspend). */
-	fd = keep ? -1 : open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	*path = xasprintf("%s/XXXXXX", folder);
+	if (place_make(folder, err) == 0)
+		return folder;
 	free(folder);
+	return NULL;
+}
+
+/* One without a name may get one later (atoll suspend). Without it from the
+ * start, it is gone whatever happens. */
+static int open_copy(const char *folder, char **path, struct error *err)
+{
+	int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	*path = xasprintf("%s/XXXXXX", folder);
 	if (fd >= 0)
 		return fd;
 	fd = mkostemp(*path, O_CLOEXEC);
@@ -55,41 +60,83 @@ static int open_copy(const char *store, bool keep, char **path,
 		free(*path);
 		return err->code;
 	}
-	/* Without a name from the start, it is gone whatever happens. */
-	if (!keep)
-		unlink(*path);
+	unlink(*path);
 	return fd;
+}
+
+static int copy_data(int from, int to, const char *disk, struct error *err)
+{
+	struct stat st;
+	int rc =
+	    fstat(from, &st) < 0 ? -errno : copy_sparse(from, to, st.st_size);
+
+	return rc < 0 ? error_set(err, rc, "cannot copy the disk %s: %s", disk,
+	                          strerror(-rc))
+	              : 0;
+}
+
+/* That has a name when it is whole. */
+static int copy_to_keep(int from, const char *disk, const char *folder,
+                        char **path, struct error *err)
+{
+	struct partial part;
+	u32 number = 0;
+	int fd = -1, rc;
+
+	if (getrandom(&number, sizeof(number), 0) != (ssize_t)sizeof(number))
+		return error_set(err, -EIO, "no random numbers");
+	*path = xasprintf("%s/%08x", folder, number);
+	rc = partial_begin(&part, *path, 0, err);
+	if (rc == 0 && fchmod(part.fd, 0600) < 0)
+		rc = error_set(err, -errno, "%s: %s", *path, strerror(errno));
+	if (rc == 0)
+		rc = copy_data(from, part.fd, disk, err);
+	if (rc == 0)
+		rc = partial_end(&part, err);
+	partial_discard(&part);
+	if (rc == 0)
+		fd = open(*path, O_RDWR | O_CLOEXEC);
+	if (rc == 0 && fd < 0)
+		rc = error_set(err, -errno, "%s: %s", *path, strerror(errno));
+	if (rc < 0)
+		free(*path);
+	return rc < 0 ? rc : fd;
+}
+
+static int copy_to(int from, const char *disk, const char *folder, bool keep,
+                   char **path, struct error *err)
+{
+	int to, rc;
+
+	if (keep)
+		return copy_to_keep(from, disk, folder, path, err);
+	to = open_copy(folder, path, err);
+	if (to < 0)
+		return to;
+	rc = copy_data(from, to, disk, err);
+	if (rc == 0)
+		return to;
+	close(to);
+	free(*path);
+	return rc;
 }
 
 static int copy_disk(struct image_use *use, const char *store, const char *disk,
                      bool keep, struct error *err)
 {
-	char *path = xstrdup(disk);
-	int from = open(path, O_RDONLY | O_CLOEXEC), to, rc = 0;
-	struct stat st;
+	int from = open(disk, O_RDONLY | O_CLOEXEC);
+	char *folder = from < 0 ? NULL : disks_folder(store, err);
 
-	if (from < 0 || fstat(from, &st) < 0)
-		rc = error_set(err, -errno, "cannot open %s: %s", path,
-		               strerror(errno));
-	to = rc < 0 ? rc : open_copy(store, keep, &use->disk_path, err);
-	if (to >= 0) {
-		rc = copy_sparse(from, to, st.st_size);
-		if (rc < 0) {
-			if (keep)
-				unlink(use->disk_path);
-			close(to);
-			free(use->disk_path);
-			error_set(err, rc, "cannot copy the disk %s: %s", path,
-			          strerror(-rc));
-		}
-	} else {
-		rc = to;
-	}
+	if (from < 0)
+		error_set(err, -errno, "cannot open %s: %s", disk,
+		          strerror(errno));
+	use->disk_fd =
+	    folder ? copy_to(from, disk, folder, keep, &use->disk_path, err)
+		   : err->code;
 	if (from >= 0)
 		close(from);
-	free(path);
-	use->disk_fd = to;
-	return rc;
+	free(folder);
+	return use->disk_fd < 0 ? use->disk_fd : 0;
 }
 
 /* The disk of a machine that goes on. */
@@ -343,6 +390,7 @@ static int image_list(int argc, char **argv)
 		if (!store) {
 			code = say_error(&err);
 		} else {
+			image_tidy(store);
 			list = all_images(store);
 			whole = json_pack("{s:o}", "images", list);
 			code = remote_print(&r, whole, list, columns);
@@ -430,6 +478,7 @@ static int image_delete(int argc, char **argv)
 	if (rc == 0) {
 		delete_names(store, folder);
 		image_remove_tree(folder);
+		image_tidy(store);
 	}
 	free(folder);
 	free(store);

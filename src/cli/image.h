@@ -93,8 +93,11 @@ int image_hash(const char *const *paths, size_t count, char hex[IMAGE_HEX],
  * zeros are not worth hashing. */
 int image_note_file(json_t *files, const char *folder, const char *name,
                     bool hashed, struct error *err) MUST_CHECK;
-/* One change at a time. The lock goes with the process. */
+/* One change at a time. The lock goes with the process. What one that was
+ * killed left is removed. */
 int image_lock(const char *store, struct error *err) MUST_CHECK;
+/* That alone, if nobody has the lock. */
+void image_tidy(const char *store);
 /* Turn the name to the image, in one step for whoever looks. */
 int image_set_name(const char *store, const char *name, const char *id,
                    struct error *err) MUST_CHECK;

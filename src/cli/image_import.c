@@ -119,9 +119,9 @@ static int make_empty(const char *folder, const char *name, struct error *err)
 static int convert(const struct block_open *from, const char *to,
                    const char *format, bool quiet, struct error *err)
 {
-	struct image_create how = { .path = to,
-		                    .format = format,
-		                    .compression = "zstd" };
+	struct disk_new made = {
+		.how = { .path = to, .format = format, .compression = "zstd" }
+	};
 	bool compress = strcmp(format, "qcow2") == 0;
 	struct disk_progress p;
 	struct block_info info;
@@ -131,18 +131,23 @@ static int convert(const struct block_open *from, const char *to,
 	if (rc < 0)
 		return rc;
 	if (!compress)
-		how.compression = NULL;
+		made.how.compression = NULL;
 	block_info(in, &info);
-	how.size = info.size;
-	rc = image_create(&how, err);
-	if (rc == 0)
-		rc = disk_open(&out, to, format, 0, err);
+	made.how.size = info.size;
+	rc = disk_make(&made, err);
 	if (rc == 0) {
-		disk_progress_begin(&p, compress ? "exporting" : "importing",
-		                    quiet);
-		rc = image_copy(in, out, true, compress, &p.progress, err);
-		disk_progress_end(&p);
-		block_close(out);
+		rc = image_open_new(&out, &made.how, 0, err);
+		if (rc == 0) {
+			disk_progress_begin(
+			    &p, compress ? "exporting" : "importing", quiet);
+			rc = image_copy(in, out, true, compress, &p.progress,
+			                err);
+			disk_progress_end(&p);
+			block_close(out);
+		}
+		if (rc == 0)
+			rc = disk_keep(&made, err);
+		disk_drop(&made);
 	}
 	block_close(in);
 	return rc;
@@ -301,7 +306,6 @@ static int import_locked(const struct import *m, const char *store,
 	char *work = xasprintf("%s/.importing", store), id[IMAGE_HEX] = "";
 	int rc = 0;
 
-	image_remove_tree(work);
 	if (mkdir(work, 0700) < 0)
 		rc = error_set(err, -errno, "cannot make %s: %s", work,
 		               strerror(errno));
@@ -445,83 +449,43 @@ static int export_from(const char *folder, const char *work, const char *to,
 	return rc;
 }
 
-/* Nothing is there, or it may go. */
-static int may_write(const struct import *m, struct error *err)
+/* It is on the disk before it is there. */
+static int put_in_place(struct partial *part, struct error *err)
 {
-	const char *to = m->args.names[1];
-	struct stat st;
-
-	if (m->args.force || lstat(to, &st) < 0)
-		return 0;
-	error_set(err, -EEXIST, "%s is there already", to);
-	return error_hint(err, "--force replaces it");
-}
-
-/* A file of a name that nobody has, beside the one that it becomes. */
-static char *make_part(const char *to, struct error *err)
-{
-	char *part = xasprintf("%s.XXXXXX", to);
-	mode_t mask = umask(0);
-	int fd = mkostemp(part, O_CLOEXEC);
-
-	umask(mask);
-	if (fd < 0) {
-		error_set(err, -errno, "cannot write %s: %s", to,
-		          strerror(errno));
-		free(part);
-		return NULL;
-	}
-	partial_replaced(part);
-	fchmod(fd, 0666 & ~mask);
-	close(fd);
-	return part;
-}
-
-/* Until here what was there is as it was. */
-static int put_in_place(const struct import *m, const char *part,
-                        struct error *err)
-{
-	const char *to = m->args.names[1];
-	int fd = open(part, O_RDONLY | O_CLOEXEC);
+	int fd = open(part->by, O_RDONLY | O_CLOEXEC);
 	int rc = fd < 0 || fsync(fd) < 0 ? -errno : 0;
 
 	if (fd >= 0)
 		close(fd);
-	/* It may have come meanwhile. */
-	if (rc == 0)
-		rc = may_write(m, err);
-	if (rc == 0 && rename(part, to) < 0)
-		rc = -errno;
-	return rc == 0 || rc == -EEXIST
-	           ? rc
-	           : error_set(err, rc, "cannot write %s: %s", to,
-	                       strerror(-rc));
+	return rc < 0 ? error_set(err, rc, "cannot write %s: %s", part->path,
+	                          strerror(-rc))
+	              : partial_end(part, err);
 }
 
 static int export_locked(const struct import *m, const char *store,
                          struct error *err)
 {
-	char *folder = image_find(m->args.names[0], err), *part = NULL;
+	char *folder = image_find(m->args.names[0], err);
 	char *work = xasprintf("%s/.exporting", store);
-	int rc = folder ? may_write(m, err) : err->code;
+	struct partial part = { .path = NULL };
+	int rc = folder
+	             ? partial_begin(&part, m->args.names[1],
+	                             m->args.force ? PARTIAL_REPLACE : 0, err)
+	             : err->code;
 
-	image_remove_tree(work);
+	if (rc == -EEXIST) {
+		error_set(err, rc, "%s is there already", m->args.names[1]);
+		error_hint(err, "--force replaces it");
+	}
 	if (rc == 0 && mkdir(work, 0700) < 0)
 		rc = error_set(err, -errno, "cannot make %s: %s", work,
 		               strerror(errno));
-	if (rc == 0) {
-		part = make_part(m->args.names[1], err);
-		rc = part ? 0 : err->code;
-	}
 	if (rc == 0)
-		rc = export_from(folder, work, part, m->args.quiet, err);
+		rc = export_from(folder, work, part.by, m->args.quiet, err);
 	if (rc == 0)
-		rc = put_in_place(m, part, err);
-	if (rc < 0)
-		partial_discard();
-	partial_end();
+		rc = put_in_place(&part, err);
+	partial_discard(&part);
 	image_remove_tree(work);
-	free(part);
 	free(work);
 	free(folder);
 	return rc;

@@ -210,6 +210,23 @@ void image_remove_tree(const char *folder)
 	free(argv[3]);
 }
 
+/* Whoever makes them has the lock. What a failed build leaves is kept: it says
+ * why. */
+static void remove_dead(const char *store)
+{
+	static const char *const names[] = { ".importing", ".exporting",
+		                             ".dead-importing",
+		                             ".dead-exporting" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		char *path = xasprintf("%s/%s", store, names[i]);
+
+		if (access(path, F_OK) == 0)
+			image_remove_tree(path);
+		free(path);
+	}
+}
+
 int image_lock(const char *store, struct error *err)
 {
 	char *path = xasprintf("%s/.lock", store);
@@ -225,8 +242,22 @@ int image_lock(const char *store, struct error *err)
 	if (fd < 0)
 		error_set(err, -errno, "cannot lock %s: %s", path,
 		          strerror(errno));
+	else
+		remove_dead(store);
 	free(path);
 	return fd;
+}
+
+void image_tidy(const char *store)
+{
+	char *path = xasprintf("%s/.lock", store);
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+		remove_dead(store);
+	if (fd >= 0)
+		close(fd);
+	free(path);
 }
 
 int image_set_name(const char *store, const char *name, const char *id,

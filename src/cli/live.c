@@ -25,8 +25,7 @@
 #include "cli/say.h"
 #include "control/control.h"
 
-/* The last: of who looks after a job that nobody waits for. */
-enum { TICK_MIN_MS = 2, TICK_MAX_MS = 100, TICK_ALONE_MS = 250 };
+enum { TICK_MIN_MS = 2, TICK_MAX_MS = 100 };
 
 /* ---- which machine, which disk ---- */
 
@@ -175,6 +174,8 @@ void live_close_disk(struct live_args *a)
 {
 	struct live_disk *d = &a->disk;
 
+	if (a->guard && !a->left && write(a->guard, "", 1) < 0)
+		a->left = true;
 	if (d->machine && d->sock >= 0)
 		close(d->sock);
 	free(d->machine);
@@ -281,11 +282,11 @@ static void show(struct follower *f, json_int_t done, json_int_t total)
 }
 
 /* Signals end the waiting, not the job. False: one came. */
-static bool wait_a_tick(const sigset_t *signals, long *ms, long max_ms)
+static bool wait_a_tick(const sigset_t *signals, long *ms)
 {
 	const struct timespec tick = { .tv_nsec = *ms * 1000000 };
 
-	*ms = MIN(*ms * 2, max_ms);
+	*ms = MIN(*ms * 2, TICK_MAX_MS);
 
 	return sigtimedwait(signals, NULL, &tick) < 0;
 }
@@ -343,13 +344,66 @@ int live_follow(struct live_args *a, const char *what, json_int_t id,
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	disk_progress_begin(&f.bar, what, a->args.quiet || a->lines);
 	while ((rc = look(a, id, &f, err)) == 0)
-		if (!wait_a_tick(&set, &tick_ms,
-		                 a->alone ? TICK_ALONE_MS : TICK_MAX_MS)) {
+		if (!wait_a_tick(&set, &tick_ms)) {
 			*left = true;
 			break;
 		}
 	disk_progress_end(&f.bar);
 	return rc < 0 ? rc : 0;
+}
+
+/* Nothing of who began it is held, nor its terminal, its folder. */
+static void let_go(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	setsid();
+	if (chdir("/") < 0 || null < 0)
+		_exit(0);
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		dup2(null, fd);
+}
+
+/* One that was killed says nothing on its way out. */
+static bool is_let_down(int from)
+{
+	char done;
+	ssize_t n;
+
+	do
+		n = read(from, &done, 1);
+	while (n < 0 && errno == EINTR);
+	close(from);
+	return n != 1;
+}
+
+/* Of the daemon's processes none outlives it: what it began is begun again. */
+static void be_guarded(struct live_args *a)
+{
+	int ends[2];
+	pid_t pid;
+
+	if (!a->guarded || a->socket || pipe2(ends, O_CLOEXEC) < 0)
+		return;
+	fflush(stdout);
+	pid = fork();
+	if (pid == 0) {
+		close(ends[1]);
+		let_go();
+		if (!is_let_down(ends[0]))
+			_exit(0);
+		a->alone = a->args.quiet = true;
+		a->detach = false;
+		/* What was said on the other's connection is not known. */
+		close(a->disk.sock);
+		a->disk.sock = named_connect(a->disk.machine, NULL);
+		return;
+	}
+	close(ends[0]);
+	if (pid > 0)
+		a->guard = ends[1];
+	else
+		close(ends[1]);
 }
 
 int live_work(struct live_args *a, const char *what, json_t *message,
@@ -368,39 +422,14 @@ int live_work(struct live_args *a, const char *what, json_t *message,
 	id = json_integer_value(json_object_get(answer, "job"));
 	json_decref(answer);
 	a->job = id;
+	be_guarded(a);
+	if (a->alone && a->disk.sock < 0)
+		return error_set(err, -ECONNRESET, "the machine has ended");
 	*left = a->detach;
 	if (!a->detach)
 		rc = live_follow(a, what, id, left, err);
+	a->left = *left;
 	if (rc == 0 && *left)
 		printf("job %" JSON_INTEGER_FORMAT " goes on\n", id);
 	return rc;
-}
-
-/* Nothing of who began it is held, nor its terminal, its folder. */
-static void let_go(void)
-{
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	setsid();
-	if (chdir("/") < 0 || null < 0)
-		_exit(0);
-	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
-		dup2(null, fd);
-}
-
-bool live_look_after(struct live_args *a, const char *what, int *result,
-                     struct error *err)
-{
-	bool left = false;
-
-	fflush(stdout);
-	/* Without a process for it nobody does. */
-	if (fork() != 0)
-		return false;
-	let_go();
-	a->alone = a->args.quiet = true;
-	*result = live_follow(a, what, a->job, &left, err);
-	if (left)
-		_exit(0);
-	return true;
 }

@@ -39,7 +39,11 @@ struct live_args {
 	 * for --finish; it is known to have ended badly. */
 	json_int_t job;
 	bool ready, failed;
-	bool alone; /* live_look_after() */
+	/* For live_work(): should this process be killed, or let go of the
+	 * job, another one comes back from there in its place. */
+	bool guarded;
+	bool left, alone; /* it lets go of it; it is that other one */
+	int guard;        /* to whom; 0: nobody */
 	const char *verb;
 	struct live_disk disk;
 };
@@ -119,10 +123,6 @@ int live_ask(struct live_args *a, json_t *message, const int *fds, size_t count,
 int live_work(struct live_args *a, const char *what, json_t *message,
               const int *fds, size_t count, bool *left,
               struct error *err) MUST_CHECK;
-/* What was left, to its end: in a process of its own. False: in the one that
- * began it, which has no more to do with it. */
-bool live_look_after(struct live_args *a, const char *what, int *result,
-                     struct error *err);
 /* Job `id` to its end. */
 int live_follow(struct live_args *a, const char *what, json_int_t id,
                 bool *left, struct error *err) MUST_CHECK;

@@ -18,7 +18,6 @@
 #include "base/units.h"
 #include "cli/live.h"
 #include "cli/options.h"
-#include "cli/partial.h"
 #include "control/record.h"
 
 enum {
@@ -90,10 +89,15 @@ static int disk_bytes(struct live_args *a, u64 *bytes, struct error *err)
 	return 0;
 }
 
-/* The file that is written, and which one it is, whatever is done to its name.
- */
+/* The file that is written. It gets its name when the job has ended well. Some
+ * have it from the beginning, and are known as the same whatever is done to
+ * their names: one that the machine may go on with, one that nobody waits for
+ * but by its job, and a backup after which the bitmap begins anew, for nobody
+ * else has what that had recorded. */
 struct target {
+	struct disk_new made;
 	char *path; /* absolute */
+	bool named;
 	int fd;
 	struct stat st;
 };
@@ -119,48 +123,105 @@ static int find_base(const struct image_create *how, struct error *err)
 	return rc;
 }
 
+/* The file may not be there yet, but its folder. */
+static char *absolute(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char *folder =
+	    xasprintf("%.*s.", slash ? (int)(slash - path) + 1 : 0, path);
+	char *real = realpath(folder, NULL), *whole = NULL;
+
+	if (real)
+		whole = xasprintf("%s/%s", strcmp(real, "/") ? real : "",
+		                  slash ? slash + 1 : path);
+	free(real);
+	free(folder);
+	return whole;
+}
+
+static int open_target(struct target *t, struct error *err)
+{
+	int rc = t->named ? disk_keep(&t->made, err) : 0;
+
+	if (rc < 0)
+		return rc;
+	t->fd = open(t->named ? t->path : t->made.file.by, O_RDWR | O_CLOEXEC);
+	if (t->fd >= 0 && fstat(t->fd, &t->st) == 0)
+		return 0;
+	rc = error_set(err, -errno, "%s: %s", t->path, strerror(errno));
+	if (t->named)
+		unlink(t->path);
+	return rc;
+}
+
 /* A new image of the disk's size, open. */
 static int make_target(struct target *t, struct copy *c, const char *path,
                        const char *format, const char *base, struct error *err)
 {
-	struct image_create how = { .path = path, .format = format };
-	int rc = disk_bytes(&c->a, &how.size, err);
+	struct image_create *how = &t->made.how;
+	int rc;
 
+	t->path = absolute(path);
+	if (!t->path)
+		return error_set(err, -errno, "%s: %s", path, strerror(errno));
+	*how = (struct image_create){ .path = t->path, .format = format };
+	rc = disk_bytes(&c->a, &how->size, err);
 	if (rc == 0 && base) {
-		how.backing = base;
-		how.backing_format = disk_format(base, NULL, err);
-		rc = how.backing_format ? find_base(&how, err) : -EINVAL;
+		how->backing = base;
+		how->backing_format = disk_format(base, NULL, err);
+		rc = how->backing_format ? find_base(how, err) : -EINVAL;
 	}
 	if (rc == 0)
-		rc = disk_make(&how, err);
-	partial_end();
+		rc = disk_make(&t->made, err);
 	if (rc == -EEXIST)
 		error_hint(err, "say another name, or remove it first");
-	if (rc < 0)
-		return rc;
-	t->fd = open(path, O_RDWR | O_CLOEXEC);
-	t->path = realpath(path, NULL);
-	if (t->fd >= 0 && t->path && fstat(t->fd, &t->st) == 0)
-		return 0;
-	rc = error_set(err, -errno, "%s: %s", path, strerror(errno));
-	unlink(path);
-	return rc;
+	return rc < 0 ? rc : open_target(t, err);
 }
 
-/* Whether it ended so that a part may be all there is. Of a job that its
- * machine has forgotten nothing is known: it has long been over. */
+/* Of a job that its machine has forgotten nothing is known: it has long been
+ * over. */
+static bool is_forgotten(const struct copy *c, int rc)
+{
+	return c->a.job && rc == -ENOENT;
+}
+
+/* Whether it ended so that a part may be all there is. */
 static bool ended_badly(const struct copy *c, int rc)
 {
-	return rc < 0 && !(c->a.job && rc == -ENOENT);
+	return rc < 0 && !is_forgotten(c, rc);
 }
 
-static void discard_target(const struct target *t)
+static int keep_target(struct target *t, struct error *err)
+{
+	return t->named ? 0 : disk_keep(&t->made, err);
+}
+
+static void discard_target(struct target *t)
 {
 	struct stat now;
 
-	if (lstat(t->path, &now) == 0 && now.st_dev == t->st.st_dev &&
-	    now.st_ino == t->st.st_ino)
+	if (!t->named)
+		disk_drop(&t->made);
+	else if (lstat(t->path, &now) == 0 && now.st_dev == t->st.st_dev &&
+	         now.st_ino == t->st.st_ino)
 		unlink(t->path);
+}
+
+/* How a job on it ended, as its command says it. */
+static int end_target(struct target *t, const struct copy *c, int rc,
+                      struct error *err)
+{
+	if (c->a.left)
+		return rc;
+	if (ended_badly(c, rc)) {
+		discard_target(t);
+		return rc;
+	}
+	if (rc == 0)
+		return keep_target(t, err);
+	if (keep_target(t, NULL) < 0)
+		discard_target(t);
+	return rc;
 }
 
 static void close_target(struct target *t)
@@ -225,21 +286,31 @@ static int make_link(struct copy *c, const char *target, char **next,
 
 /* A part looks like the whole. So what was given up, or went wrong, goes; one
  * that held all and lost its machine does not. */
-static void discard_mirror(const struct copy *c, const struct target *t,
-                           const char *next)
+static bool held_all(const struct copy *c, const struct target *t)
 {
-	if (next)
+	bool is_disk = c->a.disk.path && leads_to(c->a.disk.path, t->path);
+
+	return is_disk || (c->a.ready && !c->a.failed);
+}
+
+static int end_mirror(struct copy *c, struct target *t, const char *next,
+                      int rc, struct error *err)
+{
+	if (ended_badly(c, rc) && next)
 		unlink(next);
-	if ((c->a.failed || !c->a.ready) &&
-	    !(c->a.disk.path && leads_to(c->a.disk.path, t->path)))
-		discard_target(t);
+	if (ended_badly(c, rc) && held_all(c, t)) {
+		if (keep_target(t, NULL) < 0)
+			discard_target(t);
+		return rc;
+	}
+	return end_target(t, c, rc, err);
 }
 
 static int mirror_to(struct copy *c, const char *path, const char *format,
                      struct error *err)
 {
-	struct target t = { .fd = -1 };
-	int rc = make_target(&t, c, path, format, NULL, err), end;
+	struct target t = { .fd = -1, .named = c->pivot || c->a.detach };
+	int rc = make_target(&t, c, path, format, NULL, err);
 	char *next = NULL;
 	bool left = false;
 	json_t *m;
@@ -249,7 +320,7 @@ static int mirror_to(struct copy *c, const char *path, const char *format,
 		return rc;
 	}
 	if (c->pivot)
-		rc = make_link(c, path, &next, err);
+		rc = make_link(c, t.path, &next, err);
 	if (rc == 0) {
 		m = json_pack("{s:s, s:i, s:s, s:s, s:b, s:s, s:s}", "op",
 		              "disk-mirror", "file", 0, "path", path, "format",
@@ -258,15 +329,10 @@ static int mirror_to(struct copy *c, const char *path, const char *format,
 		              c->pivot  ? "pivot"
 		              : c->stay ? "stay"
 		                        : "finish");
+		c->a.guarded = true;
 		rc = live_work(&c->a, "mirroring", m, &t.fd, 1, &left, err);
 	}
-	if (ended_badly(c, rc))
-		discard_mirror(c, &t, next);
-	else if (left && live_look_after(&c->a, "mirroring", &end, err)) {
-		if (ended_badly(c, end))
-			discard_mirror(c, &t, next);
-		_exit(0);
-	}
+	rc = end_mirror(c, &t, next, rc, err);
 	close_target(&t);
 	free(next);
 	return rc;
@@ -428,8 +494,8 @@ static int check_base(struct copy *c, const char *format, int found,
 static int backup_to(struct copy *c, const char *path, const char *format,
                      bool first, struct error *err)
 {
-	struct target t = { .fd = -1 };
-	int rc = make_target(&t, c, path, format, c->base, err), fds[2], end;
+	struct target t = { .fd = -1, .named = c->bitmap || c->a.detach };
+	int rc = make_target(&t, c, path, format, c->base, err), fds[2];
 	bool left = false;
 	json_t *m;
 
@@ -444,16 +510,11 @@ static int backup_to(struct copy *c, const char *path, const char *format,
 		              "disk-backup", "file", 0, "scratch", 1, "path",
 		              path, "format", format, "blank", !c->base,
 		              "first", first, "bitmap", c->bitmap);
+		c->a.guarded = true;
 		rc = live_work(&c->a, "backing up", m, fds, 2, &left, err);
 		close(fds[1]);
 	}
-	if (ended_badly(c, rc))
-		discard_target(&t);
-	else if (left && live_look_after(&c->a, "backing up", &end, err)) {
-		if (ended_badly(c, end))
-			discard_target(&t);
-		_exit(0);
-	}
+	rc = end_target(&t, c, rc, err);
 	close_target(&t);
 	return rc;
 }

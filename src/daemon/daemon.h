@@ -206,7 +206,7 @@ struct task {
 	struct loop_timer timer;
 	u64 deadline_ns;
 	struct job *job;
-	int out; /* what that prints, if it is wanted; -1 */
+	int out;             /* what that prints, if it is wanted; -1 */
 	struct error *doubt; /* what it said, which may not be the end of it */
 	bool cancelling;
 };

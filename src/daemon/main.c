@@ -28,6 +28,7 @@
 #include "daemon/api.h"
 #include "daemon/backup/backup.h"
 #include "daemon/backup/schedule.h"
+#include "daemon/image/image.h"
 #include "daemon/limits/limits.h"
 #include "daemon/network.h"
 #include "daemon/privileges.h"
@@ -318,6 +319,7 @@ static void remove_leftovers(struct daemon *d)
 	free(machines);
 	free(trash);
 	backups_tidy(d);
+	image_tidy(d);
 }
 
 static int take_over(struct program *p, struct error *err)

@@ -53,18 +53,28 @@ static bool may_replace(const char *path)
 	       (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
 }
 
-static int make_file(const char *path, bool replace, struct error *err)
+static const char *format_of(const struct image_create *how)
 {
-	int fd = open(path,
+	return how->format ? how->format : "qcow2";
+}
+
+static const char *place_of(const struct image_create *how)
+{
+	return how->by ? how->by : how->path;
+}
+
+static int make_file(const struct image_create *how, struct error *err)
+{
+	int fd = open(place_of(how),
 	              O_RDWR | O_CLOEXEC | O_CREAT | O_NOCTTY | O_NONBLOCK |
-	                  (replace ? 0 : O_EXCL),
+	                  (how->replace || how->by ? 0 : O_EXCL),
 	              0644);
 
 	if (fd < 0) {
 		int rc = -errno;
 
-		error_set(err, rc, "%s: %s", path, strerror(-rc));
-		if (rc == -EEXIST && may_replace(path))
+		error_set(err, rc, "%s: %s", how->path, strerror(-rc));
+		if (rc == -EEXIST && may_replace(how->path))
 			error_hint(err, "--force replaces it");
 		return rc;
 	}
@@ -72,14 +82,14 @@ static int make_file(const char *path, bool replace, struct error *err)
 }
 
 /* Locked before it is cut: it may be an image in use. */
-static int open_empty(struct block **out, const char *path, bool replace,
+static int open_empty(struct block **out, const struct image_create *create,
                       unsigned flags, struct error *err)
 {
-	struct block_open how = { .path = path, .flags = flags };
+	struct block_open how = { .path = create->path, .flags = flags };
 	struct block *b;
 	int rc;
 
-	how.fd = make_file(path, replace, err);
+	how.fd = make_file(create, err);
 	if (how.fd < 0)
 		return how.fd;
 	rc = raw_open(&b, &how, err);
@@ -144,7 +154,7 @@ static int create_raw(const struct image_create *how, struct error *err)
 		return error_set(err, -EINVAL,
 		                 "a raw disk has no clusters, counts, tables or"
 		                 " compression: only a size");
-	rc = open_empty(&b, how->path, how->replace, 0, err);
+	rc = open_empty(&b, how, 0, err);
 	if (rc < 0)
 		return rc;
 	if (block_size(b) < how->size)
@@ -168,20 +178,46 @@ static int make_data_file(const struct image_create *how, struct error *err)
 	if (data.preallocation == IMAGE_METADATA)
 		data.preallocation = IMAGE_SPARSE;
 	data.path = path;
+	data.by = how->data_by;
 	rc = create_raw(&data, err);
 	free(path);
 	return rc;
 }
 
-static int preallocate(const struct image_create *how, struct error *err)
+/* Its data file may not have its name yet. */
+static int open_beside(void *ctx, const char *base, const char *name,
+                       const char *format, bool writable, struct error *err)
 {
+	const struct image_create *how = ctx;
+
+	if (how->data_by && strcmp(name, how->data_file) == 0)
+		name = how->data_by;
+	return block_opener_paths.open(NULL, base, name, format, writable, err);
+}
+
+int image_open_new(struct block **out, const struct image_create *how,
+                   unsigned flags, struct error *err)
+{
+	struct image_create own = *how;
+	const struct block_opener opener = { open_beside, &own };
 	struct block_open again = { .path = how->path,
 		                    .fd = -1,
-		                    .format = "qcow2",
-		                    .flags = IMAGE_OPEN_NO_BACKING,
-		                    .opener = &block_opener_paths };
+		                    .format = format_of(how),
+		                    .flags = flags,
+		                    .opener = &opener };
+
+	if (how->by)
+		again.fd = open(how->by, O_RDWR | O_CLOEXEC | O_NOCTTY);
+	if (how->by && again.fd < 0)
+		return error_set(err, -errno, "%s: %s", how->path,
+		                 strerror(errno));
+	return block_open(out, &again, err);
+}
+
+static int preallocate(const struct image_create *how, struct error *err)
+{
 	struct block *b;
-	int rc = block_open(&b, &again, err);
+	int rc = image_open_new(&b, how, IMAGE_OPEN_NO_BACKING, err);
 
 	if (rc < 0)
 		return rc;
@@ -204,8 +240,7 @@ static int create_qcow2(const struct image_create *how, struct error *err)
 		return error_set(err, -EINVAL,
 		                 "a disk over a backing file starts empty");
 	/* It is empty: what a crash takes away can be made again. */
-	rc = open_empty(&file, how->path, how->replace,
-	                RAW_UNBOUNDED | BLOCK_OPEN_NO_FLUSH, err);
+	rc = open_empty(&file, how, RAW_UNBOUNDED | BLOCK_OPEN_NO_FLUSH, err);
 	if (rc < 0)
 		return rc;
 	rc = qcow2_create_on(file, how, err);
@@ -214,14 +249,14 @@ static int create_qcow2(const struct image_create *how, struct error *err)
 		rc = make_data_file(how, err);
 	if (rc == 0 && how->preallocation)
 		rc = preallocate(how, err);
-	if (rc < 0 && !how->replace)
+	if (rc < 0 && !how->replace && !how->by)
 		unlink(how->path);
 	return rc;
 }
 
 int image_create(const struct image_create *how, struct error *err)
 {
-	const char *format = how->format ? how->format : "qcow2";
+	const char *format = format_of(how);
 
 	if (!IS_ALIGNED(how->size, 512) || how->size > INT64_MAX)
 		return error_set(err, -EINVAL,

@@ -32,9 +32,16 @@ struct image_create {
 	bool lazy_refcounts, extended_l2;
 	const char *data_file;
 	bool data_file_raw;
+	/* What it, and its data file, are opened by as long as their names are
+	 * not theirs: files that are there, and lose what they held. NULL: the
+	 * names. */
+	const char *by, *data_by;
 };
 
 int image_create(const struct image_create *how, struct error *err) MUST_CHECK;
+/* What that made, to be filled. */
+int image_open_new(struct block **out, const struct image_create *how,
+                   unsigned flags, struct error *err) MUST_CHECK;
 
 /* The format that the end of a file's name states, other programs' ("vmdk")
  * included; NULL: none. What a file holds states nothing: a guest may have

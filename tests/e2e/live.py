@@ -256,6 +256,10 @@ def mirrors():
     finish(guest, path)
 
 
+def parts(folder):
+    return [n for n in os.listdir(folder) if n.startswith(".atoll-part-")]
+
+
 def parts_go(guest):
     """Of a copy that was given up nothing is left, whoever gave it up; what
     somebody else has put in its place is not ours."""
@@ -272,15 +276,17 @@ def parts_go(guest):
             [atoll, "disk", verb, "r:vda", path, "--rate", "1M"], env=env,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         check("it begins", wait_until(
-            lambda: last_job()["state"] == "running" and
-            os.path.exists(path)))
+            lambda: last_job()["state"] == "running"))
+        check(f"{verb}: a part has no name", not os.path.exists(path))
         if verb == "mirror":  # nobody waits any more
             waiting.send_signal(signal.SIGINT)
             check("left", waiting.wait(60) == 0)
         done("cancel", cancel())
-        check(f"{verb}: a part is not left", wait_until(
-            lambda: not os.path.exists(path)), os.listdir(work))
+        check("it is over", wait_until(
+            lambda: last_job()["state"] == "cancelled"), last_job())
         waiting.wait(60)
+        check(f"{verb}: a part is not left", not os.path.exists(path) and not
+              parts(work), os.listdir(work))
     path = work + "/r.taken.qcow2"
     disk("mirror", "r:vda", path, "--rate", "1M", "--detach")
     os.rename(path, path + ".mine")

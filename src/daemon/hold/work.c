@@ -19,6 +19,7 @@
 #include "base/alloc.h"
 #include "base/copy.h"
 #include "base/error.h"
+#include "base/unnamed.h"
 #include "daemon/hold/hold.h"
 #include "storage/image.h"
 
@@ -44,26 +45,55 @@ static bool is_there(int folder, const char *name)
 	return faccessat(folder, name, F_OK, 0) == 0;
 }
 
-static int copy_file(int image, const char *name, int folder, const char *as)
+/* Where the file system knows no files without a name: one that the next
+ * attempt overwrites. */
+static int copy_named(int from, int folder, const char *as)
 {
 	char part[64];
-	int from, to, rc = -1;
+	int to, rc = -1, saved;
+
+	snprintf(part, sizeof(part), "%s.part", as);
+	to = openat(folder, part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
+	            0600);
+	if (to < 0)
+		return -1;
+	if (copy_data(from, to) == 0 && fsync(to) == 0 &&
+	    renameat(folder, part, folder, as) == 0)
+		rc = 0;
+	saved = errno;
+	if (rc < 0)
+		unlinkat(folder, part, 0);
+	close(to);
+	errno = saved;
+	return rc;
+}
+
+static int copy_unnamed(int from, int to, int folder, const char *as)
+{
+	int rc = copy_data(from, to);
+
+	if (rc == 0 && fsync(to) < 0)
+		rc = -errno;
+	if (rc == 0)
+		rc = unnamed_give(to, folder, as);
+	errno = -rc;
+	return rc < 0 ? -1 : 0;
+}
+
+static int copy_file(int image, const char *name, int folder, const char *as)
+{
+	int from, to, rc;
 
 	if (is_there(folder, as))
 		return 0;
-	snprintf(part, sizeof(part), "%s.part", as);
 	from = openat(image, name, O_RDONLY | O_CLOEXEC);
 	if (from < 0)
 		return failed("cannot open the image's", name);
-	to = openat(folder, part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-	            0600);
-	if (to >= 0 && copy_data(from, to) == 0 && fsync(to) == 0 &&
-	    renameat(folder, part, folder, as) == 0)
-		rc = 0;
-	else
-		failed("cannot copy the image's", name);
+	to = unnamed_open(folder, 0600);
+	rc = to >= 0 ? copy_unnamed(from, to, folder, as)
+	             : copy_named(from, folder, as);
 	if (rc < 0)
-		unlinkat(folder, part, 0);
+		failed("cannot copy the image's", name);
 	close(from);
 	if (to >= 0)
 		close(to);

@@ -28,6 +28,9 @@ void api_image_delete(struct call *c);
 
 /* ---- work.c: tasks ---- */
 
+/* At the daemon's start: what is left of work that was killed goes. */
+void image_tidy(struct daemon *d);
+
 void image_import_begin(struct task *t);
 void image_build_begin(struct task *t);
 void image_export_begin(struct task *t);

@@ -6,14 +6,44 @@
  * begun again.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "daemon/api.h"
 #include "daemon/image/image.h"
 #include "daemon/words.h"
+
+/* Out of the way while nobody makes one; that is who has the lock. */
+static void put_away(const char *store, const char *name)
+{
+	char *from = xasprintf("%s/.%s", store, name);
+	char *to = xasprintf("%s/.dead-%s", store, name);
+
+	(void)rename(from, to);
+	if (access(to, F_OK) == 0)
+		job_remove_folder(to);
+	free(from);
+	free(to);
+}
+
+void image_tidy(struct daemon *d)
+{
+	char *path = xasprintf("%s/.lock", d->place.images);
+	int lock = open(path, O_RDWR | O_CLOEXEC);
+
+	if (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) == 0) {
+		put_away(d->place.images, "importing");
+		put_away(d->place.images, "exporting");
+	}
+	if (lock >= 0)
+		close(lock);
+	free(path);
+}
 
 static const char *text(const struct task *t, const char *key)
 {

@@ -3,6 +3,7 @@
 """atoll disk as a person meets it: progress, JSON, what is empty stays empty,
 what is unknown in a header stays there: tools_test.py ATOLL. Needs no other
 program."""
+import filecmp
 import json
 import os
 import pty
@@ -186,11 +187,13 @@ class Tools(unittest.TestCase):
             f.seek(struct.unpack(">Q", f.read(8))[0])
             f.write(struct.pack(">Q", 1 << 63 | 1 << 40))
         for force in ((), ("--force",)):
+            names = os.listdir(".")
             said = run("convert", *force, "a.qcow2", "b.raw", code=1).stderr
             self.assertIn("a.qcow2 to b.raw: reading", said)
             self.assertIn("hint: atoll disk check a.qcow2", said)
-            self.assertFalse(os.path.exists("b.raw"))
+            self.assertEqual(os.listdir("."), names)
             shutil.copy("data.raw", "b.raw")
+        self.assertTrue(filecmp.cmp("data.raw", "b.raw", shallow=False))
         # No answer is neither yes nor no.
         run("compare", "data.raw", "a.qcow2", code=2)
         said = run("check", "a.qcow2", code=1)
@@ -207,10 +210,19 @@ class Tools(unittest.TestCase):
             "--backing", "a,b.raw", "nbd:c.vmdk", "d.qcow2", env=env)
         with open("told", encoding="ascii") as f:
             told = f.read().split()
-        self.assertEqual(told, [
+        self.assertEqual(told[:-1], [
             "convert", "-t", "writeback", "-o", "cluster_size=4096,"
             "backing_file=a,,b.raw,backing_fmt=raw", "-f", "vmdk", "-O", "qcow2",
-            "./nbd:c.vmdk", "./d.qcow2"])
+            "./nbd:c.vmdk"])
+        # Beside what it lies on, and not yet by its name.
+        self.assertRegex(told[-1], r"^\./\.atoll-part-[0-9a-f]{16}$")
+        self.assertFalse(os.path.exists(told[-1]))
+        self.assertTrue(os.path.exists("d.qcow2"))
+        # What writes its name into itself gets a file that is called so.
+        run("convert", "data.raw", "e.vmdk", code=3, env=env)
+        with open("told", encoding="ascii") as f:
+            self.assertRegex(f.read().split()[-1], "/e.vmdk$")
+        self.assertEqual([n for n in os.listdir(".") if "part" in n], [])
         self.assertIn("without such options", run(
             "convert", "--cluster-size", "4K", "data.raw", "d.vmdk", code=2,
             env=env).stderr)
