@@ -64,6 +64,26 @@ static void chunks(const u8 *data, size_t size)
 		cpuid_model_destroy(model);
 }
 
+/* What is asked for comes, or is known not to; and all of it comes if all of
+ * the file is as it should be. */
+static void ask_for_all(const struct state_file *f, struct memory *mem,
+                        struct pages_source *source, size_t pages)
+{
+	unsigned missing = 0;
+	struct error err;
+	bool came;
+
+	for (size_t i = 0; i < pages; i++)
+		if (!memory_ptr(mem, i * PAGE_SIZE, PAGE_SIZE))
+			abort();
+	for (size_t i = 0; i < pages; i++)
+		missing +=
+		    !!(*memory_page_flags(mem, i * PAGE_SIZE) & PAGE_MISSING);
+	came = pages_source_check(source, &err) == 0;
+	if (came != !missing || (!came && pages_verify(f, &err) == 0))
+		abort();
+}
+
 /* data: count of blocks, their entries, the rest is frames; then a map. */
 static void memory(const u8 *data, size_t size)
 {
@@ -71,12 +91,12 @@ static void memory(const u8 *data, size_t size)
 	size_t count = size ? data[0] % 4 : 0, head = 1 + count * ENTRY;
 	u8 blocks[4 * ENTRY] = { 0 };
 	int fd = memfd_create("state", MFD_CLOEXEC);
-	struct memory *mem;
+	struct pages_source *source = NULL;
+	struct memory *mem = NULL;
 	struct state_file f;
 	struct error err;
 	u32 map[PAGES] = { 0 };
 	u64 frames;
-	bool mapped;
 	int rc;
 
 	if (size < head + PAGES) {
@@ -111,8 +131,9 @@ static void memory(const u8 *data, size_t size)
 		                    &err);
 	if (rc == 0)
 		rc = state_file_add(&f, "map", 0, map, sizeof(map), &err);
-	if (rc == 0)
-		rc = pages_load(&f, mem, &mapped, &err);
+	if (rc == 0 && pages_load(&f, mem, NULL, 0, &source, &err) == 0)
+		ask_for_all(&f, mem, source, PAGES);
+	pages_source_destroy(source);
 	memory_destroy(mem);
 	close(fd);
 }
