@@ -234,6 +234,7 @@ static void fail_to_start(struct task *t)
 	json_t *end = t->vm->last_end;
 	const char *words = json_string_value(json_object_get(end, "words"));
 	const char *hint = json_string_value(json_object_get(end, "hint"));
+	char *more;
 
 	/* A tiny guest may have run and ended before we looked. */
 	if (json_object_get(end, "cause") &&
@@ -243,8 +244,13 @@ static void fail_to_start(struct task *t)
 		    t, json_pack("{s:s, s:O}", "state", "stopped", "end", end));
 		return;
 	}
-	task_fail(t, "start-failed", words ? words : "it did not start",
-	          hint ? hint : "");
+	more = t->vm->saved
+	           ? xasprintf("%s%swhat was saved is kept; atoll vm start "
+	                       "--discard boots without it",
+	                       hint ? hint : "", hint ? "; " : "")
+	           : xstrdup(hint ? hint : "");
+	task_fail(t, "start-failed", words ? words : "it did not start", more);
+	free(more);
 }
 
 static void start_changed(struct task *t)

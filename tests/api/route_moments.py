@@ -188,6 +188,7 @@ class MomentRoutes:
         state.write_bytes(whole[:-1])
         task = self.D.task(self.post(AT + "/start"))
         self.assertEqual(task["error"]["code"], "start-failed", task)
+        self.assertIn("--discard", task["error"]["hint"])
         self.assertTrue(self.D.vm("kept")["saved"])
         self.D.do("POST", AT + "/start", {"discard": True})
         self.assertFalse(state.exists())
