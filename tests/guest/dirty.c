@@ -9,6 +9,7 @@
  * memory as it was at any moment can be told from a mixture of two.
  *
  *	v  looks whether memory is as it was at one moment     q  ends
+ *	r  reads all over it from now on, and writes little    w  writes again
  *
  * Every 20 ms it says how many pages have been written to since the last time.
  */
@@ -18,11 +19,11 @@
 #define LOW 0x1000000ul
 #define HIGH 0x100000000ul
 
-enum { PAGE = 4096, CPUS_MAX = 8, AP_PAGE = 0x8000, BURST = 64 };
+enum { PAGE = 4096, CPUS_MAX = 8, AP_PAGE = 0x8000, BURST = 64, LOOKS = 64 };
 
 struct share {
 	u64 first, pages, step; /* page numbers */
-	u64 at, writes;
+	u64 at, writes, look;
 	volatile bool stopped;
 } __attribute__((aligned(64)));
 
@@ -30,7 +31,7 @@ extern u32 start_info;
 extern u8 ap_start[], ap_end[];
 static struct share shares[CPUS_MAX];
 static volatile u32 processors = 1;
-static volatile bool go, stop;
+static volatile bool go, stop, reads;
 static u64 low_pages, high_pages,
     tables[16][512] __attribute__((aligned(4096)));
 
@@ -110,9 +111,21 @@ static void divide(void)
 	}
 }
 
+static void read_some(struct share *s)
+{
+	for (int i = 0; i < LOOKS * BURST; i++) {
+		(void)*(volatile u64 *)word(s->first + s->look);
+		s->look = s->look + 1 < s->pages ? s->look + 1 : 0;
+	}
+}
+
 static void burst(struct share *s)
 {
-	for (int i = 0; i < BURST; i++) {
+	int writes = reads ? 1 : BURST;
+
+	if (reads)
+		read_some(s);
+	for (int i = 0; i < writes; i++) {
 		*(volatile u64 *)word(s->first + s->at) = s->writes + 1;
 		*(volatile u64 *)&s->writes = s->writes + 1;
 		s->at += s->step;
@@ -211,6 +224,8 @@ static bool told_to_end(void)
 
 	if (what == 'v')
 		verify();
+	if (what == 'r' || what == 'w')
+		reads = what == 'r';
 	return what == 'q';
 }
 
