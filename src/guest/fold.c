@@ -5,10 +5,11 @@
  * A page goes to the file that it lies in, if that is ours and there are no
  * viewers. What lies in files of others goes to the fresh one, made for a
  * moment that is not taken yet; until that is taken it stays a shared mapping
- * of it, so that what is stored there meanwhile need not be moved again. Runs
- * of pages that are new there are few for one moment, as each is a mapping.
+ * of it, so that what is stored there meanwhile need not be moved again. Each
+ * run of pages there is a mapping, so that there are not too many of them.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,47 +18,36 @@
 #include "base/alloc.h"
 #include "guest/memory_internal.h"
 
+/* Each is a mapping, which takes as long as a page or two, and of which a
+ * process has 65530. */
 enum {
-	RUNS_NEW = 512,  /* of one moment that go to a new file: each is a
-	                  * mapping, of which a process has 65530 */
-	RUNS_ALL = 4096, /* ...and if there would be more, all goes there */
+	RUNS_MOST = 4096,   /* of all of memory, if it is not in pieces */
+	RUNS_SEALED = 4096, /* that become more in a standstill */
 };
 
-struct stored {
-	u64 page, pages;
-};
-struct stored_list {
-	struct stored *run;
-	size_t count, room;
-};
 struct fold {
 	struct memory *mem;
 	struct stored_list here, there; /* where they lie; in the fresh one */
 	struct stored_list *now;
-	u64 base; /* page number of where is looked now */
+	u64 base;        /* page number of where is looked now */
+	u64 found, most; /* pages */
+	u64 end;         /* where the last one ended */
 };
 
 /* ---- what was stored to ---- */
 
+/* 1: that is enough. */
 static int note_run(void *ctx, u64 first, u64 pages)
 {
 	struct fold *f = ctx;
-	struct stored_list *l = f->now;
+	u64 n = MIN(pages, f->most - f->found);
+	int rc = stored_add(f->now, f->base + first, n);
 
-	if (l->count == l->room) {
-		size_t room = MAX(l->room * 2, (size_t)256);
-		struct stored *run = try_alloc(room, sizeof(*run));
-
-		if (!run)
-			return -ENOMEM;
-		if (l->count)
-			memcpy(run, l->run, l->count * sizeof(*run));
-		free(l->run);
-		l->run = run;
-		l->room = room;
-	}
-	l->run[l->count++] = (struct stored){ f->base + first, pages };
-	return 0;
+	if (rc < 0)
+		return rc;
+	f->found += n;
+	f->end = f->base + first + n;
+	return f->found >= f->most;
 }
 
 /* [page, end) lies in one layer. */
@@ -71,7 +61,8 @@ static int find_stored(struct fold *f, u64 page, u64 end)
 
 		n = MIN(n, end - page);
 		f->base = page;
-		rc = private_pages(&f->mem->layers, host, n, note_run, f);
+		rc = private_pages(&f->mem->layers, host, n, f->most - f->found,
+		                   note_run, f);
 		page += n;
 	}
 	return rc;
@@ -91,12 +82,14 @@ static int find_in(struct fold *f, const struct layer_run *r, u64 page, u64 end)
 	return note_run(f, 0, end - page);
 }
 
+/* Up to f->end. */
 static int find_all(struct fold *f, u64 page, u64 end)
 {
 	const struct memory_layers *l = &f->mem->layers;
 	int rc = 0;
 
 	f->here.count = f->there.count = 0;
+	f->found = 0;
 	while (rc == 0 && page < end) {
 		const struct layer_run *r = &l->runs[layers_find(l, page)];
 		u64 next = MIN(end, r->page + r->pages);
@@ -104,23 +97,9 @@ static int find_all(struct fold *f, u64 page, u64 end)
 		rc = find_in(f, r, page, next);
 		page = next;
 	}
-	return rc;
-}
-
-/* Fewer runs, by taking what lies between two of them as well. */
-static void join(struct stored_list *l, u64 gap)
-{
-	size_t n = 0;
-
-	for (size_t i = 1; i < l->count; i++) {
-		struct stored *last = &l->run[n], *next = &l->run[i];
-
-		if (next->page - (last->page + last->pages) <= gap)
-			last->pages = next->page + next->pages - last->page;
-		else
-			l->run[++n] = *next;
-	}
-	l->count = l->count ? n + 1 : 0;
+	if (rc == 0)
+		f->end = end;
+	return MIN(rc, 0);
 }
 
 /* ---- into files ---- */
@@ -187,27 +166,87 @@ static int write_sparse(int fd, u64 at, const u8 *host, u64 pages)
 	return rc;
 }
 
-static int fold_there(struct fold *f, u64 page, u64 pages)
+static int write_there(struct fold *f, u64 page, u64 pages)
 {
-	struct memory_layers *l = &f->mem->layers;
-	const struct layer_run run = { page, pages, page, (u32)l->fresh };
-	u64 from = page, left = pages;
+	const struct memory_layers *l = &f->mem->layers;
 	int rc = 0;
 
-	while (rc == 0 && left) {
-		u64 n;
-		const u8 *host = layers_host(f->mem, from, &n);
+	for (u64 i = 0, n; rc == 0 && i < pages; i += n) {
+		const u8 *host = layers_host(f->mem, page + i, &n);
 
-		n = MIN(n, left);
-		rc = write_sparse(l->fd[l->fresh], from, host, n);
-		from += n;
-		left -= n;
+		n = MIN(n, pages - i);
+		rc = write_sparse(l->fd[l->fresh], page + i, host, n);
 	}
-	if (rc < 0)
-		return rc;
-	layers_set(l, &run);
-	return layers_map(f->mem, page, pages, true);
+	return rc;
 }
+
+/* What came to nothing is a hole again. */
+static void clear_there(const struct memory_layers *l, u64 page, u64 pages)
+{
+	fallocate(l->fd[l->fresh], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+	          (off_t)(page * PAGE_SIZE), (off_t)(pages * PAGE_SIZE));
+}
+
+static int fold_there(struct fold *f, bool shared)
+{
+	struct memory_layers *l = &f->mem->layers;
+	struct layer_run *put = try_alloc(f->there.count, sizeof(*put));
+	size_t n = 0;
+	int rc = put ? 0 : -ENOMEM;
+
+	while (rc == 0 && n < f->there.count) {
+		u64 page = f->there.run[n].page, pages = f->there.run[n].pages;
+
+		put[n] = (struct layer_run){ page, pages, page, (u32)l->fresh };
+		rc = write_there(f, page, pages);
+		if (rc == 0)
+			rc = layers_map_run(f->mem, &put[n], shared);
+		if (rc < 0)
+			clear_there(l, page, pages);
+		else
+			n++;
+	}
+	if (n)
+		layers_set(l, put, n);
+	free(put);
+	return rc;
+}
+
+/* ---- how many runs ---- */
+
+/* Joined, they may be more than were found. */
+static void cut_after(struct fold *f, u64 pages)
+{
+	for (size_t i = 0; i < f->there.count; i++) {
+		const struct stored *run = &f->there.run[i];
+
+		if (run->pages >= pages) {
+			f->end = run->page + pages;
+			break;
+		}
+		pages -= run->pages;
+	}
+	stored_cut(&f->there, f->end);
+	stored_cut(&f->here, f->end);
+}
+
+/* Ahead, a part of memory has as many as are due to it, if not before. */
+static void join_some(struct fold *f, u64 page, bool seal)
+{
+	const struct memory_layers *l = &f->mem->layers;
+	u64 most = RUNS_SEALED, have = 0;
+
+	if (!seal) {
+		most = RUNS_MOST * (f->end - page) / memory_pages(f->mem);
+		have = layers_find(l, f->end - 1) - layers_find(l, page);
+	}
+	stored_join(&f->there, 1);
+	for (u64 gap = 2;
+	     have + 2 * f->there.count > most && f->there.count > 1; gap *= 2)
+		stored_join(&f->there, gap);
+}
+
+/* ---- the fresh one ---- */
 
 static int make_fresh(struct memory *mem)
 {
@@ -224,42 +263,70 @@ static int make_fresh(struct memory *mem)
 	return 0;
 }
 
-/* A file for what was stored. All of memory goes there if it would be in too
- * many pieces, or in too many files. */
+bool fold_whole_due(struct memory_layers *l)
+{
+	if (l->fresh >= 0)
+		return false;
+	layers_drop_unused(l);
+	return layers_free(l) <= 1 || l->run_count > 2 * RUNS_MOST;
+}
+
+int fold_whole(struct memory *mem)
+{
+	int rc = make_fresh(mem);
+
+	mem->layers.whole = rc == 0;
+	return rc;
+}
+
+/* A file for what was stored; the last one there may be is for all of memory.
+ */
 static int prepare_fresh(struct fold *f, u64 page, u64 end)
 {
 	struct memory_layers *l = &f->mem->layers;
-	u64 all = memory_pages(f->mem);
-	u64 most = MAX(RUNS_NEW * (end - page) / all, (u64)1);
-	int rc = l->fresh < 0 ? make_fresh(f->mem) : 0;
+	int rc = 0;
 
-	if (rc < 0)
-		return rc;
-	for (u64 gap = 1; f->there.count > most; gap *= 2)
-		join(&f->there, gap);
-	if (l->whole || (l->run_count + 2 * f->there.count <= RUNS_ALL &&
-	                 layers_free(l) > 0))
-		return 0;
-	l->whole = true;
-	return find_all(f, page, end);
+	if (l->fresh < 0) {
+		rc = make_fresh(f->mem);
+		l->whole = rc == 0 && layers_free(l) == 0;
+		if (l->whole)
+			rc = find_all(f, page, end);
+	}
+	return rc;
 }
 
-int fold_range(struct memory *mem, u64 page, u64 end, u64 *moved)
+int fold_range(struct memory *mem, struct fold_range *r)
 {
-	struct fold f = { .mem = mem };
-	int rc = find_all(&f, page, end);
+	struct fold f = { .mem = mem, .most = r->most };
+	int rc = find_all(&f, r->page, r->end);
 
+	r->moved = 0;
 	if (rc == 0 && f.there.count)
-		rc = prepare_fresh(&f, page, end);
+		rc = prepare_fresh(&f, r->page, r->end);
+	if (rc == 0 && f.there.count) {
+		join_some(&f, r->page, r->seal);
+		cut_after(&f, r->most);
+	}
 	for (size_t i = 0; rc == 0 && i < f.here.count; i++) {
 		rc = fold_here(&f, f.here.run[i].page, f.here.run[i].pages);
-		*moved += f.here.run[i].pages;
+		r->moved += f.here.run[i].pages;
 	}
-	for (size_t i = 0; rc == 0 && i < f.there.count; i++) {
-		rc = fold_there(&f, f.there.run[i].page, f.there.run[i].pages);
-		*moved += f.there.run[i].pages;
-	}
+	for (size_t i = 0; i < f.there.count; i++)
+		r->moved += f.there.run[i].pages;
+	if (rc == 0 && f.there.count)
+		rc = fold_there(&f, !r->seal);
+	r->page = f.end;
 	free(f.here.run);
 	free(f.there.run);
 	return rc;
+}
+
+s64 fold_count(struct memory *mem, u64 page, u64 end, u64 most)
+{
+	struct fold f = { .mem = mem, .most = most };
+	int rc = find_all(&f, page, end);
+
+	free(f.here.run);
+	free(f.there.run);
+	return rc < 0 ? rc : (s64)f.found;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * freeze - a moment of memory kept for others, and memory made whole again.
+ * freeze - a moment of memory kept for others.
  *
  * Below layers.shared all is a shared mapping of the slots' own files, above
  * it private mappings of the runs. A page of a private mapping that was
@@ -19,59 +19,110 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/loop.h"
 #include "guest/memory_internal.h"
 
-enum { LOOK_PAGES = 1 << 18 }; /* at once, a GiB: some milliseconds */
+/* At once, of what takes as long as there are pages: a millisecond or two. */
+enum { LOOK_PAGES = 16384, MOVE_PAGES = 512, MAP_PAGES = 4096 };
 
 /* ---- a moment ---- */
 
-static bool may_settle(const struct memory_layers *l)
-{
-	for (size_t i = 0; i < l->run_count; i++)
-		if (!l->ours[l->runs[i].layer])
-			return false;
-	return l->viewers == 0 && !l->merges;
-}
-
 /* Where the kernel can't put page tables aside, taking them down is most of it.
  */
-static s64 unshare_some(struct memory *mem, u64 pages)
+static int unshare_some(struct memory *mem)
 {
 	struct memory_layers *l = &mem->layers;
-	u64 n = MIN(l->shared, pages);
+	u64 n = MIN(l->shared, (u64)MAP_PAGES);
 	int rc = layers_map(mem, l->shared - n, n, false);
 
-	if (rc < 0)
-		return rc;
-	l->shared -= n;
-	return (s64)n;
+	l->shared -= rc < 0 ? 0 : n;
+	return rc;
 }
 
-s64 memory_freeze_ahead(struct memory *mem, u64 *page, u64 pages)
+/* Whether what is to be moved goes to another file. */
+static bool needs_fresh(const struct memory_layers *l)
+{
+	return l->runs && l->shared == 0 && !home_may_come(l);
+}
+
+s64 memory_freeze_count(struct memory *mem, u64 *page, u64 most)
 {
 	struct memory_layers *l = &mem->layers;
-	u64 all = memory_pages(mem), looked = 0, moved = 0;
-	int rc = l->runs ? 0 : layers_begin(mem);
+	u64 all = memory_pages(mem), from = MAX(*page, l->shared);
 
-	if (rc < 0)
-		return rc;
+	*page = all;
+	if (!aside_possible(l) && (!l->runs || l->shared))
+		return (s64)(l->runs ? l->shared : all);
+	if (!l->runs)
+		return 0;
+	if (needs_fresh(l) && fold_whole_due(l))
+		return (s64)all;
+	*page = MIN(all, from + LOOK_PAGES);
+	return fold_count(mem, from, *page, most);
+}
+
+/* What was read is mapped as well, and looking for what was stored to takes
+ * longer by that. */
+static int unmap_read(struct memory *mem, u64 page, u64 end)
+{
+	const struct memory_layers *l = &mem->layers;
+	int rc = 0;
+
+	while (rc == 0 && page < end) {
+		const struct layer_run *r = &l->runs[layers_find(l, page)];
+		u64 n = MIN(end, r->page + r->pages) - page;
+
+		if ((int)r->layer != l->fresh)
+			rc = layers_map(mem, page, n, false);
+		page += n;
+	}
+	return rc;
+}
+
+static int fold_some(struct memory *mem, u64 *page)
+{
+	struct fold_range r = { .page = MAX(*page, mem->layers.shared),
+		                .most = MOVE_PAGES };
+	u64 from = r.page;
+	int rc;
+
+	r.end = MIN(memory_pages(mem), r.page + LOOK_PAGES);
+	rc = r.page < r.end ? fold_range(mem, &r) : 0;
+	*page = r.page;
+	return rc == 0 ? unmap_read(mem, from, r.page) : rc;
+}
+
+/* Something of it. */
+static int freeze_ahead(struct memory *mem, u64 *page)
+{
+	struct memory_layers *l = &mem->layers;
+	int rc;
+
 	if (!aside_possible(l)) {
 		if (l->shared)
-			return unshare_some(mem, pages);
-	} else if (may_settle(l)) {
-		moved = MIN(pages, all - l->shared);
-		*page = memory_settle(mem, pages) ? all : l->shared;
-		return (s64)moved;
+			return unshare_some(mem);
+	} else if (home_may_come(l)) {
+		*page = memory_settle(mem, MOVE_PAGES) ? memory_pages(mem)
+		                                       : l->shared;
+		return 0;
 	}
-	*page = MAX(*page, l->shared);
-	while (rc == 0 && *page < all && moved < pages && looked < LOOK_PAGES) {
-		u64 n = MIN(pages, all - *page);
+	if (needs_fresh(l) && fold_whole_due(l)) {
+		rc = fold_whole(mem);
+		if (rc < 0)
+			return rc;
+	}
+	return fold_some(mem, page);
+}
 
-		rc = fold_range(mem, *page, *page + n, &moved);
-		*page += n;
-		looked += n;
-	}
-	return rc < 0 ? rc : (s64)moved;
+int memory_freeze_ahead(struct memory *mem, u64 *page, u64 until_ns)
+{
+	int rc = mem->layers.runs ? 0 : layers_begin(mem);
+
+	do
+		rc = rc == 0 ? freeze_ahead(mem, page) : rc;
+	while (rc == 0 && *page < memory_pages(mem) &&
+	       loop_now_ns() < until_ns);
+	return rc;
 }
 
 static int make_view(struct memory *mem, struct memory_view *view)
@@ -106,35 +157,53 @@ static int make_view(struct memory *mem, struct memory_view *view)
 	return 0;
 }
 
-/* What is shared becomes private. */
-static int seal(struct memory *mem)
+int freeze_seal(struct memory *mem)
 {
 	struct memory_layers *l = &mem->layers;
-	int rc = aside_put(mem, 0, l->shared);
+	struct aside aside = { 0 };
+	int rc = aside_put(mem, &aside, 0, l->shared);
 
 	for (size_t i = 0; rc == 0 && l->fresh >= 0 && i < l->run_count; i++)
 		if ((int)l->runs[i].layer == l->fresh)
-			rc = aside_put(mem, l->runs[i].page, l->runs[i].pages);
-	if (rc < 0)
-		return rc;
-	l->shared = 0;
+			rc = aside_put(mem, &aside, l->runs[i].page,
+			               l->runs[i].pages);
+	aside_leave(l, &aside);
+	if (rc == 0)
+		l->shared = 0;
+	return rc;
+}
+
+void freeze_seal_fresh(struct memory_layers *l)
+{
 	l->fresh = -1;
 	l->whole = false;
-	return 0;
+}
+
+static int freeze(struct memory *mem)
+{
+	struct memory_layers *l = &mem->layers;
+	struct fold_range rest = { .page = l->shared,
+		                   .end = memory_pages(mem),
+		                   .most = ~(u64)0,
+		                   .seal = true };
+	int rc = freeze_seal(mem);
+
+	if (rc == 0) {
+		rc = rest.page < rest.end ? fold_range(mem, &rest) : 0;
+		freeze_seal_fresh(l);
+	}
+	return rc;
 }
 
 int memory_freeze(struct memory *mem, struct memory_view *view,
                   struct error *err)
 {
 	struct memory_layers *l = &mem->layers;
-	u64 moved;
 	int rc = l->runs ? 0 : layers_begin(mem);
 
 	ASSERT(!atomic_load(&mem->incomplete));
 	if (rc == 0)
-		rc = fold_range(mem, l->shared, memory_pages(mem), &moved);
-	if (rc == 0)
-		rc = seal(mem);
+		rc = freeze(mem);
 	if (rc == 0)
 		rc = make_view(mem, view);
 	if (rc < 0)
@@ -158,170 +227,4 @@ void memory_view_fini(struct memory_view *view)
 			close(view->fd[i]);
 	free(view->runs);
 	*view = (struct memory_view){ 0 };
-}
-
-/* ---- whole again ---- */
-
-static void forget(struct memory_layers *l)
-{
-	for (u32 i = 0; i < l->count; i++)
-		if (l->fd[i] >= 0)
-			close(l->fd[i]);
-	free(l->runs);
-	l->runs = NULL;
-	l->run_count = 0;
-	l->count = 0;
-	l->fresh = -1;
-}
-
-/* The file of the slot that holds page, and where in it; -errno. It may have
- * been let go, when all of memory had gone elsewhere. */
-static int own_layer(struct memory *mem, u64 page, u64 *at)
-{
-	size_t i = 0;
-
-	for (; mem->alias[i] || page >= mem->slots[i].size / PAGE_SIZE; i++)
-		if (!mem->alias[i])
-			page -= mem->slots[i].size / PAGE_SIZE;
-	*at = page;
-	return layers_home(mem, i);
-}
-
-/* All of a run that lies in another file. */
-static int take_home(int fd, u64 at, const u8 *host, u64 pages)
-{
-	int rc = 0;
-
-	for (u64 i = 0; rc == 0 && i < pages; i++) {
-		if (!fold_all_zero(host + i * PAGE_SIZE))
-			rc = fold_write(fd, at + i, host + i * PAGE_SIZE, 1);
-		else if (fallocate(
-			     fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			     (off_t)((at + i) * PAGE_SIZE), PAGE_SIZE) < 0)
-			rc = -errno;
-	}
-	return rc;
-}
-
-static int settle_piece(struct memory *mem, u64 page, u64 pages)
-{
-	struct memory_layers *l = &mem->layers;
-	struct layer_run home = { .page = page, .pages = pages };
-	int rc = own_layer(mem, page, &home.at);
-
-	if (rc < 0)
-		return rc;
-	home.layer = (u32)rc;
-	rc = 0;
-	for (u64 i = 0; rc == 0 && i < pages;) {
-		const struct layer_run *r = &l->runs[layers_find(l, page + i)];
-		u64 into = page + i - r->page, follow, moved;
-		u64 n = MIN(pages - i, r->pages - into);
-		u8 *host = layers_host(mem, page + i, &follow);
-
-		if (r->layer == home.layer && r->at + into == home.at + i) {
-			rc = fold_range(mem, page + i, page + i + n, &moved);
-		} else {
-			rc = take_home(l->fd[home.layer], home.at + i, host, n);
-		}
-		i += n;
-	}
-	if (rc == 0) {
-		layers_set(l, &home);
-		rc = layers_map(mem, page, pages, true);
-	}
-	return rc;
-}
-
-bool memory_settle(struct memory *mem, u64 pages)
-{
-	struct memory_layers *l = &mem->layers;
-	u64 follow, all = memory_pages(mem);
-
-	if (!l->runs || !may_settle(l))
-		return true;
-	/* A moment that came to nothing. */
-	if (l->fresh >= 0 && seal(mem) < 0)
-		return true;
-	if (l->shared < all) {
-		layers_host(mem, l->shared, &follow);
-		pages = MIN(pages, follow);
-		if (settle_piece(mem, l->shared, pages) < 0)
-			return true;
-		l->shared += pages;
-	}
-	if (l->shared < all)
-		return false;
-	forget(l);
-	return true;
-}
-
-/* ---- pages that are equal ---- */
-
-/* Mappings that are private already keep what was stored to them. */
-static int merge_mapped(const struct memory *mem)
-{
-	for (size_t i = 0; i < mem->count; i++)
-		if (!mem->alias[i] &&
-		    madvise(mem->slots[i].host, mem->slots[i].size,
-		            MADV_MERGEABLE) < 0)
-			return -errno;
-	return 0;
-}
-
-static int merge_mapping(struct memory *mem)
-{
-	int rc = layers_begin(mem);
-
-	if (rc == 0)
-		rc = layers_map(mem, 0, memory_pages(mem), false);
-	if (rc == 0)
-		mem->layers.shared = 0;
-	return rc;
-}
-
-int memory_merge_equal(struct memory *mem, struct error *err)
-{
-	struct memory_layers *l = &mem->layers;
-	int rc;
-
-	ASSERT(!l->runs || l->shared == 0);
-	l->merges = true;
-	rc = l->runs ? merge_mapped(mem) : merge_mapping(mem);
-	if (rc == 0)
-		return 0;
-	l->merges = false;
-	if (rc == -EINVAL) {
-		error_set(err, -ENOTSUP,
-		          "this kernel does not share equal pages (KSM)");
-		return error_hint(err, "start the machine without "
-		                       "--share-memory");
-	}
-	return error_set(err, rc, "the machine's memory cannot be mapped: %s",
-	                 strerror(-rc));
-}
-
-bool memory_merges(const struct memory *mem)
-{
-	return mem->layers.merges;
-}
-
-static int add_pages(void *ctx, u64 first, u64 pages)
-{
-	(void)first;
-	*(u64 *)ctx += pages;
-	return 0;
-}
-
-u64 memory_private_bytes(struct memory *mem)
-{
-	u64 pages = 0;
-
-	for (size_t i = 0; i < mem->count; i++)
-		if (!mem->alias[i] &&
-		    private_pages(&mem->layers, mem->slots[i].host,
-		                  mem->slots[i].size / PAGE_SIZE, add_pages,
-		                  &pages) < 0)
-			return 0;
-	return pages * PAGE_SIZE;
 }

@@ -45,13 +45,21 @@ struct memory_view {
 };
 
 /*
- * Some of the work of the next memory_freeze() ahead of it: pages that were
- * stored to since the last one, from *page on, go where it would put them. Some
- * pages at a time, or a little more. Returns how many that were, or -errno;
- * *page is where to go on. Once that is memory_pages(), all has been looked at,
- * and stored to since by whoever ran in between.
+ * How many pages the next memory_freeze() would have to move now, at most most
+ * or a good deal more than that, of those from *page on that can be looked at
+ * in a few milliseconds: *page is where to go on, memory_pages() the end. The
+ * machine may run meanwhile; a page that it stores to then may count or not.
+ * -errno: that is not to be known.
  */
-s64 memory_freeze_ahead(struct memory *mem, u64 *page, u64 pages);
+s64 memory_freeze_count(struct memory *mem, u64 *page, u64 most);
+/*
+ * Some of the work of the next memory_freeze() ahead of it: pages that were
+ * stored to since the last one, from *page on, go where it would put them,
+ * until it is so late, or a little later. 0 or -errno; *page is where to go on.
+ * Once that is memory_pages(), all has been looked at, and stored to since by
+ * whoever ran in between.
+ */
+int memory_freeze_ahead(struct memory *mem, u64 *page, u64 until_ns);
 /* In all slots that are no alias. */
 u64 memory_pages(const struct memory *mem);
 
@@ -59,10 +67,11 @@ u64 memory_pages(const struct memory *mem);
 int memory_freeze(struct memory *mem, struct memory_view *view,
                   struct error *err) MUST_CHECK;
 void memory_unview(struct memory *mem);
-/* What a freeze has left for when the machine runs again, at most so many pages
- * of it. true: that was all. On any thread, but none of the other calls of this
- * header on another one meanwhile. */
+/* What the other calls have left for when the machine runs again: mappings, at
+ * most so many pages at once, and whole files. true: that was all. On any
+ * thread, while it runs or stands still. */
 bool memory_drop_aside(struct memory *mem, u64 pages);
+bool memory_has_aside(struct memory *mem);
 /* Descriptors and runs; zeroed is legal. */
 void memory_view_fini(struct memory_view *view);
 

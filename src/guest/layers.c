@@ -18,6 +18,7 @@ void layers_init(struct memory_layers *l)
 		/* A sandbox will not let us open it later. */
 		.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC),
 		.fresh = -1,
+		.left_lock = PTHREAD_MUTEX_INITIALIZER,
 	};
 }
 
@@ -27,6 +28,7 @@ void layers_fini(struct memory_layers *l)
 		if (l->fd[i] >= 0)
 			close(l->fd[i]);
 	free(l->runs);
+	free(l->left);
 	if (l->pagemap >= 0)
 		close(l->pagemap);
 	*l = (struct memory_layers){ .pagemap = -1 };
@@ -90,54 +92,59 @@ static void append(struct layer_run *runs, size_t *count,
 		runs[(*count)++] = *run;
 }
 
-void layers_set(struct memory_layers *l, const struct layer_run *run)
+/* Of one run, the pages [page, end). */
+static struct layer_run part_of(const struct layer_run *run, u64 page, u64 end)
 {
-	struct layer_run *runs = xalloc((l->run_count + 2) * sizeof(*runs));
-	u64 end = run->page + run->pages;
-	size_t count = 0;
-	bool put = false;
+	return (struct layer_run){ page, end - page,
+		                   run->at + (page - run->page), run->layer };
+}
 
-	for (size_t i = 0; i < l->run_count; i++) {
-		struct layer_run before = l->runs[i], after = before;
-		u64 old_end = before.page + before.pages;
+void layers_set(struct memory_layers *l, const struct layer_run *run, size_t n)
+{
+	struct layer_run *runs = xalloc((l->run_count + 2 * n) * sizeof(*runs));
+	size_t count = 0, i = 0, k = 0;
+	u64 done = 0; /* all pages below it are */
 
-		if (old_end <= run->page || before.page >= end) {
-			if (!put && before.page >= end) {
-				append(runs, &count, run);
-				put = true;
-			}
-			append(runs, &count, &before);
+	while (i < l->run_count || k < n) {
+		const struct layer_run *old;
+		struct layer_run part;
+		u64 from, end;
+
+		if (k < n && (i == l->run_count ||
+		              run[k].page <= MAX(l->runs[i].page, done))) {
+			append(runs, &count, &run[k]);
+			done = run[k].page + run[k].pages;
+			k++;
 			continue;
 		}
-		before.pages = MAX(run->page, before.page) - before.page;
-		append(runs, &count, &before);
-		if (!put)
-			append(runs, &count, run);
-		put = true;
-		if (old_end > end) {
-			after.at += end - after.page;
-			after.page = end;
-			after.pages = old_end - end;
-			append(runs, &count, &after);
+		old = &l->runs[i];
+		from = MAX(old->page, done);
+		end = old->page + old->pages;
+		if (k < n)
+			end = MIN(end, run[k].page);
+		if (from < end) {
+			part = part_of(old, from, end);
+			append(runs, &count, &part);
+			done = end;
 		}
+		i += done >= old->page + old->pages;
 	}
-	if (!put)
-		append(runs, &count, run);
 	free(l->runs);
 	l->runs = runs;
 	l->run_count = count;
 }
 
-/* Files that no page lies in any more go. */
-static void drop_unused(struct memory_layers *l)
+void layers_drop_unused(struct memory_layers *l)
 {
 	bool used[MEMORY_LAYERS_MAX] = { false };
 
+	if (l->fresh >= 0)
+		used[l->fresh] = true;
 	for (size_t i = 0; i < l->run_count; i++)
 		used[l->runs[i].layer] = true;
 	for (u32 i = 0; i < l->count; i++)
 		if (!used[i] && l->fd[i] >= 0) {
-			close(l->fd[i]);
+			aside_leave_file(l, l->fd[i]);
 			l->fd[i] = -1;
 		}
 }
@@ -146,7 +153,7 @@ int layers_add(struct memory_layers *l, int fd, bool ours)
 {
 	u32 i = 0;
 
-	drop_unused(l);
+	layers_drop_unused(l);
 	while (i < l->count && l->fd[i] >= 0)
 		i++;
 	if (i == MEMORY_LAYERS_MAX)
@@ -203,36 +210,49 @@ int layers_begin(struct memory *mem)
 		if (layer < 0)
 			return layer;
 		run.layer = (u32)layer;
-		layers_set(l, &run);
+		layers_set(l, &run, 1);
 		page += run.pages;
 	}
 	l->shared = page;
 	return 0;
 }
 
-int layers_map(struct memory *mem, u64 page, u64 pages, bool shared)
+int layers_map_run(struct memory *mem, const struct layer_run *run, bool shared)
 {
 	const struct memory_layers *l = &mem->layers;
 	const int flags =
 	    (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_FIXED | MAP_NORESERVE;
 
-	while (pages) {
-		const struct layer_run *r = &l->runs[layers_find(l, page)];
-		u64 into = page - r->page, n;
-		u8 *host = layers_host(mem, page, &n);
+	for (u64 i = 0, n; i < run->pages; i += n) {
+		u8 *host = layers_host(mem, run->page + i, &n);
 
-		n = MIN(MIN(n, pages), r->pages - into);
+		n = MIN(n, run->pages - i);
 		if (mmap(host, n * PAGE_SIZE, PROT_READ | PROT_WRITE, flags,
-		         l->fd[r->layer],
-		         (off_t)((r->at + into) * PAGE_SIZE)) == MAP_FAILED)
+		         l->fd[run->layer],
+		         (off_t)((run->at + i) * PAGE_SIZE)) == MAP_FAILED)
 			return -errno;
 		/* A guest's memory holds its secrets: not for core files. */
 		madvise(host, n * PAGE_SIZE, MADV_DONTDUMP);
 		if (l->merges &&
 		    madvise(host, n * PAGE_SIZE, MADV_MERGEABLE) < 0)
 			return -errno;
-		page += n;
-		pages -= n;
 	}
 	return 0;
+}
+
+int layers_map(struct memory *mem, u64 page, u64 pages, bool shared)
+{
+	const struct memory_layers *l = &mem->layers;
+	const u64 end = page + pages;
+	int rc = 0;
+
+	while (rc == 0 && page < end) {
+		const struct layer_run *r = &l->runs[layers_find(l, page)];
+		struct layer_run part =
+		    part_of(r, page, MIN(end, r->page + r->pages));
+
+		rc = layers_map_run(mem, &part, shared);
+		page += part.pages;
+	}
+	return rc;
 }

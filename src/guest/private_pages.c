@@ -30,7 +30,8 @@ enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4 };
 #define ENTRY_FILE BIT(61)
 
 /* -ENOTTY or -EINVAL: not by this kernel. */
-static int scan(int pagemap, u64 start, u64 end, private_run_fn *fn, void *ctx)
+static int scan(int pagemap, u64 start, u64 end, u64 most, private_run_fn *fn,
+                void *ctx)
 {
 	const u64 origin = start;
 	struct scan_region region[REGIONS];
@@ -42,6 +43,7 @@ static int scan(int pagemap, u64 start, u64 end, private_run_fn *fn, void *ctx)
 			.end = end,
 			.vec = (u64)(uintptr_t)region,
 			.vec_len = REGIONS,
+			.max_pages = most,
 			.inverted = IS_FILE,
 			.mask = IS_FILE,
 			.any_of = IS_PRESENT | IS_SWAPPED,
@@ -56,7 +58,7 @@ static int scan(int pagemap, u64 start, u64 end, private_run_fn *fn, void *ctx)
 			int rc = fn(ctx, (region[i].start - origin) / PAGE_SIZE,
 			            bytes / PAGE_SIZE);
 
-			if (rc < 0)
+			if (rc)
 				return rc;
 		}
 		if (arg.walk_end <= start)
@@ -93,7 +95,7 @@ static int read_entries(int pagemap, u64 page, u64 pages, private_run_fn *fn,
 				rc = fn(ctx, from, run);
 				run = 0;
 			}
-			if (rc < 0)
+			if (rc)
 				return rc;
 		}
 		at += n;
@@ -101,7 +103,7 @@ static int read_entries(int pagemap, u64 page, u64 pages, private_run_fn *fn,
 	return run ? fn(ctx, from, run) : 0;
 }
 
-int private_pages(struct memory_layers *l, const u8 *host, u64 pages,
+int private_pages(struct memory_layers *l, const u8 *host, u64 pages, u64 most,
                   private_run_fn *fn, void *ctx)
 {
 	u64 start = (u64)(uintptr_t)host;
@@ -110,8 +112,8 @@ int private_pages(struct memory_layers *l, const u8 *host, u64 pages,
 	if (l->pagemap < 0)
 		return -ENOTSUP;
 	if (!l->no_scan)
-		rc =
-		    scan(l->pagemap, start, start + pages * PAGE_SIZE, fn, ctx);
+		rc = scan(l->pagemap, start, start + pages * PAGE_SIZE,
+		          MIN(most, pages), fn, ctx);
 	if (rc != -ENOTTY && rc != -EINVAL)
 		return rc;
 	l->no_scan = true;

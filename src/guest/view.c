@@ -109,8 +109,13 @@ const u8 *memory_view_map(const struct memory_view *view, struct error *err)
 
 void memory_view_unmap(const struct memory_view *view, const u8 *map)
 {
-	if (map)
-		munmap((void *)(uintptr_t)map, view->pages * PAGE_SIZE);
+	const u64 size = map ? view->pages * PAGE_SIZE : 0;
+
+	/* Whoever else maps something meanwhile waits for a piece. */
+	for (u64 at = 0, n; at < size; at += n) {
+		n = MIN(size - at, 4 * MIB);
+		munmap((void *)(uintptr_t)(map + at), n);
+	}
 }
 
 u8 *memory_view_holes(const struct memory_view *view)

@@ -140,6 +140,8 @@ struct machine {
 	struct machine_moment *moment; /* being written, or NULL */
 	struct loop_timer settle;      /* memory comes home */
 	struct pace settle_pace;
+	pthread_t dropper; /* takes down what was moved aside */
+	bool dropping;
 	struct machine_outcome outcome;
 	_Atomic bool ended; /* outcome is decided */
 	bool show_cpu;      /* add the registers of cpu_words to it */

@@ -18,7 +18,6 @@
 #include "base/error.h"
 #include "base/thread.h"
 #include "guest/freeze.h"
-#include "machine/state/pace.h"
 #include "machine/state/pages.h"
 #include "machine/state/state.h"
 #include "storage/jobs.h"
@@ -27,7 +26,9 @@
  * Pages that the machine stored to since an earlier moment are moved ahead in
  * short standstills, over and over, as it goes on storing: with ever less time
  * of its own in between, and with longer ones if they do not get fewer, until
- * those that are left take little.
+ * those that are left take little. What was moved is not moved again, so that
+ * comes to an end however fast it stores; but where equal pages are shared
+ * (memory_merge_equal()) it may be.
  */
 enum {
 	AHEAD_MS = 8, /* one of them */
@@ -35,14 +36,17 @@ enum {
 	LAST_MS = 20, /* what may be left */
 	REST_MS = 1,  /* in between, at least */
 	LOOK_MS = 5,  /* between looks whether all of memory is there */
-	ROUNDS_MAX = 12,
-	ASIDE_PAGES = 16384, /* unmapped at once: others wait as long */
+	ROUNDS_MAX = 64,
+	FEW_PAGES = 4096,   /* take less than LAST_MS */
+	ASIDE_PAGES = 1024, /* unmapped at once: others wait as long */
 };
 
 struct ahead {
-	struct pace pace;
-	u64 page;                /* where to go on */
-	u64 moved, moved_before; /* in this round, and in the last one */
+	bool known, much; /* whether there is anything to do ahead */
+	u64 page;         /* where to go on */
+	u64 found;
+	u64 each_ns;
+	u64 took_ns, took_before_ns; /* this round, and the last one */
 	unsigned round;
 };
 
@@ -83,8 +87,8 @@ static void moment_free(struct machine_moment *mo)
 	if (mo->frozen) {
 		memory_view_fini(&mo->view);
 		memory_unview(m->memory);
-		settle_soon(m);
 	}
+	settle_soon(m);
 	state_writer_fini(&mo->chunks);
 	loop_timer_fini(&mo->timer);
 	close(mo->config.fd);
@@ -107,7 +111,6 @@ static void tell(struct machine_moment *mo)
 		mo->frozen = false;
 		mo->config.done(mo->config.ctx, r);
 		memory_view_fini(&mo->view);
-		settle_soon(mo->machine);
 	} else {
 		mo->config.done(mo->config.ctx, r);
 	}
@@ -275,18 +278,34 @@ static void take_moment(struct machine_moment *mo, u64 since_ns)
 		mo->threaded = true;
 }
 
+/* While the machine runs: is there more than little to do? true: that is known.
+ */
+static bool count(struct machine_moment *mo)
+{
+	struct memory *mem = mo->machine->memory;
+	struct ahead *a = &mo->ahead;
+	u64 since_ns = thread_cpu_ns();
+	s64 n = memory_freeze_count(mem, &a->page, FEW_PAGES + 1 - a->found);
+
+	a->took_ns += thread_cpu_ns() - since_ns;
+	a->found += n < 0 ? FEW_PAGES + 1 : (u64)n;
+	a->much =
+	    a->found > FEW_PAGES || a->took_ns > LAST_MS / 2 * NSEC_PER_MSEC;
+	a->known = a->much || a->page >= memory_pages(mem);
+	if (a->known)
+		a->page = a->took_ns = 0;
+	return a->known;
+}
+
 /* All of memory was looked at: whether what is left is little. */
 static bool round_done(struct ahead *a)
 {
-	struct pace *p = &a->pace;
-
-	if (a->moved <= p->pages * LAST_MS * NSEC_PER_MSEC / p->each_ns ||
-	    ++a->round == ROUNDS_MAX)
+	if (a->took_ns <= LAST_MS * NSEC_PER_MSEC || ++a->round == ROUNDS_MAX)
 		return true;
-	if (a->round > 1 && a->moved > a->moved_before / 2)
-		p->each_ns = MIN(p->each_ns * 2, AHEAD_MOST_MS * NSEC_PER_MSEC);
-	a->moved_before = a->moved;
-	a->moved = 0;
+	if (a->round > 1 && a->took_ns > a->took_before_ns / 2)
+		a->each_ns = MIN(a->each_ns * 2, AHEAD_MOST_MS * NSEC_PER_MSEC);
+	a->took_before_ns = a->took_ns;
+	a->took_ns = 0;
 	a->page = 0;
 	return false;
 }
@@ -298,35 +317,37 @@ static bool ahead_done(struct machine_moment *mo)
 	struct memory *mem = mo->machine->memory;
 	struct ahead *a = &mo->ahead;
 	u64 since_ns = loop_now_ns();
-	s64 moved = memory_freeze_ahead(mem, &a->page, a->pace.pages);
 
-	if (moved < 0)
+	if (memory_freeze_ahead(mem, &a->page, since_ns + a->each_ns) < 0)
 		return true;
-	pace_took(&a->pace, (u64)moved, loop_now_ns() - since_ns);
-	a->moved += (u64)moved;
+	a->took_ns += loop_now_ns() - since_ns;
 	return a->page >= memory_pages(mem) && round_done(a);
 }
 
 static void step(void *ctx)
 {
 	struct machine_moment *mo = ctx;
+	const bool over = mo->machine->ended || atomic_load(&mo->work.stop);
+	const bool now = over || mo->config.still || mo->config.share;
 	u64 since_ns, rest_ns;
 
 	/* A machine that has just gone on from another moment. */
-	if (!pages_source_done(mo->machine->source) && !mo->machine->ended &&
-	    !atomic_load(&mo->work.stop)) {
+	if (!over && !pages_source_done(mo->machine->source)) {
 		loop_timer_arm(&mo->timer,
 		               loop_now_ns() + LOOK_MS * NSEC_PER_MSEC);
 		return;
 	}
+	if (!now && !mo->ahead.known && !count(mo)) {
+		loop_timer_arm(&mo->timer, loop_now_ns());
+		return;
+	}
 	stand_still(mo, &since_ns);
-	if (mo->config.share || mo->config.still || mo->machine->ended ||
-	    atomic_load(&mo->work.stop) || ahead_done(mo)) {
+	if (now || !mo->ahead.much || ahead_done(mo)) {
 		take_moment(mo, since_ns);
 		return;
 	}
 	go_on(mo, since_ns);
-	rest_ns = MAX((loop_now_ns() - since_ns) >> mo->ahead.round,
+	rest_ns = MAX((loop_now_ns() - since_ns) >> MIN(mo->ahead.round, 16u),
 	              REST_MS * NSEC_PER_MSEC);
 	loop_timer_arm(&mo->timer, loop_now_ns() + rest_ns);
 }
@@ -348,7 +369,7 @@ int machine_moment(struct machine *m,
 	mo->machine = m;
 	mo->config = *config;
 	loop_timer_init(&mo->timer, m->loop, step, mo);
-	pace_begin(&mo->ahead.pace, AHEAD_MS * NSEC_PER_MSEC);
+	mo->ahead.each_ns = AHEAD_MS * NSEC_PER_MSEC;
 	m->moment = mo;
 	step(mo);
 	return 0;

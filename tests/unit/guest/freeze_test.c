@@ -178,8 +178,7 @@ static void model_based(bool scan, bool merges)
 			break;
 		case 3:
 			from = below(PAGES);
-			assert_true(memory_freeze_ahead(mem, &from,
-			                                below(300) + 1) >= 0);
+			assert_int_equal(memory_freeze_ahead(mem, &from, 0), 0);
 			memory_drop_aside(mem, below(300));
 			break;
 		case 4:
@@ -322,7 +321,7 @@ static void many(void **state)
 		for (int k = 0; k < 20; k++)
 			store(mem, model);
 		while (i % 3 == 1 && from < memory_pages(mem))
-			assert_true(memory_freeze_ahead(mem, &from, 200) >= 0);
+			assert_int_equal(memory_freeze_ahead(mem, &from, 0), 0);
 		store(mem, model);
 		moments[i].copy = malloc(PAGES * PAGE_SIZE);
 		memcpy(moments[i].copy, model, PAGES * PAGE_SIZE);
@@ -338,6 +337,146 @@ static void many(void **state)
 	look(mem, model);
 	memory_destroy(mem);
 	free(moments);
+	free(model);
+}
+
+static void fill(struct memory *mem, u8 *model, u8 value)
+{
+	for (u64 page = 0; page < PAGES; page++) {
+		model[page * PAGE_SIZE + 128] = value;
+		assert_true(memory_write(mem, address(page) + 128, &value, 1));
+	}
+}
+
+static void take(struct memory *mem, const u8 *model, struct moment *m)
+{
+	struct error err = { 0 };
+
+	assert_int_equal(memory_freeze(mem, &m->view, &err), 0);
+	m->copy = malloc(PAGES * PAGE_SIZE);
+	memcpy(m->copy, model, PAGES * PAGE_SIZE);
+}
+
+/* How many pages a standstill would have to move. */
+static u64 left(struct memory *mem)
+{
+	u64 page = 0, sum = 0;
+
+	while (page < PAGES) {
+		s64 n = memory_freeze_count(mem, &page, PAGES);
+
+		assert_true(n >= 0);
+		sum += (u64)n;
+	}
+	return sum;
+}
+
+static void go_ahead(struct memory *mem)
+{
+	for (u64 page = 0; page < PAGES;)
+		assert_int_equal(memory_freeze_ahead(mem, &page, 0), 0);
+}
+
+/* What is done ahead is not left for the standstill, whatever was stored to and
+ * whoever looks; also when memory lies in as many files as there may be. */
+static void ahead(void **state)
+{
+	enum { ALL = MEMORY_LAYERS_MAX + 4 };
+	struct memory *mem = make();
+	struct moment *moments = calloc(ALL, sizeof(*moments));
+	u8 *model = calloc(PAGES, PAGE_SIZE);
+	unsigned wholes = 0;
+
+	(void)state;
+	fill(mem, model, 1);
+	assert_int_equal(left(mem), 0);
+	for (unsigned i = 0; i < ALL; i++) {
+		take(mem, model, &moments[i]);
+		model[(i + 5) * PAGE_SIZE + 128] = 2;
+		assert_true(memory_write(mem, address(i + 5) + 128, "\2", 1));
+		/* All of memory, if it is to go to one file. */
+		wholes += left(mem) >= PAGES;
+		assert_true(left(mem) >= 1);
+		go_ahead(mem);
+		assert_int_equal(left(mem), 0);
+	}
+	assert_true(wholes >= 1);
+	fill(mem, model, 3);
+	assert_true(left(mem) >= PAGES - ALL);
+	go_ahead(mem);
+	assert_int_equal(left(mem), 0);
+	for (unsigned i = 0; i < ALL; i++)
+		drop(mem, &moments[i]);
+	/* Nobody looks: pages come home instead. */
+	fill(mem, model, 4);
+	go_ahead(mem);
+	assert_int_equal(left(mem), 0);
+	look(mem, model);
+	memory_destroy(mem);
+	free(moments);
+	free(model);
+}
+
+/* Few pages here and there take hardly more than themselves with them. */
+static void sparse(void **state)
+{
+	struct memory *mem = make();
+	struct moment first = { 0 }, second = { 0 };
+	u8 *model = calloc(PAGES, PAGE_SIZE);
+	u64 stored = 0, moved = 0;
+
+	(void)state;
+	fill(mem, model, 1);
+	take(mem, model, &first);
+	for (u64 page = 3; page < PAGES; page += 9, stored++) {
+		model[page * PAGE_SIZE + 128] = 2;
+		assert_true(memory_write(mem, address(page) + 128, "\2", 1));
+	}
+	take(mem, model, &second);
+	for (u32 i = 0; i < second.view.run_count; i++)
+		if (second.view.runs[i].layer != 0 &&
+		    second.view.runs[i].layer != 1)
+			moved += second.view.runs[i].pages;
+	assert_true(moved >= stored && moved <= 2 * stored);
+	drop(mem, &first);
+	drop(mem, &second);
+	memory_destroy(mem);
+	free(model);
+}
+
+/* A file that nothing lies in any more is not let go of in a standstill, which
+ * takes as long as what is in it is long. */
+static void left_for_later(void **state)
+{
+	struct memory *mem = make();
+	struct moment m[3] = { 0 };
+	u8 *model = calloc(PAGES, PAGE_SIZE);
+
+	(void)state;
+	fill(mem, model, 1);
+	take(mem, model, &m[0]);
+	fill(mem, model, 2);
+	take(mem, model, &m[1]);
+	drop(mem, &m[1]);
+	while (!memory_drop_aside(mem, 100))
+		;
+	assert_false(memory_has_aside(mem));
+	fill(mem, model, 3);
+	go_ahead(mem);
+	take(mem, model, &m[2]);
+	/* That of the second moment goes with the next file that is made. */
+	fill(mem, model, 4);
+	go_ahead(mem);
+	assert_true(memory_has_aside(mem));
+	while (!memory_drop_aside(mem, 100))
+		;
+	drop(mem, &m[2]);
+	drop(mem, &m[0]);
+	while (!memory_settle(mem, 100))
+		;
+	assert_true(memory_has_aside(mem));
+	look(mem, model);
+	memory_destroy(mem);
 	free(model);
 }
 
@@ -374,9 +513,15 @@ static void hostile(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(by_scan),   cmocka_unit_test(by_entries),
-		cmocka_unit_test(merging),   cmocka_unit_test(merging_stays),
-		cmocka_unit_test(scattered), cmocka_unit_test(many),
+		cmocka_unit_test(by_scan),
+		cmocka_unit_test(by_entries),
+		cmocka_unit_test(merging),
+		cmocka_unit_test(merging_stays),
+		cmocka_unit_test(scattered),
+		cmocka_unit_test(many),
+		cmocka_unit_test(ahead),
+		cmocka_unit_test(sparse),
+		cmocka_unit_test(left_for_later),
 		cmocka_unit_test(hostile),
 	};
 
