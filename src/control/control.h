@@ -53,7 +53,9 @@
  *        an empty qcow2 image that names `name` as its backing file. The
  *        answer has "pause_us", "machine" (the machine file), and with
  *        indices of descriptors "boot", "layers" (for "restore") and "disks":
- *        {"disk":N,"below":[{"fd":I,"path":...,"format":...},...]}.
+ *        {"disk":N,"below":[{"fd":I,"path":...,"format":...},...]}. It comes
+ *        later if the guest stored to much since the last fork or snapshot; if
+ *        who asked goes away before, nothing is copied.
  * quit   with "suspended":true the cause is "suspended" and the code 0.
  * Requests about disks are in docs/machine-file.md; record.h has what the
  * starter does for them.

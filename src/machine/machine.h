@@ -186,9 +186,13 @@ struct machine_moment_config {
 	bool sync;  /* the state is on stable storage when it is done */
 	struct machine_moment_disk disks[MACHINE_DISKS_MAX];
 	unsigned disk_count;
+	/* While it runs, some time before; may be NULL, and not come: for
+	 * what then need not be done in the standstill. */
+	void (*soon)(void *ctx);
 	/* In the standstill; may be NULL. Negative: it comes to nothing. */
 	int (*disks_now)(void *ctx, struct error *err);
-	/* On the loop's thread; with share before machine_moment returns. */
+	/* On the loop's thread; with share it may come before machine_moment
+	 * returns. */
 	void (*done)(void *ctx, const struct machine_moment_result *result);
 	void *ctx;
 };

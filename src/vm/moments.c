@@ -41,6 +41,14 @@ static json_t *refused(const struct error *err)
 	                 session_words(err->hint));
 }
 
+static json_t *refused_busy(void)
+{
+	struct error err = { 0 };
+
+	error_set(&err, -EBUSY, "the machine is being saved already");
+	return refused(&err);
+}
+
 static int copy_fd(int fd, struct error *err)
 {
 	int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -278,10 +286,9 @@ static void share_begin(struct moments *m, int fd)
 struct forking {
 	struct moments *moments;
 	json_t *message;
-	const struct brought *brought;
-	struct reply *reply;
+	struct reply reply;
+	bool later; /* who asked is answered by itself */
 	int watch;
-	json_t *result;
 	struct block *overlay[MACHINE_DISKS_MAX];
 	int overlay_fd[MACHINE_DISKS_MAX];
 	const char *name[MACHINE_DISKS_MAX]; /* of what lies below */
@@ -308,7 +315,7 @@ static json_t *below(struct forking *f, unsigned i)
 	for (unsigned k = f->name[i] ? 1 : 0; k < chain->count; k++)
 		json_array_append_new(
 		    list, json_pack("{s:i,s:s,s:s}", "fd",
-		                    give(f->reply, chain->file[k].fd), "path",
+		                    give(&f->reply, chain->file[k].fd), "path",
 		                    chain->file[k].path, "format",
 		                    chain->file[k].format));
 	return list;
@@ -387,16 +394,16 @@ static json_t *boot(struct forking *f)
 	const struct machine_config *c = &f->moments->config->machine;
 	json_t *modules = json_array();
 	json_t *o = json_pack("{s:i,s:s?,s:s?,s:s?}", "kernel",
-	                      give(f->reply, c->kernel_fd), "kernel_path",
+	                      give(&f->reply, c->kernel_fd), "kernel_path",
 	                      c->kernel_path, "initrd_path", c->initrd_path,
 	                      "cmdline", c->cmdline);
 
 	if (c->initrd_fd >= 0)
-		json_object_set_new(o, "initrd",
-		                    json_integer(give(f->reply, c->initrd_fd)));
+		json_object_set_new(
+		    o, "initrd", json_integer(give(&f->reply, c->initrd_fd)));
 	for (unsigned i = 0; i < c->module_count; i++)
 		json_array_append_new(
-		    modules, json_integer(give(f->reply, c->module_fds[i])));
+		    modules, json_integer(give(&f->reply, c->module_fds[i])));
 	json_object_set_new(o, "modules", modules);
 	return o;
 }
@@ -412,31 +419,67 @@ static json_t *answer_fork(struct forking *f,
 	                    json_string(machine_engine(f->moments->machine)));
 	json_object_set_new(o, "boot", boot(f));
 	json_object_set_new(o, "disks", disks(f));
-	json_object_set_new(o, "layers", layers(f->reply, r));
+	json_object_set_new(o, "layers", layers(&f->reply, r));
 	return o;
+}
+
+static void close_disks(struct forking *f)
+{
+	for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
+		block_close(f->overlay[i]);
+		if (f->overlay_fd[i] >= 0)
+			close(f->overlay_fd[i]);
+		f->overlay[i] = NULL;
+		f->overlay_fd[i] = -1;
+	}
+}
+
+static void forking_free(struct forking *f)
+{
+	struct moments *m = f->moments;
+
+	if (f->watch >= 0)
+		close(f->watch);
+	close_disks(f);
+	while (f->reply.fd_count)
+		close(f->reply.fds[--f->reply.fd_count]);
+	json_decref(f->reply.body);
+	json_decref(f->message);
+	json_decref(m->id);
+	m->id = NULL;
+	m->asker = NULL;
+	m->forks = false;
+	free(f);
 }
 
 static void fork_done(void *ctx, const struct machine_moment_result *r)
 {
 	struct forking *f = ctx;
+	struct moments *m = f->moments;
 
-	if (r->rc < 0) {
-		f->result = refused(r->err);
-		return;
-	}
-	f->result = answer_fork(f, r);
+	f->reply.body = r->rc < 0 ? refused(r->err) : answer_fork(f, r);
 	/* Those of memory are closed when this returns. */
-	for (unsigned i = 0; i < f->reply->fd_count; i++)
-		f->reply->fds[i] = fcntl(f->reply->fds[i], F_DUPFD_CLOEXEC, 3);
-	share_begin(f->moments, f->watch);
-	f->watch = -1;
+	for (unsigned i = 0; i < f->reply.fd_count; i++)
+		f->reply.fds[i] = fcntl(f->reply.fds[i], F_DUPFD_CLOEXEC, 3);
+	if (r->rc == 0) {
+		share_begin(m, f->watch);
+		f->watch = -1;
+	}
+	if (!f->later)
+		return;
+	/* Who hears of a refusal may lock them. */
+	close_disks(f);
+	if (m->asker)
+		m->answer(m->asker, m->id, &f->reply);
+	forking_free(f);
 }
 
-static int open_overlay(struct forking *f, json_t *disk, struct error *err)
+static int open_overlay(struct forking *f, json_t *disk,
+                        const struct brought *brought, struct error *err)
 {
 	const struct machine_config *c = &f->moments->config->machine;
 	json_int_t i = json_integer_value(json_object_get(disk, "disk"));
-	int fd = brought_fd(f->brought, json_object_get(disk, "overlay"));
+	int fd = brought_fd(brought, json_object_get(disk, "overlay"));
 	struct block_open how = { .path = "overlay", .format = "qcow2" };
 	int rc;
 
@@ -500,8 +543,26 @@ static int check_disks(const struct forking *f, struct error *err)
 	return 0;
 }
 
-static int begin_fork(struct forking *f, struct machine_moment_config *c,
-                      struct error *err)
+/* What is flushed now need not be in the standstill. */
+static int flush_disks(struct forking *f)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; rc == 0 && i < MACHINE_DISKS_MAX; i++)
+		if (f->overlay[i])
+			rc = block_sync(machine_disk(f->moments->machine, i),
+			                BLOCK_FLUSH, 0, NULL, 0);
+	return rc;
+}
+
+static void flush_again(void *ctx)
+{
+	/* What fails will do so in the standstill, too. */
+	(void)flush_disks(ctx);
+}
+
+static int prepare_fork(struct forking *f, const struct brought *brought,
+                        struct machine_moment_config *c, struct error *err)
 {
 	json_t *disk;
 	size_t i;
@@ -509,59 +570,70 @@ static int begin_fork(struct forking *f, struct machine_moment_config *c,
 
 	json_array_foreach(json_object_get(f->message, "disks"), i, disk)
 	{
-		rc = open_overlay(f, disk, err);
+		rc = open_overlay(f, disk, brought, err);
 		if (rc < 0)
 			return rc;
 	}
 	rc = check_disks(f, err);
-	/* What is flushed now need not be in the standstill. */
-	for (unsigned k = 0; rc == 0 && k < MACHINE_DISKS_MAX; k++)
-		if (f->overlay[k])
-			rc = block_sync(machine_disk(f->moments->machine, k),
-			                BLOCK_FLUSH, 0, NULL, 0);
 	if (rc < 0)
-		return err->code ? rc
-		                 : error_set(err, rc, "cannot flush a disk: %s",
-		                             strerror(-rc));
+		return rc;
+	rc = flush_disks(f);
+	if (rc < 0)
+		return error_set(err, rc, "cannot flush a disk: %s",
+		                 strerror(-rc));
 	f->watch = copy_fd(
-	    brought_fd(f->brought, json_object_get(f->message, "watch")), err);
+	    brought_fd(brought, json_object_get(f->message, "watch")), err);
 	c->fd = copy_fd(
-	    brought_fd(f->brought, json_object_get(f->message, "file")), err);
-	if (f->watch < 0 || c->fd < 0)
-		return -EINVAL;
-	return machine_moment(f->moments->machine, c, err);
+	    brought_fd(brought, json_object_get(f->message, "file")), err);
+	return f->watch < 0 || c->fd < 0 ? -EINVAL : 0;
 }
 
-json_t *moments_fork(struct moments *m, json_t *message,
+static struct forking *forking_new(struct moments *m, void *asker,
+                                   json_t *message)
+{
+	struct forking *f = xalloc(sizeof(*f));
+
+	*f = (struct forking){ .moments = m,
+		               .message = json_incref(message),
+		               .watch = -1 };
+	for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++)
+		f->overlay_fd[i] = -1;
+	m->asker = asker;
+	m->id = json_incref(json_object_get(message, "id"));
+	m->forks = true;
+	return f;
+}
+
+json_t *moments_fork(struct moments *m, void *asker, json_t *message,
                      const struct brought *brought, struct reply *reply)
 {
-	struct forking f = { .moments = m,
-		             .message = message,
-		             .brought = brought,
-		             .reply = reply,
-		             .watch = -1 };
 	struct machine_moment_config c = { .fd = -1,
 		                           .share = true,
+		                           .soon = flush_again,
 		                           .disks_now = switch_disks,
-		                           .done = fork_done,
-		                           .ctx = &f };
+		                           .done = fork_done };
 	struct error err = { 0 };
+	struct forking *f;
+	int rc;
 
-	for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++)
-		f.overlay_fd[i] = -1;
-	if (begin_fork(&f, &c, &err) < 0) {
-		f.result = refused(&err);
-		if (c.fd >= 0)
-			close(c.fd);
-	}
-	if (f.watch >= 0)
-		close(f.watch);
-	for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
-		block_close(f.overlay[i]);
-		if (f.overlay_fd[i] >= 0)
-			close(f.overlay_fd[i]);
-	}
-	return f.result;
+	if (m->asker || m->id)
+		return refused_busy();
+	f = forking_new(m, asker, message);
+	c.ctx = f;
+	rc = prepare_fork(f, brought, &c, &err);
+	if (rc == 0)
+		rc = machine_moment(m->machine, &c, &err);
+	if (rc < 0 && c.fd >= 0)
+		close(c.fd);
+	if (rc < 0)
+		f->reply.body = refused(&err);
+	f->later = !f->reply.body;
+	if (f->later)
+		return NULL;
+	*reply = f->reply;
+	f->reply = (struct reply){ 0 };
+	forking_free(f);
+	return reply->body;
 }
 
 json_t *moments_progress(struct moments *m)

@@ -33,6 +33,7 @@ struct moments {
 	void *asker; /* of what is being written; NULL: gone */
 	json_t *id;
 	bool whole; /* it was to save; its disks go with the answer */
+	bool forks; /* what is asked for is a copy, and may take a while */
 	u64 since_ns;
 };
 
@@ -43,7 +44,8 @@ json_t *moments_snapshot(struct moments *m, void *asker, json_t *message,
 /* The same; the machine is frozen. */
 json_t *moments_save(struct moments *m, void *asker, json_t *message,
                      const struct brought *brought);
-json_t *moments_fork(struct moments *m, json_t *message,
+/* Either. */
+json_t *moments_fork(struct moments *m, void *asker, json_t *message,
                      const struct brought *brought, struct reply *reply);
 /* An answer: how far it is that is being written. */
 json_t *moments_progress(struct moments *m);

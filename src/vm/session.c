@@ -157,7 +157,9 @@ static bool is_saved(const struct session *s)
 
 static bool may_shorten(void *ctx)
 {
-	return !is_saved(ctx);
+	const struct session *s = ctx;
+
+	return !is_saved(s) && !s->moments.forks;
 }
 
 /* What it was to stand still for is over. */
@@ -338,7 +340,7 @@ static json_t *do_fork(struct peer *p, json_t *message,
 	if (disks_in_the_way(&disks))
 		return busy(disks_in_the_way(&disks));
 	shorten_soon(&p->session->shorten);
-	return moments_fork(&p->session->moments, message, brought, reply);
+	return moments_fork(&p->session->moments, p, message, brought, reply);
 }
 
 static void do_quit(struct session *s, json_t *message)
@@ -360,8 +362,9 @@ static json_t *do_disks(struct peer *p, const char *op, json_t *message,
 	const struct disks disks = session_disks(s, p);
 	json_t *answer;
 
-	if (is_saved(s))
-		return busy("the machine is being saved");
+	if (is_saved(s) || s->moments.forks)
+		return busy(s->moments.forks ? "the machine is being copied"
+		                             : "the machine is being saved");
 	answer = disks_request(&disks, op, message, brought);
 	return answer ? answer : refusal("no such request");
 }

@@ -94,6 +94,9 @@ def snapshot(memory, path=work + "/one"):
 
 def restored(form):
     vm = Machine("--name", "then", "--restore", work + "/one")
+    vm.writes(1)
+    # Of a packed one, memory is still being read.
+    end_copy(copy_of("early", "then")[0])
     check(f"{form}: what was saved is one moment", vm.same(), vm.wrong)
     vm.end()
 
@@ -125,15 +128,23 @@ def end_copy(pid):
         pass
 
 
-def copy_of(vm):
+def copy_of(name, of="m"):
+    """Its process, and milliseconds of standstill."""
     made = subprocess.run(
-        [atoll, "fork", "--json", "--rm", "--name", "copy", "m"], env=env,
+        [atoll, "fork", "--json", "--rm", "--name", name, of], env=env,
         check=True, capture_output=True, timeout=LIMIT)
-    pid = json.loads(made.stdout)["copies"][0]["pid"]
+    said = json.loads(made.stdout)
+    pid = said["copies"][0]["pid"]
     # Not even a test that fails leaves it running.
     atexit.register(end_copy, pid)
-    vm.writes(60000)
-    return pid
+    return pid, said["pause_us"] / 1000
+
+
+def copied_again(names=iter(range(99))):
+    """Another copy while one lives."""
+    pid, pause = copy_of(f"again{next(names)}")
+    end_copy(pid)
+    return pause
 
 
 def sizes(engine):
@@ -158,10 +169,13 @@ def again(engine):
         short_enough(f"{engine}, {form}", best(
             100, lambda: snapshot(form), lambda: vm.writes(60000)))
         restored(form)
-    copy = copy_of(vm)
+    copy = copy_of("copy")[0]
+    vm.writes(60000)
     short_enough(f"{engine}, with a copy", best(
         100, lambda: snapshot("plain"), lambda: vm.writes(50000)))
     restored("with a copy")
+    short_enough(f"{engine}, another copy", best(
+        100, copied_again, lambda: vm.writes(50000)))
     end_copy(copy)
     vm.writes(50000)
     snapshot("plain")

@@ -324,11 +324,18 @@ static bool ahead_done(struct machine_moment *mo)
 	return a->page >= memory_pages(mem) && round_done(a);
 }
 
+/* Before the last of it. */
+static void soon(struct machine_moment *mo)
+{
+	if (mo->ahead.round > 0 && mo->ahead.page == 0 && mo->config.soon)
+		mo->config.soon(mo->config.ctx);
+}
+
 static void step(void *ctx)
 {
 	struct machine_moment *mo = ctx;
 	const bool over = mo->machine->ended || atomic_load(&mo->work.stop);
-	const bool now = over || mo->config.still || mo->config.share;
+	const bool now = over || mo->config.still;
 	u64 since_ns, rest_ns;
 
 	/* A machine that has just gone on from another moment. */
@@ -349,6 +356,7 @@ static void step(void *ctx)
 	go_on(mo, since_ns);
 	rest_ns = MAX((loop_now_ns() - since_ns) >> MIN(mo->ahead.round, 16u),
 	              REST_MS * NSEC_PER_MSEC);
+	soon(mo);
 	loop_timer_arm(&mo->timer, loop_now_ns() + rest_ns);
 }
 
