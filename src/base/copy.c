@@ -5,7 +5,28 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+int copy_share(int from, int to)
+{
+	return ioctl(to, FICLONE, from) < 0 ? -errno : 0;
+}
+
+/* Its last blocks, which costs nothing, however large it is. */
+bool copy_can_share(int from, int to)
+{
+	struct file_clone_range part = { .src_fd = from };
+	struct stat st;
+	bool can;
+
+	if (fstat(from, &st) < 0 || !S_ISREG(st.st_mode))
+		return false;
+	if (st.st_size > 0)
+		part.src_offset = ALIGN_DOWN((u64)st.st_size - 1, (u64)MIB);
+	can = ioctl(to, FICLONERANGE, &part) == 0;
+	return ftruncate(to, 0) == 0 && can;
+}
 
 /* One piece at at; the kernel's way of one file system, or of all. */
 static ssize_t copy_piece(int from, int to, off_t at, size_t size)
@@ -47,7 +68,7 @@ int copy_sparse_told(int from, int to, off_t size, copy_step_fn *step,
 	off_t at = 0, end;
 	int rc;
 
-	if (ioctl(to, FICLONE, from) == 0)
+	if (copy_share(from, to) == 0)
 		return 0;
 	if (ftruncate(to, size) < 0)
 		return -errno;

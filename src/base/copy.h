@@ -15,6 +15,12 @@
  */
 int copy_sparse(int from, int to, off_t size) MUST_CHECK;
 
+/* The same by shared blocks alone (reflinks). -EOPNOTSUPP, -EXDEV, -EINVAL,
+ * -ENOTTY: the file system can't, or they lie on two. */
+int copy_share(int from, int to) MUST_CHECK;
+/* Whether that can be; `to` is empty afterwards. */
+bool copy_can_share(int from, int to);
+
 /* Of the size, so much is done, holes and what is shared included. */
 typedef void copy_step_fn(void *ctx, u64 done);
 int copy_sparse_told(int from, int to, off_t size, copy_step_fn *step,

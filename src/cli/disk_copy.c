@@ -66,6 +66,9 @@ static int fill(struct convert *c, struct block *from, struct block *to,
 	bool blank = !c->made.how.backing;
 	int rc;
 
+	/* What was to be reserved would not be. */
+	if (blank && !c->made.how.preallocation && image_share(from, to) == 0)
+		return 0;
 	disk_progress_begin(&p, "converting", c->args.quiet);
 	rc =
 	    image_copy(from, to, blank, c->compress && blank, &p.progress, err);

@@ -90,7 +90,10 @@ struct fork_path {
 	char *kept; /* what it was, under another name */
 	char *next; /* the overlay, until it has the path */
 	bool taken; /* it has */
-	bool used;  /* and the machine said that it goes on there */
+	/* A raw file stays what it is: a copy's disk lies on what it held at
+	 * the moment, a file that shares that with it. */
+	bool raw;
+	bool used; /* and the machine said that it goes on there */
 	struct stat was;
 };
 
@@ -100,7 +103,8 @@ struct fork_disks {
 	const char *moment;
 	unsigned count;
 	struct fork_path paths[RUN_DISKS_MAX + 1];
-	int overlays[RUN_DISKS_MAX + 1]; /* the machine's own */
+	/* The machine's own; of a raw one the file that is to share. */
+	int overlays[RUN_DISKS_MAX + 1];
 };
 
 void fork_disks_init(struct fork_disks *d, const char *moment);
@@ -121,6 +125,9 @@ int fork_disks_below(struct fork_disks *d, struct fork_source *s,
 /* A path whose overlay the machine did not come to use gets its file back. */
 void fork_disks_fini(struct fork_disks *d);
 
+/* A raw disk's path, of which that can be; fd: an empty file to try it with. */
+int fork_try_raw(const char *machine, const char *path, int fd,
+                 struct error *err) MUST_CHECK;
 /* Names of files below disks: the same for all copies of one moment. */
 char *fork_base_name(json_t *disk, const char *moment);
 

@@ -12,6 +12,11 @@
  *
  * Between 2 and 3 the machine writes to what the path reads through an empty
  * overlay, so that whoever ends in between leaves a whole disk.
+ *
+ * A raw disk stays what it is: whoever opens its path as raw would get an
+ * overlay's header. Where the file system lets two files share what they hold,
+ * the machine makes such a file at its moment, and the copies' overlays lie on
+ * that.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +26,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/copy.h"
 #include "base/error.h"
 #include "cli/files.h"
 #include "cli/fork.h"
@@ -51,8 +57,49 @@ static int refuse(const char *machine, const char *path, const char *why,
 	          "share it",
 	          machine, path, why);
 	return error_hint(err, "disks of images, qcow2 files (atoll disk "
-	                       "convert makes one), and what is read-only can "
-	                       "be shared");
+	                       "convert makes one), what is read-only, and raw "
+	                       "files on btrfs, xfs or bcachefs can be shared");
+}
+
+int fork_try_raw(const char *machine, const char *path, int fd,
+                 struct error *err)
+{
+	int disk = open(path, O_RDONLY | O_CLOEXEC);
+	bool can = disk >= 0 && copy_can_share(disk, fd);
+
+	if (disk >= 0)
+		close(disk);
+	return can ? 0
+	           : refuse(machine, path,
+	                    "not a qcow2 image, and can share nothing there",
+	                    err);
+}
+
+/* It lies where the disk does, and goes with who has it open. */
+static int unnamed_beside(const char *path, struct error *err)
+{
+	char *temp;
+	int fd = saved_open_unnamed(path, &temp);
+
+	if (fd < 0)
+		error_set(err, -errno, "cannot make a file beside %s: %s", path,
+		          strerror(errno));
+	else
+		unlink(temp);
+	free(temp);
+	return fd < 0 ? err->code : fd;
+}
+
+static int find_raw(const char *machine, struct fork_path *p, struct error *err)
+{
+	int fd = unnamed_beside(p->path, err), rc = fd;
+
+	if (fd >= 0) {
+		rc = fork_try_raw(machine, p->path, fd, err);
+		close(fd);
+	}
+	p->raw = rc == 0;
+	return rc;
 }
 
 /* disk.qcow2 -> disk.fork-MOMENT.qcow2 */
@@ -86,7 +133,7 @@ static int find_path(struct fork_disks *d, struct fork_path *p, json_t *disk,
 	if (!S_ISREG(st.st_mode))
 		return refuse(machine, name, "not a file", err);
 	if (strcmp(saved_text(disk, "format"), "qcow2") != 0)
-		return refuse(machine, name, "not a qcow2 image", err);
+		return find_raw(machine, p, err);
 	p->kept = fork_kept_name(p->path, d->moment);
 	return 0;
 }
@@ -183,7 +230,7 @@ int fork_disks_overlays(struct fork_disks *d, int *out, const char *folder,
 		json_t *disk = json_array_get(d->list, i);
 
 		out[i] =
-		    d->paths[i].path
+		    d->paths[i].path && !d->paths[i].raw
 			? unnamed_overlay(folder, d->paths[i].kept, disk, err)
 			: private_overlay(d, disk, folder, err);
 		if (out[i] < 0)
@@ -221,10 +268,13 @@ int fork_disks_take(struct fork_disks *d, const char *folder, struct error *err)
 {
 	for (unsigned i = 0; i < d->count; i++) {
 		json_t *disk = json_array_get(d->list, i);
-		int fd = d->paths[i].path
-		             ? take_path(&d->paths[i], disk, err)
-		             : private_overlay(d, disk, folder, err);
+		struct fork_path *p = &d->paths[i];
+		int fd = d->overlays[i];
 
+		if (fd < 0)
+			fd = p->raw    ? unnamed_beside(p->path, err)
+			     : p->path ? take_path(p, disk, err)
+			               : private_overlay(d, disk, folder, err);
 		if (fd < 0)
 			return fd;
 		d->overlays[i] = fd;
@@ -238,13 +288,15 @@ json_t *fork_disks_message(struct fork_disks *d, int *fds, size_t *count)
 
 	for (unsigned i = 0; i < d->count; i++) {
 		json_t *disk = json_array_get(d->list, i);
-		char *base = d->paths[i].path ? xstrdup(d->paths[i].kept)
-		                              : fork_base_name(disk, d->moment);
+		const struct fork_path *p = &d->paths[i];
+		char *base = p->kept ? xstrdup(p->kept)
+		                     : fork_base_name(disk, d->moment);
 
-		json_array_append_new(
-		    list, json_pack("{s:O,s:i,s:s}", "disk",
-		                    json_object_get(disk, "disk"), "overlay",
-		                    (int)*count, "name", base));
+		json_array_append_new(list,
+		                      json_pack("{s:O,s:i,s:s}", "disk",
+		                                json_object_get(disk, "disk"),
+		                                p->raw ? "share" : "overlay",
+		                                (int)*count, "name", base));
 		fds[(*count)++] = d->overlays[i];
 		free(base);
 	}
@@ -289,6 +341,23 @@ static int open_below(struct fork_source *s, const char *kept, json_t *disk,
 	return rc < 0 ? rc : launch_chain(&files, fd, kept, true, err);
 }
 
+/* What it was at the moment, for reading alone. */
+static int open_shared(struct fork_source *s, struct fork_disks *d, unsigned i,
+                       json_t *disk, struct error *err)
+{
+	struct below b = { s, json_array() };
+	char *name = fork_base_name(json_array_get(d->list, i), d->moment);
+	char *by = xasprintf("/proc/self/fd/%d", d->overlays[i]);
+	int fd = open(by, O_RDONLY | O_CLOEXEC), rc;
+
+	json_object_set_new(disk, "below", b.list);
+	rc = fd < 0 ? error_set(err, -errno, "%s: %s", by, strerror(errno))
+	            : add_one(&b, name, "raw", fd, err);
+	free(by);
+	free(name);
+	return rc;
+}
+
 int fork_disks_below(struct fork_disks *d, struct fork_source *s,
                      struct error *err)
 {
@@ -300,13 +369,13 @@ int fork_disks_below(struct fork_disks *d, struct fork_source *s,
 	for (unsigned i = 0; rc == 0 && i < d->count; i++) {
 		json_t *number =
 		    json_object_get(json_array_get(d->list, i), "disk");
+		json_t *disk =
+		    json_array_get(list, (size_t)json_integer_value(number));
 
-		if (d->paths[i].path)
-			rc = open_below(
-			    s, d->paths[i].kept,
-			    json_array_get(list,
-			                   (size_t)json_integer_value(number)),
-			    err);
+		if (d->paths[i].raw)
+			rc = open_shared(s, d, i, disk, err);
+		else if (d->paths[i].path)
+			rc = open_below(s, d->paths[i].kept, disk, err);
 	}
 	return rc;
 }

@@ -58,6 +58,51 @@ static bool is_in(const char *path, const char *folder)
 	       !strchr(path + n + 1, '/');
 }
 
+/* What a raw disk was at the moment lies beside each copy's own, and goes with
+ * the last of them. */
+static char *shared_path(const struct kept *k, unsigned i, json_t *copy)
+{
+	int number = (int)json_integer_value(
+	    json_object_get(json_array_get(k->disks.list, i), "disk"));
+
+	return xasprintf("%s/base-%d.raw", saved_text(copy, "folder"), number);
+}
+
+/* In the first one's folder, before anything is asked of the machine. */
+static int make_shared(struct kept *k, unsigned i, struct error *err)
+{
+	char *path = shared_path(k, i, json_array_get(k->copies, 0));
+	int *fd = &k->disks.overlays[i], rc;
+
+	*fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	rc = *fd < 0 ? error_set(err, -errno, "%s: %s", path, strerror(errno))
+	             : fork_try_raw("the machine", k->disks.paths[i].path, *fd,
+	                            err);
+	free(path);
+	return rc;
+}
+
+static int share_raw(struct kept *k, unsigned i, struct error *err)
+{
+	char *path = shared_path(k, i, json_array_get(k->copies, 0)), *to;
+	int fd = k->disks.overlays[i], rc = 0;
+	json_t *copy;
+	size_t n;
+
+	if (fsync(fd) < 0 || fchmod(fd, 0444) < 0)
+		rc = error_set(err, -errno, "%s: %s", path, strerror(errno));
+	json_array_foreach(k->copies, n, copy)
+	{
+		to = shared_path(k, i, copy);
+		if (rc == 0 && n > 0 && link(path, to) < 0)
+			rc = error_set(err, -errno, "cannot make %s: %s", to,
+			               strerror(errno));
+		free(to);
+	}
+	free(path);
+	return rc;
+}
+
 static int add_disk(struct kept *k, json_t *known, int number, json_t *said,
                     struct error *err)
 {
@@ -67,24 +112,17 @@ static int add_disk(struct kept *k, json_t *known, int number, json_t *said,
 
 	if (d->count == ARRAY_SIZE(d->paths))
 		return error_set(err, -E2BIG, "the machine has too many disks");
-	if (strcmp(saved_text(known, "format"), "qcow2") != 0) {
-		error_set(err, -ENOTSUP,
-		          "the machine writes to %s, which is no qcow2 image: "
-		          "copies can't share it",
-		          path);
-		return error_hint(err, "disks on images, qcow2 files, and what "
-		                       "is read-only can be shared");
-	}
 	p->path = realpath(path, NULL);
 	if (!p->path)
 		return error_set(err, -errno, "%s: %s", path, strerror(errno));
-	p->kept = fork_kept_name(p->path, k->moment);
+	p->raw = strcmp(saved_text(known, "format"), "qcow2") != 0;
+	if (!p->raw)
+		p->kept = fork_kept_name(p->path, k->moment);
 	json_array_append_new(d->list,
 	                      json_pack("{s:i, s:O?, s:s}", "disk", number,
 	                                "bytes", json_object_get(said, "bytes"),
-	                                "format", "qcow2"));
-	d->count++;
-	return 0;
+	                                "format", p->raw ? "raw" : "qcow2"));
+	return p->raw ? make_shared(k, d->count++, err) : (d->count++, 0);
 }
 
 /* Their sizes are what the machine itself says. */
@@ -119,12 +157,17 @@ static int list_disks(struct kept *k, struct error *err)
 static int make_overlay(struct kept *k, unsigned i, const char *path,
                         struct error *err)
 {
-	const char *kept = k->disks.paths[i].kept;
-	const char *base =
-	    is_in(kept, k->folder) ? kept + strlen(k->folder) + 1 : kept;
-	int fd = fork_overlay_create(path, base,
-	                             json_array_get(k->disks.list, i), err);
+	const char *kept = k->disks.paths[i].kept, *base = kept;
+	char *shared = NULL;
+	int fd;
 
+	if (!kept)
+		shared = shared_path(k, i, json_array_get(k->copies, 0));
+	if (!kept || is_in(kept, k->folder))
+		base = strrchr(kept ? kept : shared, '/') + 1;
+	fd = fork_overlay_create(path, base, json_array_get(k->disks.list, i),
+	                         err);
+	free(shared);
 	if (fd < 0)
 		return fd;
 	if (fsync(fd) < 0) {
@@ -208,8 +251,13 @@ static int share_disks(struct kept *k, struct error *err)
 		k->disks.paths[i].used = true;
 	for (unsigned i = 0; rc == 0 && i < k->disks.count; i++) {
 		const char *kept = k->disks.paths[i].kept;
-		int fd = file_open_disk(kept, true, err);
+		int fd;
 
+		if (k->disks.paths[i].raw) {
+			rc = share_raw(k, i, err);
+			continue;
+		}
+		fd = file_open_disk(kept, true, err);
 		rc = fd < 0 ? fd : share_file(k, kept, err);
 		if (rc == 0 && fchmod(fd, 0444) < 0)
 			rc = error_set(err, -errno, "%s: %s", kept,

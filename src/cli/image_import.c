@@ -138,11 +138,15 @@ static int convert(const struct block_open *from, const char *to,
 	if (rc == 0) {
 		rc = image_open_new(&out, &made.how, 0, err);
 		if (rc == 0) {
-			disk_progress_begin(
-			    &p, compress ? "exporting" : "importing", quiet);
-			rc = image_copy(in, out, true, compress, &p.progress,
-			                err);
-			disk_progress_end(&p);
+			rc = image_share(in, out);
+			if (rc < 0) {
+				disk_progress_begin(
+				    &p, compress ? "exporting" : "importing",
+				    quiet);
+				rc = image_copy(in, out, true, compress,
+				                &p.progress, err);
+				disk_progress_end(&p);
+			}
 			block_close(out);
 		}
 		if (rc == 0)

@@ -39,7 +39,8 @@
  *        machine goes on: the answer comes when all is written, with
  *        "pause_us", its longest standstill. target: an image as large
  *        as the disk that reads as zeroes, of "format" (raw), which gets its
- *        contents; scratch: an empty file.
+ *        contents; scratch: an empty file. Instead of both "share":I, a
+ *        file that gets what a raw disk holds as fork has it.
  *        Who asked sees to it that all is on stable storage. "stay" as in
  *        save. Of save and snapshot: if who asked goes away before the answer,
  *        nothing more is written, and the machine goes on. Meanwhile anybody
@@ -50,7 +51,9 @@
  *        machine. file: empty, gets the state (a machine file's "restore");
  *        watch: the reading end of a pipe of which those who map the memory
  *        hold the other; each disk that is written to goes on in its overlay,
- *        an empty qcow2 image that names `name` as its backing file. The
+ *        an empty qcow2 image that names `name` as its backing file; with
+ *        "share":I instead, an empty file, a raw disk stays where it is, and
+ *        that gets what it holds (reflinks), to lie below its copies. The
  *        answer has "pause_us", "machine" (the machine file), and with
  *        indices of descriptors "boot", "layers" (for "restore") and "disks":
  *        {"disk":N,"below":[{"fd":I,"path":...,"format":...},...]}. It comes

@@ -15,6 +15,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "storage/image.h"
+#include "storage/raw/raw.h"
 
 enum { THREADS_MIN = 2, THREADS_MAX = 8 };
 #define PIECE (1 * MIB)
@@ -258,6 +259,19 @@ int image_copy(struct block *from, struct block *to, bool blank, bool compress,
 			failed(err, rc, "flushing", w.size);
 	}
 	return rc;
+}
+
+int image_share(struct block *from, struct block *to)
+{
+	struct block_info a, b;
+	int rc;
+
+	block_info(from, &a);
+	block_info(to, &b);
+	if (a.size != b.size)
+		return -EOPNOTSUPP;
+	rc = raw_share_with(from, to);
+	return rc < 0 ? rc : block_sync(to, BLOCK_FLUSH, 0, NULL, 0);
 }
 
 /* Pieces are whole units: no two threads write one byte. */

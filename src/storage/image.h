@@ -165,6 +165,11 @@ int image_copy(struct block *from, struct block *to, bool blank, bool compress,
                const struct image_progress *progress,
                struct error *err) MUST_CHECK;
 
+/* The same of a raw file to a new one of the same size, at once, where their
+ * file system can let both share what they hold. Else -EOPNOTSUPP or what the
+ * host says, without words: there is no harm in it. */
+int image_share(struct block *from, struct block *to) MUST_CHECK;
+
 /* 0 and *same; *where is the first byte that differs. Where one disk is
  * longer, the rest has to be zero. */
 int image_compare(struct block *a, struct block *b, bool *same, u64 *where,

@@ -62,6 +62,13 @@ int live_snapshot(struct block *live, struct block *overlay,
                   struct error *err) MUST_CHECK;
 
 /*
+ * The contents as they are now to an empty file, at once, where that and the
+ * disk, a raw file, lie on a file system that can let both share what they
+ * hold; the disk stands still meanwhile. -EOPNOTSUPP: it can't be.
+ */
+int live_share(struct block *live, int to, struct error *err) MUST_CHECK;
+
+/*
  * The contents as they are now, as a read-only disk. What the guest
  * overwrites is first copied to scratch: an empty regular file, open for
  * reading and writing, taken over; it is sparse and may be unlinked already.

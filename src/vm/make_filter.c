@@ -115,6 +115,7 @@ static const unsigned long ioctls[] = {
 	0xc0606610, /* PAGEMAP_SCAN */
 	0x1277,     /* BLKDISCARD */
 	0x127f,     /* BLKZEROOUT */
+	0x40049409, /* FICLONE */
 	0x80081272, /* BLKGETSIZE64 */
 	0x400454d0, /* TUNSETOFFLOAD */
 	0x400454d9, /* TUNSETQUEUE */

@@ -6,7 +6,10 @@
  * every file that a disk is made of, of what the machine boots from. A disk
  * gets an empty overlay here and one there, and what was the disk lies below
  * both, written by nobody any more. Who asks has made a disk's path lead to the
- * overlay, and knows what lies below it by its names.
+ * overlay, and knows what lies below it by its names. Of a raw disk it may
+ * bring an empty file instead, which gets what the disk holds at that moment by
+ * sharing it: below the copy's overlay lies that, and the machine stays where
+ * it is.
  */
 #include "vm/moments.h"
 
@@ -41,12 +44,9 @@ static json_t *refused(const struct error *err)
 	                 session_words(err->hint));
 }
 
-static json_t *refused_busy(void)
+static int is_busy(struct error *err)
 {
-	struct error err = { 0 };
-
-	error_set(&err, -EBUSY, "the machine is being saved already");
-	return refused(&err);
+	return error_set(err, -EBUSY, "the machine is being saved already");
 }
 
 static int copy_fd(int fd, struct error *err)
@@ -95,6 +95,15 @@ static json_t *saved_disks(const struct moments *m, struct reply *reply)
 	return list;
 }
 
+static void drop_shared(struct moments *m)
+{
+	for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
+		if (m->shared[i] >= 0)
+			close(m->shared[i]);
+		m->shared[i] = -1;
+	}
+}
+
 static void snapshot_done(void *ctx, const struct machine_moment_result *r)
 {
 	struct moments *m = ctx;
@@ -117,6 +126,33 @@ static void snapshot_done(void *ctx, const struct machine_moment_result *r)
 	json_decref(m->id);
 	m->asker = NULL;
 	m->id = NULL;
+	m->busy = false;
+	drop_shared(m);
+}
+
+/* In the standstill. */
+static int share_disks(void *ctx, struct error *err)
+{
+	struct moments *m = ctx;
+	int rc = 0;
+
+	for (unsigned i = 0; rc == 0 && i < MACHINE_DISKS_MAX; i++)
+		if (m->shared[i] >= 0)
+			rc = live_share(machine_disk(m->machine, i),
+			                m->shared[i], err);
+	return rc;
+}
+
+static int take_shared(struct moments *m, json_t *disk, int fd,
+                       struct error *err)
+{
+	json_int_t i = json_integer_value(json_object_get(disk, "disk"));
+
+	if (i < 0 || i >= (json_int_t)m->config->machine.disk_count ||
+	    m->shared[i] >= 0)
+		return error_set(err, -EINVAL, "there is no such disk");
+	m->shared[i] = copy_fd(fd, err);
+	return MIN(m->shared[i], 0);
 }
 
 static int open_target(json_t *disk, const struct brought *brought,
@@ -168,19 +204,28 @@ static int read_state(json_t *message, const struct brought *brought,
 	return c->fd < 0 ? c->fd : 0;
 }
 
-static int read_disks(json_t *message, const struct brought *brought,
+static int read_disks(struct moments *m, json_t *message,
+                      const struct brought *brought,
                       struct machine_moment_config *c, struct error *err)
 {
-	json_t *disk;
+	json_t *disk, *share;
 	size_t i;
 
 	json_array_foreach(json_object_get(message, "disks"), i, disk)
 	{
-		struct machine_moment_disk *d = &c->disks[i];
+		struct machine_moment_disk *d = &c->disks[c->disk_count];
 		int rc;
 
 		if (i == MACHINE_DISKS_MAX)
 			return error_set(err, -E2BIG, "too many disks");
+		share = json_object_get(disk, "share");
+		if (share) {
+			rc = take_shared(m, disk, brought_fd(brought, share),
+			                 err);
+			if (rc < 0)
+				return rc;
+			continue;
+		}
 		*d = (struct machine_moment_disk){ .scratch = -1 };
 		c->disk_count++;
 		rc = open_target(disk, brought, d, err);
@@ -195,11 +240,10 @@ static json_t *begin_moment(struct moments *m, void *asker, json_t *message,
                             int rc, struct machine_moment_config *c,
                             struct error *err)
 {
-	if (rc == 0 && m->asker)
-		rc = error_set(err, -EBUSY,
-		               "the machine is being saved "
-		               "already");
+	if (rc == 0 && m->busy)
+		rc = is_busy(err);
 	if (rc == 0) {
+		m->busy = true;
 		m->asker = asker;
 		m->id = json_incref(json_object_get(message, "id"));
 		m->whole = c->still;
@@ -210,7 +254,10 @@ static json_t *begin_moment(struct moments *m, void *asker, json_t *message,
 		json_decref(m->id);
 		m->asker = NULL;
 		m->id = NULL;
+		m->busy = false;
 	}
+	if (!m->busy)
+		drop_shared(m);
 	drop_targets(c);
 	return refused(err);
 }
@@ -219,13 +266,16 @@ json_t *moments_snapshot(struct moments *m, void *asker, json_t *message,
                          const struct brought *brought)
 {
 	struct machine_moment_config c = { .fd = -1,
+		                           .disks_now = share_disks,
 		                           .done = snapshot_done,
 		                           .ctx = m };
 	struct error err = { 0 };
 	int rc = read_state(message, brought, &c, &err);
 
+	if (rc == 0 && m->busy)
+		rc = is_busy(&err);
 	if (rc == 0)
-		rc = read_disks(message, brought, &c, &err);
+		rc = read_disks(m, message, brought, &c, &err);
 	return begin_moment(m, asker, message, rc, &c, &err);
 }
 
@@ -291,6 +341,7 @@ struct forking {
 	int watch;
 	struct block *overlay[MACHINE_DISKS_MAX];
 	int overlay_fd[MACHINE_DISKS_MAX];
+	int share_fd[MACHINE_DISKS_MAX];     /* instead of an overlay */
 	const char *name[MACHINE_DISKS_MAX]; /* of what lies below */
 };
 
@@ -310,7 +361,7 @@ static json_t *below(struct forking *f, unsigned i)
 	const struct vm_disk_chain *chain = &c->chains[i];
 	json_t *list = json_array();
 
-	if (f->name[i] && !c->disk_private[i])
+	if (f->name[i] && (!c->disk_private[i] || f->share_fd[i] >= 0))
 		return list;
 	for (unsigned k = f->name[i] ? 1 : 0; k < chain->count; k++)
 		json_array_append_new(
@@ -339,6 +390,10 @@ static int switch_disks(void *ctx, struct error *err)
 	for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++) {
 		int rc;
 
+		if (f->share_fd[i] >= 0 &&
+		    live_share(machine_disk(m->machine, i), f->share_fd[i],
+		               err) < 0)
+			return err->code;
 		if (!f->overlay[i])
 			continue;
 		rc = live_snapshot(machine_disk(m->machine, i), f->overlay[i],
@@ -429,8 +484,10 @@ static void close_disks(struct forking *f)
 		block_close(f->overlay[i]);
 		if (f->overlay_fd[i] >= 0)
 			close(f->overlay_fd[i]);
+		if (f->share_fd[i] >= 0)
+			close(f->share_fd[i]);
 		f->overlay[i] = NULL;
-		f->overlay_fd[i] = -1;
+		f->overlay_fd[i] = f->share_fd[i] = -1;
 	}
 }
 
@@ -448,7 +505,7 @@ static void forking_free(struct forking *f)
 	json_decref(m->id);
 	m->id = NULL;
 	m->asker = NULL;
-	m->forks = false;
+	m->busy = m->forks = false;
 	free(f);
 }
 
@@ -474,11 +531,12 @@ static void fork_done(void *ctx, const struct machine_moment_result *r)
 	forking_free(f);
 }
 
-static int open_overlay(struct forking *f, json_t *disk,
-                        const struct brought *brought, struct error *err)
+static int take_disk(struct forking *f, json_t *disk,
+                     const struct brought *brought, struct error *err)
 {
 	const struct machine_config *c = &f->moments->config->machine;
 	json_int_t i = json_integer_value(json_object_get(disk, "disk"));
+	json_t *share = json_object_get(disk, "share");
 	int fd = brought_fd(brought, json_object_get(disk, "overlay"));
 	struct block_open how = { .path = "overlay", .format = "qcow2" };
 	int rc;
@@ -486,10 +544,14 @@ static int open_overlay(struct forking *f, json_t *disk,
 	if (i < 0 || i >= (json_int_t)c->disk_count)
 		return error_set(err, -EINVAL, "there is no such disk");
 	f->name[i] = json_string_value(json_object_get(disk, "name"));
-	if (!f->name[i] || f->overlay[i])
+	if (!f->name[i] || f->overlay[i] || f->share_fd[i] >= 0)
 		return error_set(err, -EINVAL,
 		                 "a disk needs one overlay, and "
 		                 "a name for what lies below");
+	if (share) {
+		f->share_fd[i] = copy_fd(brought_fd(brought, share), err);
+		return MIN(f->share_fd[i], 0);
+	}
 	f->overlay_fd[i] = copy_fd(fd, err);
 	how.fd = f->overlay_fd[i] < 0 ? -1 : copy_fd(fd, err);
 	if (how.fd < 0)
@@ -511,7 +573,8 @@ static int check_disks(const struct forking *f, struct error *err)
 		const struct vm_disk_chain *chain =
 		    &f->moments->config->chains[i];
 
-		if (!c->disks[i].readonly && !f->overlay[i])
+		if (!c->disks[i].readonly && !f->overlay[i] &&
+		    f->share_fd[i] < 0)
 			return error_set(err, -EINVAL,
 			                 "disk %u has no overlay to go on in",
 			                 i);
@@ -549,7 +612,7 @@ static int flush_disks(struct forking *f)
 	int rc = 0;
 
 	for (unsigned i = 0; rc == 0 && i < MACHINE_DISKS_MAX; i++)
-		if (f->overlay[i])
+		if (f->overlay[i] || f->share_fd[i] >= 0)
 			rc = block_sync(machine_disk(f->moments->machine, i),
 			                BLOCK_FLUSH, 0, NULL, 0);
 	return rc;
@@ -570,7 +633,7 @@ static int prepare_fork(struct forking *f, const struct brought *brought,
 
 	json_array_foreach(json_object_get(f->message, "disks"), i, disk)
 	{
-		rc = open_overlay(f, disk, brought, err);
+		rc = take_disk(f, disk, brought, err);
 		if (rc < 0)
 			return rc;
 	}
@@ -597,10 +660,10 @@ static struct forking *forking_new(struct moments *m, void *asker,
 		               .message = json_incref(message),
 		               .watch = -1 };
 	for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++)
-		f->overlay_fd[i] = -1;
+		f->overlay_fd[i] = f->share_fd[i] = -1;
 	m->asker = asker;
 	m->id = json_incref(json_object_get(message, "id"));
-	m->forks = true;
+	m->busy = m->forks = true;
 	return f;
 }
 
@@ -616,8 +679,10 @@ json_t *moments_fork(struct moments *m, void *asker, json_t *message,
 	struct forking *f;
 	int rc;
 
-	if (m->asker || m->id)
-		return refused_busy();
+	if (m->busy) {
+		is_busy(&err);
+		return refused(&err);
+	}
 	f = forking_new(m, asker, message);
 	c.ctx = f;
 	rc = prepare_fork(f, brought, &c, &err);
@@ -658,10 +723,17 @@ void moments_forget(struct moments *m, void *asker)
 	moments_cancel(m);
 }
 
+void moments_init(struct moments *m)
+{
+	for (unsigned i = 0; i < MACHINE_DISKS_MAX; i++)
+		m->shared[i] = -1;
+}
+
 void moments_fini(struct moments *m)
 {
 	while (m->shares)
 		share_end(m->shares);
+	drop_shared(m);
 	json_decref(m->id);
 	m->id = NULL;
 }

@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 #include "base/types.h"
+#include "machine/machine.h"
 #include "vm/disks.h"
 
 struct loop;
@@ -32,11 +33,16 @@ struct moments {
 	struct share *shares;
 	void *asker; /* of what is being written; NULL: gone */
 	json_t *id;
+	bool busy;  /* with that, its asker there or not */
 	bool whole; /* it was to save; its disks go with the answer */
 	bool forks; /* what is asked for is a copy, and may take a while */
 	u64 since_ns;
+	/* Files that share what raw disks hold at the moment; -1: none. */
+	int shared[MACHINE_DISKS_MAX];
 };
 
+/* The rest is the caller's. */
+void moments_init(struct moments *m);
 void moments_fini(struct moments *m);
 /* A request that is answered later: NULL; else why not. */
 json_t *moments_snapshot(struct moments *m, void *asker, json_t *message,

@@ -587,6 +587,7 @@ static int build(struct session *s, int kvm, struct error *err)
 		                       .machine = s->machine,
 		                       .config = &s->config,
 		                       .answer = answer };
+	moments_init(&s->moments);
 	s->shorten = (struct shorten){ .loop = s->loop,
 		                       .config = &s->config,
 		                       .works = s->works,

@@ -179,6 +179,26 @@ def machines_of(m, third):
           m.d.call("GET", "/v1/backups").json["backups"], done.stderr)
 
 
+def of_a_raw_disk(m, d):
+    """Whatever the disk was, what is restored is a qcow2 image, and used as
+    one."""
+    path = work + "/plain.raw"
+    with open(path, "wb") as f:
+        f.truncate(8 << 20)
+        f.write(b"plain" * 1000)
+    d.call("POST", "/v1/vms", {
+        "name": "plain", "memory_bytes": 64 << 20, "engine": "bt", "nics": [],
+        "boot": {"kernel": elf}, "disks": [{"path": path, "format": "raw"}]})
+    done = d.task(d.call("POST", "/v1/vms/plain/backups"))
+    check("a raw disk's backup", done["state"] == "succeeded", done)
+    done = m.cli("restore", done["result"]["backup"], "plain-2")
+    check("is restored", done.returncode == 0, done.stderr)
+    disk = d.vm("plain-2")["spec"]["disks"][0]
+    check("as what it is called", disk["format"] == "qcow2" and
+          open(disk["path"], "rb").read(4) == b"QFI\xfb", disk)
+    check("and holds that", open(raw(disk["path"]), "rb").read(5) == b"plain")
+
+
 def main():
     daemon = harness.Daemon({"atolld": atolld})
     try:
@@ -187,6 +207,7 @@ def main():
         refusals(m, first, third)
         killed(m)
         machines_of(m, third)
+        of_a_raw_disk(m, daemon)
     finally:
         daemon.close()
         shutil.rmtree(work, ignore_errors=True)

@@ -54,6 +54,8 @@ json_t *backup_new_spec(const struct daemon *d, json_t *of, const char *name,
 			continue;
 		path = backup_restored_disk(d, id, image, (int)i + image);
 		json_object_set_new(one, "path", json_string(path));
+		/* Whatever that one's is. */
+		json_object_set_new(one, "format", json_string("qcow2"));
 		free(path);
 	}
 	return spec;

@@ -19,6 +19,7 @@
 #include "base/thread.h"
 #include "storage/core/chain.h"
 #include "storage/image.h"
+#include "storage/raw/raw.h"
 
 enum { STACK_BYTES = 128 * 1024 };
 
@@ -374,6 +375,23 @@ int live_with_image(struct block *live,
 	live_resume(l);
 	live_release(l);
 	return rc;
+}
+
+static int share_with(struct block *image, void *ctx, struct error *err)
+{
+	int rc = raw_share(image, *(const int *)ctx);
+
+	if (rc == -EXDEV || rc == -EINVAL || rc == -ENOTTY)
+		rc = -EOPNOTSUPP;
+	return rc < 0
+	           ? error_set(err, rc, "the disk's file can't be shared: %s",
+	                       strerror(-rc))
+	           : 0;
+}
+
+int live_share(struct block *live, int to, struct error *err)
+{
+	return live_with_image(live, share_with, &to, err);
 }
 
 static int live_map(struct block *b, u64 offset, u64 length,

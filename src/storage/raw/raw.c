@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/copy.h"
 #include "base/error.h"
 #include "storage/raw/io.h"
 
@@ -349,6 +350,35 @@ static const struct block_driver raw_driver = {
 	.lock = raw_lock,
 	.lost = raw_lost,
 };
+
+static bool is_file(struct block *b)
+{
+	return b->driver == &raw_driver &&
+	       !container_of(b, struct raw, block)->device;
+}
+
+int raw_share(struct block *b, int to)
+{
+	struct raw *raw = container_of(b, struct raw, block);
+
+	if (!is_file(b))
+		return -EOPNOTSUPP;
+	/* What was cut off would be zeroes there. */
+	return raw_cut_short(raw) ? -EIO : copy_share(raw->fd, to);
+}
+
+int raw_share_with(struct block *b, struct block *to)
+{
+	struct raw *other = container_of(to, struct raw, block);
+	int rc;
+
+	if (!is_file(to) || to->info.readonly)
+		return -EOPNOTSUPP;
+	rc = raw_share(b, other->fd);
+	if (rc == 0)
+		atomic_fetch_add(&other->changes, 1);
+	return rc;
+}
 
 int raw_open(struct block **out, const struct block_open *how,
              struct error *err)

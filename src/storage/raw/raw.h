@@ -45,6 +45,13 @@ enum { RAW_UNBOUNDED = 1 << 16 };
 int raw_open(struct block **out, const struct block_open *how,
              struct error *err) MUST_CHECK;
 
+/* A file's contents, shared with those of `to`, an empty file on the same file
+ * system. No request is under way. -EOPNOTSUPP if b is no raw file, or the file
+ * system can't. */
+int raw_share(struct block *b, int to) MUST_CHECK;
+/* The same with another one; what it held, or had reserved, is gone. */
+int raw_share_with(struct block *b, struct block *to) MUST_CHECK;
+
 /* Of one request, in driver_private from BLOCK_PRIVATE_FRONT on. */
 struct raw_state {
 	struct block_request *next; /* in a backend's queue */
