@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -174,8 +175,9 @@ void live_close_disk(struct live_args *a)
 {
 	struct live_disk *d = &a->disk;
 
-	if (a->guard && !a->left && write(a->guard, "", 1) < 0)
-		a->left = true;
+	/* It holds the target's file open as we do, and so its lock. */
+	if (a->guard && !a->left && write(a->guard, "", 1) == 1)
+		waitpid(a->guard_pid, NULL, 0);
 	if (d->machine && d->sock >= 0)
 		close(d->sock);
 	free(d->machine);
@@ -400,10 +402,12 @@ static void be_guarded(struct live_args *a)
 		return;
 	}
 	close(ends[0]);
-	if (pid > 0)
-		a->guard = ends[1];
-	else
+	if (pid < 0) {
 		close(ends[1]);
+		return;
+	}
+	a->guard = ends[1];
+	a->guard_pid = pid;
 }
 
 int live_work(struct live_args *a, const char *what, json_t *message,

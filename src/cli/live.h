@@ -44,6 +44,7 @@ struct live_args {
 	bool guarded;
 	bool left, alone; /* it lets go of it; it is that other one */
 	int guard;        /* to whom; 0: nobody */
+	int guard_pid;
 	const char *verb;
 	struct live_disk disk;
 };
