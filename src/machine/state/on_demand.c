@@ -144,7 +144,7 @@ static void lose(struct pages_source *s, int rc)
 	atomic_store(&s->failed, rc);
 	if (!s->lost)
 		return;
-	rc = state_packed_failed(rc, &err);
+	state_packed_failed(rc, &err);
 	s->lost(s->lost_ctx, err.text);
 }
 
