@@ -57,6 +57,8 @@ s64 memory_freeze_count(struct memory *mem, u64 *page, u64 most)
 		return 0;
 	if (needs_fresh(l) && fold_whole_due(l))
 		return (s64)all;
+	if (!most)
+		return 0;
 	*page = MIN(all, from + LOOK_PAGES);
 	return fold_count(mem, from, *page, most);
 }

@@ -49,7 +49,8 @@ struct memory_view {
  * or a good deal more than that, of those from *page on that can be looked at
  * in a few milliseconds: *page is where to go on, memory_pages() the end. The
  * machine may run meanwhile; a page that it stores to then may count or not.
- * -errno: that is not to be known.
+ * most 0: none is looked at, but all of memory may have to be moved for other
+ * reasons. -errno: that is not to be known.
  */
 s64 memory_freeze_count(struct memory *mem, u64 *page, u64 most);
 /*

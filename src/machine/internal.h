@@ -142,6 +142,7 @@ struct machine {
 	struct pace settle_pace;
 	pthread_t dropper; /* takes down what was moved aside */
 	bool dropping;
+	u64 moment_own; /* pages that were no file's, at the last moment */
 	struct machine_outcome outcome;
 	_Atomic bool ended; /* outcome is decided */
 	bool show_cpu;      /* add the registers of cpu_words to it */
@@ -160,6 +161,8 @@ struct machine {
 /* ---- report.c ---- */
 
 u64 machine_resident_bytes(const struct machine *m);
+/* The same in pages, and how many of them are no file's; 0: not known. */
+void machine_resident(const struct machine *m, u64 *pages, u64 *own);
 /* Of guest memory alone. */
 u64 machine_guest_resident_bytes(const struct machine *m);
 /* Shared with others because they are equal; -1: not known. */

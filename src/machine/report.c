@@ -12,21 +12,31 @@
 #include "guest/memory.h"
 #include "machine/internal.h"
 
-/* Our resident memory; the descriptor was opened before the sandbox closed. */
-u64 machine_resident_bytes(const struct machine *m)
+/* The descriptor was opened before the sandbox closed. */
+void machine_resident(const struct machine *m, u64 *pages, u64 *own)
 {
-	unsigned long total, resident;
+	unsigned long total, resident, files;
 	char text[128];
 	ssize_t n = m->statm_fd < 0
 	                ? -1
 	                : pread(m->statm_fd, text, sizeof(text) - 1, 0);
 
+	*pages = *own = 0;
 	if (n <= 0)
-		return 0;
+		return;
 	text[n] = 0;
-	if (sscanf(text, "%lu %lu", &total, &resident) != 2)
-		return 0;
-	return resident * (u64)PAGE_SIZE;
+	if (sscanf(text, "%lu %lu %lu", &total, &resident, &files) != 3)
+		return;
+	*pages = resident;
+	*own = resident - MIN(files, resident);
+}
+
+u64 machine_resident_bytes(const struct machine *m)
+{
+	u64 pages, own;
+
+	machine_resident(m, &pages, &own);
+	return pages * PAGE_SIZE;
 }
 
 s64 machine_merged_bytes(const struct machine *m)

@@ -32,13 +32,14 @@
  */
 enum {
 	AHEAD_MS = 8, /* one of them */
-	AHEAD_MOST_MS = 64,
+	AHEAD_MOST_MS = 32,
 	LAST_MS = 20, /* what may be left */
 	REST_MS = 1,  /* in between, at least */
 	LOOK_MS = 5,  /* between looks whether all of memory is there */
 	ROUNDS_MAX = 64,
-	FEW_PAGES = 4096,   /* take less than LAST_MS */
-	ASIDE_PAGES = 1024, /* unmapped at once: others wait as long */
+	FEW_PAGES = 4096,     /* take less than LAST_MS */
+	LOOK_PAGES = 1 << 17, /* are looked at in less, too */
+	ASIDE_PAGES = 1024,   /* unmapped at once: others wait as long */
 };
 
 struct ahead {
@@ -256,6 +257,8 @@ static int take(struct machine_moment *mo)
 /* While it stands still. */
 static void take_moment(struct machine_moment *mo, u64 since_ns)
 {
+	u64 pages;
+
 	if (mo->machine->ended)
 		mo->rc =
 		    error_set(&mo->err, -ESHUTDOWN, "the machine has ended");
@@ -265,6 +268,8 @@ static void take_moment(struct machine_moment *mo, u64 since_ns)
 	else
 		mo->rc = take(mo);
 	go_on(mo, since_ns);
+	if (mo->rc == 0)
+		machine_resident(mo->machine, &pages, &mo->machine->moment_own);
 	if (mo->rc == 0 && mo->config.share) {
 		mo->rc = write_state(mo);
 		tell(mo);
@@ -278,6 +283,16 @@ static void take_moment(struct machine_moment *mo, u64 since_ns)
 		mo->threaded = true;
 }
 
+/* Without a look at each page, which takes as long as in the standstill. */
+static bool is_little(const struct machine *m)
+{
+	u64 pages, own;
+
+	machine_resident(m, &pages, &own);
+	return pages && m->moment_own && pages < LOOK_PAGES &&
+	       own < m->moment_own + FEW_PAGES / 2;
+}
+
 /* While the machine runs: is there more than little to do? true: that is known.
  */
 static bool count(struct machine_moment *mo)
@@ -285,7 +300,8 @@ static bool count(struct machine_moment *mo)
 	struct memory *mem = mo->machine->memory;
 	struct ahead *a = &mo->ahead;
 	u64 since_ns = thread_cpu_ns();
-	s64 n = memory_freeze_count(mem, &a->page, FEW_PAGES + 1 - a->found);
+	u64 most = is_little(mo->machine) ? 0 : FEW_PAGES + 1 - a->found;
+	s64 n = memory_freeze_count(mem, &a->page, most);
 
 	a->took_ns += thread_cpu_ns() - since_ns;
 	a->found += n < 0 ? FEW_PAGES + 1 : (u64)n;

@@ -386,6 +386,7 @@ static void ahead(void **state)
 	struct moment *moments = calloc(ALL, sizeof(*moments));
 	u8 *model = calloc(PAGES, PAGE_SIZE);
 	unsigned wholes = 0;
+	u64 page = 0;
 
 	(void)state;
 	fill(mem, model, 1);
@@ -394,8 +395,11 @@ static void ahead(void **state)
 		take(mem, model, &moments[i]);
 		model[(i + 5) * PAGE_SIZE + 128] = 2;
 		assert_true(memory_write(mem, address(i + 5) + 128, "\2", 1));
-		/* All of memory, if it is to go to one file. */
+		/* All of memory, if it is to go to one file; without a look,
+		 * that alone is known. */
 		wholes += left(mem) >= PAGES;
+		assert_int_equal(memory_freeze_count(mem, &page, 0),
+		                 left(mem) >= PAGES ? PAGES : 0);
 		assert_true(left(mem) >= 1);
 		go_ahead(mem);
 		assert_int_equal(left(mem), 0);
