@@ -67,17 +67,26 @@ static bool push(struct capture *c)
 	return true;
 }
 
-static void writable(void *ctx, unsigned events)
+/* Who reads says nothing, but may hang up while no frames pass. */
+static bool is_read(const struct capture *c)
+{
+	u8 drop[64];
+
+	return recv(c->fd, drop, sizeof(drop), MSG_DONTWAIT) != 0;
+}
+
+static void ready(void *ctx, unsigned events)
 {
 	struct capture *c = ctx;
 
 	if (!push(c) || events & LOOP_HANGUP ||
+	    (events & LOOP_READ && !is_read(c)) ||
 	    (!c->used && !c->endless && !c->left)) {
 		capture_end(c->sw, c);
 		return;
 	}
 	if (!c->used)
-		loop_fd_set(c->watch, 0);
+		loop_fd_set(c->watch, LOOP_READ);
 }
 
 static void record(struct capture *c, const u8 *frame, size_t len)
@@ -99,7 +108,7 @@ static void record(struct capture *c, const u8 *frame, size_t len)
 	memcpy(p + RECORD, frame, len);
 	c->used += RECORD + len;
 	c->left -= !c->endless;
-	loop_fd_set(c->watch, LOOP_WRITE);
+	loop_fd_set(c->watch, LOOP_READ | LOOP_WRITE);
 }
 
 void capture_frame(struct switch_ *sw, const struct port *port, bool out,
@@ -149,7 +158,8 @@ int switch_capture(struct switch_ *sw, const char *machine, u64 frames, int fd,
 	c->left = frames;
 	c->buffer = xalloc(BUFFER);
 	write_head(c);
-	c->watch = loop_fd_add(sw->config.loop, fd, LOOP_WRITE, writable, c);
+	c->watch =
+	    loop_fd_add(sw->config.loop, fd, LOOP_READ | LOOP_WRITE, ready, c);
 	sw->captures[i] = c;
 	return 0;
 }

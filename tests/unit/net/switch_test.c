@@ -787,6 +787,36 @@ static void test_capture(void **state)
 	close(pair[0]);
 }
 
+static size_t captures(struct fixture *f)
+{
+	json_t *status = switch_status(f->sw);
+	size_t n = json_array_size(json_object_get(status, "captures"));
+
+	json_decref(status);
+	return n;
+}
+
+/* Who reads hangs up, and no frame passes by which that is noticed. */
+static void test_capture_of_silence(void **state)
+{
+	struct fixture *f = *state;
+	struct error err = { 0 };
+	int pair[2];
+
+	assert_int_equal(
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+	assert_int_equal(switch_capture(f->sw, "", 0, pair[1], &err), 0);
+	turn(f, 20);
+	assert_int_equal(captures(f), 1);
+	/* What it says is of no matter. */
+	assert_int_equal(send(pair[0], "abc", 3, 0), 3);
+	turn(f, 20);
+	assert_int_equal(captures(f), 1);
+	close(pair[0]);
+	turn(f, 20);
+	assert_int_equal(captures(f), 0);
+}
+
 static void test_unplug(void **state)
 {
 	static const struct plug plain;
@@ -856,8 +886,8 @@ int main(void)
 		TEST(test_leases_stay),    TEST(test_addresses_run_out),
 		TEST(test_names),          TEST(test_names_of_others),
 		TEST(test_names_hostile),  TEST(test_rates),
-		TEST(test_capture),        TEST(test_unplug),
-		TEST(test_noise),
+		TEST(test_capture),        TEST(test_capture_of_silence),
+		TEST(test_unplug),         TEST(test_noise),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
