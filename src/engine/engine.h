@@ -153,6 +153,12 @@ struct engine_type {
 	void (*vcpu_destroy)(struct vcpu *v);
 
 	void (*vcpu_run)(struct vcpu *v, struct vcpu_exit *exit);
+	/*
+	 * Optional. The vCPU is about to sleep, on its own thread: what it
+	 * made for itself may be handed back to the host. Returns when to
+	 * call again if it still sleeps then, in nanoseconds; 0: never.
+	 */
+	u64 (*vcpu_rest)(struct vcpu *v);
 	/* vcpu_run returns EXIT_KICK within a millisecond; sticky: if it is
 	 * not running now, the next run returns at once. */
 	void (*vcpu_kick)(struct vcpu *v);

@@ -37,16 +37,35 @@ static bool take(struct machine_cpu *cpu, u32 event)
 	return atomic_fetch_and(&cpu->events, ~event) & event;
 }
 
-static void wait_for_event(struct machine_cpu *cpu)
+/* Until something comes, or for so long; 0: however long. */
+static void sleep_a_while(struct machine_cpu *cpu, u64 most_ns)
 {
+	u64 end = loop_now_ns() + most_ns;
+	const struct timespec until = {
+		.tv_sec = (time_t)(end / NSEC_PER_SEC),
+		.tv_nsec = (long)(end % NSEC_PER_SEC),
+	};
+	int rc = 0;
+
 	pthread_mutex_lock(&cpu->lock);
 	atomic_store(&cpu->sleeping, true);
 	steal_sleep_begins(cpu);
-	while (!atomic_load(&cpu->events))
-		pthread_cond_wait(&cpu->wake, &cpu->lock);
+	while (rc != ETIMEDOUT && !atomic_load(&cpu->events))
+		rc = most_ns ? pthread_cond_timedwait(&cpu->wake, &cpu->lock,
+		                                      &until)
+		             : pthread_cond_wait(&cpu->wake, &cpu->lock);
 	steal_sleep_ends(cpu);
 	atomic_store(&cpu->sleeping, false);
 	pthread_mutex_unlock(&cpu->lock);
+}
+
+static void wait_for_event(struct machine_cpu *cpu)
+{
+	const struct engine_type *type = cpu->machine->engine_type;
+
+	while (!atomic_load(&cpu->events))
+		sleep_a_while(cpu,
+		              type->vcpu_rest ? type->vcpu_rest(cpu->vcpu) : 0);
 }
 
 static void park(struct machine_cpu *cpu)
@@ -196,6 +215,17 @@ static void *cpu_thread(void *ctx)
 
 /* ---- the loop's thread ---- */
 
+/* It counts by the clock of loop_now_ns(). */
+static void init_wake(pthread_cond_t *wake)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(wake, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
 int cpus_create(struct machine *m, struct error *err)
 {
 	for (unsigned i = 0; i < m->config.cpus; i++) {
@@ -207,7 +237,7 @@ int cpus_create(struct machine *m, struct error *err)
 		cpu->index = i;
 		cpu->events = CPU_EVENT_STOP;
 		pthread_mutex_init(&cpu->lock, NULL);
-		pthread_cond_init(&cpu->wake, NULL);
+		init_wake(&cpu->wake);
 		if (m->lapics)
 			cpu->lapic = lapic_set_cpu(m->lapics, i);
 		host.ctx = cpu;

@@ -261,6 +261,7 @@ const struct engine_type bt_engine = {
 	.vcpu_create = bt_vcpu_create,
 	.vcpu_destroy = bt_vcpu_destroy,
 	.vcpu_run = bt_vcpu_run,
+	.vcpu_rest = interp_vcpu_rest,
 	.vcpu_kick = interp_vcpu_kick,
 	.vcpu_attention = interp_vcpu_attention,
 	.vcpu_nmi = interp_vcpu_nmi,

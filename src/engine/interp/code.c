@@ -23,28 +23,11 @@
 #include "engine/interp/debug.h"
 #include "engine/interp/icpu.h"
 #include "engine/interp/ops.h"
+#include "engine/interp/rest.h"
 #include "engine/interp/tlb.h"
 #include "engine/x86/paging.h"
 
 enum { PAGE_HASH = 4096, MISSES_MAX = 128, SEGMENTS = 4 };
-
-/*
- * An idle guest runs a little of everything. What it filled when it was busy is
- * handed back when it has more than IDLE_BYTES of operations, and adds few to
- * them: IDLE_RATE bytes a second. To decode a MiB takes a processor some 10 ms.
- *
- * Host code and the TLB take longer to make than to keep. They go, too, if
- * there is no more than IDLE_HOST of code, as in a copy of a machine that has
- * told its network who it is, and the vCPU had less than one part in IDLE_PART
- * of a processor.
- */
-enum {
-	IDLE_BYTES = MIB,
-	IDLE_RATE = MIB / 4,
-	IDLE_LOOK_MS = 1000,
-	IDLE_HOST = 4 * MIB,
-	IDLE_PART = 20,
-};
 
 /* Memory that is taken front to back. */
 struct arena {
@@ -60,11 +43,10 @@ struct arena {
  */
 struct code_cache {
 	struct arena ops;
-	unsigned segment;  /* of ops, that is being filled */
-	u64 taken;         /* bytes of ops, since there were none */
-	u64 seen_ns, seen; /* taken then */
-	u64 seen_cpu_ns;
-	u64 kept;            /* blocks, when ops were emptied */
+	unsigned segment; /* of ops, that is being filled */
+	u64 taken;        /* bytes of ops, since there were none */
+	u64 kept;         /* blocks, when ops were emptied */
+	struct rest rest;
 	struct arena keep;   /* blocks and pages */
 	struct block *spare; /* blocks that were forgotten, by next */
 	struct block *waiting[SEGMENTS]; /* forgotten with that segment */
@@ -116,7 +98,7 @@ int code_cache_create(struct code_cache **out, u64 bytes)
 		code_cache_destroy(c);
 		return -ENOMEM;
 	}
-	c->seen_ns = loop_now_ns();
+	rest_begin(&c->rest, &(struct rest_now){ .ns = loop_now_ns() });
 	c->scratch = xalloc(sizeof(*c->scratch));
 	c->scratch->op = aligned_alloc(64, SCRATCH_OPS * sizeof(struct iop));
 	ASSERT(c->scratch->op);
@@ -142,14 +124,15 @@ static void forget_places(struct icpu *cpu)
 	cpu->link = NULL;
 	cpu->block = NULL;
 	cpu->cur = NULL;
-	memset(cpu->jump, 0, JUMP_ENTRIES * sizeof(cpu->jump[0]));
+	/* What nobody fills again takes no memory. */
+	madvise(cpu->jump, JUMP_ENTRIES * sizeof(cpu->jump[0]), MADV_DONTNEED);
 }
 
 static void ops_empty(struct code_cache *c)
 {
 	arena_empty(&c->ops);
 	c->segment = 0;
-	c->taken = c->seen = 0;
+	c->taken = 0;
 }
 
 void code_cache_flush(struct icpu *cpu)
@@ -159,7 +142,6 @@ void code_cache_flush(struct icpu *cpu)
 	if (cpu->code_ops)
 		cpu->code_ops->flushed(cpu);
 	ops_empty(c);
-	c->seen_ns = loop_now_ns();
 	arena_empty(&c->keep);
 	c->spare = NULL;
 	memset(c->waiting, 0, sizeof(c->waiting));
@@ -321,46 +303,49 @@ static void forget_all_ops(struct icpu *cpu)
 	ops_empty(c);
 }
 
-/* rests: the vCPU hardly ran at all. */
-static bool idle(struct code_cache *c, bool *rests)
+static struct rest_now rest_now(const struct icpu *cpu)
 {
-	u64 now_ns = loop_now_ns();
-	u64 took_ms = (now_ns - c->seen_ns) / NSEC_PER_MSEC;
-	u64 more = c->taken - c->seen;
-	u64 ran_ns;
+	const struct code_cache *c = cpu->code;
 
-	if (took_ms < IDLE_LOOK_MS)
-		return false;
-	ran_ns = thread_cpu_ns() - c->seen_cpu_ns;
-	*rests = ran_ns < (now_ns - c->seen_ns) / IDLE_PART;
-	c->seen_cpu_ns += ran_ns;
-	c->seen_ns = now_ns;
-	c->seen = c->taken;
-	return c->taken > IDLE_BYTES && more < took_ms * IDLE_RATE / 1000;
+	return (struct rest_now){
+		.ns = loop_now_ns(),
+		.decoded = c->taken,
+		.ops = MIN(c->taken, c->ops.size),
+		.blocks = c->keep.used,
+		.host = cpu->code_ops ? cpu->code_ops->held(cpu) : 0,
+	};
 }
 
-static bool little_held(const struct icpu *cpu)
-{
-	return !cpu->code_ops || cpu->code_ops->held(cpu) <= IDLE_HOST;
-}
-
-/* All that operations took; and everything, when host code was the least of
- * it, or is little of what nobody waits for. */
 bool code_hand_back(struct icpu *cpu)
 {
 	struct code_cache *c = cpu->code;
-	bool rests;
+	struct rest_now now = rest_now(cpu);
+	enum rest_verdict verdict;
 
-	if (!idle(c, &rests))
+	if (!rest_is_due(&c->rest, &now))
 		return false;
-	rests = rests && little_held(cpu);
+	now.cpu_ns = thread_cpu_ns();
+	verdict = rest_look(&c->rest, &now);
+	if (verdict == REST_KEEP)
+		return false;
 	forget_all_ops(cpu);
-	if (!rests && c->kept * sizeof(struct block) > c->keep.used / 8)
+	/* And everything, when host code was the least of it. */
+	if (verdict == REST_OPS &&
+	    c->kept * sizeof(struct block) > c->keep.used / 8)
 		return false;
 	code_cache_flush(cpu);
-	if (rests)
+	if (verdict == REST_ALL)
 		tlb_hand_back(cpu);
 	return true;
+}
+
+u64 icpu_rest(struct icpu *cpu)
+{
+	struct rest_now now;
+
+	code_hand_back(cpu);
+	now = rest_now(cpu);
+	return rest_until_ns(&cpu->code->rest, &now);
 }
 
 struct block *code_block_take(struct icpu *cpu)

@@ -382,6 +382,8 @@ void icpu_update(struct icpu *cpu);
 /* ---- running (run.c) ---- */
 /* Until something for the machine happens. */
 void icpu_run(struct icpu *cpu, struct vcpu_exit *exit);
+/* It is about to sleep (code.c): see vcpu_rest. */
+u64 icpu_rest(struct icpu *cpu);
 /*
  * Interpret at most n instructions from the exact state, delivering their
  * faults, and leave early at anything icpu_run() would leave for. Returns

@@ -69,6 +69,11 @@ static void interp_vcpu_run(struct vcpu *v, struct vcpu_exit *exit)
 	icpu_run(icpu_of(v), exit);
 }
 
+u64 interp_vcpu_rest(struct vcpu *v)
+{
+	return icpu_rest(icpu_of(v));
+}
+
 void interp_vcpu_kick(struct vcpu *v)
 {
 	icpu_attend(icpu_of(v), ATTEND_KICK);
@@ -179,6 +184,7 @@ const struct engine_type interp_engine = {
 	.vcpu_create = interp_vcpu_create,
 	.vcpu_destroy = interp_vcpu_destroy,
 	.vcpu_run = interp_vcpu_run,
+	.vcpu_rest = interp_vcpu_rest,
 	.vcpu_kick = interp_vcpu_kick,
 	.vcpu_attention = interp_vcpu_attention,
 	.vcpu_nmi = interp_vcpu_nmi,

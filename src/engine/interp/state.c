@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <x86intrin.h>
 
 #include "base/alloc.h"
@@ -254,6 +255,16 @@ int icpu_set(struct icpu *cpu, const struct cpu_state *s, struct error *err)
 	return 0;
 }
 
+/* On pages of its own, which go back to the host when it is emptied. */
+static struct jump_entry *map_jumps(void)
+{
+	void *p =
+	    mmap(NULL, JUMP_ENTRIES * sizeof(struct jump_entry),
+	         PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
 int icpu_create(struct icpu **out, struct isystem *sys, unsigned index,
                 const struct vcpu_host *host, struct error *err)
 {
@@ -272,7 +283,7 @@ int icpu_create(struct icpu **out, struct isystem *sys, unsigned index,
 	cpu->index = index;
 	cpu->delivering = -1;
 	pthread_mutex_init(&cpu->mail.lock, NULL);
-	cpu->jump = try_alloc(JUMP_ENTRIES, sizeof(*cpu->jump));
+	cpu->jump = map_jumps();
 	cpu->spare_op = aligned_alloc(64, sizeof(*cpu->spare_op));
 	if (!cpu->jump || !cpu->spare_op || tlb_create(cpu) < 0 ||
 	    hostop_pool_create(&cpu->spare, PAGE_SIZE, NULL) < 0 ||
@@ -307,7 +318,8 @@ void icpu_destroy(struct icpu *cpu)
 	hostop_pool_destroy(cpu->spare);
 	free(cpu->spare_op);
 	tlb_destroy(cpu);
-	free(cpu->jump);
+	if (cpu->jump)
+		munmap(cpu->jump, JUMP_ENTRIES * sizeof(*cpu->jump));
 	free(cpu->points);
 	pthread_mutex_destroy(&cpu->mail.lock);
 	free(cpu);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What an idle vCPU filled when it was busy goes back to the host. */
+/*
+ * What an idle vCPU filled when it was busy goes back to the host. The clock
+ * that it looks at is made to go faster.
+ */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/loop.h"
@@ -14,8 +16,25 @@ enum {
 	ADDS = 32000,                       /* of two bytes each */
 	ROUNDS = 400,                       /* enough for host code */
 	OTHER = GUEST_USER + 2 * ADDS + 16, /* code that never ran */
+	STORES = 100000,                    /* of two bytes each */
+	LARGE = GUEST_USER + 0x20000,
 	LOOK_MS = 1100,
+	TIMES = 10,
 };
+
+static u64 skipped_ns;
+
+u64 __real_loop_now_ns(void);
+u64 __wrap_loop_now_ns(void);
+u64 __wrap_loop_now_ns(void)
+{
+	return __real_loop_now_ns() + skipped_ns;
+}
+
+static void pass(u64 ms)
+{
+	skipped_ns += ms * NSEC_PER_MSEC;
+}
 
 static size_t resident(void)
 {
@@ -28,8 +47,8 @@ static size_t resident(void)
 	return pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Times that everything was given up; an interpreter keeps no count. */
-static json_int_t flushes(struct guest *g)
+/* A figure of the vCPU's; an interpreter keeps none. */
+static json_int_t figure(struct guest *g, const char *name)
 {
 	char *text =
 	    g->type->stats_json ? g->type->stats_json(g->engine) : NULL;
@@ -39,23 +58,34 @@ static json_int_t flushes(struct guest *g)
 
 	if (list)
 		one = json_array_get(list, 0);
-	n = json_integer_value(json_object_get(one ? one : o, "flushes"));
+	n = json_integer_value(json_object_get(one ? one : o, name));
 	json_decref(o);
 	free(text);
 	return n;
 }
 
-static void put_code(struct guest *g)
+/* Times that everything was given up. */
+static json_int_t flushes(struct guest *g)
 {
-	/* mov ecx, ROUNDS; 1: call GUEST_USER; dec ecx; jnz 1b; hlt */
+	return figure(g, "flushes");
+}
+
+static void put_loop(struct guest *g, u64 of)
+{
+	/* mov ecx, ROUNDS; 1: call of; dec ecx; jnz 1b; hlt */
 	static const u8 loop[] = {
 		0xb9, ROUNDS & 0xff, ROUNDS >> 8, 0,    0,    0xe8, 0, 0, 0,
 		0,    0xff,          0xc9,        0x75, 0xf7, 0xf4
 	};
-	s32 to = GUEST_USER - (GUEST_CODE + 10);
+	s32 to = (s32)(of - (GUEST_CODE + 10));
 
 	guest_code(g, loop, sizeof(loop));
 	guest_poke(g, GUEST_CODE + 6, &to, 4);
+}
+
+static void put_code(struct guest *g)
+{
+	put_loop(g, GUEST_USER);
 	for (unsigned i = 0; i < ADDS; i++) /* inc eax */
 		guest_poke(g, GUEST_USER + 2 * i, "\xff\xc0", 2);
 	guest_poke(g, GUEST_USER + 2 * ADDS, "\xc3", 1);
@@ -92,11 +122,11 @@ static void test_handed_back(void **state)
 
 	begin(g);
 	/* The time before this is one in which it was not idle. */
-	usleep(LOOK_MS * 1000);
+	pass(LOOK_MS);
 	run_other(g, 0);
 	before = flushes(g);
 	had = resident();
-	usleep(LOOK_MS * 1000);
+	pass(LOOK_MS);
 	run_other(g, 1);
 	assert_true(resident() + ADDS * 48 < had);
 	assert_true(flushes(g) > before || !g->type->stats_json);
@@ -122,12 +152,90 @@ static void test_kept(void **state)
 	run_all(g);
 }
 
+/* ---- asleep ---- */
+
+/* Sleeps as a machine has it sleep, so long at most. */
+static void sleep_for(struct guest *g, u64 ms)
+{
+	u64 end = loop_now_ns() + ms * NSEC_PER_MSEC, now, wait;
+
+	while ((now = loop_now_ns()) < end) {
+		wait = g->type->vcpu_rest(g->vcpu);
+		if (!wait || wait > end - now)
+			wait = end - now;
+		pass(wait / NSEC_PER_MSEC + 1);
+	}
+}
+
+/* Much more host code than code: stores to two pages in turn. */
+static void put_large(struct guest *g)
+{
+	put_loop(g, LARGE);
+	for (unsigned i = 0; i < STORES; i++) /* add [rdi or rsi], eax */
+		guest_poke(g, LARGE + 2 * i, i % 2 ? "\x01\x07" : "\x01\x06",
+		           2);
+	guest_poke(g, LARGE + 2 * STORES, "\xc3", 1);
+	g->s.gpr[GPR_RDI] = GUEST_DATA;
+	g->s.gpr[GPR_RSI] = GUEST_DATA + PAGE_SIZE;
+}
+
+static void run_large(struct guest *g)
+{
+	g->s.rip = GUEST_CODE;
+	guest_run_to_halt(g);
+}
+
+/* However much it is, and although nothing wakes it. */
+static void test_large(void **state)
+{
+	struct guest *g = *state;
+	json_int_t before;
+	size_t had;
+
+	guest_long(g);
+	put_large(g);
+	run_large(g);
+	before = flushes(g);
+	had = resident();
+	sleep_for(g, LOOK_MS);
+	assert_int_equal(flushes(g), before);
+	sleep_for(g, 60 * 1000);
+	assert_true(flushes(g) == before + 1 || !g->type->stats_json);
+	assert_true(resident() + STORES * 48 < had);
+	run_large(g);
+}
+
+/* What is made again and again stays, but for the first times. */
+static void test_periodic(void **state)
+{
+	struct guest *g = *state;
+	json_int_t once, made;
+
+	if (!g->type->stats_json)
+		skip();
+	guest_long(g);
+	put_large(g);
+	run_large(g);
+	once = figure(g, "blocks");
+	for (unsigned i = 0; i < TIMES; i++) {
+		sleep_for(g, 20 * 1000);
+		run_large(g);
+	}
+	made = figure(g, "blocks") - once;
+	assert_in_range(made, 0, (TIMES / 2 + 1) * once);
+	assert_in_range(once, STORES / 100, STORES);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_handed_back, guest_setup,
 		                                guest_teardown),
 		cmocka_unit_test_setup_teardown(test_kept, guest_setup,
+		                                guest_teardown),
+		cmocka_unit_test_setup_teardown(test_large, guest_setup,
+		                                guest_teardown),
+		cmocka_unit_test_setup_teardown(test_periodic, guest_setup,
 		                                guest_teardown),
 	};
 
