@@ -82,6 +82,14 @@ void memory_view_fini(struct memory_view *view);
  */
 bool memory_settle(struct memory *mem, u64 pages);
 
+/*
+ * Of the pages that were stored to, those which hold what they held before go
+ * back to the kernel, where what lies below is in memory. From *page on and
+ * until it is so late, as of memory_freeze_ahead(). Returns how many went, or
+ * -errno.
+ */
+s64 memory_drop_same(struct memory *mem, u64 *page, u64 until_ns);
+
 /* A file that another's pages are mapped from; borrowed. -1: none. */
 int memory_adopted(const struct memory *mem);
 

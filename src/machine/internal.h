@@ -143,6 +143,13 @@ struct machine {
 	pthread_t dropper; /* takes down what was moved aside */
 	bool dropping;
 	u64 moment_own; /* pages that were no file's, at the last moment */
+	struct machine_same {
+		struct loop_timer timer;
+		u64 page;    /* where to go on */
+		u64 dropped; /* since the beginning */
+		u64 wait_s;  /* until all is looked at again */
+		u64 looked_ns, ran_ns;
+	} same;
 	struct machine_outcome outcome;
 	_Atomic bool ended; /* outcome is decided */
 	bool show_cpu;      /* add the registers of cpu_words to it */

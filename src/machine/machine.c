@@ -474,6 +474,7 @@ int machine_create(struct machine **out, const struct machine_config *config,
 	loop_timer_init(&m->timeout, loop, timed_out, m);
 	steal_init(m);
 	settle_init(m);
+	same_init(m);
 	rc = keep_config(m, &words);
 	if (rc == 0)
 		rc = build(m, &words);
@@ -495,6 +496,7 @@ void machine_destroy(struct machine *m)
 	loop_timer_fini(&m->timeout);
 	loop_timer_fini(&m->steal);
 	settle_fini(m);
+	same_fini(m);
 	gdb_destroy(m->gdb);
 	board_destroy_devices(m);
 	cpus_destroy(m);
@@ -539,6 +541,7 @@ void machine_run(struct machine *m, struct machine_outcome *outcome)
 	if (m->source)
 		pages_source_run(m->source, m->lost ? m->lost : lose,
 		                 m->lost_ctx);
+	same_begin(m);
 	loop_run(m->loop);
 	moment_finish(m);
 	cpus_quit(m);

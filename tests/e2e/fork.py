@@ -76,6 +76,16 @@ class Copy:
             time.sleep(0.01)
         return "nothing"
 
+    def stored_to(self):
+        """MiB of its guest's memory that are not those of the first."""
+        kib, here = 0, False
+        for line in open(f"/proc/{self.pid}/smaps"):
+            if line[:1] in "0123456789abcdef":
+                here = "memfd:" in line
+            elif here and line.startswith("Anonymous:"):
+                kib += int(line.split()[1])
+        return kib / 1024
+
     def gone(self):
         """Its name is free again."""
         path = f"{work}/r/named/{self.name}.sock"
@@ -114,6 +124,13 @@ def apart(engine):
     for what, name in ("m", "addresses"), ("v", "generations"):
         said = [x.ask(what) for x in [first, *copies]]
         check(name, len(set(said)) == 4 and "" not in said, said)
+    # Something new, and again what it had: once it idles it has none of that
+    # for itself.
+    same, _ = fork("one", "--name", "s")
+    check("writes", same[0].ask("wQ") == "written")
+    check("in memory of its own", same[0].stored_to() > 7,
+          same[0].stored_to())
+    check("writes what it had", same[0].ask("w2") == "written")
     # A moment later, and of a copy.
     later, _ = fork("one", "--name", "b")
     deeper, _ = fork("a-2", "--name", "c", "--count", "2")
@@ -127,6 +144,10 @@ def apart(engine):
           ["41", "43"] and first.ask("r") == "32")
     again, _ = fork("one", "--name", "d")
     check("once more", again[0].ask("r") == "32")
+    check("which it gives back", wait_until(
+        lambda: same[0].stored_to() < 2), same[0].stored_to())
+    check("and still has what it had", same[0].ask("r") == "32")
+    check("ends", same[0].end())
     os.kill(first.vm.pid, signal.SIGKILL)
     first.vm.wait()
     alive = [copies[0], copies[2], *later, *deeper, *again]

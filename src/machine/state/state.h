@@ -73,6 +73,13 @@ void settle_fini(struct machine *m);
 /* Pages come home bit by bit, unless somebody looks at them. */
 void settle_soon(struct machine *m);
 
+/* ---- same.c ---- */
+
+void same_init(struct machine *m);
+void same_fini(struct machine *m);
+/* It runs. */
+void same_begin(struct machine *m);
+
 /* ---- moment.c ---- */
 
 /* Waits until what is being written is written, and tells. */

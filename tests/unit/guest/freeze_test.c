@@ -153,7 +153,7 @@ static void model_based(bool scan, bool merges)
 	for (unsigned step = 0; step < 1500; step++) {
 		struct moment *m = &moments[below(MOMENTS)];
 
-		switch (below(8)) {
+		switch (below(9)) {
 		case 0:
 			if (m->copy)
 				break;
@@ -185,6 +185,10 @@ static void model_based(bool scan, bool merges)
 		case 4:
 			if (m->copy && !below(10))
 				copy_of(m);
+			break;
+		case 5:
+			from = below(PAGES);
+			assert_true(memory_drop_same(mem, &from, 0) >= 0);
 			break;
 		default:
 			store(mem, model);
@@ -273,6 +277,48 @@ static void merging_stays(void **state)
 	}
 	assert_int_equal(*low, 'z');
 	assert_int_equal(*high, 'y');
+	memory_destroy(mem);
+}
+
+/* Of what was stored to that alone which is as it was. */
+static void as_before(void **state)
+{
+	struct memory *mem = make(), *copy = make();
+	struct error err = { 0 };
+	struct memory_view view;
+	u64 page = 0;
+
+	(void)state;
+	for (u64 i = 0; i < 200; i++)
+		assert_true(memory_write(mem, address(i), "abc", 3));
+	assert_int_equal(memory_drop_same(mem, &page, ~(u64)0), 0);
+	assert_int_equal(page, PAGES);
+	assert_int_equal(memory_freeze(mem, &view, &err), 0);
+	assert_int_equal(memory_adopt(copy, &view, &err), 0);
+	for (u64 i = 0; i < 200; i++)
+		assert_true(memory_write(copy, address(i) + 1, "x", 1));
+	for (u64 i = 0; i < 200; i++)
+		if (i % 3)
+			assert_true(memory_write(copy, address(i) + 1, "b", 1));
+	/* Zeroes, of which there are none in a file. */
+	assert_true(memory_write(copy, address(1000), "\0", 1));
+	assert_int_equal(memory_private_bytes(copy), 201 * PAGE_SIZE);
+	page = 0;
+	/* Late already: a little at a time. */
+	assert_in_range(memory_drop_same(copy, &page, 0), 1, 20);
+	assert_in_range(page, 10, LOW);
+	while (page < PAGES)
+		assert_true(memory_drop_same(copy, &page, 0) >= 0);
+	assert_int_equal(memory_private_bytes(copy), 67 * PAGE_SIZE);
+	for (u64 i = 0; i < 200; i++) {
+		char text[4] = "";
+
+		assert_true(memory_read(copy, address(i), text, 3));
+		assert_string_equal(text, i % 3 ? "abc" : "axc");
+	}
+	memory_destroy(copy);
+	memory_view_fini(&view);
+	memory_unview(mem);
 	memory_destroy(mem);
 }
 
@@ -519,15 +565,11 @@ static void hostile(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(by_scan),
-		cmocka_unit_test(by_entries),
-		cmocka_unit_test(merging),
-		cmocka_unit_test(merging_stays),
-		cmocka_unit_test(scattered),
-		cmocka_unit_test(many),
-		cmocka_unit_test(ahead),
-		cmocka_unit_test(sparse),
-		cmocka_unit_test(left_for_later),
+		cmocka_unit_test(by_scan),   cmocka_unit_test(by_entries),
+		cmocka_unit_test(merging),   cmocka_unit_test(merging_stays),
+		cmocka_unit_test(as_before), cmocka_unit_test(scattered),
+		cmocka_unit_test(many),      cmocka_unit_test(ahead),
+		cmocka_unit_test(sparse),    cmocka_unit_test(left_for_later),
 		cmocka_unit_test(hostile),
 	};
 
