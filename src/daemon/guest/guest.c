@@ -10,8 +10,9 @@
 #include "base/log.h"
 #include "daemon/daemon.h"
 #include "daemon/guest/identity.h"
+#include "daemon/guest/news.h"
 
-enum { SYNC_S = 5, NEWS_S = 15, NEWS_TIMEOUT_S = 10, QUESTIONS_MAX = 32 };
+enum { SYNC_S = 5, NEWS_TIMEOUT_S = 10, QUESTIONS_MAX = 32 };
 enum { PIECE = 16384, SHUTDOWN_S = 5, RETRY_S = 20 };
 
 struct question {
@@ -36,7 +37,8 @@ struct guest {
 	unsigned count;
 	bool asked_line, synced, asking;
 	bool leaving; /* was asked to shut down: not to be asked again */
-	u64 heard_ns, news_ns, silent_ns;
+	u64 heard_ns, silent_ns;
+	struct news news;
 	unsigned cpus_from; /* guest_online() */
 	struct identity identity;
 	json_t *interfaces;
@@ -259,23 +261,30 @@ void guest_gone(struct vm *vm)
 static void take_interfaces(void *ctx, json_t *answer, const struct error *err)
 {
 	struct guest *g = ctx;
+	json_t *interfaces = answer ? agent_interfaces(answer) : NULL;
 
 	(void)err;
-	if (!answer)
+	if (!interfaces)
 		return;
+	if (!json_equal(interfaces, g->interfaces))
+		news_changed(&g->news);
 	json_decref(g->interfaces);
-	g->interfaces = agent_interfaces(answer);
+	g->interfaces = interfaces;
 }
 
 static void take_hostname(void *ctx, json_t *answer, const struct error *err)
 {
 	struct guest *g = ctx;
+	char *hostname = answer ? agent_text(answer, "host-name", 64) : NULL;
 
 	(void)err;
 	if (!answer)
 		return;
+	if (!hostname != !g->hostname ||
+	    (hostname && strcmp(hostname, g->hostname) != 0))
+		news_changed(&g->news);
 	free(g->hostname);
-	g->hostname = agent_text(answer, "host-name", 64);
+	g->hostname = hostname;
 }
 
 static void take_os(void *ctx, json_t *answer, const struct error *err)
@@ -351,15 +360,15 @@ void guest_round(struct vm *vm, bool open)
 		ask_line(g);
 		return;
 	}
-	first = g->news_ns == 0;
+	first = g->news.asked_ns == 0;
 	if (g->queue || g->leaving || vm->state != VM_RUNNING ||
 	    (g->silent_ns && now - g->silent_ns < RETRY_S * NSEC_PER_SEC))
 		return;
 	identity_round(&g->identity, vm);
 	guest_clock_round(vm);
-	if (!first && now - g->news_ns < NEWS_S * NSEC_PER_SEC)
+	if (!news_due(&g->news, now))
 		return;
-	g->news_ns = now;
+	news_asked(&g->news, now);
 	if (first)
 		ask_news(g, "guest-fsfreeze-status", take_frozen);
 	ask_news(g, "guest-network-get-interfaces", take_interfaces);
@@ -404,8 +413,10 @@ void guest_online(struct vm *vm, unsigned from)
 
 json_t *guest_json(const struct vm *vm)
 {
-	const struct guest *g = vm->guest;
+	struct guest *g = vm->guest;
 
+	if (g)
+		g->news.wanted = true;
 	return json_pack(
 	    "{s:b, s:o, s:o, s:o}", "connected", guest_there(vm), "hostname",
 	    g && g->hostname ? json_string(g->hostname) : json_null(), "os",

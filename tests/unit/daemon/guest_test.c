@@ -17,6 +17,7 @@
 #include "daemon/daemon.h"
 #include "daemon/guest/guest.h"
 #include "daemon/guest/identity.h"
+#include "daemon/guest/news.h"
 
 /* ---- the stream ---- */
 
@@ -490,6 +491,36 @@ static void test_identity_refused(void **state)
 	assert_int_equal(t.starts, 5);
 }
 
+/* Times that it is asked in an hour of rounds, of which some see it change and
+ * some have somebody look. */
+static unsigned asked_in_an_hour(u64 change_s, u64 look_s)
+{
+	struct news n = { 0 };
+	unsigned times = 0;
+
+	for (u64 s = 2; s <= 3600; s += 2) {
+		if (look_s && s % look_s == 0)
+			n.wanted = true;
+		if (!news_due(&n, s * NSEC_PER_SEC))
+			continue;
+		news_asked(&n, s * NSEC_PER_SEC);
+		if (!times || (change_s && s % change_s < NEWS_S))
+			news_changed(&n);
+		times++;
+	}
+	return times;
+}
+
+static void test_news(void **state)
+{
+	(void)state;
+	assert_in_range(asked_in_an_hour(0, 0), 3600 / NEWS_RARE_S,
+	                3600 / NEWS_RARE_S + 5);
+	assert_in_range(asked_in_an_hour(1, 0), 200, 3600 / NEWS_S);
+	assert_in_range(asked_in_an_hour(0, 2), 200, 3600 / NEWS_S);
+	assert_in_range(asked_in_an_hour(0, 600), 30, 50);
+}
+
 #define SCENE(name) cmocka_unit_test_setup_teardown(name, begin, end)
 
 int main(void)
@@ -504,6 +535,7 @@ int main(void)
 		SCENE(test_flood),
 		SCENE(test_identity),
 		SCENE(test_identity_refused),
+		cmocka_unit_test(test_news),
 	};
 
 	return cmocka_run_group_tests_name("guest agent", tests, NULL, NULL);
