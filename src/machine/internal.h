@@ -61,6 +61,7 @@ struct machine_cpu {
 	_Atomic u32 events;
 	_Atomic u8 sipi_vector;
 	enum cpu_activity activity; /* its thread's; others' while parked */
+	bool has_some;              /* to hand back; its thread's */
 
 	pthread_mutex_t lock; /* the rest; wake when anything changes */
 	pthread_cond_t wake;
@@ -143,6 +144,7 @@ struct machine {
 	pthread_t dropper; /* takes down what was moved aside */
 	bool dropping;
 	u64 moment_own; /* pages that were no file's, at the last moment */
+	_Atomic bool handed_back; /* since then, by a vCPU: some of those */
 	struct machine_same {
 		struct loop_timer timer;
 		u64 page;    /* where to go on */

@@ -59,13 +59,22 @@ static void sleep_a_while(struct machine_cpu *cpu, u64 most_ns)
 	pthread_mutex_unlock(&cpu->lock);
 }
 
-static void wait_for_event(struct machine_cpu *cpu)
+/* When there is something to hand back, if it sleeps on. */
+static u64 rest(struct machine_cpu *cpu)
 {
 	const struct engine_type *type = cpu->machine->engine_type;
+	u64 when_ns = type->vcpu_rest ? type->vcpu_rest(cpu->vcpu) : 0;
 
+	if (cpu->has_some && !when_ns)
+		atomic_store(&cpu->machine->handed_back, true);
+	cpu->has_some = when_ns != 0;
+	return when_ns;
+}
+
+static void wait_for_event(struct machine_cpu *cpu)
+{
 	while (!atomic_load(&cpu->events))
-		sleep_a_while(cpu,
-		              type->vcpu_rest ? type->vcpu_rest(cpu->vcpu) : 0);
+		sleep_a_while(cpu, rest(cpu));
 }
 
 static void park(struct machine_cpu *cpu)

@@ -268,8 +268,10 @@ static void take_moment(struct machine_moment *mo, u64 since_ns)
 	else
 		mo->rc = take(mo);
 	go_on(mo, since_ns);
-	if (mo->rc == 0)
+	if (mo->rc == 0) {
+		atomic_store(&mo->machine->handed_back, false);
 		machine_resident(mo->machine, &pages, &mo->machine->moment_own);
+	}
 	if (mo->rc == 0 && mo->config.share) {
 		mo->rc = write_state(mo);
 		tell(mo);
@@ -289,8 +291,8 @@ static bool is_little(const struct machine *m)
 	u64 pages, own;
 
 	machine_resident(m, &pages, &own);
-	return pages && m->moment_own && pages < LOOK_PAGES &&
-	       own < m->moment_own + FEW_PAGES / 2;
+	return pages && m->moment_own && !atomic_load(&m->handed_back) &&
+	       pages < LOOK_PAGES && own < m->moment_own + FEW_PAGES / 2;
 }
 
 /* While the machine runs: is there more than little to do? true: that is known.
