@@ -32,7 +32,7 @@ class Identity(unittest.TestCase):
             CACHE, cls.work, small_guest.MODULES)
         cls.d = harness.Daemon({"atolld": ATOLLD}).start()
         cls.atoll("net", "create", "lan")
-        for name in ("old", "mute"):
+        for name in ("old", "mute", "loud"):
             r = cls.d.call("POST", "/v1/vms", {
                 "name": name, "memory_bytes": 96 << 20, "engine": "bt",
                 "boot": {"kernel": cls.kernel, "initrd": cls.initrd,
@@ -98,6 +98,51 @@ class Identity(unittest.TestCase):
                  self.d.vm("new-1")["agent"]["connected"], SLOW)
         self.assertEqual(self.run_in("new-1", "hostname; ls -1 /ran"),
                          "mine\nout\nwords")
+
+    def lease_of(self, name):
+        return self.run_in(name, "ip -4 -o addr show dev eth0 | "
+                           "awk '{print $4}' | cut -d/ -f1")
+
+    def captures(self):
+        return self.d.call("GET", "/v1/networks/lan/status").json["captures"]
+
+    def refused(self, name):
+        ports = self.d.call("GET", "/v1/networks/lan/status").json["ports"]
+        return next(p for p in ports if p["machine"] == name)["refused"]
+
+    def test_copies_announce_themselves(self):
+        """A guest that tells its neighbours of each change of its card's
+        address (arp_notify) says as a copy that the first's address is with
+        it, as it still thinks: that reaches nobody. Its own does, when its card
+        asks it to say where it is."""
+        self.run_in("loud", "echo 1 > /proc/sys/net/ipv4/conf/eth0/arp_notify")
+        self.run_in("loud", "/agent >/dev/null 2>&1 &")
+        wait_for(lambda: (self.d.vm("loud")["agent"] or {}).get("connected"),
+                 SLOW)
+        path = pathlib.Path(self.work, "lan.pcap")
+        with subprocess.Popen([ATOLL, "net", "capture", "lan", "--output",
+                               str(path)], env=self.d.env) as p:
+            try:
+                wait_for(self.captures)
+                self.atoll("fork", "--name", "told", "loud")
+                wait_for(lambda: not self.pending("told-1"), SLOW)
+                mac, old = self.mac_of("told-1"), self.lease_of("told-1")
+                self.assertEqual(old, self.lease_of("loud"))
+                wait_for(lambda: self.refused("told-1").get("arp"), SLOW)
+                self.run_in("told-1", "udhcpc -q -t 20 -T 1 -i eth0 -s /udhcpc "
+                            ">/dev/null 2>&1")
+                own = self.lease_of("told-1")
+                self.assertNotEqual(own, old)
+                for verb in "suspend", "start":
+                    self.d.do("POST", f"/v1/vms/told-1/{verb}")
+                said = small_guest.announcement(mac, own)
+                wait_for(lambda: said in path.read_bytes(), SLOW)
+            finally:
+                p.terminate()
+                p.wait(SLOW)
+        seen = path.read_bytes()
+        for whose in mac, self.mac_of("loud"):
+            self.assertNotIn(small_guest.announcement(whose, old), seen)
 
     def test_copies_without_one(self):
         """The link goes and comes again; the rest waits for an agent."""

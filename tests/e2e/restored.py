@@ -8,7 +8,6 @@ Usage: restored.py ATOLLD ATOLL CACHE
 import os
 import pathlib
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -27,14 +26,6 @@ KERNEL = "linux-image-amd64"
 SLOW = 300  # seconds, on a machine with much else to do
 AT = "/v1/vms/one"
 RESEEDED = "crng reseeded due to virtual machine fork"
-
-
-def announcement(mac, address):
-    """A gratuitous ARP request: who has the address that is mine?"""
-    mac = bytes.fromhex(mac.replace(":", ""))
-    ip = bytes(int(b) for b in address.split("."))
-    return struct.pack(">6s6sHHHBBH6s4s6s4s", b"\xff" * 6, mac, 0x806, 1, 0x800,
-                       6, 4, 1, mac, ip, bytes(6), ip)
 
 
 class Restored(unittest.TestCase):
@@ -81,7 +72,7 @@ class Restored(unittest.TestCase):
     def announced(self, what):
         """what() has the guest tell its neighbours where it is."""
         path = pathlib.Path(tempfile.mkdtemp(dir=self.work), "lan.pcap")
-        looked_for = announcement(
+        looked_for = small_guest.announcement(
             self.d.vm("one")["spec"]["nics"][0]["mac"],
             self.run_in("one", "ip -4 -o addr show dev eth0 | "
                         "awk '{print $4}' | cut -d/ -f1"))

@@ -4,6 +4,7 @@ that asks for an address and then does what its console says, line by line."""
 import os
 import pathlib
 import shutil
+import struct
 import sys
 
 NESTED = pathlib.Path(__file__).resolve().parent.parent / "nested"
@@ -59,6 +60,14 @@ bound|renew)
 	;;
 esac
 """
+
+
+def announcement(mac, address):
+    """A gratuitous ARP request: who has the address that is mine?"""
+    mac = bytes.fromhex(mac.replace(":", ""))
+    ip = bytes(int(b) for b in address.split("."))
+    return struct.pack(">6s6sHHHBBH6s4s6s4s", b"\xff" * 6, mac, 0x806, 1, 0x800,
+                       6, 4, 1, mac, ip, bytes(6), ip)
 
 
 def big_file(mib):
