@@ -57,6 +57,22 @@ static int take_option(void *ctx, int id, const char *value, struct error *err)
 	}
 }
 
+/* One that was killed leaves its socket, at which nobody answers. */
+static bool is_dead(const struct sockaddr_un *at)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct stat st;
+	bool dead;
+
+	if (fd < 0)
+		return false;
+	dead = lstat(at->sun_path, &st) == 0 && S_ISSOCK(st.st_mode) &&
+	       connect(fd, (const struct sockaddr *)at, sizeof(*at)) < 0 &&
+	       errno == ECONNREFUSED;
+	close(fd);
+	return dead;
+}
+
 int disk_listen(const char *path, struct error *err)
 {
 	struct sockaddr_un at = { .sun_family = AF_UNIX };
@@ -74,6 +90,10 @@ int disk_listen(const char *path, struct error *err)
 		return error_set(err, -errno, "a socket: %s", strerror(errno));
 	old = umask(0177);
 	rc = bind(fd, (struct sockaddr *)&at, sizeof(at));
+	if (rc < 0 && errno == EADDRINUSE && is_dead(&at)) {
+		unlink(path);
+		rc = bind(fd, (struct sockaddr *)&at, sizeof(at));
+	}
 	umask(old);
 	if (rc == 0)
 		rc = listen(fd, BACKLOG);
@@ -81,7 +101,11 @@ int disk_listen(const char *path, struct error *err)
 		return fd;
 	rc = -errno;
 	close(fd);
-	return error_set(err, rc, "%s: %s", path, strerror(-rc));
+	error_set(err, rc, "%s: %s", path,
+	          rc == -EADDRINUSE ? "is there already" : strerror(-rc));
+	if (rc == -EADDRINUSE)
+		error_hint(err, "say another --socket");
+	return rc;
 }
 
 /* Until a signal, or until all clients that came have left. */

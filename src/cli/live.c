@@ -293,6 +293,17 @@ static bool wait_a_tick(const sigset_t *signals, long *ms)
 	return sigtimedwait(signals, NULL, &tick) < 0;
 }
 
+/* The machine's words are all that it says. */
+static int code_of(const char *words)
+{
+	static const int full[] = { ENOSPC, EDQUOT, EFBIG };
+
+	for (size_t i = 0; i < ARRAY_SIZE(full); i++)
+		if (strstr(words, strerror(full[i])))
+			return -full[i];
+	return -EIO;
+}
+
 static int outcome(struct live_args *a, json_t *job, struct error *err)
 {
 	const char *state = "", *words = "it failed";
@@ -302,7 +313,7 @@ static int outcome(struct live_args *a, json_t *job, struct error *err)
 	a->failed =
 	    strcmp(state, "failed") == 0 || strcmp(state, "cancelled") == 0;
 	if (strcmp(state, "failed") == 0)
-		return error_set(err, -EIO, "%s", words);
+		return error_set(err, code_of(words), "%s", words);
 	if (strcmp(state, "cancelled") == 0)
 		return error_set(err, -ECANCELED, "the job was cancelled");
 	return strcmp(state, "done") == 0 ? 1 : 0;
@@ -380,7 +391,7 @@ static bool is_let_down(int from)
 }
 
 /* Of the daemon's processes none outlives it: what it began is begun again. */
-static void be_guarded(struct live_args *a)
+static void be_guarded(struct live_args *a, const int *fds, size_t count)
 {
 	int ends[2];
 	pid_t pid;
@@ -392,6 +403,9 @@ static void be_guarded(struct live_args *a)
 	if (pid == 0) {
 		close(ends[1]);
 		let_go();
+		/* They are the machine's: its locks last as long as they do. */
+		for (size_t i = 0; i < count; i++)
+			dup2(STDIN_FILENO, fds[i]);
 		if (!is_let_down(ends[0]))
 			_exit(0);
 		a->alone = a->args.quiet = true;
@@ -426,7 +440,7 @@ int live_work(struct live_args *a, const char *what, json_t *message,
 	id = json_integer_value(json_object_get(answer, "job"));
 	json_decref(answer);
 	a->job = id;
-	be_guarded(a);
+	be_guarded(a, fds, count);
 	if (a->alone && a->disk.sock < 0)
 		return error_set(err, -ECONNRESET, "the machine has ended");
 	*left = a->detach;

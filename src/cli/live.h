@@ -9,6 +9,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <sys/types.h>
 
 #include "cli/disk.h"
 
@@ -44,7 +45,7 @@ struct live_args {
 	bool guarded;
 	bool left, alone; /* it lets go of it; it is that other one */
 	int guard;        /* to whom; 0: nobody */
-	int guard_pid;
+	pid_t guard_pid;
 	const char *verb;
 	struct live_disk disk;
 };

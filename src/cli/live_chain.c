@@ -186,11 +186,13 @@ static int make_overlay(struct snapshot *s, const char *kept, const char *next,
 }
 
 /* Without the new name the change can't happen any more; if it has not, the
- * second name of the old image is one too many. */
-static void take_back(const char *path, const char *kept, const char *next)
+ * second name of the old image is one too many. Of one that the machine refused
+ * that is certain, though the path may lead to another's overlay by now. */
+static void take_back(const char *path, const char *kept, const char *next,
+                      bool refused)
 {
 	unlink(next);
-	if (file_same(path, kept))
+	if (refused || file_same(path, kept))
 		unlink(kept);
 }
 
@@ -199,20 +201,32 @@ static int snapshot_to(struct snapshot *s, const char *kept, const char *next,
 {
 	json_t *message;
 	bool left;
-	int fd, rc;
+	int fds[2], fd, rc;
 
-	if (link(s->a.disk.path, kept) < 0)
-		return error_set(err, -errno, "%s: %s", kept, strerror(errno));
-	rc = fd = make_overlay(s, kept, next, err);
-	if (fd >= 0) {
-		message = json_pack(
-		    "{s:s, s:i, s:s, s:s}", "op", "disk-snapshot", "file", 0,
-		    "path", s->a.disk.path, "record", strrchr(next, '/') + 1);
-		rc = live_work(&s->a, "snapshot", message, &fd, 1, &left, err);
-		close(fd);
+	if (link(s->a.disk.path, kept) < 0) {
+		rc = error_set(err, -errno, "%s: %s", kept, strerror(errno));
+		if (rc == -EEXIST)
+			error_hint(err, "say another --name");
+		return rc;
 	}
+	rc = fd = make_overlay(s, kept, next, err);
+	fds[0] = fd;
+	fds[1] = fd < 0 ? -1 : open(kept, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0 && fds[1] < 0)
+		rc = error_set(err, -errno, "%s: %s", kept, strerror(errno));
+	if (rc >= 0) {
+		message =
+		    json_pack("{s:s, s:i, s:i, s:s, s:s}", "op",
+		              "disk-snapshot", "file", 0, "base", 1, "path",
+		              s->a.disk.path, "record", strrchr(next, '/') + 1);
+		rc = live_work(&s->a, "snapshot", message, fds, 2, &left, err);
+	}
+	for (int i = 0; i < 2; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
 	if (rc < 0)
-		take_back(s->a.disk.path, kept, next);
+		take_back(s->a.disk.path, kept, next,
+		          fd < 0 || (!s->a.job && rc == -EBUSY));
 	return rc;
 }
 
@@ -452,13 +466,15 @@ static int commit_into(struct commit *c, const char *next, struct error *err)
 	rc = fds[0] = open_writable(c->layer == 0 ? next : base, err);
 	if (rc >= 0 && c->layer > 0)
 		rc = fds[1] = open_writable(layers[c->layer - 1].path, err);
+	/* What is left to do at its end is done, whoever waits. */
+	c->a.guarded = true;
 	if (rc >= 0)
 		rc = live_work(&c->a, "merging", commit_message(c, next), fds,
 		               c->layer ? 2 : 1, &left, err);
 	for (int i = 0; i < 2; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
-	if (rc < 0 && c->layer == 0)
+	if (rc < 0 && c->layer == 0 && !c->a.left)
 		unlink(next);
 	if (rc == 0 && !left && !c->keep)
 		delete_merged(c);

@@ -213,6 +213,10 @@ static int end_target(struct target *t, const struct copy *c, int rc,
 {
 	if (c->a.left)
 		return rc;
+	/* Which of the two files it was about. */
+	if (c->a.failed && rc != -ECANCELED)
+		error_prefix(err, "%s:vd%c to %s", c->a.disk.machine,
+		             'a' + (char)c->a.disk.number, t->path);
 	if (ended_badly(c, rc)) {
 		discard_target(t);
 		return rc;
@@ -323,8 +327,8 @@ static int mirror_to(struct copy *c, const char *path, const char *format,
 		rc = make_link(c, t.path, &next, err);
 	if (rc == 0) {
 		m = json_pack("{s:s, s:i, s:s, s:s, s:b, s:s, s:s}", "op",
-		              "disk-mirror", "file", 0, "path", path, "format",
-		              format, "blank", 1, "record",
+		              "disk-mirror", "file", 0, "path", t.path,
+		              "format", format, "blank", 1, "record",
 		              next ? strrchr(next, '/') + 1 : "", "then",
 		              c->pivot  ? "pivot"
 		              : c->stay ? "stay"
@@ -508,7 +512,7 @@ static int backup_to(struct copy *c, const char *path, const char *format,
 	if (fds[1] >= 0) {
 		m = json_pack("{s:s, s:i, s:i, s:s, s:s, s:b, s:b, s:s?}", "op",
 		              "disk-backup", "file", 0, "scratch", 1, "path",
-		              path, "format", format, "blank", !c->base,
+		              t.path, "format", format, "blank", !c->base,
 		              "first", first, "bitmap", c->bitmap);
 		c->a.guarded = true;
 		rc = live_work(&c->a, "backing up", m, fds, 2, &left, err);

@@ -46,6 +46,8 @@ static int resize(void *ctx, struct error *err)
 		    (u64)json_integer_value(json_object_get(disk, "bytes"));
 		json_decref(answer);
 	}
+	if (rc == 0 && bytes > BIT(53))
+		rc = error_set(err, -EINVAL, "a disk in use has at most 8 PiB");
 	return rc < 0 ? rc
 	              : live_ask(a,
 	                         json_pack("{s:s, s:I}", "op", "disk-resize",
@@ -66,6 +68,10 @@ static json_t *resize_remote(void *ctx, struct error *err)
 	}
 	if (parse_size(text, 1, &bytes, err) < 0)
 		return NULL;
+	if (bytes > BIT(53)) {
+		error_set(err, -EINVAL, "a disk in use has at most 8 PiB");
+		return NULL;
+	}
 	body = json_object();
 	live_put_number(body, "bytes", bytes);
 	return body;

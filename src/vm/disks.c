@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -300,10 +301,32 @@ static int begun(struct work *work, int rc, json_t **answer)
 	return 0;
 }
 
+/* What the overlay names is the disk's own file. Another snapshot may have been
+ * made since it was looked up; then that would be missing below the overlay. */
+static int check_base(const struct request *r)
+{
+	int fd = brought_fd(r->brought, json_object_get(r->message, "base"));
+	int own = r->d->config->disk_fds[r->disk];
+	struct stat a, b;
+
+	if (!json_object_get(r->message, "base"))
+		return 0;
+	if (fd < 0 || own < 0 || fstat(fd, &a) < 0 || fstat(own, &b) < 0)
+		return error_set(r->err, -EINVAL,
+		                 "the disk's file can't be looked at");
+	if (a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+		return 0;
+	error_set(r->err, -EBUSY, "another job has worked on this disk");
+	return error_hint(r->err, "ask again");
+}
+
 static int do_snapshot(struct request *r, json_t **answer)
 {
 	struct work *work;
-	int rc = add_work(r, "snapshot", &work);
+	int rc = check_base(r);
+
+	if (rc == 0)
+		rc = add_work(r, "snapshot", &work);
 
 	if (rc < 0)
 		return rc;
@@ -725,10 +748,11 @@ static int check_disk(struct request *r, bool alone)
 	if (disk >= r->d->config->machine.disk_count)
 		return error_set(r->err, -ENOENT, "there is no such disk");
 	r->disk = (unsigned)disk;
-	if (alone && is_busy(r->d, r->disk))
-		return error_set(r->err, -EBUSY,
-		                 "another job works on this disk");
-	return 0;
+	if (!alone || !is_busy(r->d, r->disk))
+		return 0;
+	error_set(r->err, -EBUSY, "another job works on this disk");
+	error_hint(r->err, "atoll disk jobs lists it, and can cancel it");
+	return -EBUSY;
 }
 
 json_t *disks_request(const struct disks *d, const char *op, json_t *message,

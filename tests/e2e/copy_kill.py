@@ -94,17 +94,17 @@ def copies(what, words, target):
             run("disk", "create", out + "/x.raw", "1M")
             os.unlink(out + "/x.raw")
             after = all_of(out)
-            if path in after and after.get(path) != before.get(path):
-                continue  # killed when it was whole
-            check(f"{what} {n}: nothing is left", after == before,
-                  (seed, sorted(after)))
-        elif path == new:
-            os.unlink(new)
-        else:
-            with open(old, "wb") as f:
-                f.write(b"old" * 1000)
+            if path in after and after.get(path) == before.get(path):
+                check(f"{what} {n}: what was there is", after == before,
+                      (seed, sorted(after)))
+            elif path not in after:
+                check(f"{what} {n}: nothing is left", after == before,
+                      (seed, sorted(after)))
+        # It ended, or was killed when it was whole.
         if os.path.exists(new):
             os.unlink(new)
+        with open(old, "wb") as f:
+            f.write(b"old" * 1000)
     check(f"{what}: {count} of {times} were killed", count > 0)
     os.unlink(old)
 

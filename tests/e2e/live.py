@@ -232,6 +232,41 @@ def whole_copy(image):
     return data
 
 
+def at_once():
+    """Several that want the same disk: one has it, and what the others had
+    made ready is gone. So is that of work that nobody waits for."""
+    path = make("o.qcow2")
+    guest = boot(path, "o")
+    for n in range(3):
+        several = [subprocess.Popen(
+            [atoll, "disk", "snapshot", "o:vda", "--name", f"s{n}{k}"], env=env,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for k in range(4)]
+        said = [p.communicate(timeout=LIMIT) for p in several]
+        for p, (_, error) in zip(several, said):
+            check("one after the other, or refused", p.returncode == 0 or (
+                p.returncode == 4 and "hint: a" in error), error)
+        check("only those that were made are there", sorted(
+            out.strip() for out, _ in said if out) == sorted(
+                f"{work}/{f}" for f in os.listdir(work)
+                if f.startswith(f"o.s{n}")), said)
+    # What was overtaken would have lain on an image that is not the disk's.
+    lies = layers("o")
+    check("each lies on the one before", len(lies) == 1 + len([
+        f for f in os.listdir(work) if f.startswith("o.s")]), lies)
+    job = disk("commit", "o:vda", "--rate", "1", "--detach").stdout.split()[1]
+    refused("one job a disk", disk("resize", "o:vda", "+1M"), 4, "another job")
+    done("cancel", disk("jobs", "o:vda", "--job", job, "--cancel"))
+    check("what it had made ready is gone", wait_until(lambda: not [
+        f for f in os.listdir(work) if f.endswith(".incoming")]))
+    done("merged by itself", disk("commit", "o:vda", "--all", "--detach"))
+    check("what was merged is gone", wait_until(lambda: [
+        f for f in os.listdir(work) if f.startswith("o.")] == ["o.qcow2"]),
+        (os.listdir(work), disk("jobs", "o:vda", "--json").stdout))
+    refused("too large", disk("resize", "o:vda", "9000T"), 2, "at most 8 PiB")
+    finish(guest, path)
+
+
 def mirrors():
     path = make("m.qcow2")
     guest = boot(path, "m")
@@ -435,14 +470,22 @@ def exports():
     server = subprocess.Popen([atoll, "disk", "export", "x:vda", "--socket",
                                at], env=env, stdout=subprocess.PIPE, text=True)
     server.stdout.readline()
+    refused("where one listens", disk("export", "x:vda", "--socket", at), 4,
+            "another --socket")
     server.kill()
     server.wait()
-    os.unlink(at)
     end = time.monotonic() + LIMIT
     state = "running"
     while state == "running" and time.monotonic() < end:
         state = json.loads(disk("jobs", "x:vda", "--json").stdout)[-1]["state"]
     check("gone with who asked for it", state == "cancelled", state)
+    server = subprocess.Popen([atoll, "disk", "export", "x:vda", "--socket",
+                               at], env=env, stdout=subprocess.PIPE, text=True)
+    check("where one was killed another listens", server.stdout.readline())
+    server.terminate()
+    server.wait()
+    refused("where a file lies", disk("export", "x:vda", "--socket", path), 4,
+            "is there already")
     finish(guest, path)
 
 
@@ -545,6 +588,7 @@ chains()
 longest_chain()
 rebases()
 a_snapshot_stays()
+at_once()
 mirrors()
 rates()
 backups()

@@ -482,8 +482,11 @@ int live_claim(struct block *b, struct live **out, struct error *err)
 	busy = l->busy;
 	l->busy = true;
 	pthread_mutex_unlock(&l->lock);
-	if (busy)
-		return error_set(err, -EBUSY, "another job works on this disk");
+	if (busy) {
+		error_set(err, -EBUSY, "another job works on this disk");
+		error_hint(err, "atoll disk jobs lists it, and can cancel it");
+		return -EBUSY;
+	}
 	*out = l;
 	return 0;
 }

@@ -338,6 +338,8 @@ int point_open_paused(struct block **out, struct live *l, int scratch,
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->work, NULL);
 	rc = open_scratch(p, scratch, err);
+	if (rc < 0)
+		error_prefix(err, "the file for what is overwritten meanwhile");
 	if (rc == 0) {
 		p->moved = try_alloc(size / GRANULE / 64 + 1, 8);
 		p->reading = try_alloc(1, GRANULE);

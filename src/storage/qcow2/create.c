@@ -76,7 +76,7 @@ static int check_options(const struct image_create *how, u32 cluster,
 	return 0;
 }
 
-static int lay_down(struct qcow2 *q, struct error *err)
+static int lay_down(struct qcow2 *q, const char *path, struct error *err)
 {
 	u64 l1 = MAX(ALIGN_UP((u64)q->h.l1_size * 8, (u64)q->cluster_size) >>
 	                 q->h.cluster_bits,
@@ -94,12 +94,11 @@ static int lay_down(struct qcow2 *q, struct error *err)
 		rc = refcounts_rebuild(q, counts, l1 + 1);
 	free(counts);
 	free(zero);
-	if (rc < 0)
-		return error_set(err, rc, "%s", strerror(-rc));
-	rc = header_rewrite(q, err);
+	if (rc == 0)
+		rc = header_rewrite(q, err);
 	if (rc == 0)
 		rc = meta_flush(q);
-	return rc;
+	return rc < 0 ? error_set(err, rc, "%s: %s", path, strerror(-rc)) : 0;
 }
 
 int qcow2_create_on(struct block *file, const struct image_create *how,
@@ -142,7 +141,7 @@ int qcow2_create_on(struct block *file, const struct image_create *how,
 	pthread_mutex_init(&q.lock, NULL);
 	q.head = xalloc(MAX(4096u, cluster));
 	q.fresh_from = UINT64_MAX;
-	rc = lay_down(&q, err);
+	rc = lay_down(&q, how->path ? how->path : "the image", err);
 	free(q.head);
 	free(q.reftable);
 	pthread_mutex_destroy(&q.lock);
