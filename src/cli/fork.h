@@ -95,6 +95,7 @@ struct fork_path {
 	bool raw;
 	bool used; /* and the machine said that it goes on there */
 	struct stat was;
+	int base; /* that file, to say which one it is; -1 */
 };
 
 /* Those that the machine writes to. */

@@ -142,7 +142,7 @@ void fork_disks_init(struct fork_disks *d, const char *moment)
 {
 	*d = (struct fork_disks){ .list = json_array(), .moment = moment };
 	for (size_t i = 0; i < ARRAY_SIZE(d->overlays); i++)
-		d->overlays[i] = -1;
+		d->overlays[i] = d->paths[i].base = -1;
 }
 
 int fork_disks_list(struct fork_disks *d, int sock, const char *machine,
@@ -239,6 +239,16 @@ int fork_disks_overlays(struct fork_disks *d, int *out, const char *folder,
 	return 0;
 }
 
+/* Which file the overlay lies on: the machine may have gone to another since.
+ */
+static int open_base(struct fork_path *p, struct error *err)
+{
+	p->base = open(p->kept, O_RDONLY | O_CLOEXEC);
+	return p->base >= 0
+	           ? 0
+	           : error_set(err, -errno, "%s: %s", p->kept, strerror(errno));
+}
+
 /* What stands at p->kept and p->next is fork_disks_fini()'s on failure. */
 static int take_path(struct fork_path *p, json_t *disk, struct error *err)
 {
@@ -254,6 +264,8 @@ static int take_path(struct fork_path *p, json_t *disk, struct error *err)
 		rc = error_set(err, -errno, "cannot make %s: %s", p->kept,
 		               strerror(errno));
 	else
+		rc = open_base(p, err);
+	if (rc == 0)
 		rc = record_take(p->path, strrchr(p->next, '/') + 1, err);
 	if (rc == 0 && fstat(fd, &p->was) < 0)
 		rc = error_set(err, -errno, "%s: %s", p->path, strerror(errno));
@@ -292,12 +304,17 @@ json_t *fork_disks_message(struct fork_disks *d, int *fds, size_t *count)
 		char *base = p->kept ? xstrdup(p->kept)
 		                     : fork_base_name(disk, d->moment);
 
-		json_array_append_new(list,
-		                      json_pack("{s:O,s:i,s:s}", "disk",
-		                                json_object_get(disk, "disk"),
-		                                p->raw ? "share" : "overlay",
-		                                (int)*count, "name", base));
+		json_t *one = json_pack(
+		    "{s:O,s:i,s:s}", "disk", json_object_get(disk, "disk"),
+		    p->raw ? "share" : "overlay", (int)*count, "name", base);
+
 		fds[(*count)++] = d->overlays[i];
+		if (p->base >= 0) {
+			json_object_set_new(one, "base",
+			                    json_integer((int)*count));
+			fds[(*count)++] = p->base;
+		}
+		json_array_append_new(list, one);
 		free(base);
 	}
 	return list;
@@ -404,6 +421,8 @@ static void path_fini(struct fork_path *p)
 {
 	if (p->taken && !p->used && never_used(p))
 		(void)rename(p->kept, p->path);
+	if (p->base >= 0)
+		close(p->base);
 	if (p->next)
 		unlink(p->next);
 	if (p->next && !p->taken && file_same(p->path, p->kept))

@@ -51,7 +51,8 @@
  *        machine. file: empty, gets the state (a machine file's "restore");
  *        watch: the reading end of a pipe of which those who map the memory
  *        hold the other; each disk that is written to goes on in its overlay,
- *        an empty qcow2 image that names `name` as its backing file; with
+ *        an empty qcow2 image that names `name` as its backing file ("base":I
+ *        is that file, and refused if it is not what the disk lies in); with
  *        "share":I instead, an empty file, a raw disk stays where it is, and
  *        that gets what it holds (reflinks), to lie below its copies. The
  *        answer has "pause_us", "machine" (the machine file), and with

@@ -301,29 +301,28 @@ static int begun(struct work *work, int rc, json_t **answer)
 	return 0;
 }
 
-/* What the overlay names is the disk's own file. Another snapshot may have been
- * made since it was looked up; then that would be missing below the overlay. */
-static int check_base(const struct request *r)
+int disk_check_base(const struct vm_config *config, unsigned disk,
+                    const struct brought *b, json_t *index, struct error *err)
 {
-	int fd = brought_fd(r->brought, json_object_get(r->message, "base"));
-	int own = r->d->config->disk_fds[r->disk];
-	struct stat a, b;
+	int fd = brought_fd(b, index), own = config->disk_fds[disk];
+	struct stat it, is;
 
-	if (!json_object_get(r->message, "base"))
+	if (!index)
 		return 0;
-	if (fd < 0 || own < 0 || fstat(fd, &a) < 0 || fstat(own, &b) < 0)
-		return error_set(r->err, -EINVAL,
+	if (fd < 0 || own < 0 || fstat(fd, &it) < 0 || fstat(own, &is) < 0)
+		return error_set(err, -EINVAL,
 		                 "the disk's file can't be looked at");
-	if (a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+	if (it.st_dev == is.st_dev && it.st_ino == is.st_ino)
 		return 0;
-	error_set(r->err, -EBUSY, "another job has worked on this disk");
-	return error_hint(r->err, "ask again");
+	error_set(err, -EBUSY, "another job has worked on this disk");
+	return error_hint(err, "ask again");
 }
 
 static int do_snapshot(struct request *r, json_t **answer)
 {
 	struct work *work;
-	int rc = check_base(r);
+	int rc = disk_check_base(r->d->config, r->disk, r->brought,
+	                         json_object_get(r->message, "base"), r->err);
 
 	if (rc == 0)
 		rc = add_work(r, "snapshot", &work);

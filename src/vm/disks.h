@@ -11,6 +11,7 @@
 #include "base/types.h"
 
 struct machine;
+struct error;
 struct vm_config;
 struct shorten;
 struct works;
@@ -30,6 +31,12 @@ struct brought {
 };
 /* The descriptor whose index this is, or -1. */
 int brought_fd(const struct brought *b, json_t *index);
+/* Whether that is the file which the disk lies in, and which an overlay for it
+ * names: since it was looked up the disk may have gone elsewhere. NULL index:
+ * nobody said. */
+int disk_check_base(const struct vm_config *config, unsigned disk,
+                    const struct brought *b, json_t *index,
+                    struct error *err) MUST_CHECK;
 
 /* The answer; NULL: op is none of these. */
 json_t *disks_request(const struct disks *d, const char *op, json_t *message,

@@ -552,6 +552,10 @@ static int take_disk(struct forking *f, json_t *disk,
 		f->share_fd[i] = copy_fd(brought_fd(brought, share), err);
 		return MIN(f->share_fd[i], 0);
 	}
+	rc = disk_check_base(f->moments->config, (unsigned)i, brought,
+	                     json_object_get(disk, "base"), err);
+	if (rc < 0)
+		return rc;
 	f->overlay_fd[i] = copy_fd(fd, err);
 	how.fd = f->overlay_fd[i] < 0 ? -1 : copy_fd(fd, err);
 	if (how.fd < 0)

@@ -350,6 +350,28 @@ def disks_with_paths():
     check("its layers can be merged", merge.returncode == 0, merge)
 
 
+def disk_replaced():
+    """Another file stands at the disk's path: no overlay is put on that, and
+    nothing is changed."""
+    os.mkdir(work + "/replaced")
+    path = f"{work}/replaced/disk.qcow2"
+    command("disk", "create", path, "64M")
+    guest = Guest(atoll, disk_elf, env, path, "nine")
+    check("it writes", guest.goes_on(20), guest.said)
+    os.rename(path, path + ".old")
+    command("disk", "create", path, "64M")
+    inode = os.stat(path).st_ino
+    done = command("fork", "--name", "none", "nine")
+    check("another file at its path", done.returncode == 4 and
+          "worked on this disk" in done.stderr, done.stderr)
+    check("stays there", os.stat(path).st_ino == inode and
+          set(os.listdir(work + "/replaced")) ==
+          {"disk.qcow2", "disk.qcow2.old"}, os.listdir(work + "/replaced"))
+    check("it goes on", guest.goes_on(20), guest.said)
+    code = guest.end()
+    check("content", code == 1 and not guest.said, (code, guest.said))
+
+
 class Resumed(Guest):
     """A machine that was put away."""
 
@@ -602,6 +624,7 @@ try:
         gone_back_to()
         refuses_disks()
         disks_with_paths()
+        disk_replaced()
         disks_put_away()
         disks_without_paths()
         disks_made_short()
