@@ -119,6 +119,8 @@ static int prepare(struct task *t, struct vm *vm, const char **code,
 	if (rc == 0) {
 		vm_set_state(vm, VM_STARTING);
 		rc = holder_start(vm, &how, err);
+		if (rc < 0)
+			vm_set_state(vm, VM_STOPPED);
 	}
 	json_decref(how.machine);
 	return rc;
