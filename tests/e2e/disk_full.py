@@ -51,7 +51,8 @@ def boot(name, fmt):
     path = f"{work}/{name}.{fmt}"
     made = command("disk", "create", path, "64M", "--format", fmt)
     assert made.returncode == 0, made
-    guest = Guest(atoll, elf, env, f"{path},format={fmt}", name)
+    # Slow enough to be met before it has been everywhere.
+    guest = Guest(atoll, elf, env, f"{path},format={fmt},iops=500", name)
     check(f"{name} runs", guest.goes_on(20), guest.said)
     return guest, path
 
