@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/error.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,4 +55,14 @@ void assert_failed(const char *cond, const char *file, int line)
 	fprintf(stderr, "atoll: bug: %s:%d: %s does not hold\n", file, line,
 	        cond);
 	abort();
+}
+
+int error_no_room(const char *words)
+{
+	static const int full[] = { ENOSPC, EDQUOT, EFBIG };
+
+	for (size_t i = 0; i < ARRAY_SIZE(full); i++)
+		if (strstr(words, strerror(full[i])))
+			return -full[i];
+	return 0;
 }

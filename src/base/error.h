@@ -26,3 +26,7 @@ int error_hint(struct error *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* Put the words and ": " before the text, for the caller's context. Returns the
  * code. */
 int error_prefix(struct error *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* Of words that came without a number: the code if they say that there is no
+ * room (-ENOSPC, -EDQUOT, -EFBIG), else 0. */
+int error_no_room(const char *words);

@@ -293,17 +293,6 @@ static bool wait_a_tick(const sigset_t *signals, long *ms)
 	return sigtimedwait(signals, NULL, &tick) < 0;
 }
 
-/* The machine's words are all that it says. */
-static int code_of(const char *words)
-{
-	static const int full[] = { ENOSPC, EDQUOT, EFBIG };
-
-	for (size_t i = 0; i < ARRAY_SIZE(full); i++)
-		if (strstr(words, strerror(full[i])))
-			return -full[i];
-	return -EIO;
-}
-
 static int outcome(struct live_args *a, json_t *job, struct error *err)
 {
 	const char *state = "", *words = "it failed";
@@ -312,8 +301,12 @@ static int outcome(struct live_args *a, json_t *job, struct error *err)
 	a->ready = a->ready || strcmp(state, "ready") == 0;
 	a->failed =
 	    strcmp(state, "failed") == 0 || strcmp(state, "cancelled") == 0;
-	if (strcmp(state, "failed") == 0)
-		return error_set(err, code_of(words), "%s", words);
+	/* The machine's words are all that it says. */
+	if (strcmp(state, "failed") == 0) {
+		int full = error_no_room(words);
+
+		return error_set(err, full ? full : -EIO, "%s", words);
+	}
 	if (strcmp(state, "cancelled") == 0)
 		return error_set(err, -ECANCELED, "the job was cancelled");
 	return strcmp(state, "done") == 0 ? 1 : 0;

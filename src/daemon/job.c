@@ -118,12 +118,7 @@ static void ended(void *ctx, unsigned events)
 
 const char *job_code(const struct error *failed)
 {
-	static const int full[] = { ENOSPC, EDQUOT, EFBIG };
-
-	for (size_t i = 0; i < ARRAY_SIZE(full); i++)
-		if (strstr(failed->text, strerror(full[i])))
-			return "storage";
-	return "conflict";
+	return error_no_room(failed->text) ? "storage" : "conflict";
 }
 
 struct job *job_start(struct loop *loop, const char *const *arguments,

@@ -168,6 +168,9 @@ static void errors_carry_words(void **state)
 	assert_string_equal(err.text, "machine 'm': disk 3 is bad");
 	assert_string_equal(err.hint, "try another");
 	assert_int_equal(error_set(NULL, -7, "nobody reads this"), -7);
+	assert_int_equal(error_no_room("x: No space left on device"), -ENOSPC);
+	assert_int_equal(error_no_room("File too large: x"), -EFBIG);
+	assert_int_equal(error_no_room("x: Input/output error"), 0);
 }
 
 /* A thread's name is such a file: what is written is read, as much as fits. */
