@@ -28,6 +28,7 @@
 #include "base/alloc.h"
 #include "base/copy.h"
 #include "base/error.h"
+#include "base/unnamed.h"
 #include "cli/files.h"
 #include "cli/fork.h"
 #include "cli/saved.h"
@@ -76,23 +77,19 @@ int fork_try_raw(const char *machine, const char *path, int fd,
 }
 
 /* It lies where the disk does, and goes with who has it open. */
-static int unnamed_beside(const char *path, struct error *err)
+static int open_beside(const char *path, struct error *err)
 {
-	char *temp;
-	int fd = saved_open_unnamed(path, &temp);
+	int fd = unnamed_beside(path);
 
-	if (fd < 0)
-		error_set(err, -errno, "cannot make a file beside %s: %s", path,
-		          strerror(errno));
-	else
-		unlink(temp);
-	free(temp);
-	return fd < 0 ? err->code : fd;
+	return fd >= 0
+	           ? fd
+	           : error_set(err, -errno, "cannot make a file beside %s: %s",
+	                       path, strerror(errno));
 }
 
 static int find_raw(const char *machine, struct fork_path *p, struct error *err)
 {
-	int fd = unnamed_beside(p->path, err), rc = fd;
+	int fd = open_beside(p->path, err), rc = fd;
 
 	if (fd >= 0) {
 		rc = fork_try_raw(machine, p->path, fd, err);
@@ -284,7 +281,7 @@ int fork_disks_take(struct fork_disks *d, const char *folder, struct error *err)
 		int fd = d->overlays[i];
 
 		if (fd < 0)
-			fd = p->raw    ? unnamed_beside(p->path, err)
+			fd = p->raw    ? open_beside(p->path, err)
 			     : p->path ? take_path(p, disk, err)
 			               : private_overlay(d, disk, folder, err);
 		if (fd < 0)

@@ -21,6 +21,7 @@
 #include "base/error.h"
 #include "base/place.h"
 #include "base/units.h"
+#include "base/unnamed.h"
 #include "cli/command.h"
 #include "cli/disk.h"
 #include "cli/image_remote.h"
@@ -48,20 +49,15 @@ static char *disks_folder(const char *store, struct error *err)
  * start, it is gone whatever happens. */
 static int open_copy(const char *folder, char **path, struct error *err)
 {
-	int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	int fd = unnamed_scratch(folder);
 
 	*path = xasprintf("%s/XXXXXX", folder);
 	if (fd >= 0)
 		return fd;
-	fd = mkostemp(*path, O_CLOEXEC);
-	if (fd < 0) {
-		error_set(err, -errno, "cannot make a disk %s: %s", *path,
-		          strerror(errno));
-		free(*path);
-		return err->code;
-	}
-	unlink(*path);
-	return fd;
+	error_set(err, -errno, "cannot make a disk %s: %s", *path,
+	          strerror(errno));
+	free(*path);
+	return err->code;
 }
 
 static int copy_data(int from, int to, const char *disk, struct error *err)

@@ -16,6 +16,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "base/unnamed.h"
 #include "cli/live.h"
 #include "cli/options.h"
 #include "control/record.h"
@@ -410,18 +411,11 @@ static int open_scratch(struct copy *c, const char *near, struct error *err)
 	               : slash
 	                   ? xasprintf("%.*s", (int)(slash - near) + 1, near)
 	                   : xstrdup(".");
-	char *path = xasprintf("%s/atoll-XXXXXX", folder);
-	int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	int fd = unnamed_scratch(folder);
 
-	if (fd < 0) {
-		fd = mkostemp(path, O_CLOEXEC);
-		if (fd >= 0)
-			unlink(path);
-	}
 	if (fd < 0)
 		error_set(err, -errno, "a file in %s: %s", folder,
 		          strerror(errno));
-	free(path);
 	free(folder);
 	return fd >= 0 ? fd : err->code;
 }

@@ -15,6 +15,7 @@
 #include "base/copy.h"
 #include "base/error.h"
 #include "base/loop.h"
+#include "base/unnamed.h"
 #include "cli/image.h"
 #include "control/control.h"
 #include "storage/image.h"
@@ -568,7 +569,6 @@ static int add_disk(struct moment *m, json_t *disk, const char *path,
 	    json_pack("{s:O,s:O}", "disk", json_object_get(disk, "disk"),
 	              "format", json_object_get(disk, "stored"));
 	int scratch, fd;
-	char *temp;
 
 	json_array_append_new(json_object_get(m->message, "disks"), entry);
 	if (m->count + 2 > CONTROL_FDS_MAX)
@@ -581,15 +581,12 @@ static int add_disk(struct moment *m, json_t *disk, const char *path,
 		return 0;
 	}
 	json_object_set_new(entry, "target", add_file(m, fd));
-	scratch = saved_open_unnamed(path, &temp);
-	if (scratch >= 0) {
-		unlink(temp);
-		json_object_set_new(entry, "scratch", add_file(m, scratch));
-	}
-	free(temp);
-	return scratch < 0 ? error_set(err, -errno, "cannot make a file: %s",
-	                               strerror(errno))
-	                   : 0;
+	scratch = unnamed_beside(path);
+	if (scratch < 0)
+		return error_set(err, -errno, "cannot make a file: %s",
+		                 strerror(errno));
+	json_object_set_new(entry, "scratch", add_file(m, scratch));
+	return 0;
 }
 
 /* All of it is on the disk before it has a name. */
