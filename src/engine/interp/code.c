@@ -316,16 +316,14 @@ static struct rest_now rest_now(const struct icpu *cpu)
 	};
 }
 
-bool code_hand_back(struct icpu *cpu)
+/* When it is due. */
+static bool hand_back(struct icpu *cpu, struct rest_now *now)
 {
 	struct code_cache *c = cpu->code;
-	struct rest_now now = rest_now(cpu);
 	enum rest_verdict verdict;
 
-	if (!rest_is_due(&c->rest, &now))
-		return false;
-	now.cpu_ns = thread_cpu_ns();
-	verdict = rest_look(&c->rest, &now);
+	now->cpu_ns = thread_cpu_ns();
+	verdict = rest_look(&c->rest, now);
 	if (verdict == REST_KEEP)
 		return false;
 	forget_all_ops(cpu);
@@ -339,12 +337,21 @@ bool code_hand_back(struct icpu *cpu)
 	return true;
 }
 
+bool code_hand_back(struct icpu *cpu)
+{
+	struct rest_now now = rest_now(cpu);
+
+	return rest_is_due(&cpu->code->rest, &now) && hand_back(cpu, &now);
+}
+
 u64 icpu_rest(struct icpu *cpu)
 {
-	struct rest_now now;
+	struct rest_now now = rest_now(cpu);
 
-	code_hand_back(cpu);
-	now = rest_now(cpu);
+	if (rest_is_due(&cpu->code->rest, &now)) {
+		hand_back(cpu, &now);
+		now = rest_now(cpu);
+	}
 	return rest_until_ns(&cpu->code->rest, &now);
 }
 
