@@ -90,18 +90,22 @@ static void look(void *ctx)
 
 /* The loop's thread alone sends on the socket, and may be in the middle of a
  * message: others ask it, and touch the guest's memory no more. */
-static void on_bus_error(int sig, siginfo_t *info, void *context)
+static _Noreturn void end_here(void)
 {
 	const struct timespec wait = { .tv_sec = LOOP_WAIT_S };
 	const u64 one = 1;
 
+	if (syscall(SYS_gettid) != getpid() &&
+	    write(lost.wake, &one, sizeof(one)) == sizeof(one))
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, NULL);
+	say_and_end();
+}
+
+static void on_bus_error(int sig, siginfo_t *info, void *context)
+{
 	if (info->si_code == BUS_ADRERR &&
-	    machine_owns(lost.machine, info->si_addr)) {
-		if (syscall(SYS_gettid) != getpid() &&
-		    write(lost.wake, &one, sizeof(one)) == sizeof(one))
-			clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, NULL);
-		say_and_end();
-	}
+	    machine_owns(lost.machine, info->si_addr))
+		end_here();
 	if (lost.old.sa_flags & SA_SIGINFO && lost.old.sa_sigaction)
 		lost.old.sa_sigaction(sig, info, context);
 	else
@@ -113,16 +117,11 @@ static void on_bus_error(int sig, siginfo_t *info, void *context)
 static void on_lost(void *ctx, const char *words)
 {
 	static pthread_mutex_t first = PTHREAD_MUTEX_INITIALIZER;
-	const struct timespec wait = { .tv_sec = LOOP_WAIT_S };
-	const u64 one = 1;
 
 	(void)ctx;
 	pthread_mutex_lock(&first);
 	make_message(words);
-	if (syscall(SYS_gettid) != getpid() &&
-	    write(lost.wake, &one, sizeof(one)) == sizeof(one))
-		clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, NULL);
-	say_and_end();
+	end_here();
 }
 
 int lost_watch(struct machine *m, struct loop *loop, int sock,
