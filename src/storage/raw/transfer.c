@@ -39,17 +39,23 @@ static bool aligned(const struct raw *raw, const struct block_request *req)
 	return (bits & (raw->mem_align - 1)) == 0;
 }
 
-/* What length says is there grows after the file does, and shrinks before it:
- * whichever happens meanwhile, one of both is not more than the file has. */
+/*
+ * What length says is there grows after the file does, and shrinks before it:
+ * whichever happens meanwhile, one of both is not more than the file has.
+ *
+ * Not by fstat(), which asks for the times, too: since Linux 6.13 the next
+ * write has to set those anew then, and the flush after it to write the inode.
+ */
 bool raw_cut_short(const struct raw *raw)
 {
 	u64 before = raw->length, after;
-	struct stat st;
+	off_t size;
 
-	if (raw->device || fstat(raw->fd, &st) < 0)
+	if (raw->device)
 		return false;
+	size = lseek(raw->fd, 0, SEEK_END);
 	after = raw->length;
-	return (u64)st.st_size < MIN(before, after);
+	return size >= 0 && (u64)size < MIN(before, after);
 }
 
 int raw_begin(struct block_request *req)
