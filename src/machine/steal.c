@@ -49,6 +49,20 @@ void steal_thread_began(struct machine_cpu *cpu)
 	atomic_store(&cpu->began_ns, loop_now_ns());
 }
 
+u64 steal_wait_begins(struct machine_cpu *cpu)
+{
+	steal_sleep_begins(cpu);
+	return thread_cpu_ns(cpu->thread);
+}
+
+void steal_wait_ends(struct machine_cpu *cpu, u64 began)
+{
+	u64 ran = thread_cpu_ns(cpu->thread) - began;
+
+	steal_sleep_ends(cpu);
+	atomic_fetch_sub(&cpu->asleep_ns, ran);
+}
+
 void steal_times(struct machine_cpu *cpu, struct cpu_times *t)
 {
 	u64 began = atomic_load(&cpu->began_ns);

@@ -24,6 +24,9 @@ void steal_init(struct machine *m);
 void steal_thread_began(struct machine_cpu *cpu);
 void steal_sleep_begins(struct machine_cpu *cpu);
 void steal_sleep_ends(struct machine_cpu *cpu);
+/* The same of a wait for the host, with some work of its own in between. */
+u64 steal_wait_begins(struct machine_cpu *cpu);
+void steal_wait_ends(struct machine_cpu *cpu, u64 began);
 /* The loop's thread. */
 void steal_times(struct machine_cpu *cpu, struct cpu_times *times);
 

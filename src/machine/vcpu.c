@@ -71,10 +71,25 @@ static u64 rest(struct machine_cpu *cpu)
 	return when_ns;
 }
 
+/* What others would have to be woken for. */
+static bool do_loan(struct machine_cpu *cpu)
+{
+	struct idle_hub *hub = cpu->machine->host.idle;
+	u64 began;
+
+	if (!idle_has_loans(hub))
+		return false;
+	began = steal_wait_begins(cpu);
+	idle_do_loan(hub);
+	steal_wait_ends(cpu, began);
+	return true;
+}
+
 static void wait_for_event(struct machine_cpu *cpu)
 {
 	while (!atomic_load(&cpu->events))
-		sleep_a_while(cpu, rest(cpu));
+		if (!do_loan(cpu))
+			sleep_a_while(cpu, rest(cpu));
 }
 
 static void park(struct machine_cpu *cpu)

@@ -140,12 +140,25 @@ bool block_now(struct block *b, const struct block_io *io)
 	return done;
 }
 
+bool block_is_flushed(struct block *b)
+{
+	const struct block_io io = { .op = BLOCK_FLUSH };
+
+	return block_now(b, &io);
+}
+
 /* A read, a flush of what is durable, or a write that need not be so at once.
  */
 static bool done_now(struct block *b, struct block_request *req)
 {
-	const struct block_io io = { req->op, req->offset, req->length,
-		                     req->iov, req->iov_count };
+	const struct block_io io = {
+		.op = req->op,
+		.offset = req->offset,
+		.length = req->length,
+		.iov = req->iov,
+		.iov_count = req->iov_count,
+		.may_wait = req->flags & BLOCK_REQ_BLOCKING,
+	};
 
 	if (!(req->flags & BLOCK_REQ_INLINE) || !b->driver->now ||
 	    !(req->op == BLOCK_READ || req->op == BLOCK_FLUSH ||

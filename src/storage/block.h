@@ -128,6 +128,9 @@ void block_info(const struct block *b, struct block_info *info);
 /* True: the request is over, which its flags have to allow. */
 bool block_submit(struct block *b, struct block_request *req);
 
+/* Is there nothing that a flush would have to do? Any thread; never waits. */
+bool block_is_flushed(struct block *b);
+
 /* One request, waited for. Not from a completion. 0 or -errno. */
 int block_sync(struct block *b, enum block_op op, u64 offset, void *buf,
                u64 length);

@@ -18,6 +18,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/loop.h"
+#include "devices/virtio/lend.h"
 #include "devices/virtio/virtio.h"
 #include "storage/block.h"
 
@@ -83,6 +84,7 @@ struct range {
 struct request {
 	struct virtio_done done;
 	struct block_request io;
+	struct lent lent;
 	struct virtio_blk *blk; /* borrowed */
 	struct virtq *q;        /* borrowed */
 	struct request *next;   /* in the free list */
@@ -112,6 +114,7 @@ struct virtio_blk {
 	struct virtio_blk_figures figures;
 	void (*failed)(void *ctx, bool write, int result);
 	void *ctx;
+	struct lend lend; /* flushes */
 	struct request *free;
 	struct virtq_chain chain; /* the one being looked at */
 };
@@ -264,6 +267,8 @@ static void done(struct virtio_device *v, struct virtio_done *d)
 			               r->iov[i].iov_len);
 	b->queue_load[r->q->index]--;
 	r->q->pace.late |= r->late;
+	if (r->lent.lend)
+		lend_end(&b->lend, &r->lent);
 	count(b, r);
 	answer(r->q, r->head, r->in_bytes, r->status, r->status_gpa,
 	       r->result == 0          ? S_OK
@@ -274,6 +279,7 @@ static void done(struct virtio_device *v, struct virtio_done *d)
 
 static void drain(struct virtio_device *v)
 {
+	lend_recall(&blk_of(v)->lend);
 	block_drain(blk_of(v)->block);
 }
 
@@ -296,6 +302,7 @@ static struct request *request_make(struct virtio_blk *b, struct virtq *q,
 	r->status_gpa = c->gpa[last] + c->iov[last].iov_len - 1;
 	r->range_count = r->range_at = 0;
 	r->count = 0;
+	r->lent.lend = NULL;
 	r->io = (struct block_request){
 		.op = op,
 		.done = block_done,
@@ -376,12 +383,34 @@ static void transfer(struct virtio_blk *b, struct virtq *q, u64 sector,
 	submit(r);
 }
 
+/* What has to be done for it was not done yet; see lend.h. */
+static void flush_go(struct lent *t, bool wait)
+{
+	struct request *r = container_of(t, struct request, lent);
+
+	r->io.flags = wait ? BLOCK_REQ_INLINE | BLOCK_REQ_BLOCKING : 0;
+	block_submit(r->blk->block, &r->io);
+}
+
+static void flush_bound(void *dev)
+{
+	struct virtio_blk *b = container_of(dev, struct virtio_blk, v.pci.dev);
+
+	lend_bound(&b->lend);
+}
+
 static void flush(struct virtio_blk *b, struct virtq *q)
 {
 	struct request *r = request_make(b, q, BLOCK_FLUSH);
 
 	if (!r) {
 		answer_chain(b, q, S_IOERR);
+		return;
+	}
+	if (lend_is_wise(&b->lend) && !block_is_flushed(b->block)) {
+		virtio_begin(&b->v);
+		r->late = q->pace.late = true;
+		lend_begin(&b->lend, &r->lent);
 		return;
 	}
 	r->io.flags = BLOCK_REQ_INLINE;
@@ -559,6 +588,7 @@ static void destroy(struct device *dev)
 	struct virtio_blk *b = container_of(dev, struct virtio_blk, v.pci.dev);
 	struct request *r;
 
+	lend_fini(&b->lend);
 	virtio_fini(&b->v);
 	while ((r = b->free)) {
 		b->free = r->next;
@@ -638,6 +668,7 @@ int virtio_blk_create(struct device **out, struct device_host *host,
 		free(b);
 		return rc;
 	}
+	lend_init(&b->lend, &b->v.pci.dev, flush_go, flush_bound);
 	config_fill(b, queues);
 	*out = &b->v.pci.dev;
 	return 0;

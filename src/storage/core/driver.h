@@ -21,16 +21,17 @@ struct block_io {
 	u64 offset, length;
 	const struct iovec *iov;
 	int iov_count;
+	bool may_wait; /* a flush: the thread has nothing else to do */
 };
 
 struct block_driver {
 	const char *name;
 	void (*submit)(struct block *b, struct block_request *req);
 	/*
-	 * Optional: do it here and now, if nothing has to be waited for. True:
-	 * done; a write durable no more than any other, a flush as any other.
-	 * False: it is to be submitted; a part of it may have been done, and is
-	 * done again.
+	 * Optional: do it here and now, if nothing has to be waited for, or
+	 * that is allowed. True: done; a write durable no more than any other,
+	 * a flush as any other. False: it is to be submitted; a part of it may
+	 * have been done, and is done again.
 	 */
 	bool (*now)(struct block *b, const struct block_io *io);
 	/* Complete req with result from one of the driver's threads. */

@@ -214,9 +214,11 @@ static void raw_submit(struct block *b, struct block_request *req)
 	*raw_state(req) = (struct raw_state){ .next = NULL };
 	if (raw->no_flush)
 		req->flags &= ~(unsigned)BLOCK_REQ_FUA;
-	if (req->op == BLOCK_FLUSH)
+	if (req->op == BLOCK_FLUSH) {
 		raw_state(req)->post =
 		    raw_is_flushed(raw, &raw_state(req)->done);
+		raw_take_failure(req);
+	}
 	if (req->flags & BLOCK_REQ_BLOCKING)
 		raw_perform(req);
 	else

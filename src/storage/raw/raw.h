@@ -30,6 +30,9 @@ struct raw {
 	/* Changes that are over, and how many of those a flush has made
 	 * durable. */
 	_Atomic u64 changes, flushed;
+	/* Of a flush in raw_now(), and not told to anybody yet: the kernel says
+	 * it once. 0 or -errno. */
+	_Atomic int flush_failed;
 	/* What the file system turned out not to have. */
 	_Atomic bool no_punch, no_zero_range;
 	/* What is done inside submit; see raw_now(). */
@@ -81,6 +84,8 @@ static inline struct raw_state *raw_state(struct block_request *req)
 bool raw_cut_short(const struct raw *raw);
 /* Has a flush nothing to do? *changes: how many one that begins now covers. */
 bool raw_is_flushed(struct raw *raw, u64 *changes);
+/* A flush: if an earlier one failed unheard, this one is to say so. */
+void raw_take_failure(struct block_request *req);
 /* Ready a read or write; makes an aligned copy where the file needs it. */
 int raw_begin(struct block_request *req);
 /* The vector of what is left to transfer. 0 or -ENOMEM. */

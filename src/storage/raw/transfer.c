@@ -287,21 +287,6 @@ static bool write_now(struct raw *raw, const struct block_io *io)
 	return true;
 }
 
-/* A thread that sleeps has to be woken to do it, which takes longer than to
- * copy a few pages. */
-bool raw_now(struct block *b, const struct block_io *io)
-{
-	struct raw *raw = container_of(b, struct raw, block);
-	u64 changes;
-
-	if (io->op == BLOCK_FLUSH)
-		return raw_is_flushed(raw, &changes);
-	if (io->length > NOW_BYTES_MAX || io->iov_count > IOV_MAX ||
-	    raw->direct)
-		return false;
-	return io->op == BLOCK_READ ? read_now(raw, io) : write_now(raw, io);
-}
-
 static int sync_data(struct raw *raw)
 {
 	int rc;
@@ -310,6 +295,48 @@ static int sync_data(struct raw *raw)
 		rc = fdatasync(raw->fd);
 	while (rc < 0 && errno == EINTR);
 	return rc < 0 ? -errno : 0;
+}
+
+/* The failure is found by who submits the flush. */
+static bool flush_now(struct raw *raw, bool may_wait)
+{
+	u64 changes;
+	int rc;
+
+	if (raw_is_flushed(raw, &changes))
+		return !atomic_load(&raw->flush_failed);
+	if (!may_wait)
+		return false;
+	rc = sync_data(raw);
+	if (rc == 0)
+		note_flush(raw, changes);
+	else
+		atomic_store(&raw->flush_failed, rc);
+	return rc == 0;
+}
+
+void raw_take_failure(struct block_request *req)
+{
+	int rc = atomic_exchange(&raw_of(req)->flush_failed, 0);
+
+	if (rc == 0)
+		return;
+	raw_state(req)->post = true;
+	raw_state(req)->posted = rc;
+}
+
+/* A thread that sleeps has to be woken to do it, which takes longer than to
+ * copy a few pages. */
+bool raw_now(struct block *b, const struct block_io *io)
+{
+	struct raw *raw = container_of(b, struct raw, block);
+
+	if (io->op == BLOCK_FLUSH)
+		return flush_now(raw, io->may_wait);
+	if (io->length > NOW_BYTES_MAX || io->iov_count > IOV_MAX ||
+	    raw->direct)
+		return false;
+	return io->op == BLOCK_READ ? read_now(raw, io) : write_now(raw, io);
 }
 
 static int allocate(struct raw *raw, int mode, u64 offset, u64 length)

@@ -18,6 +18,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -445,6 +446,67 @@ static void test_flush_of_qcow2_at_once(void **state)
 	how.flags = BLOCK_OPEN_NO_FLUSH;
 	assert_int_equal(block_open(&f.b, &how, &err), 0);
 	assert_true(was_mine(&f, BLOCK_FLUSH, 0, NULL, 0));
+	block_close(f.b);
+	unlink(f.path);
+	free(f.path);
+}
+
+static _Atomic bool flush_fails;
+
+/* Instead of the C library's: the kernel tells of a failure once, too. */
+int fdatasync(int fd)
+{
+	if (!atomic_exchange(&flush_fails, false))
+		return (int)syscall(SYS_fdatasync, fd);
+	errno = EIO;
+	return -1;
+}
+
+static void check_failed_flush(struct fixture *f)
+{
+	u8 *buf = aligned_alloc(4096, 4096);
+
+	pattern_fill(buf, 8192, 4096, 3);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(io(f, BLOCK_WRITE, 8192, buf, 4096), 0);
+		flush_fails = true;
+		assert_int_equal(io(f, BLOCK_FLUSH, 0, NULL, 0), -EIO);
+		assert_false(flush_fails);
+		assert_int_equal(io(f, BLOCK_FLUSH, 0, NULL, 0), 0);
+		assert_true(block_is_flushed(f->b));
+	}
+	free(buf);
+}
+
+/* Whoever does it, who asked for it is told. */
+static void test_failed_flush(void **state)
+{
+	struct fixture *f = begin(state);
+
+	if (in_memory(f->path))
+		print_message("nothing is flushed in memory\n");
+	else
+		check_failed_flush(f);
+	end(f);
+}
+
+static void test_failed_flush_of_qcow2(void **state)
+{
+	struct fixture f = { .request_flags = WAITING / REQUEST_FLAGS,
+		             .path = scratch_path(".qcow2") };
+	const struct image_create make = { .path = f.path,
+		                           .format = "qcow2",
+		                           .size = SIZE,
+		                           .preallocation = IMAGE_METADATA,
+		                           .replace = true };
+	struct block_open how = { .path = f.path, .fd = -1, .format = "qcow2" };
+	struct error err = { 0 };
+
+	(void)state;
+	assert_int_equal(image_create(&make, &err), 0);
+	assert_int_equal(block_open(&f.b, &how, &err), 0);
+	if (!in_memory(f.path))
+		check_failed_flush(&f);
 	block_close(f.b);
 	unlink(f.path);
 	free(f.path);
@@ -968,6 +1030,10 @@ int main(void)
 		EACH(test_device),
 		EACH(test_flush_at_once),
 		cmocka_unit_test(test_flush_of_qcow2_at_once),
+		VARIANT(test_failed_flush, BLOCK_OPEN_THREADS),
+		VARIANT(test_failed_flush, BLOCK_OPEN_THREADS | AT_ONCE),
+		VARIANT(test_failed_flush, BLOCK_OPEN_THREADS | WAITING),
+		cmocka_unit_test(test_failed_flush_of_qcow2),
 		cmocka_unit_test(test_memory_at_once),
 		cmocka_unit_test(test_backends_exist),
 	};

@@ -15,7 +15,9 @@ struct block {
 	pthread_cond_t cond;
 	struct block_request *head, **tail; /* linked by driver_private[0] */
 	unsigned under_way, submitted;
-	bool hold, stop, at_once;
+	bool hold, stop, at_once, dirty;
+	void (*meanwhile)(void *ctx);
+	void *ctx;
 	int code;
 	enum block_op last_op;
 	unsigned last_flags;
@@ -25,6 +27,8 @@ static int carry_out(struct block *b, struct block_request *r)
 {
 	u8 *at = b->data + r->offset;
 
+	if (b->meanwhile)
+		b->meanwhile(b->ctx);
 	if (b->code)
 		return b->code;
 	for (int i = 0; i < r->iov_count; i++) {
@@ -125,6 +129,21 @@ void fake_block_at_once(struct block *b, bool at_once)
 	pthread_mutex_unlock(&b->lock);
 }
 
+void fake_block_dirty(struct block *b, bool dirty)
+{
+	pthread_mutex_lock(&b->lock);
+	b->dirty = dirty;
+	pthread_mutex_unlock(&b->lock);
+}
+
+void fake_block_meanwhile(struct block *b, void (*fn)(void *ctx), void *ctx)
+{
+	pthread_mutex_lock(&b->lock);
+	b->meanwhile = fn;
+	b->ctx = ctx;
+	pthread_mutex_unlock(&b->lock);
+}
+
 void fake_block_fail(struct block *b, int code)
 {
 	pthread_mutex_lock(&b->lock);
@@ -193,6 +212,16 @@ bool block_submit(struct block *b, struct block_request *r)
 	pthread_cond_broadcast(&b->cond);
 	pthread_mutex_unlock(&b->lock);
 	return false;
+}
+
+bool block_is_flushed(struct block *b)
+{
+	bool flushed;
+
+	pthread_mutex_lock(&b->lock);
+	flushed = b->at_once && !b->dirty;
+	pthread_mutex_unlock(&b->lock);
+	return flushed;
 }
 
 void block_drain(struct block *b)

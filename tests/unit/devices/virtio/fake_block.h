@@ -16,6 +16,10 @@ void fake_block_set_flags(struct block *b, bool readonly, bool discard);
 void fake_block_hold(struct block *b, bool hold);
 /* Requests that may be are over inside block_submit(). */
 void fake_block_at_once(struct block *b, bool at_once);
+/* Is there something to flush? Else there is when requests take their time. */
+void fake_block_dirty(struct block *b, bool dirty);
+/* Called while a request is done; NULL: nothing is. */
+void fake_block_meanwhile(struct block *b, void (*fn)(void *ctx), void *ctx);
 /* The next requests fail with this. */
 void fake_block_fail(struct block *b, int code);
 u8 *fake_block_data(struct block *b);
