@@ -50,6 +50,7 @@ s64 memory_freeze_count(struct memory *mem, u64 *page, u64 most)
 	struct memory_layers *l = &mem->layers;
 	u64 all = memory_pages(mem), from = MAX(*page, l->shared);
 
+	memory_unstash(mem);
 	*page = all;
 	if (!aside_possible(l) && (!l->runs || l->shared))
 		return (s64)(l->runs ? l->shared : all);
@@ -120,6 +121,7 @@ int memory_freeze_ahead(struct memory *mem, u64 *page, u64 until_ns)
 {
 	int rc = mem->layers.runs ? 0 : layers_begin(mem);
 
+	memory_unstash(mem);
 	do
 		rc = rc == 0 ? freeze_ahead(mem, page) : rc;
 	while (rc == 0 && *page < memory_pages(mem) &&
@@ -203,6 +205,7 @@ int memory_freeze(struct memory *mem, struct memory_view *view,
 	struct memory_layers *l = &mem->layers;
 	int rc = l->runs ? 0 : layers_begin(mem);
 
+	memory_unstash(mem);
 	ASSERT(!atomic_load(&mem->incomplete));
 	if (rc == 0)
 		rc = freeze(mem);

@@ -98,6 +98,7 @@ bool memory_settle(struct memory *mem, u64 pages)
 
 	if (!l->runs || !home_may_come(l))
 		return true;
+	memory_unstash(mem);
 	/* A moment that came to nothing. */
 	if (l->fresh >= 0) {
 		if (freeze_seal(mem) < 0)

@@ -28,6 +28,7 @@ int memory_create(struct memory **out, struct error *err)
 
 	(void)err;
 	layers_init(&mem->layers);
+	mem->stash = stash_create();
 	*out = mem;
 	return 0;
 }
@@ -52,6 +53,7 @@ void memory_destroy(struct memory *mem)
 	while (!memory_drop_aside(mem, ~(u64)0 / PAGE_SIZE))
 		;
 	layers_fini(&mem->layers);
+	stash_destroy(mem->stash);
 	free(mem);
 }
 
@@ -229,6 +231,20 @@ void memory_need(const struct memory *mem, gpa_t gpa, u64 len)
 	if (s)
 		need(mem, s, gpa - s->base,
 		     MIN(len, s->size - (gpa - s->base)));
+}
+
+void memory_keep(const struct memory *mem, gpa_t gpa, u64 len)
+{
+	const struct memory_slot *s = memory_find(mem, gpa);
+	u64 at, end;
+
+	if (!s || !len)
+		return;
+	at = gpa - s->base;
+	end = at + MIN(len, s->size - at);
+	for (u64 p = at >> PAGE_SHIFT; p << PAGE_SHIFT < end; p++)
+		atomic_fetch_or(&s->page[p], PAGE_KEPT);
+	need(mem, s, at, end - at);
 }
 
 /* ---- reading and writing ---- */

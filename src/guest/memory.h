@@ -35,6 +35,8 @@ enum {
 	PAGE_WRITABLE_TLB = 1 << 2,
 	/* Its contents are still elsewhere: see memory_set_source(). */
 	PAGE_MISSING = 1 << 3,
+	/* Somebody keeps a pointer to it: see memory_keep(). */
+	PAGE_KEPT = 1 << 4,
 };
 
 struct memory_slot {
@@ -105,6 +107,9 @@ void memory_set_source(struct memory *mem, memory_fetch_fn *fn, void *ctx);
 const _Atomic bool *memory_incomplete(const struct memory *mem);
 /* [gpa, gpa + len) is there, as far as it is in one slot. */
 void memory_need(const struct memory *mem, gpa_t gpa, u64 len);
+/* ...and stays there: for who goes on using what memory_ptr() gave while the
+ * machine stands still and runs again. For ever. */
+void memory_keep(const struct memory *mem, gpa_t gpa, u64 len);
 
 /* Flags of the page that holds gpa, or NULL if no slot does. */
 _Atomic u8 *memory_page_flags(const struct memory *mem, gpa_t gpa);

@@ -8,6 +8,7 @@
 
 #include "guest/freeze.h"
 #include "guest/memory.h"
+#include "guest/stash.h"
 
 enum { SLOTS_MAX = 32 };
 
@@ -60,6 +61,7 @@ struct memory {
 	void *fetch_ctx;
 	_Atomic bool incomplete; /* fetch is to be asked */
 	struct memory_layers layers;
+	struct stash *stash;
 };
 
 /* ---- memory.c ---- */
@@ -161,6 +163,19 @@ void aside_leave(struct memory_layers *l, struct aside *to);
 void aside_leave_file(struct memory_layers *l, int fd);
 /* By this kernel? */
 bool aside_possible(struct memory_layers *l);
+
+/* ---- same.c ---- */
+
+/* Of each page that was stored to and lies on one in memory; as of
+ * memory_drop_same(). true: it goes back to the kernel. */
+typedef bool same_fn(void *ctx, u8 *host, const u8 *below);
+s64 same_walk(struct memory *mem, u64 *page, u64 until_ns, same_fn *fn,
+              void *ctx) MUST_CHECK;
+
+/* ---- stash.c ---- */
+
+struct stash *stash_create(void);
+void stash_destroy(struct stash *s); /* and what is in it */
 
 /* ---- private_pages.c ---- */
 

@@ -16,11 +16,13 @@
 
 enum {
 	LOOK_PAGES = 1 << 14, /* between looks at the clock, at most */
-	PIECE = 16,           /* pages of the file that are read at a time */
+	PIECE = 4, /* pages of the file that are read at a time, to the stack */
 };
 
 struct same {
 	struct memory *mem;
+	same_fn *fn;
+	void *ctx;
 	u8 *host; /* where is looked now... */
 	u64 at;   /* ...and its page in the file */
 	int fd;
@@ -35,8 +37,8 @@ static void drop_same(struct same *s, u64 first, const u8 *below, u64 pages)
 	u64 from = 0;
 
 	for (u64 i = 0; i <= pages; i++) {
-		if (i < pages && memcmp(host + i * PAGE_SIZE,
-		                        below + i * PAGE_SIZE, PAGE_SIZE) == 0)
+		if (i < pages &&
+		    s->fn(s->ctx, host + i * PAGE_SIZE, below + i * PAGE_SIZE))
 			continue;
 		if (i > from &&
 		    madvise(host + from * PAGE_SIZE, (i - from) * PAGE_SIZE,
@@ -95,10 +97,13 @@ static int look_in(struct same *s, const struct layer_run *r, u64 *page)
 	return MIN(rc, 0);
 }
 
-s64 memory_drop_same(struct memory *mem, u64 *page, u64 until_ns)
+s64 same_walk(struct memory *mem, u64 *page, u64 until_ns, same_fn *fn,
+              void *ctx)
 {
 	struct memory_layers *l = &mem->layers;
-	struct same s = { .mem = mem, .until_ns = until_ns };
+	struct same s = {
+		.mem = mem, .fn = fn, .ctx = ctx, .until_ns = until_ns
+	};
 	u64 all = memory_pages(mem);
 	int rc = 0;
 
@@ -108,4 +113,15 @@ s64 memory_drop_same(struct memory *mem, u64 *page, u64 until_ns)
 			rc = look_in(&s, &l->runs[layers_find(l, *page)], page);
 	} while (rc == 0 && *page < all && loop_now_ns() < until_ns);
 	return rc < 0 ? rc : s.dropped;
+}
+
+static bool is_same(void *ctx, u8 *host, const u8 *below)
+{
+	(void)ctx;
+	return memcmp(host, below, PAGE_SIZE) == 0;
+}
+
+s64 memory_drop_same(struct memory *mem, u64 *page, u64 until_ns)
+{
+	return same_walk(mem, page, until_ns, is_same, NULL);
 }

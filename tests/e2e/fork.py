@@ -148,6 +148,16 @@ def apart(engine):
         lambda: same[0].stored_to() < 2), same[0].stored_to())
     check("and still has what it had", same[0].ask("r") == "32")
     check("ends", same[0].end())
+    # What it wrote and nobody looks at is kept small, and is there for who
+    # asks, of a copy of it, too.
+    check("what is its own is small", wait_until(
+        lambda: copies[0].stored_to() < 2), copies[0].stored_to())
+    small, _ = fork("a-1", "--name", "e")
+    check("a copy of what was small", small[0].ask("r") == "41")
+    check("writes all over it", small[0].ask("w7") == "written")
+    check("which is its own", small[0].ask("r") == "37" and
+          copies[0].ask("r") == "41")
+    check("ends", small[0].end())
     os.kill(first.vm.pid, signal.SIGKILL)
     first.vm.wait()
     alive = [copies[0], copies[2], *later, *deeper, *again]
@@ -185,6 +195,8 @@ def put_away():
     first = First("three", "--net", "none")
     copies, _ = fork("three")
     copies[0].ask("w5")
+    check("what it wrote is kept small", wait_until(
+        lambda: copies[0].stored_to() < 2), copies[0].stored_to())
     done = command("suspend", copies[0].name)
     check("suspend one", done.returncode == 0 and copies[0].gone(),
           done.stderr)

@@ -72,6 +72,9 @@ bool virtq_start(struct virtq *q)
 		virtio_broken(q->dev, "a ring is not in memory");
 		return false;
 	}
+	memory_keep(mem, q->desc_gpa, 16 * (u64)q->size);
+	memory_keep(mem, q->driver_gpa, avail_bytes(q));
+	memory_keep(mem, q->device_gpa, used_bytes(q));
 	q->signalled_valid = false;
 	virtq_pace_reset(q);
 	q->running = true;

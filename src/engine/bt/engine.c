@@ -262,6 +262,7 @@ const struct engine_type bt_engine = {
 	.vcpu_destroy = bt_vcpu_destroy,
 	.vcpu_run = bt_vcpu_run,
 	.vcpu_rest = interp_vcpu_rest,
+	.vcpu_let_go = interp_vcpu_let_go,
 	.vcpu_kick = interp_vcpu_kick,
 	.vcpu_attention = interp_vcpu_attention,
 	.vcpu_nmi = interp_vcpu_nmi,

@@ -355,6 +355,13 @@ u64 icpu_rest(struct icpu *cpu)
 	return rest_until_ns(&cpu->code->rest, &now);
 }
 
+/* Code is found by the page that it lies in, and compared with it. */
+void icpu_let_go(struct icpu *cpu)
+{
+	code_cache_flush(cpu);
+	tlb_hand_back(cpu);
+}
+
 struct block *code_block_take(struct icpu *cpu)
 {
 	struct code_cache *c = cpu->code;

@@ -384,6 +384,8 @@ void icpu_update(struct icpu *cpu);
 void icpu_run(struct icpu *cpu, struct vcpu_exit *exit);
 /* It is about to sleep (code.c): see vcpu_rest. */
 u64 icpu_rest(struct icpu *cpu);
+/* While it does not run: see vcpu_let_go. */
+void icpu_let_go(struct icpu *cpu);
 /*
  * Interpret at most n instructions from the exact state, delivering their
  * faults, and leave early at anything icpu_run() would leave for. Returns

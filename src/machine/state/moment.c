@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/thread.h"
 #include "guest/freeze.h"
+#include "guest/stash.h"
 #include "machine/state/pages.h"
 #include "machine/state/state.h"
 #include "storage/jobs.h"
@@ -391,6 +392,7 @@ int machine_moment(struct machine *m,
 		               "already");
 	if (rc < 0)
 		return rc;
+	memory_unstash(m->memory);
 	mo = xalloc(sizeof(*mo));
 	mo->machine = m;
 	mo->config = *config;

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * same - a copy that idles gives back pages that it stored to and that are as
- * they were (guest/freeze.h): a quarter to a half of them. Some pages at a
- * time, while it stands still; soon after it began, and ever more rarely.
+ * they were (guest/freeze.h), a quarter to a half of them; others are kept
+ * small until somebody looks (guest/stash.h), where the engine asks for pages.
+ * Some at a time, while it stands still; soon after it began, and ever more
+ * rarely: the engine makes anew what it made of the guest's code.
  */
 #include "base/log.h"
 #include "guest/freeze.h"
+#include "guest/stash.h"
 #include "machine/state/state.h"
 #include "machine/steal.h"
 
 enum {
 	FIRST_S = 4,
-	MOST_S = 900,
+	MOST_S = 120,
 	STEP_MS = 2,
 	REST_MS = 20,
 	BUSY_PART = 20, /* of a processor: who has that is not idle */
@@ -38,15 +41,31 @@ static bool was_idle(struct machine *m)
 	return ran_ns - before < took_ns / BUSY_PART;
 }
 
+/* Pages may come when they are asked for. */
+static bool let_go(struct machine *m)
+{
+	const struct engine_type *type = m->engine_type;
+
+	if (!type->memory_on_demand)
+		return false;
+	for (unsigned i = 0; i < m->config.cpus; i++)
+		type->vcpu_let_go(m->cpus[i].vcpu);
+	return true;
+}
+
 /* true: all has been looked at. */
 static bool step(struct machine *m)
 {
+	u64 until_ns;
 	s64 rc;
 
 	machine_hold(m);
 	state_quiesce(m);
-	rc = memory_drop_same(m->memory, &m->same.page,
-	                      loop_now_ns() + STEP_MS * NSEC_PER_MSEC);
+	until_ns = loop_now_ns() + STEP_MS * NSEC_PER_MSEC;
+	if (let_go(m))
+		rc = memory_stash(m->memory, &m->same.page, until_ns);
+	else
+		rc = memory_drop_same(m->memory, &m->same.page, until_ns);
 	machine_release(m);
 	if (rc > 0)
 		m->same.dropped += (u64)rc;

@@ -226,6 +226,67 @@ static void test_periodic(void **state)
 	assert_in_range(once, STORES / 100, STORES);
 }
 
+/* ---- pages that come when they are asked for ---- */
+
+struct source {
+	struct guest *g;
+	u8 data[16]; /* of GUEST_DATA */
+	u8 code[16]; /* of GUEST_CODE */
+	unsigned asked;
+};
+
+static void come(void *ctx, u8 *host)
+{
+	struct source *s = ctx;
+	u64 gpa = (u64)(host - s->g->ram);
+
+	s->asked++;
+	if (gpa == GUEST_DATA)
+		memcpy(host, s->data, sizeof(s->data));
+	if (gpa == GUEST_CODE)
+		memcpy(host, s->code, sizeof(s->code));
+	atomic_fetch_and(memory_page_flags(s->g->memory, gpa),
+	                 (u8)~PAGE_MISSING);
+}
+
+/* One that has let go asks for each page again: for what it read and ran, for
+ * its stack and for its tables. */
+static void test_lets_go(void **state)
+{
+	/* 1: mov eax, [rdi]; push rax; pop rbx; dec ecx; jnz 1b; hlt */
+	static const u8 loop[] = { 0x8b, 0x07, 0x50, 0x5b, 0xff,
+		                   0xc9, 0x75, 0xf8, 0xf4 };
+	struct guest *g = *state;
+	struct source s = { .g = g, .data = "new" };
+
+	guest_long(g);
+	guest_code(g, loop, sizeof(loop));
+	guest_poke(g, GUEST_DATA, "old", 4);
+	g->s.gpr[GPR_RDI] = GUEST_DATA;
+	g->s.gpr[GPR_RCX] = ROUNDS;
+	g->s.rip = GUEST_CODE;
+	guest_run_to_halt(g);
+	assert_int_equal((u32)g->s.gpr[GPR_RBX], 'o' | 'l' << 8 | 'd' << 16);
+
+	g->type->vcpu_let_go(g->vcpu);
+	memcpy(s.code, loop, sizeof(loop));
+	s.code[4] = 0x90; /* once only: nop; hlt */
+	s.code[5] = 0xf4;
+	memset(g->ram + GUEST_DATA, 0xee, PAGE_SIZE);
+	memset(g->ram + GUEST_CODE, 0xcc, PAGE_SIZE);
+	memory_set_source(g->memory, come, &s);
+	for (u64 gpa = 0; gpa < GUEST_RAM; gpa += PAGE_SIZE)
+		atomic_fetch_or(memory_page_flags(g->memory, gpa),
+		                PAGE_MISSING);
+	g->s.rip = GUEST_CODE;
+	guest_run_to_halt(g);
+	assert_int_equal(g->s.rip, GUEST_CODE + 6);
+	assert_int_equal((u32)g->s.gpr[GPR_RBX], 'n' | 'e' << 8 | 'w' << 16);
+	/* Data, code, stack and four tables, at least, and not all. */
+	assert_in_range(s.asked, 7, 40);
+	memory_set_source(g->memory, NULL, NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -236,6 +297,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_large, guest_setup,
 		                                guest_teardown),
 		cmocka_unit_test_setup_teardown(test_periodic, guest_setup,
+		                                guest_teardown),
+		cmocka_unit_test_setup_teardown(test_lets_go, guest_setup,
 		                                guest_teardown),
 	};
 
