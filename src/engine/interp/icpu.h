@@ -272,8 +272,9 @@ struct icpu {
 
 	struct tlb_space *space; /* current */
 	struct tlb_space *spaces;
-	u64 generation; /* the last one given out; never reused */
-	u64 targets;    /* the one that holds for jumps now, or UNSETTLED */
+	u32 spaces_used; /* a bit each; of others none is touched */
+	u64 generation;  /* the last one given out; never reused */
+	u64 targets;     /* the one that holds for jumps now, or UNSETTLED */
 	struct exec_half global_code;
 	u64 use_clock;
 	struct jump_entry *jump;

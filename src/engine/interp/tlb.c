@@ -4,7 +4,8 @@
  *
  * A space is a PCID's worth of translations; a handful are kept, the least
  * recently used one gives way. Entries filled since the last clear are logged,
- * so that clearing a nearly empty space is cheap.
+ * so that clearing a nearly empty space is cheap. One that was never used takes
+ * no memory, and is left alone.
  *
  * Exec entries serve jumps: see struct exec_half. A system that switches spaces
  * and flushes them all day runs the same code from the same places all the
@@ -45,6 +46,14 @@ static bool stays(const struct tlb_entry *e, unsigned index, struct goes goes)
 		return keep(e, goes.global);
 	return e->rtag != tlb_invalid_tag(index) &&
 	       !(key && goes.keys >> (key - 1) & 1);
+}
+
+/* The next one that is in use, from *at on; NULL: there is none. */
+static struct tlb_space *next_space(const struct icpu *cpu, unsigned *at)
+{
+	while (*at < TLB_SPACES && !(cpu->spaces_used >> *at & 1))
+		++*at;
+	return *at < TLB_SPACES ? &cpu->spaces[(*at)++] : NULL;
 }
 
 /* ---- what runs ---- */
@@ -131,10 +140,10 @@ static void own_forget(struct tlb_space *s)
 
 static void global_forget(struct icpu *cpu)
 {
-	half_reset(cpu, &cpu->global_code);
-	for (unsigned i = 0; i < TLB_SPACES; i++) {
-		struct tlb_space *s = &cpu->spaces[i];
+	struct tlb_space *s;
 
+	half_reset(cpu, &cpu->global_code);
+	for (unsigned i = 0; (s = next_space(cpu, &i));) {
 		memset(s->exec[0], 0, sizeof(s->exec[0]));
 		s->local = false;
 	}
@@ -201,8 +210,10 @@ void tlb_settle(struct icpu *cpu)
 
 void tlb_drop_code(struct icpu *cpu)
 {
-	for (unsigned n = 0; n < TLB_SPACES; n++)
-		user_forget(cpu, &cpu->spaces[n]);
+	struct tlb_space *s;
+
+	for (unsigned i = 0; (s = next_space(cpu, &i));)
+		user_forget(cpu, s);
 	global_forget(cpu);
 	icpu_tlb_retarget(cpu);
 }
@@ -348,6 +359,14 @@ static void empty_tables(struct tlb_space *s)
 		entry_clear(&s->data[priv][0], 0);
 }
 
+/* One of nothing but zeroes is in use from now on. */
+static void space_begin(struct icpu *cpu, struct tlb_space *s)
+{
+	empty_tables(s);
+	half_reset(cpu, &s->user);
+	cpu->spaces_used |= (u32)BIT(s - cpu->spaces);
+}
+
 int tlb_create(struct icpu *cpu)
 {
 	void *p = mmap(NULL, TLB_SPACES * sizeof(*cpu->spaces),
@@ -363,13 +382,7 @@ int tlb_create(struct icpu *cpu)
 	cpu->spaces = p;
 	cpu->generation = UNSETTLED;
 	half_reset(cpu, &cpu->global_code);
-	for (unsigned i = 0; i < TLB_SPACES; i++) {
-		struct tlb_space *s = &cpu->spaces[i];
-
-		empty_tables(s);
-		half_reset(cpu, &s->user);
-		s->pcid = i ? ~(u64)0 : 0;
-	}
+	space_begin(cpu, &cpu->spaces[0]);
 	cpu->space = &cpu->spaces[0];
 	cpu->tlb = cpu->space->data[cpu->priv];
 	icpu_tlb_retarget(cpu);
@@ -382,22 +395,33 @@ void tlb_destroy(struct icpu *cpu)
 		munmap(cpu->spaces, TLB_SPACES * sizeof(*cpu->spaces));
 }
 
+/* Of none of those in use: one that is not, or the one used longest ago. */
+static struct tlb_space *space_for(struct icpu *cpu, u64 pcid)
+{
+	struct tlb_space *s, *victim = NULL;
+	unsigned unused = (unsigned)__builtin_ctz(~cpu->spaces_used);
+
+	for (unsigned i = 0; (s = next_space(cpu, &i));)
+		if (!victim || s->used < victim->used)
+			victim = s;
+	if (unused < TLB_SPACES) {
+		victim = &cpu->spaces[unused];
+		space_begin(cpu, victim);
+	} else {
+		space_flush(cpu, victim, true);
+	}
+	victim->pcid = pcid;
+	return victim;
+}
+
 void icpu_tlb_switch(struct icpu *cpu, u64 pcid, bool flush)
 {
-	struct tlb_space *found = NULL, *victim = &cpu->spaces[0];
+	struct tlb_space *found = NULL, *s;
 
-	for (unsigned i = 0; i < TLB_SPACES; i++) {
-		struct tlb_space *s = &cpu->spaces[i];
-
-		if (s->pcid == pcid)
-			found = s;
-		if (s->used < victim->used)
-			victim = s;
-	}
+	for (unsigned i = 0; !found && (s = next_space(cpu, &i));)
+		found = s->pcid == pcid ? s : NULL;
 	if (!found) {
-		found = victim;
-		space_flush(cpu, found, true);
-		found->pcid = pcid;
+		found = space_for(cpu, pcid);
 	} else if (flush) {
 		space_flush(cpu, found, false);
 	}
@@ -409,10 +433,12 @@ void icpu_tlb_switch(struct icpu *cpu, u64 pcid, bool flush)
 
 void icpu_tlb_flush(struct icpu *cpu, bool global)
 {
+	struct tlb_space *s;
+
 	if (global) {
 		cpu->tlb_epoch++;
-		for (unsigned i = 0; i < TLB_SPACES; i++)
-			space_flush(cpu, &cpu->spaces[i], true);
+		for (unsigned i = 0; (s = next_space(cpu, &i));)
+			space_flush(cpu, s, true);
 		global_forget(cpu);
 	} else {
 		space_flush(cpu, cpu->space, false);
@@ -422,13 +448,17 @@ void icpu_tlb_flush(struct icpu *cpu, bool global)
 
 void tlb_hand_back(struct icpu *cpu)
 {
-	icpu_tlb_flush(cpu, true);
-	for (unsigned i = 0; i < TLB_SPACES; i++) {
-		struct tlb_space *s = &cpu->spaces[i];
+	struct tlb_space *s = cpu->space;
+	u64 pcid = s->pcid, used = s->used, flushes = s->flushes;
 
-		madvise(s->data, sizeof(s->data), MADV_DONTNEED);
-		empty_tables(s);
-	}
+	icpu_tlb_flush(cpu, true);
+	madvise(cpu->spaces, TLB_SPACES * sizeof(*cpu->spaces), MADV_DONTNEED);
+	cpu->spaces_used = 0;
+	space_begin(cpu, s);
+	s->pcid = pcid;
+	s->used = used;
+	s->flushes = flushes + 1;
+	icpu_tlb_retarget(cpu);
 }
 
 /* ---- one page ---- */
@@ -533,9 +563,10 @@ static void page_gone(struct icpu *cpu, gva_t lin)
 /* INVLPG drops global translations of the page in every space. */
 void icpu_tlb_flush_page(struct icpu *cpu, gva_t lin)
 {
-	for (unsigned i = 0; i < TLB_SPACES; i++)
-		if (cpu->spaces[i].pcid != ~(u64)0)
-			space_flush_page(cpu, &cpu->spaces[i], lin, true);
+	struct tlb_space *s;
+
+	for (unsigned i = 0; (s = next_space(cpu, &i));)
+		space_flush_page(cpu, s, lin, true);
 	if (half_has(&cpu->global_code, lin))
 		global_forget(cpu);
 	page_gone(cpu, lin);
@@ -543,17 +574,21 @@ void icpu_tlb_flush_page(struct icpu *cpu, gva_t lin)
 
 void icpu_tlb_flush_pcid(struct icpu *cpu, u64 pcid)
 {
-	for (unsigned i = 0; i < TLB_SPACES; i++)
-		if (cpu->spaces[i].pcid == pcid)
-			space_flush(cpu, &cpu->spaces[i], false);
+	struct tlb_space *s;
+
+	for (unsigned i = 0; (s = next_space(cpu, &i));)
+		if (s->pcid == pcid)
+			space_flush(cpu, s, false);
 	icpu_tlb_retarget(cpu);
 }
 
 void icpu_tlb_flush_pcid_page(struct icpu *cpu, u64 pcid, gva_t lin)
 {
-	for (unsigned i = 0; i < TLB_SPACES; i++)
-		if (cpu->spaces[i].pcid == pcid)
-			space_flush_page(cpu, &cpu->spaces[i], lin, false);
+	struct tlb_space *s;
+
+	for (unsigned i = 0; (s = next_space(cpu, &i));)
+		if (s->pcid == pcid)
+			space_flush_page(cpu, s, lin, false);
 	page_gone(cpu, lin);
 }
 
@@ -595,25 +630,27 @@ static void drop_in_table(struct tlb_entry *table, struct tlb_fills *f,
 
 void icpu_tlb_drop_writes(struct icpu *cpu, const u8 *host)
 {
+	struct tlb_space *s;
+
 	cpu->tlb_epoch++;
-	for (unsigned n = 0; n < TLB_SPACES; n++)
+	for (unsigned i = 0; (s = next_space(cpu, &i));)
 		for (unsigned p = 0; p < PRIV_COUNT; p++)
-			drop_in_table(cpu->spaces[n].data[p],
-			              &cpu->spaces[n].fills[p], host);
+			drop_in_table(s->data[p], &s->fills[p], host);
 }
 
 /* ---- protection keys ---- */
 
 void icpu_tlb_drop_keys(struct icpu *cpu, u32 keys)
 {
-	for (unsigned n = 0; n < TLB_SPACES; n++)
+	struct tlb_space *s;
+
+	for (unsigned i = 0; (s = next_space(cpu, &i));)
 		for (unsigned p = 0; p < PRIV_COUNT; p++) {
-			struct tlb_fills *f = &cpu->spaces[n].fills[p];
+			struct tlb_fills *f = &s->fills[p];
 
 			if (!(f->keys & keys))
 				continue;
-			flush_some(&cpu->spaces[n], p,
-			           (struct goes){ .keys = keys });
+			flush_some(s, p, (struct goes){ .keys = keys });
 			f->keys &= ~keys;
 			cpu->tlb_epoch++;
 		}
