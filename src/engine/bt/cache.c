@@ -147,8 +147,10 @@ static void flushed(struct icpu *cpu)
 	bt->stats.flushes++;
 	drop_pages(bt);
 	bt->used = bt->start;
-	bt->code_count = 0;
 	/* Hand what was touched back; and what is empty is zero. */
+	free(bt->codes);
+	bt->codes = NULL;
+	bt->code_count = bt->code_room = 0;
 	madvise(bt->meta, bt->meta_used, MADV_DONTNEED);
 	bt->meta_used = 0;
 	madvise(bt->area->targets, TARGETS * sizeof(struct target),
