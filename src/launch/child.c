@@ -11,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/given.h"
 #include "base/log.h"
 #include "base/place.h"
 #include "launch/helper.h"
@@ -25,8 +26,9 @@ struct program {
 	int fd;      /* of path */
 	char **argv; /* as told, with room for one more */
 	size_t argc;
-	char **variables; /* our environment, with room for one more */
-	int kvm;          /* /dev/kvm for who may not open it; -1: none */
+	char **variables;       /* our environment, with room for more */
+	size_t own;             /* the first of ours at its end */
+	int given[GIVEN_COUNT]; /* base/given.h; -1: none */
 };
 
 /* In the child, in our memory: only keep[] and the standard three stay open. */
@@ -46,8 +48,9 @@ static int become(void *ctx, enum isolate_kind kind)
 		dup2(l->error_fd, STDERR_FILENO);
 	for (size_t i = 0; i < l->keep_count; i++)
 		fcntl(l->keep[i], F_SETFD, 0);
-	if (p->kvm >= 0)
-		fcntl(p->kvm, F_SETFD, 0);
+	for (size_t i = 0; i < GIVEN_COUNT; i++)
+		if (p->given[i] >= 0)
+			fcntl(p->given[i], F_SETFD, 0);
 	p->argv[p->argc] = kind == ISOLATE_NOTHING ? NULL : own_root;
 	execve(p->path, p->argv, p->variables);
 	/* A folder above it may be closed to the machine's user. */
@@ -68,10 +71,11 @@ static size_t length(char *const *list)
 
 static void program_fini(struct program *p)
 {
-	if (p->kvm >= 0) {
-		free(p->variables[length(p->variables) - 1]);
-		close(p->kvm);
-	}
+	for (size_t i = p->own; p->variables && p->variables[i]; i++)
+		free(p->variables[i]);
+	for (size_t i = 0; i < GIVEN_COUNT; i++)
+		if (p->given[i] >= 0)
+			close(p->given[i]);
 	if (p->fd >= 0)
 		close(p->fd);
 	free(p->path);
@@ -79,12 +83,25 @@ static void program_fini(struct program *p)
 	free(p->variables);
 }
 
+/* What the host does not have, or not for us, it will not have. */
+static void give_devices(struct program *p)
+{
+	for (size_t i = 0, at = p->own; i < GIVEN_COUNT; i++) {
+		p->given[i] = open(given_devices[i].path, O_RDWR | O_CLOEXEC);
+		if (p->given[i] >= 0)
+			p->variables[at++] = xasprintf(
+			    "%s=%d", given_devices[i].variable, p->given[i]);
+	}
+}
+
 static int program_init(struct program *p, const struct launch *l,
                         struct error *err)
 {
 	size_t count = length(environ);
 
-	*p = (struct program){ .launch = l, .fd = -1, .kvm = -1 };
+	*p = (struct program){ .launch = l, .fd = -1, .own = count };
+	for (size_t i = 0; i < GIVEN_COUNT; i++)
+		p->given[i] = -1;
 	p->path = place_program(l->program, err);
 	if (!p->path)
 		return -ENOENT;
@@ -92,12 +109,11 @@ static int program_init(struct program *p, const struct launch *l,
 	p->argc = length(l->argv);
 	p->argv = xalloc((p->argc + 2) * sizeof(*p->argv));
 	memcpy(p->argv, l->argv, p->argc * sizeof(*p->argv));
-	p->variables = xalloc((count + 2) * sizeof(*p->variables));
+	p->variables =
+	    xalloc((count + GIVEN_COUNT + 1) * sizeof(*p->variables));
 	memcpy(p->variables, environ, count * sizeof(*p->variables));
 	if (l->machine)
-		p->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (p->kvm >= 0)
-		p->variables[count] = xasprintf("ATOLL_KVM_FD=%d", p->kvm);
+		give_devices(p);
 	return 0;
 }
 

@@ -18,9 +18,9 @@
 
 #include "base/end.h"
 #include "base/error.h"
+#include "base/given.h"
 #include "base/log.h"
 #include "base/own_root.h"
-#include "base/units.h"
 #include "vm/probe.h"
 #include "vm/session.h"
 
@@ -33,27 +33,28 @@ static int usage(FILE *to)
 	return to == stderr ? END_USAGE : 0;
 }
 
-/* The descriptor of /dev/kvm, where we were given it; or -1. */
-static int kvm_given(void)
+/* Only the control socket, what we were given and the standard three are
+ * wanted. */
+static void close_others(int control)
 {
-	const char *text = getenv("ATOLL_KVM_FD");
-	u64 fd;
+	int from = 3;
 
-	return text && parse_u64(text, 3, 1 << 20, &fd, NULL) == 0 ? (int)fd
-	                                                           : -1;
-}
+	for (;;) {
+		int next = control < from ? -1 : control;
 
-/* Only the control socket, that one and the standard three are wanted. */
-static void close_others(int control, int kvm)
-{
-	int low = kvm < 0 ? control : MIN(control, kvm);
-	int high = MAX(control, kvm);
+		for (unsigned i = 0; i < GIVEN_COUNT; i++) {
+			int fd = given_fd((enum given)i);
 
-	if (low > 3)
-		close_range(3, (unsigned)low - 1, 0);
-	if (high > low + 1)
-		close_range((unsigned)low + 1, (unsigned)high - 1, 0);
-	close_range((unsigned)high + 1, ~0u, 0);
+			if (fd >= from && (next < 0 || fd < next))
+				next = fd;
+		}
+		if (next < 0)
+			break;
+		if (next > from)
+			close_range((unsigned)from, (unsigned)next - 1, 0);
+		from = next + 1;
+	}
+	close_range((unsigned)from, ~0u, 0);
 }
 
 /* What is given up before anything is read that others wrote. */
@@ -111,11 +112,11 @@ static int run(const char *number, bool own_root)
 		return END_USAGE;
 	}
 	set_allocator();
-	close_others((int)fd, kvm_given());
+	close_others((int)fd);
 	set_signals();
 	if (confine(own_root) < 0)
 		return END_FAILURE;
-	return vm_session((int)fd, kvm_given());
+	return vm_session((int)fd);
 }
 
 int main(int argc, char **argv)

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/given.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "control/control.h"
@@ -557,7 +558,7 @@ static int receive_start(struct session *s, struct error *err)
 	return rc;
 }
 
-static int build(struct session *s, int kvm, struct error *err)
+static int build(struct session *s, struct error *err)
 {
 	struct stat saved = { 0 };
 	int rc = receive_start(s, err);
@@ -574,9 +575,8 @@ static int build(struct session *s, int kvm, struct error *err)
 		return rc;
 	log_setup(STDERR_FILENO, log_level(), s->config.machine.name);
 	rc = machine_create(&s->machine, &s->config.machine, s->loop, err);
-	/* The engine has its own now, if it is the one that needs it. */
-	if (kvm >= 0)
-		close(kvm);
+	/* Who needs one of them has its own now. */
+	given_close();
 	if (rc < 0)
 		return rc;
 	if (s->config.machine.restore)
@@ -663,7 +663,7 @@ static void session_fini(struct session *s)
 	vm_config_fini(&s->config);
 }
 
-int vm_session(int sock, int kvm)
+int vm_session(int sock)
 {
 	struct session s = { .signal_fd = -1, .config = { .listen_fd = -1 } };
 	struct error err = { 0 };
@@ -673,7 +673,7 @@ int vm_session(int sock, int kvm)
 		s.peers[i] =
 		    (struct peer){ .session = &s, .sock = -1, .saved_fd = -1 };
 	s.peers[0].sock = sock;
-	if (build(&s, kvm, &err) < 0)
+	if (build(&s, &err) < 0)
 		code = failed(&s, &err);
 	else
 		code = run(&s);

@@ -15,7 +15,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "engine/kvm/kvm_device.h"
+#include "base/given.h"
 
 int kvm_call_value(int fd, unsigned long request, unsigned long value)
 {
@@ -110,7 +110,7 @@ static int engine_open(struct engine *e, struct error *err)
 {
 	int r;
 
-	e->kvm = kvm_device_open();
+	e->kvm = given_open(GIVEN_KVM);
 	if (e->kvm < 0)
 		return error_set(err, e->kvm, "kvm: cannot open /dev/kvm: %s",
 		                 strerror(-e->kvm));

@@ -24,8 +24,8 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/given.h"
 #include "base/loop.h"
-#include "engine/kvm/kvm_device.h"
 
 enum {
 	GUEST_SIZE = 0x8000,
@@ -367,7 +367,7 @@ static int try_once(double *figure, struct error *err)
 	struct probe p = { .kvm = -1, .vm = -1, .vcpu = -1 };
 	int r;
 
-	p.kvm = kvm_device_open();
+	p.kvm = given_open(GIVEN_KVM);
 	if (p.kvm < 0) {
 		r = p.kvm;
 		error_set(err, r, "cannot open /dev/kvm: %s", strerror(-r));
