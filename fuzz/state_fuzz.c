@@ -131,7 +131,8 @@ static void memory(const u8 *data, size_t size)
 		                    &err);
 	if (rc == 0)
 		rc = state_file_add(&f, "map", 0, map, sizeof(map), &err);
-	if (rc == 0 && pages_load(&f, mem, NULL, 0, &source, &err) == 0)
+	if (rc == 0 &&
+	    pages_load(&f, mem, NULL, 0, PAGES_ASKED_FOR, &source, &err) == 0)
 		ask_for_all(&f, mem, source, PAGES);
 	pages_source_destroy(source);
 	memory_destroy(mem);

@@ -136,8 +136,8 @@ struct engine_type {
 	const char *about; /* one line, for help */
 	/* Non-NULL: the machine builds no PIC, PIT, IOAPIC and LAPIC. */
 	const struct engine_irqchip *irqchip;
-	/* Looks at no page before memory_need(), so that memory may come while
-	 * vCPUs run. */
+	/* Looks at no page before memory_need(). Another one's memory may come
+	 * while vCPUs run as well, where the host has userfaultfd for it. */
 	bool memory_on_demand;
 
 	/* 0 if this host can run it at speed; else -errno and why. */

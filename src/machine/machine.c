@@ -532,6 +532,9 @@ void machine_run(struct machine *m, struct machine_outcome *outcome)
 	struct error err = { 0 };
 
 	m->run_ns = loop_now_ns();
+	if (m->source)
+		pages_source_tell(m->source, m->lost ? m->lost : lose,
+		                  m->lost_ctx);
 	if (cpus_start_threads(m, &err) < 0)
 		machine_end(m, END_FAILURE, "failure", -1, "%s", err.text);
 	if (m->config.timeout_ns)
@@ -539,8 +542,7 @@ void machine_run(struct machine *m, struct machine_outcome *outcome)
 	if (!m->ended)
 		machine_release(m);
 	if (m->source)
-		pages_source_run(m->source, m->lost ? m->lost : lose,
-		                 m->lost_ctx);
+		pages_source_run(m->source);
 	same_begin(m);
 	loop_run(m->loop);
 	moment_finish(m);

@@ -11,6 +11,7 @@
 #include "guest/freeze.h"
 #include "guest/memory.h"
 #include "machine/internal.h"
+#include "machine/state/pages.h"
 
 /* The descriptor was opened before the sandbox closed. */
 void machine_resident(const struct machine *m, u64 *pages, u64 *own)
@@ -113,6 +114,7 @@ char *machine_report(struct machine *m)
 	        m->engine_type->name, m->present, m->config.memory_bytes);
 	put_time(f, "first_instruction_ms", m, m->run_ns);
 	put_time(f, "first_output_ms", m, m->first_output_ns);
+	put_time(f, "memory_whole_ms", m, pages_source_whole_ns(m->source));
 	fprintf(f, "\"run_ms\":%.3f,",
 	        m->run_ns ? (double)(end - m->run_ns) / 1e6 : 0.0);
 	fprintf(f, "\"user_s\":%.3f,\"system_s\":%.3f,\"resets\":%u,",

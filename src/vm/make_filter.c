@@ -11,6 +11,7 @@
 #include <asm/prctl.h>
 #include <errno.h>
 #include <linux/kvm.h>
+#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -119,6 +120,10 @@ static const unsigned long ioctls[] = {
 	0x80081272, /* BLKGETSIZE64 */
 	0x400454d0, /* TUNSETOFFLOAD */
 	0x400454d9, /* TUNSETQUEUE */
+	/* No UFFDIO_REGISTER: of guest memory alone, from before. */
+	UFFDIO_COPY,
+	UFFDIO_ZEROPAGE,
+	UFFDIO_WAKE,
 	KVM_RUN,
 	KVM_GET_REGS,
 	KVM_SET_REGS,
@@ -194,6 +199,28 @@ static int add_lists(scmp_filter_ctx ctx)
 	return rc;
 }
 
+static int add_prctl_rule(scmp_filter_ctx ctx, u32 action, enum scmp_compare is,
+                          int option)
+{
+	return seccomp_rule_add(ctx, action, SCMP_SYS(prctl), 1,
+	                        SCMP_A0_32(is, (u32)option));
+}
+
+/* Names of threads; huge pages again, once memory is whole. A rule has one
+ * comparison of an argument. */
+static int add_prctl(scmp_filter_ctx ctx)
+{
+	const int first = PR_SET_NAME, last = PR_SET_THP_DISABLE;
+	const u32 no = SCMP_ACT_ERRNO(EPERM);
+	int rc = add_prctl_rule(ctx, no, SCMP_CMP_LT, first);
+
+	for (int i = first; rc == 0 && i <= last; i++)
+		rc = add_prctl_rule(
+		    ctx, i == first || i == last ? SCMP_ACT_ALLOW : no,
+		    SCMP_CMP_EQ, i);
+	return rc == 0 ? add_prctl_rule(ctx, no, SCMP_CMP_GT, last) : rc;
+}
+
 /* What is allowed with some arguments only. */
 static int add_conditions(scmp_filter_ctx ctx)
 {
@@ -228,15 +255,7 @@ static int add_conditions(scmp_filter_ctx ctx)
 	if (rc == 0)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(arch_prctl),
 		                      1, SCMP_A0(SCMP_CMP_EQ, ARCH_SET_GS));
-	/* Names of threads. */
-	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
-		                      SCMP_A0_32(SCMP_CMP_EQ, PR_SET_NAME));
-	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM),
-		                      SCMP_SYS(prctl), 1,
-		                      SCMP_A0_32(SCMP_CMP_NE, PR_SET_NAME));
-	return rc;
+	return rc == 0 ? add_prctl(ctx) : rc;
 }
 
 int main(void)

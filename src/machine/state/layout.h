@@ -45,10 +45,13 @@ int unpack_all(const struct state_file *f, const struct layout *l,
 
 /* ---- on_demand.c ---- */
 
-/* As pages are asked for. */
+struct faults;
+
+/* As pages are asked for; with faults (faults.h), which are its own then, as
+ * they are touched, too. */
 int on_demand_begin(struct pages_source **out, const struct state_file *f,
                     struct memory *mem, const struct layout *l,
-                    struct error *err) MUST_CHECK;
+                    struct faults *faults, struct error *err) MUST_CHECK;
 
 /* ---- plain.c ---- */
 

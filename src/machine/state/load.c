@@ -305,11 +305,15 @@ static void announce(struct machine *m)
 
 static int load_memory(struct machine *m, struct error *err)
 {
-	bool on_demand = m->engine_type->memory_on_demand;
+	enum pages_when when = PAGES_TOUCHED;
 
-	return pages_load(
-	    &m->restore->file, m->memory, m->config.restore_layers,
-	    m->config.restore_layer_count, on_demand ? &m->source : NULL, err);
+	if (m->engine_type->memory_on_demand)
+		when = PAGES_ASKED_FOR;
+	else if (m->config.share_memory)
+		when = PAGES_NOW; /* it is mapped anew before it runs */
+	return pages_load(&m->restore->file, m->memory,
+	                  m->config.restore_layers,
+	                  m->config.restore_layer_count, when, &m->source, err);
 }
 
 int restore_machine(struct machine *m, struct error *err)

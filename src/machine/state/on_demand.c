@@ -7,7 +7,8 @@
  * Contents of many pages would be a long wait for who wants one of them: they
  * are kept, and go where they are asked for, and by and by to all. PAGE_MISSING
  * keeps everybody from a page until it is there, so that nothing is stored to
- * it before.
+ * it before. Under an engine that does not ask, the kernel does (faults.h), and
+ * then nobody sees half of a page either; those who ask still do.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +21,9 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/thread.h"
+#include "machine/state/faults.h"
 #include "machine/state/layout.h"
 #include "machine/state/parallel.h"
 #include "machine/state/unpack.h"
@@ -34,6 +37,7 @@ enum block_state { BLOCK_THERE, BLOCK_BEING_READ, BLOCK_READ };
 
 struct pages_source {
 	struct memory *memory;
+	struct faults *faults; /* NULL: who looks at a page asks for it */
 	struct layout layout;
 	struct unpack u;
 	_Atomic u8 *state; /* enum block_state, of each block */
@@ -44,19 +48,44 @@ struct pages_source {
 	bool room_used[ROOMS];
 	_Atomic unsigned inside; /* threads in fetch() */
 	_Atomic bool done, stop;
+	_Atomic u64 whole_ns;
 	_Atomic int failed; /* before there was somebody to tell */
-	pages_lost_fn *lost;
+	_Atomic(pages_lost_fn *) lost;
 	void *lost_ctx;
 	pthread_t thread;
 	bool threaded;
 };
 
+/* There is nothing to go on with. Before the machine runs it will not be run
+ * (pages_source_check()); later, this does not return. */
+static void lose(struct pages_source *s, int rc)
+{
+	struct error err = { 0 };
+	pages_lost_fn *lost;
+
+	atomic_store(&s->failed, rc);
+	lost = atomic_load(&s->lost);
+	if (!lost)
+		return;
+	state_packed_failed(rc, &err);
+	lost(s->lost_ctx, err.text);
+}
+
 /* ---- a block ---- */
 
-static void fill(struct pages_source *s, u64 page, const u8 *contents)
+static int fill(struct pages_source *s, u64 page, const u8 *contents)
 {
-	memcpy(layout_page(&s->layout, page), contents, PAGE_SIZE);
-	atomic_fetch_and(layout_flags(&s->layout, page), (u8)~PAGE_MISSING);
+	u8 *host = layout_page(&s->layout, page);
+	int rc = 0;
+
+	if (s->faults)
+		rc = faults_put(s->faults, host, contents);
+	else
+		memcpy(host, contents, PAGE_SIZE);
+	if (rc == 0)
+		atomic_fetch_and(layout_flags(&s->layout, page),
+		                 (u8)~PAGE_MISSING);
+	return rc;
 }
 
 static bool is_many(const struct pages_source *s, u64 contents)
@@ -67,11 +96,15 @@ static bool is_many(const struct pages_source *s, u64 contents)
 /* One page of what is kept, unless it was filled already. */
 static void fill_one(struct pages_source *s, u64 page, u64 contents)
 {
+	int rc = 0;
+
 	pthread_mutex_lock(&s->lock);
 	if (s->kept[contents] &&
 	    atomic_load(layout_flags(&s->layout, page)) & PAGE_MISSING)
-		fill(s, page, s->kept[contents]);
+		rc = fill(s, page, s->kept[contents]);
 	pthread_mutex_unlock(&s->lock);
+	if (rc < 0)
+		lose(s, rc);
 }
 
 static int keep(struct pages_source *s, u64 contents, const u8 *bytes)
@@ -94,8 +127,9 @@ static int fill_block(struct pages_source *s, u64 block,
 			rc = keep(s, c, state_contents(room, c));
 			continue;
 		}
-		for (u32 k = s->u.start[c]; k < s->u.start[c + 1]; k++)
-			fill(s, s->u.page[k], state_contents(room, c));
+		for (u32 k = s->u.start[c]; rc == 0 && k < s->u.start[c + 1];
+		     k++)
+			rc = fill(s, s->u.page[k], state_contents(room, c));
 	}
 	return rc;
 }
@@ -133,19 +167,6 @@ static int read_block(struct pages_source *s, u64 block)
 		give_room(s, room);
 	state_room_fini(&own);
 	return rc;
-}
-
-/* There is nothing to go on with. Before the machine runs it will not be run
- * (pages_source_check()); later, this does not return. */
-static void lose(struct pages_source *s, int rc)
-{
-	struct error err = { 0 };
-
-	atomic_store(&s->failed, rc);
-	if (!s->lost)
-		return;
-	state_packed_failed(rc, &err);
-	s->lost(s->lost_ctx, err.text);
 }
 
 /* A block that is being read by another is waited for. */
@@ -198,14 +219,25 @@ static void mark(struct pages_source *s)
 			                PAGE_MISSING);
 }
 
+/* It was touched by who did not ask. */
+static void touched(void *ctx, u8 *host)
+{
+	struct pages_source *s = ctx;
+	u64 page = layout_number(&s->layout, host);
+
+	if (atomic_load(layout_flags(&s->layout, page)) & PAGE_MISSING)
+		fetch(s, host);
+}
+
 int on_demand_begin(struct pages_source **out, const struct state_file *f,
                     struct memory *mem, const struct layout *l,
-                    struct error *err)
+                    struct faults *faults, struct error *err)
 {
 	struct pages_source *s = xalloc(sizeof(*s));
 	int rc = unpack_open(&s->u, f, l->pages, err);
 
 	s->memory = mem;
+	s->faults = faults;
 	s->layout = *l;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->read, NULL);
@@ -221,7 +253,7 @@ int on_demand_begin(struct pages_source **out, const struct state_file *f,
 		return state_packed_failed(-ENOMEM, err);
 	mark(s);
 	memory_set_source(mem, fetch, s);
-	return 0;
+	return faults ? faults_answer(faults, touched, s, err) : 0;
 }
 
 int pages_source_check(const struct pages_source *s, struct error *err)
@@ -258,6 +290,8 @@ static void finish(struct pages_source *s)
 	atomic_store(&s->done, true);
 	while (atomic_load(&s->inside))
 		sched_yield();
+	faults_close(s->faults);
+	s->faults = NULL;
 	close(s->u.file.fd);
 	for (u64 c = 0; s->kept && c < s->u.file.contents; c++)
 		free(s->kept[c]);
@@ -276,18 +310,30 @@ static void *read_ahead(void *ctx)
 	if (parallel_some(parallel_threads() / 2, s->u.file.count, bring_whole,
 	                  s) == 0) {
 		log_debug("state", "all of memory was read");
+		atomic_store(&s->whole_ns, loop_now_ns());
 		finish(s);
 	}
 	return NULL;
 }
 
-void pages_source_run(struct pages_source *s, pages_lost_fn *fn, void *ctx)
+void pages_source_tell(struct pages_source *s, pages_lost_fn *fn, void *ctx)
 {
-	s->lost = fn;
 	s->lost_ctx = ctx;
+	atomic_store(&s->lost, fn);
+	if (atomic_load(&s->failed) < 0)
+		lose(s, atomic_load(&s->failed));
+}
+
+void pages_source_run(struct pages_source *s)
+{
 	s->threaded = thread_start(&s->thread, 0, read_ahead, s) == 0;
 	if (!s->threaded)
 		read_ahead(s);
+}
+
+u64 pages_source_whole_ns(const struct pages_source *s)
+{
+	return s ? atomic_load(&s->whole_ns) : 0;
 }
 
 bool pages_source_done(const struct pages_source *s)

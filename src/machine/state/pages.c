@@ -9,6 +9,8 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "machine/state/faults.h"
 #include "machine/state/layout.h"
 
 enum { LAYERS_MAX = 16 << 20 };
@@ -162,18 +164,34 @@ static int load_layers(const struct state_file *f, struct memory *mem,
 	return rc;
 }
 
+static int load_packed(const struct state_file *f, struct memory *mem,
+                       const struct layout *l, enum pages_when when,
+                       struct pages_source **source, struct error *err)
+{
+	struct faults *faults = NULL;
+	int rc = when == PAGES_TOUCHED ? faults_open(&faults, l) : 0;
+
+	if (rc < 0)
+		log_info("state", "userfaultfd: %s; all memory is read first",
+		         strerror(-rc));
+	return when == PAGES_NOW || rc < 0
+	           ? unpack_all(f, l, err)
+	           : on_demand_begin(source, f, mem, l, faults, err);
+}
+
 int pages_load(const struct state_file *f, struct memory *mem, const int *fds,
-               u32 count, struct pages_source **source, struct error *err)
+               u32 count, enum pages_when when, struct pages_source **source,
+               struct error *err)
 {
 	struct layout l;
 
+	*source = NULL;
 	layout_of(&l, mem);
 	if (state_file_find(f, "layers"))
 		return load_layers(f, mem, fds, count, err);
 	if (state_file_find(f, "plain"))
 		return plain_map(f, mem, l.pages, err);
-	return source ? on_demand_begin(source, f, mem, &l, err)
-	              : unpack_all(f, &l, err);
+	return load_packed(f, mem, &l, when, source, err);
 }
 
 int pages_verify(const struct state_file *f, struct error *err)

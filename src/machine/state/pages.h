@@ -51,29 +51,43 @@ int pages_save(struct state_file *f, const struct memory_view *view,
 int pages_share(struct state_file *f, const struct memory_view *view,
                 struct error *err) MUST_CHECK;
 
+/* When packed memory comes. */
+enum pages_when {
+	PAGES_NOW,
+	/* As it is asked for (memory_set_source()), by all who look. */
+	PAGES_ASKED_FOR,
+	/* As it is touched, by whomever (faults.h); now, where the host does
+	 * not let us see that. Until all is there, memory stays mapped where
+	 * and as it is. */
+	PAGES_TOUCHED,
+};
+
 /* Where pages come from that nobody has asked for yet. */
 struct pages_source;
 
 /*
- * Into memory that is all zeroes and no vCPU runs on yet. A plain one is
- * mapped privately: the file must not change while the machine runs. fds:
- * those of shared pages; borrowed. source not NULL: packed memory comes as it
- * is asked for (memory_set_source()), from what *source is then, which the
- * caller destroys before the memory; the file's descriptor stays its own.
+ * Into memory that is all zeroes and no vCPU runs on yet. A plain one is mapped
+ * privately: the file must not change while the machine runs. fds: those of
+ * shared pages; borrowed. What does not come now comes from what
+ * *source is then (else NULL), which the caller destroys before the memory; the
+ * file's descriptor stays its own.
  */
 int pages_load(const struct state_file *f, struct memory *mem, const int *fds,
-               u32 count, struct pages_source **source,
+               u32 count, enum pages_when when, struct pages_source **source,
                struct error *err) MUST_CHECK;
 /* Whether all that was asked for so far came. */
 int pages_source_check(const struct pages_source *s,
                        struct error *err) MUST_CHECK;
-/* Some page can't come, and who asked for it waits for it: fn does not return,
- * and is called on any thread. */
+/* Before vCPUs run. Some page can't come, and who asked for it waits for it: fn
+ * does not return, and is called on any thread. */
 typedef void pages_lost_fn(void *ctx, const char *words);
-/* Now vCPUs run: the rest is read ahead, on threads, until pages_source_done().
+void pages_source_tell(struct pages_source *s, pages_lost_fn *fn, void *ctx);
+/* Now they do: the rest is read ahead, on threads, until pages_source_done().
  */
-void pages_source_run(struct pages_source *s, pages_lost_fn *fn, void *ctx);
-bool pages_source_done(const struct pages_source *s); /* or NULL */
+void pages_source_run(struct pages_source *s);
+/* Of NULL, too. When (loop_now_ns()) all had been read; 0: it has not been. */
+bool pages_source_done(const struct pages_source *s);
+u64 pages_source_whole_ns(const struct pages_source *s);
 /* NULL is legal. */
 void pages_source_destroy(struct pages_source *s);
 

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -13,7 +14,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -83,6 +86,44 @@ static int writable_code(void)
 static int unknown_ioctl(void)
 {
 	return syscall(SYS_ioctl, 0, 0x5412, "x") < 0 ? REFUSED : ALLOWED;
+}
+
+/* To hold the kernel in a copy of memory that is not the guest's would help
+ * against the kernel. */
+static int hold_faults(void)
+{
+	return syscall(SYS_userfaultfd, 0) < 0 ? REFUSED : ALLOWED;
+}
+
+static int hold_more_faults(void)
+{
+	struct uffdio_register r = { 0 };
+
+	return ioctl(0, UFFDIO_REGISTER, &r) < 0 ? REFUSED : ALLOWED;
+}
+
+/* What it held before is answered: here, by who has no such descriptor. */
+static int answer_faults(void)
+{
+	struct uffdio_copy copy = { 0 };
+
+	return ioctl(-1, UFFDIO_COPY, &copy) < 0 && errno == EBADF &&
+	               ioctl(-1, UFFDIO_ZEROPAGE, &copy) < 0 &&
+	               ioctl(-1, UFFDIO_WAKE, &copy) < 0 &&
+	               prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0) == 0
+	           ? ALLOWED
+	           : REFUSED;
+}
+
+static int change_process(void)
+{
+	int quietly = 0;
+
+	for (int i = 1; i < 100; i++)
+		if (i != PR_SET_NAME && i != PR_SET_THP_DISABLE)
+			quietly += prctl(i, 0, 0, 0, 0) < 0 && errno == EPERM;
+	return quietly == 97 && prctl(PR_SET_NAME, "x") == 0 ? REFUSED
+	                                                     : ALLOWED;
 }
 
 static int plain_work(void)
@@ -162,12 +203,16 @@ static void forbidden_calls_end_the_process(void **state)
 	assert_int_equal(confined(mount_something), 128 + SIGSYS);
 	assert_int_equal(confined(writable_code), 128 + SIGSYS);
 	assert_int_equal(confined(unknown_ioctl), 128 + SIGSYS);
+	assert_int_equal(confined(hold_faults), 128 + SIGSYS);
+	assert_int_equal(confined(hold_more_faults), 128 + SIGSYS);
+	assert_int_equal(confined(change_process), REFUSED);
 }
 
 static void work_goes_on(void **state)
 {
 	(void)state;
 	assert_int_equal(confined(plain_work), ALLOWED);
+	assert_int_equal(confined(answer_faults), ALLOWED);
 	assert_int_equal(confined(thread_opens), REFUSED);
 }
 

@@ -407,6 +407,7 @@ static void memory_comes_back(void **state)
 		struct state_file f;
 		struct error err = { 0 };
 		struct memory_view view;
+		struct pages_source *source;
 
 		assert_int_equal(memory_freeze(from, &view, &err), 0);
 		assert_int_equal(state_file_begin(&f, fd, &err), 0);
@@ -434,7 +435,9 @@ static void memory_comes_back(void **state)
 			            figures.stored_bytes < 20000);
 		assert_int_equal(state_file_open(&f, fd, &err), 0);
 		assert_int_equal(pages_verify(&f, &err), 0);
-		assert_int_equal(pages_load(&f, to, NULL, 0, NULL, &err), 0);
+		assert_int_equal(
+		    pages_load(&f, to, NULL, 0, PAGES_NOW, &source, &err), 0);
+		assert_null(source);
 		for (unsigned i = 0; i < 2; i++)
 			assert_memory_equal(memory_slot_at(to, i)->host,
 			                    memory_slot_at(from, i)->host,
