@@ -2,15 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 # One machine from engine to engine: state.sh elf|live|linux CPUS ENGINE...
 # The guest (tests/guest/state.c, state_guest.sh) says whether all is as before.
+# state.sh demand CPUS ENGINE: memory that comes while it runs there already.
 # $more is more for atoll run.
 /bin/busybox --install -s /bin
 export ATOLL_STATE_DIR=/tmp/s ATOLL_RUNTIME_DIR=/tmp/r
 kind=$1 cpus=$2 first=$3
 shift 3
 [ $kind = linux ] && fast=--fast || fast=
-rm -f /tmp/in
-mkfifo /tmp/in
-exec 3<>/tmp/in
+
+# What is typed from now on; what nobody read is gone.
+new_input() {
+	rm -f /tmp/in
+	mkfifo /tmp/in
+	exec 3<>/tmp/in
+}
+new_input
 
 fail() {
 	echo "state: $*"
@@ -50,7 +56,7 @@ go_round() {
 		pid=$!
 		linux_looks "$engine"
 		echo "state: $engine"
-		[ "$fast" ] && [ $kind = elf ] && fast= || fast=--fast
+		[ "$fast" ] && fast= || fast=--fast
 	done
 }
 
@@ -59,6 +65,101 @@ elf_ends() {
 	wait $1
 	code=$?
 	[ $code = 1 ] && grep "same after" $2 || fail "code $code"
+}
+
+# A machine of the file $1; "whole" (in milliseconds, or null): when all of its
+# memory was there, after the first instruction.
+restore() {
+	file=$1
+	shift
+	new_input
+	ATOLL_DEBUG=1 atoll run --restore $file --engine $first \
+		--report json:/tmp/report "$@" <&3 >/tmp/out 2>&1 &
+	pid=$!
+}
+
+whole() {
+	restore /tmp/saved
+	[ $1 = null ] || await "all of memory was read"
+	elf_ends $pid /tmp/out
+	grep -Eq "\"memory_whole_ms\":$1" /tmp/report || fail "$(cat /tmp/report)"
+	echo "state: $2: $(grep -oE '"(first_ins|memory_w)[^,]*' /tmp/report)"
+}
+
+# The guest looks at all of it at once. On the one processor there is, all may
+# have been read before the guest has had its turn; not each time.
+touched() {
+	for i in 1 2 3 4 5 6 7 8 9 10; do
+		restore /tmp/saved
+		elf_ends $pid /tmp/out
+		grep ' [1-9][0-9]* faults were answered' /tmp/out && return
+	done
+	fail "no faults"
+}
+
+# The file's memory is damaged where the guest does not look at once.
+lost() {
+	want=$1
+	shift
+	restore /tmp/damaged "$@"
+	[ "$typed" ] && echo $typed >&3
+	wait $pid
+	code=$?
+	[ $code = $want ] && grep -q damaged /tmp/out || fail "code $code"
+}
+
+# No thread of a machine's process is left; nobody asks how it ended.
+gone() {
+	for p in $(pidof atoll-vm); do
+		grep -q "^State:.*Z" /proc/$p/status &&
+			[ "$(ls /proc/$p/task)" = $p ] || return 1
+	done
+}
+
+# Whatever its threads and the kernel's wait for then.
+killed() {
+	restore /tmp/saved
+	sleep $1
+	kill -9 $pid
+	until gone; do
+		sleep 0.1
+	done
+}
+
+damage() {
+	cp /tmp/saved /tmp/damaged
+	# The third section (docs/state-file.md).
+	[ "$(dd if=$1 bs=1 skip=192 count=6 2>/dev/null)" = packed ] ||
+		fail "no packed memory"
+	set -- $(od -An -t u8 -j 208 -N 16 /tmp/damaged)
+	dd if=/dev/zero of=/tmp/damaged bs=1 seek=$(($1 + $2 / 2)) count=16 \
+		conv=notrunc 2>/dev/null
+}
+
+checks() {
+	atoll host check | grep -q "^userfaultfd .* $1" || fail "host check"
+}
+
+demand() {
+	checks works
+	whole '[0-9]' "by the device"
+	touched
+	damage /tmp/saved
+	lost 22
+	typed=g lost 22 # and where it does
+	lost 1 --verify
+	for i in 0.1 0.2 0.3 0.4 0.5 0.6; do
+		killed $i
+	done
+	# By the system call, which a machine may not make here; then it may.
+	rm /dev/userfaultfd
+	checks user-mode
+	whole null "not at all"
+	lost 1
+	echo 1 >/proc/sys/vm/unprivileged_userfaultfd
+	checks works
+	whole '[0-9]' "by the call"
+	lost 22
 }
 
 common="--name m --engine $first --cpus $cpus --net none --timeout 500 $more"
@@ -75,7 +176,7 @@ linux)
 	echo off >&3
 	wait $pid || fail "powered off with code $?"
 	;;
-elf | live)
+elf | live | demand)
 	atoll run $common --memory 64M --kernel /guest/state.elf \
 		--device debug-exit <&3 >/tmp/out 2>&1 &
 	pid=$!
@@ -86,6 +187,11 @@ case $kind in
 elf)
 	go_round "$@"
 	elf_ends $pid /tmp/out
+	;;
+demand)
+	ask suspend --to /tmp/saved m
+	wait $pid || fail "suspended with code $?"
+	demand
 	;;
 live) # A moment of it, while it goes on; then that, under the others.
 	ask snapshot create m s
