@@ -23,6 +23,7 @@
 #include "base/error.h"
 #include "base/loop.h"
 #include "base/units.h"
+#include "cli/claim.h"
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/saved.h"
@@ -232,7 +233,9 @@ static int fork_all(struct forking *f, struct error *err)
 	f->sock = named_connect(f->wish->machine, err);
 	if (f->sock < 0)
 		return f->sock;
-	rc = fork_new_moment(f->moment, err);
+	rc = claim_disks(f->sock, CLAIM_ALL, err);
+	if (rc == 0)
+		rc = fork_new_moment(f->moment, err);
 	if (rc == 0)
 		rc = prepare_all(f, err);
 	f->asked_ns = loop_now_ns();

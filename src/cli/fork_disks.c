@@ -397,27 +397,34 @@ int fork_disks_below(struct fork_disks *d, struct fork_source *s,
 /* ---- the end ---- */
 
 /* Nobody has it open to write, and nobody ever wrote to it. */
-static bool never_used(const struct fork_path *p)
+static bool never_used(const struct fork_path *p, int fd)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	int fd = open(p->path, O_RDWR | O_CLOEXEC);
 	struct stat now;
-	bool unused;
+
+	return fcntl(fd, F_OFD_SETLK, &lock) == 0 && fstat(fd, &now) == 0 &&
+	       now.st_ino == p->was.st_ino && now.st_size == p->was.st_size &&
+	       now.st_mtim.tv_sec == p->was.st_mtim.tv_sec &&
+	       now.st_mtim.tv_nsec == p->was.st_mtim.tv_nsec;
+}
+
+/* The overlay makes way for what the disk was; until then it is locked, so
+ * that no machine that starts meanwhile writes to it. */
+static void give_back(const struct fork_path *p)
+{
+	int fd = open(p->path, O_RDWR | O_CLOEXEC);
 
 	if (fd < 0)
-		return false;
-	unused = fcntl(fd, F_OFD_SETLK, &lock) == 0 && fstat(fd, &now) == 0 &&
-	         now.st_ino == p->was.st_ino && now.st_size == p->was.st_size &&
-	         now.st_mtim.tv_sec == p->was.st_mtim.tv_sec &&
-	         now.st_mtim.tv_nsec == p->was.st_mtim.tv_nsec;
+		return;
+	if (never_used(p, fd))
+		(void)rename(p->kept, p->path);
 	close(fd);
-	return unused;
 }
 
 static void path_fini(struct fork_path *p)
 {
-	if (p->taken && !p->used && never_used(p))
-		(void)rename(p->kept, p->path);
+	if (p->taken && !p->used)
+		give_back(p);
 	if (p->base >= 0)
 		close(p->base);
 	if (p->next)

@@ -26,6 +26,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/loop.h"
+#include "cli/claim.h"
 #include "cli/files.h"
 #include "cli/fork.h"
 #include "cli/live.h"
@@ -373,7 +374,9 @@ static int fork_them(struct kept *k, struct error *err)
 	int rc;
 
 	k->sock = live_connect(saved_text(k->document, "socket"), err);
-	rc = k->sock < 0 ? k->sock : list_disks(k, err);
+	rc = k->sock < 0 ? k->sock : claim_disks(k->sock, CLAIM_ALL, err);
+	if (rc == 0)
+		rc = list_disks(k, err);
 	json_array_foreach(k->copies, i, copy)
 	{
 		if (rc == 0)

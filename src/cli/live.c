@@ -20,6 +20,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "cli/claim.h"
 #include "cli/named.h"
 #include "cli/options.h"
 #include "cli/saved.h"
@@ -129,27 +130,40 @@ static void take_path(struct live_disk *d, const char *path, const char *format)
 	d->format = xstrdup(format ? format : "raw");
 }
 
-static int open_named_disk(struct live_disk *d, struct error *err)
+static int connected(struct live_args *a, struct error *err)
 {
+	if (a->disk.sock < 0)
+		return a->disk.sock;
+	return a->turn ? claim_disks(a->disk.sock, (int)a->disk.number, err)
+	               : 0;
+}
+
+/* To where its path leads can change until it is our turn. */
+static int open_named_disk(struct live_args *a, struct error *err)
+{
+	struct live_disk *d = &a->disk;
 	json_t *list = named_disks(d->machine, err), *disk;
 	const char *path = NULL, *format = "raw";
-	int readonly = 0;
+	int readonly = 0, rc;
 
 	if (!list)
 		return err->code;
 	disk = json_array_get(list, d->number);
 	json_unpack(disk, "{s?s, s?s, s?b}", "path", &path, "format", &format,
 	            "readonly", &readonly);
-	if (disk)
-		take_path(d, path, format);
 	d->readonly = readonly;
-	json_decref(list);
 	/* The machine was found: nobody else is asked. */
-	if (!disk)
-		return error_set(err, -ENXIO, "%s has no disk vd%c", d->machine,
-		                 'a' + d->number);
-	d->sock = named_connect(d->machine, err);
-	return d->sock < 0 ? d->sock : 0;
+	if (!disk) {
+		rc = error_set(err, -ENXIO, "%s has no disk vd%c", d->machine,
+		               'a' + d->number);
+	} else {
+		d->sock = named_connect(d->machine, err);
+		rc = connected(a, err);
+	}
+	if (rc == 0)
+		take_path(d, path, format);
+	json_decref(list);
+	return rc;
 }
 
 int live_open_disk(struct live_args *a, struct error *err)
@@ -157,6 +171,7 @@ int live_open_disk(struct live_args *a, struct error *err)
 	struct live_disk *d = &a->disk;
 	const char *word = a->args.names[0];
 	const char *colon = word ? strrchr(word, ':') : NULL;
+	int rc;
 
 	d->sock = -1;
 	if (!colon || parse_disk(colon + 1) < 0)
@@ -165,10 +180,12 @@ int live_open_disk(struct live_args *a, struct error *err)
 	d->machine = xasprintf("%.*s", (int)(colon - word), word);
 	d->number = (unsigned)parse_disk(colon + 1);
 	if (!a->socket)
-		return open_named_disk(d, err);
-	take_path(d, a->path, a->disk_format);
+		return open_named_disk(a, err);
 	d->sock = live_connect(a->socket, err);
-	return d->sock < 0 ? d->sock : 0;
+	rc = connected(a, err);
+	if (rc == 0)
+		take_path(d, a->path, a->disk_format);
+	return rc;
 }
 
 void live_close_disk(struct live_args *a)
@@ -216,6 +233,7 @@ int live_main(const struct live_verb *verb, int argc, char **argv, void *ctx,
 		return 0;
 	}
 	a->verb = argv[0];
+	a->turn = verb->turn;
 	rc = options_parse(verb->specs, argc, argv, verb->option, ctx, &err);
 	if (rc < 0)
 		return say_error(&err);
@@ -296,8 +314,10 @@ static bool wait_a_tick(const sigset_t *signals, long *ms)
 static int outcome(struct live_args *a, json_t *job, struct error *err)
 {
 	const char *state = "", *words = "it failed";
+	int code = -EIO;
 
-	json_unpack(job, "{s:s, s?s}", "state", &state, "words", &words);
+	json_unpack(job, "{s:s, s?s, s?i}", "state", &state, "words", &words,
+	            "code", &code);
 	a->ready = a->ready || strcmp(state, "ready") == 0;
 	a->failed =
 	    strcmp(state, "failed") == 0 || strcmp(state, "cancelled") == 0;
@@ -305,7 +325,11 @@ static int outcome(struct live_args *a, json_t *job, struct error *err)
 	if (strcmp(state, "failed") == 0) {
 		int full = error_no_room(words);
 
-		return error_set(err, full ? full : -EIO, "%s", words);
+		return error_set(err,
+		                 full             ? full
+		                 : code == -EBUSY ? code
+		                                  : -EIO,
+		                 "%s", words);
 	}
 	if (strcmp(state, "cancelled") == 0)
 		return error_set(err, -ECANCELED, "the job was cancelled");
@@ -417,6 +441,25 @@ static void be_guarded(struct live_args *a, const int *fds, size_t count)
 	a->guard_pid = pid;
 }
 
+static int ask_of_own(struct live_args *a, json_t *message, const int *given,
+                      size_t count, json_t **answer, struct error *err)
+{
+	int fds[CONTROL_FDS_MAX], own = -1, rc;
+
+	if (a->renames && a->disk.path && count < CONTROL_FDS_MAX)
+		own = open(a->disk.path, O_RDONLY | O_CLOEXEC);
+	if (count)
+		memcpy(fds, given, count * sizeof(*fds));
+	if (own >= 0) {
+		json_object_set_new(message, "own", json_integer((int)count));
+		fds[count++] = own;
+	}
+	rc = live_ask(a, message, fds, count, answer, err);
+	if (own >= 0)
+		close(own);
+	return rc;
+}
+
 int live_work(struct live_args *a, const char *what, json_t *message,
               const int *fds, size_t count, bool *left, struct error *err)
 {
@@ -427,7 +470,7 @@ int live_work(struct live_args *a, const char *what, json_t *message,
 	if (a->rate)
 		json_object_set_new(message, "rate",
 		                    json_integer((json_int_t)a->rate));
-	rc = live_ask(a, message, fds, count, &answer, err);
+	rc = ask_of_own(a, message, fds, count, &answer, err);
 	if (rc < 0)
 		return rc;
 	id = json_integer_value(json_object_get(answer, "job"));

@@ -35,7 +35,7 @@ struct live_args {
 	struct disk_args args;
 	const char *socket, *path, *disk_format; /* of one of the daemon's */
 	u64 rate;
-	bool lines, detach;
+	bool lines, detach, turn;
 	/* live_work(): the job's number; it was seen to be as far as to wait
 	 * for --finish; it is known to have ended badly. */
 	json_int_t job;
@@ -43,6 +43,9 @@ struct live_args {
 	/* For live_work(): should this process be killed, or let go of the
 	 * job, another one comes back from there in its place. */
 	bool guarded;
+	/* For live_work(): names at the disk's path change, so that the machine
+	 * is to have what is there, and not another file. */
+	bool renames;
 	bool left, alone; /* it lets go of it; it is that other one */
 	int guard;        /* to whom; 0: nobody */
 	pid_t guard_pid;
@@ -97,6 +100,7 @@ struct live_verb {
 	 * it is asked. Of none: the daemon can't. */
 	json_t *(*remote)(void *ctx, struct error *err);
 	bool stopped; /* also of a machine of the daemon's that does not run */
+	bool turn;    /* no other's work on the disk comes between (claim.h) */
 };
 int live_main(const struct live_verb *verb, int argc, char **argv, void *ctx,
               struct live_args *a);
@@ -133,6 +137,8 @@ int live_follow(struct live_args *a, const char *what, json_int_t id,
 
 struct live_layer {
 	char *path, *format; /* absolute */
+	dev_t dev;           /* which file that was */
+	ino_t ino;
 };
 struct live_chain {
 	struct live_layer *layers; /* the disk itself first */

@@ -37,8 +37,12 @@ void live_chain_free(struct live_chain *c)
 
 static void add_layer(struct live_chain *c, char *path, const char *format)
 {
+	struct stat st = { 0 };
+
+	(void)!stat(path, &st);
 	c->layers = xrealloc(c->layers, (c->count + 1) * sizeof(*c->layers));
-	c->layers[c->count++] = (struct live_layer){ path, xstrdup(format) };
+	c->layers[c->count++] =
+	    (struct live_layer){ path, xstrdup(format), st.st_dev, st.st_ino };
 }
 
 /* The one below the last. 0: there is none. */
@@ -280,7 +284,8 @@ int live_snapshot_verb(int argc, char **argv)
 		snapshot_options,
 		snapshot_option,
 		snapshot,
-		snapshot_remote
+		snapshot_remote,
+		.turn = true
 	};
 	struct snapshot s = { 0 };
 
@@ -441,15 +446,25 @@ static int open_writable(const char *path, struct error *err)
 	           : error_set(err, -errno, "%s: %s", path, strerror(errno));
 }
 
+/* Its name may be another's by now. */
+static void delete_layer(const struct live_layer *l)
+{
+	struct stat now;
+
+	if (lstat(l->path, &now) == 0 && now.st_dev == l->dev &&
+	    now.st_ino == l->ino)
+		unlink(l->path);
+}
+
 static void delete_merged(const struct commit *c)
 {
 	unsigned base = (unsigned)(c->layer + c->count);
 
 	/* The base has taken the disk's name, and needs its own no more. */
 	for (unsigned i = MAX((unsigned)c->layer, 1u); i < base; i++)
-		unlink(c->chain.layers[i].path);
+		delete_layer(&c->chain.layers[i]);
 	if (c->layer == 0)
-		unlink(c->chain.layers[base].path);
+		delete_layer(&c->chain.layers[base]);
 }
 
 static int commit_into(struct commit *c, const char *next, struct error *err)
@@ -467,7 +482,7 @@ static int commit_into(struct commit *c, const char *next, struct error *err)
 	if (rc >= 0 && c->layer > 0)
 		rc = fds[1] = open_writable(layers[c->layer - 1].path, err);
 	/* What is left to do at its end is done, whoever waits. */
-	c->a.guarded = true;
+	c->a.guarded = c->a.renames = true;
 	if (rc >= 0)
 		rc = live_work(&c->a, "merging", commit_message(c, next), fds,
 		               c->layer ? 2 : 1, &left, err);
@@ -526,7 +541,8 @@ int live_commit_verb(int argc, char **argv)
 		commit_options,
 		commit_option,
 		commit,
-		commit_remote
+		commit_remote,
+		.turn = true
 	};
 	struct commit c = { .count = 1 };
 

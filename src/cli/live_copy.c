@@ -335,6 +335,7 @@ static int mirror_to(struct copy *c, const char *path, const char *format,
 		              : c->stay ? "stay"
 		                        : "finish");
 		c->a.guarded = true;
+		c->a.renames = c->pivot;
 		rc = live_work(&c->a, "mirroring", m, &t.fd, 1, &left, err);
 	}
 	rc = end_mirror(c, &t, next, rc, err);
@@ -395,7 +396,8 @@ int live_mirror_verb(int argc, char **argv)
 		mirror_options,
 		copy_option,
 		mirror,
-		copy_remote
+		copy_remote,
+		.turn = true
 	};
 	struct copy c = { 0 };
 
@@ -542,7 +544,8 @@ int live_backup_verb(int argc, char **argv)
 		backup_options,
 		copy_option,
 		backup,
-		copy_remote
+		copy_remote,
+		.turn = true
 	};
 	struct copy c = { 0 };
 

@@ -178,6 +178,7 @@ static int rebase(void *ctx, struct error *err)
 	if (rc == 0)
 		rc = r->backing ? onto_file(r, &chain, message, err)
 		                : onto_layer(r, &chain, message, err);
+	r->a.renames = true;
 	if (rc == 0)
 		rc = live_work(&r->a, "rebasing", json_incref(message), r->fds,
 		               r->count, &left, err);
@@ -214,7 +215,8 @@ int live_rebase_verb(int argc, char **argv)
 		options,
 		option,
 		rebase,
-		rebase_remote
+		rebase_remote,
+		.turn = true
 	};
 	struct rebase r = { 0 };
 

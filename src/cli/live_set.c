@@ -85,7 +85,8 @@ int live_resize_verb(int argc, char **argv)
 		plain_options,
 		plain_option,
 		resize,
-		resize_remote
+		resize_remote,
+		.turn = true
 	};
 	struct live_args a = { 0 };
 
@@ -221,7 +222,10 @@ int live_bitmap_verb(int argc, char **argv)
 	static const struct live_verb verb = {
 		"atoll disk bitmap list|create|delete|clear NAME:DISK [BITMAP]",
 		"What is recorded of a disk in use, for backups.",
-		plain_options, bitmap_option, bitmap
+		plain_options,
+		bitmap_option,
+		bitmap,
+		.turn = true
 	};
 	struct live_args a = { 0 };
 

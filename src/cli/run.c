@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -55,6 +56,16 @@ static int claim(struct named *named, struct run_machine *m,
 
 	if (rc == 0 && !o->restore_move)
 		rc = named_fresh(o->name, err);
+	if (rc == 0 && o->saved && o->restore_move &&
+	    !saved_is_at(o->saved, o->saved->path)) {
+		rc = error_set(err, -EBUSY,
+		               "%s has been gone on from, or put back, just "
+		               "now",
+		               o->name);
+		error_hint(err, "ask again");
+	}
+	if (rc == 0)
+		rc = run_machine_check_disks(m, err);
 	if (rc == 0)
 		rc = named_publish(named, json_object_get(m->file, "disks"),
 		                   m->disk_paths, o->disposable, err);
@@ -72,9 +83,21 @@ static int did_not_start(const struct error *err)
 	return err->code == -EINVAL ? END_USAGE : END_FAILURE;
 }
 
+/* Where the worker asks for what control/record.h does. */
+static int open_records(struct run_machine *m, int *ours, struct error *err)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_set(err, -errno, "a socket: %s", strerror(errno));
+	run_machine_set_fd(m, m->file, "records", pair[1]);
+	*ours = pair[0];
+	return 0;
+}
+
 static int run(const struct run_options *o)
 {
-	struct session_config session = { 0 };
+	struct session_config session = { .records = -1 };
 	struct named named = { .lock_fd = -1, .listen_fd = -1 };
 	struct run_machine m;
 	struct error err = { 0 };
@@ -83,9 +106,12 @@ static int run(const struct run_options *o)
 	if (run_machine_prepare(&m, o, &err) < 0)
 		return did_not_start(&err);
 	if ((o->name && claim(&named, &m, o, &err) < 0) ||
+	    open_records(&m, &session.records, &err) < 0 ||
 	    start(&session.worker, &m, o, &err) < 0) {
 		run_machine_fini(&m);
 		named_release(&named);
+		if (session.records >= 0)
+			close(session.records);
 		say_error(&err);
 		return END_FAILURE;
 	}
@@ -99,6 +125,7 @@ static int run(const struct run_options *o)
 	if (o->restore_move && o->saved) {
 		session.unlink_started = o->saved->path;
 		session.disks_ended = o->saved->path;
+		session.saved = o->saved;
 	}
 	code = session_run(&session);
 	if (o->disposable && o->name)

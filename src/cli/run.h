@@ -100,6 +100,10 @@ struct run_machine {
 };
 
 /* Opens all files and starts the networks. On failure nothing is left. */
+/* Whether each path still leads to the file that was opened; none that is
+ * written to can be replaced any more by who looks at its lock. */
+int run_machine_check_disks(const struct run_machine *m,
+                            struct error *err) MUST_CHECK;
 int run_machine_prepare(struct run_machine *m, const struct run_options *o,
                         struct error *err) MUST_CHECK;
 /* Closes and ends what is left; NULL-safe on zeroed structs. */
@@ -129,12 +133,14 @@ int worker_start(struct worker *w, const char *machine,
 struct session_config {
 	struct worker worker;
 	int console_in, console_out; /* taken over; -1: none */
+	int records; /* taken over: an image takes a disk's place; -1: none */
 	const char *name;
 	u64 timeout_ns; /* the worker keeps it; past it by far, we do */
 	/* What a machine that goes on leaves behind: a file that is unlinked
 	 * when it runs, and a state whose disks are when it has run, unless it
 	 * is suspended again. NULL: none. */
 	const char *unlink_started, *disks_ended;
+	const struct saved *saved; /* what stands at the first of them */
 	/* Of the disks, as the worker counts them; "": none. Borrowed. */
 	char *const *disk_paths;
 	unsigned disk_count;

@@ -223,3 +223,22 @@ int run_disks_open(struct run_machine *m, const struct run_options *o,
 		rc = add_seed(m, o, list, err);
 	return rc;
 }
+
+int run_machine_check_disks(const struct run_machine *m, struct error *err)
+{
+	json_t *list = json_object_get(m->file, "disks"), *disk;
+	int rc = 0;
+	size_t i;
+
+	json_array_foreach(list, i, disk)
+	{
+		json_int_t fd = json_integer_value(json_object_get(disk, "fd"));
+
+		if (rc == 0 && m->disk_paths[i][0])
+			rc = launch_hold_disk(
+			    m->fds[fd], m->disk_paths[i],
+			    json_is_true(json_object_get(disk, "readonly")),
+			    err);
+	}
+	return rc;
+}

@@ -89,6 +89,14 @@ int saved_open(struct saved *s, const char *path, struct error *err)
 	return rc;
 }
 
+bool saved_is_at(const struct saved *s, const char *path)
+{
+	struct stat is, there;
+
+	return fstat(s->fd, &is) == 0 && stat(path, &there) == 0 &&
+	       is.st_dev == there.st_dev && is.st_ino == there.st_ino;
+}
+
 void saved_fini(struct saved *s)
 {
 	if (s->fd >= 0)

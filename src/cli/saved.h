@@ -30,6 +30,8 @@ const char *saved_text(json_t *o, const char *key);
 
 int saved_open(struct saved *s, const char *path, struct error *err) MUST_CHECK;
 void saved_fini(struct saved *s);
+/* Whether it is still what stands at that path. */
+bool saved_is_at(const struct saved *s, const char *path);
 /* What it was started with, and after that what argv says (its first element
  * is the verb). Freed with free(); the strings are both owners'. */
 char **saved_command(const struct saved *s, int argc, char **argv, int *count);

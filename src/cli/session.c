@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/loop.h"
 #include "cli/run.h"
@@ -34,6 +35,7 @@ enum { ESCAPE = 0x1d /* Ctrl-] */, BUFFER = 64 * 1024 };
 enum {
 	AT_SIGNAL,
 	AT_CONTROL,
+	AT_RECORDS,
 	AT_KEYS,
 	AT_GUEST_IN,
 	AT_GUEST_OUT,
@@ -303,25 +305,38 @@ static void stop_event(struct session *s, json_t *message)
 	s->deadline_ns = loop_now_ns() + LAST_BYTES_MS * NSEC_PER_MSEC;
 }
 
+/* It may have been put away again before we hear that it runs: then another
+ * state stands there, and stays. */
+static void forget_saved(const struct session_config *c)
+{
+	char *aside = xasprintf("%s.used", c->unlink_started);
+
+	if (rename(c->unlink_started, aside) == 0 &&
+	    (saved_is_at(c->saved, aside) ||
+	     renameat2(AT_FDCWD, aside, AT_FDCWD, c->unlink_started,
+	               RENAME_NOREPLACE) < 0))
+		unlink(aside);
+	free(aside);
+}
+
 static void started(struct session *s)
 {
 	s->started = true;
 	if (s->config->unlink_started)
-		unlink(s->config->unlink_started);
+		forget_saved(s->config);
 	send_size(s);
 }
 
 /* Another image is about to take a disk's place. */
-static void record(struct session *s, json_t *message)
+static json_t *record(struct session *s, json_t *message)
 {
 	const struct session_config *c = s->config;
 	struct error err = { 0 };
 	const char *name = "";
-	json_int_t id = 0;
 	int disk = -1, rc;
 
-	if (json_unpack(message, "{s:I, s:i, s:s}", "record", &id, "disk",
-	                &disk, "name", &name) < 0 ||
+	if (json_unpack(message, "{s:i, s:s}", "disk", &disk, "name", &name) <
+	        0 ||
 	    disk < 0 || (unsigned)disk >= c->disk_count ||
 	    !c->disk_paths[disk][0])
 		rc = error_set(&err, -EPERM, "no path leads to this disk");
@@ -329,8 +344,27 @@ static void record(struct session *s, json_t *message)
 		rc = record_take(c->disk_paths[disk], name, &err);
 	if (rc < 0)
 		say(s, "\natoll: %s\n", err.text);
-	request(s, json_pack("{s:s, s:I, s:i}", "op", "recorded", "record", id,
-	                     "result", rc));
+	return json_pack("{s:i}", "result", rc);
+}
+
+static void read_records(struct session *s)
+{
+	int fds[CONTROL_FDS_MAX], fd = s->fds[AT_RECORDS];
+	json_t *message, *answer;
+	size_t count = 0;
+
+	if (control_receive(fd, &message, fds, ARRAY_SIZE(fds), &count, NULL) <
+	    0) {
+		close_at(s, AT_RECORDS);
+		return;
+	}
+	while (count)
+		close(fds[--count]);
+	answer = record(s, message);
+	if (control_send(fd, answer, NULL, 0, NULL) < 0)
+		close_at(s, AT_RECORDS);
+	json_decref(answer);
+	json_decref(message);
 }
 
 static void read_control(struct session *s)
@@ -355,8 +389,6 @@ static void read_control(struct session *s)
 			stop_event(s, message);
 		else if (strcmp(event, "started") == 0)
 			started(s);
-		else if (strcmp(event, "record") == 0)
-			record(s, message);
 	}
 	json_decref(message);
 }
@@ -459,6 +491,7 @@ static void prepare_round(struct session *s, struct pollfd *polls)
 		close_at(s, AT_GUEST_IN);
 	polls[AT_SIGNAL] = want(s, AT_SIGNAL, true, POLLIN);
 	polls[AT_CONTROL] = want(s, AT_CONTROL, true, POLLIN);
+	polls[AT_RECORDS] = want(s, AT_RECORDS, true, POLLIN);
 	polls[AT_MESSAGES] = want(s, AT_MESSAGES, true, POLLIN);
 	polls[AT_KEYS] = want(
 	    s, AT_KEYS,
@@ -477,7 +510,7 @@ static void handle_round(struct session *s, const struct pollfd *polls)
 		[AT_SIGNAL] = read_signal,     [AT_CONTROL] = read_control,
 		[AT_KEYS] = read_keys,         [AT_GUEST_IN] = feed_guest,
 		[AT_GUEST_OUT] = read_guest,   [AT_SCREEN] = write_screen,
-		[AT_MESSAGES] = read_messages,
+		[AT_MESSAGES] = read_messages, [AT_RECORDS] = read_records,
 	};
 
 	for (int i = 0; i < AT_COUNT; i++)
@@ -546,6 +579,7 @@ static void open_polls(struct session *s)
 	s->fds[AT_KEYS] = STDIN_FILENO;
 	s->fds[AT_SIGNAL] = open_signals();
 	s->fds[AT_CONTROL] = c->worker.control;
+	s->fds[AT_RECORDS] = c->records;
 	s->fds[AT_MESSAGES] = c->worker.messages;
 	s->fds[AT_GUEST_IN] = c->console_in;
 	s->fds[AT_GUEST_OUT] = c->console_out;

@@ -28,6 +28,7 @@ struct copy {
 	char *path; /* what it becomes */
 	char *temp;
 	int fd;
+	int present; /* what stands there, locked; -1: nothing */
 };
 
 struct copies {
@@ -142,6 +143,25 @@ static u64 bytes_of(const struct snapshots *s, const char *name, json_t *disks)
 	return sum;
 }
 
+/* Another machine than this one may have it, or start with it now. */
+static int hold_present(struct copy *c, struct error *err)
+{
+	struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET };
+
+	c->present = open(c->path, O_RDONLY | O_CLOEXEC);
+	if (c->present < 0 && errno == ENOENT)
+		return 0;
+	if (c->present < 0)
+		return error_set(err, -errno, "%s: %s", c->path,
+		                 strerror(errno));
+	if (fcntl(c->present, F_OFD_SETLK, &lock) < 0) {
+		error_set(err, -EBUSY, "%s: in use by another process",
+		          c->path);
+		return error_hint(err, "stop its user first");
+	}
+	return 0;
+}
+
 static int copy_disk(struct copies *all, const struct snapshots *s,
                      const char *name, json_t *disk, const char *suspended,
                      struct error *err)
@@ -160,9 +180,11 @@ static int copy_disk(struct copies *all, const struct snapshots *s,
 				    json_object_get(disk, "disk")),
 				!json_is_true(json_object_get(disk, "beside")))
 	                  : xstrdup(saved_text(disk, "path"));
-	c->fd = -1;
+	c->fd = c->present = -1;
 	if (!private && strcmp(saved_text(disk, "stored"), "qcow2") == 0)
 		rc = check_present(c->path, err);
+	if (rc == 0 && !private)
+		rc = hold_present(c, err);
 	if (rc < 0)
 		return rc;
 	c->fd = saved_open_unnamed(c->path, &c->temp);
@@ -184,6 +206,8 @@ static void copies_fini(struct copies *all)
 			unlink(c->temp); /* where it had to have a name */
 			close(c->fd);
 		}
+		if (c->present >= 0)
+			close(c->present);
 		free(c->path);
 		free(c->temp);
 	}

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -88,4 +89,18 @@ int launch_chain(const struct launch_files *f, int fd, const char *image,
 	}
 	free(path);
 	return rc;
+}
+
+int launch_hold_disk(int fd, const char *path, bool readonly, struct error *err)
+{
+	struct flock lock = { .l_type = readonly ? F_RDLCK : F_WRLCK,
+		              .l_whence = SEEK_SET };
+	struct stat is, there;
+
+	(void)fcntl(fd, F_OFD_SETLK, &lock);
+	if (fstat(fd, &is) == 0 && stat(path, &there) == 0 &&
+	    is.st_dev == there.st_dev && is.st_ino == there.st_ino)
+		return 0;
+	error_set(err, -EBUSY, "%s has been replaced just now", path);
+	return error_hint(err, "ask again");
 }

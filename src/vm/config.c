@@ -675,8 +675,9 @@ static int read_all(const struct reader *r, struct vm_config *out)
 		"max_cpus", "memory_bytes", "share_memory",   "boot",
 		"disks",    "nics",         "serials",        "virtio_console",
 		"rng",      "balloon",      "agent",          "devices",
-		"gdb",      "cpu",          "listen",         "origin",
-		"restore",  "timeout_s",    "report",         NULL
+		"gdb",      "cpu",          "listen",         "records",
+		"origin",   "restore",      "timeout_s",      "report",
+		NULL
 	};
 	struct machine_config *m = &out->machine;
 	int rc = check_keys(r, keys);
@@ -708,6 +709,8 @@ static int read_all(const struct reader *r, struct vm_config *out)
 	if (rc == 0)
 		rc = get_fd(r, "listen", true, &out->listen_fd);
 	if (rc == 0)
+		rc = get_fd(r, "records", true, &out->records_fd);
+	if (rc == 0)
 		rc = read_restore(r, m);
 	if (rc == 0)
 		rc = keep_disks(r, out);
@@ -732,6 +735,7 @@ int vm_config_parse(json_t *file, int *fds, size_t fd_count,
 		             .memory_bytes = 512 * MIB },
 		.report_fd = -1,
 		.listen_fd = -1,
+		.records_fd = -1,
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(out->disk_fds); i++)
 		out->disk_fds[i] = -1;
@@ -742,7 +746,7 @@ int vm_config_parse(json_t *file, int *fds, size_t fd_count,
 	if (rc == 0)
 		out->json = json_incref(file);
 	else
-		out->listen_fd = -1;
+		out->listen_fd = out->records_fd = -1;
 	return rc;
 }
 
@@ -755,7 +759,9 @@ void vm_config_fini(struct vm_config *config)
 		chain_drop(&config->chains[i], 0, config->chains[i].count);
 	if (config->listen_fd >= 0)
 		close(config->listen_fd);
+	if (config->records_fd >= 0)
+		close(config->records_fd);
 	free(config->origin);
 	json_decref(config->json);
-	*config = (struct vm_config){ .listen_fd = -1 };
+	*config = (struct vm_config){ .listen_fd = -1, .records_fd = -1 };
 }

@@ -23,8 +23,9 @@ struct vm_disk_chain {
 
 struct vm_config {
 	struct machine_config machine;
-	int report_fd; /* -1: none */
-	int listen_fd; /* -1: none */
+	int report_fd;  /* -1: none */
+	int listen_fd;  /* -1: none */
+	int records_fd; /* where works.c talks to the starter; -1: none */
 	/* Of disks that are written to, for who saves the machine; -1: none. */
 	int disk_fds[MACHINE_DISKS_MAX];
 	bool disk_private[MACHINE_DISKS_MAX]; /* no path leads there */

@@ -21,6 +21,7 @@
 #include "storage/image.h"
 #include "storage/nbd.h"
 #include "storage/throttle.h"
+#include "vm/claims.h"
 #include "vm/config.h"
 #include "vm/session.h"
 #include "vm/shorten.h"
@@ -705,6 +706,47 @@ static int do_job_complete(struct request *r, json_t **answer)
 	return rc;
 }
 
+/* ---- whose turn it is ---- */
+
+static bool is_busy(const struct disks *d, unsigned disk);
+
+static int is_at_work(struct error *err)
+{
+	error_set(err, -EBUSY, "another job works on this disk");
+	error_hint(err, "atoll disk jobs lists it, and can cancel it");
+	return -EBUSY;
+}
+
+static int may_claim(struct request *r, unsigned disk)
+{
+	/* Who has asked for the work that is under way has the turn, too. */
+	return is_busy(r->d, disk)
+	           ? is_at_work(r->err)
+	           : claims_check(r->d->claims, disk, r->d->asker, r->err);
+}
+
+/* One disk, or all of them: those or none. */
+static int do_claim(struct request *r, json_t **answer)
+{
+	unsigned from = 0, to = r->d->config->machine.disk_count;
+	u64 disk = UINT64_MAX;
+	int rc = number(r, "disk", &disk);
+
+	(void)answer;
+	if (rc == 0 && disk != UINT64_MAX) {
+		if (disk >= to)
+			return error_set(r->err, -ENOENT,
+			                 "there is no such disk");
+		from = (unsigned)disk;
+		to = from + 1;
+	}
+	for (unsigned i = from; rc == 0 && i < to; i++)
+		rc = may_claim(r, i);
+	for (unsigned i = from; rc == 0 && i < to; i++)
+		claims_take(r->d->claims, i, r->d->asker);
+	return rc;
+}
+
 /* ---- the table ---- */
 
 static const struct {
@@ -714,6 +756,7 @@ static const struct {
 	request_fn *fn;
 } requests[] = {
 	{ "disks", false, false, do_list },
+	{ "disk-claim", false, true, do_claim },
 	{ "disk-throttle", true, false, do_throttle },
 	{ "disk-resize", true, true, do_resize },
 	{ "disk-bitmap", true, true, do_bitmap },
@@ -728,6 +771,14 @@ static const struct {
 	{ "job-rate", false, false, do_job_rate },
 	{ "job-complete", false, false, do_job_complete },
 };
+
+bool disks_alone(const char *op)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(requests); i++)
+		if (strcmp(requests[i].op, op) == 0)
+			return requests[i].alone;
+	return false;
+}
 
 /* What nobody asked for gives way, and is done later. */
 static bool is_busy(const struct disks *d, unsigned disk)
@@ -747,11 +798,14 @@ static int check_disk(struct request *r, bool alone)
 	if (disk >= r->d->config->machine.disk_count)
 		return error_set(r->err, -ENOENT, "there is no such disk");
 	r->disk = (unsigned)disk;
-	if (!alone || !is_busy(r->d, r->disk))
+	if (!alone)
 		return 0;
-	error_set(r->err, -EBUSY, "another job works on this disk");
-	error_hint(r->err, "atoll disk jobs lists it, and can cancel it");
-	return -EBUSY;
+	rc = may_claim(r, r->disk);
+	if (rc == 0)
+		rc =
+		    disk_check_base(r->d->config, r->disk, r->brought,
+		                    json_object_get(r->message, "own"), r->err);
+	return rc;
 }
 
 json_t *disks_request(const struct disks *d, const char *op, json_t *message,
@@ -785,4 +839,14 @@ const char *disks_in_the_way(const struct disks *d)
 			return "a job works on a disk: wait for it, or "
 			       "cancel it";
 	return NULL;
+}
+
+bool disks_claimed(const struct disks *d)
+{
+	struct error ignored;
+
+	for (unsigned i = 0; i < d->config->machine.disk_count; i++)
+		if (claims_check(d->claims, i, d->asker, &ignored) < 0)
+			return true;
+	return false;
 }

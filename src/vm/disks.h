@@ -10,8 +10,9 @@
 
 #include "base/types.h"
 
-struct machine;
+struct claims;
 struct error;
+struct machine;
 struct vm_config;
 struct shorten;
 struct works;
@@ -21,7 +22,9 @@ struct disks {
 	struct vm_config *config;
 	struct works *works;
 	struct shorten *shorten;
-	void *asker; /* an export ends with who asked for it: works_left() */
+	struct claims *claims;
+	u64 asker; /* not 0; an export ends with who asked for it: works_left()
+	            */
 };
 
 /* What a request brought along; they stay the caller's. */
@@ -41,7 +44,11 @@ int disk_check_base(const struct vm_config *config, unsigned disk,
 /* The answer; NULL: op is none of these. */
 json_t *disks_request(const struct disks *d, const char *op, json_t *message,
                       const struct brought *brought);
+/* Whether op is for one at a time, and not while the machine is saved. */
+bool disks_alone(const char *op);
 /* How fast a disk may be now, as a machine file says it. */
 json_t *disk_limits_json(struct machine *machine, unsigned disk);
+/* Whether it is somebody else's turn with one of them. */
+bool disks_claimed(const struct disks *d);
 /* Words if the machine can't be saved now, for a disk is being changed. */
 const char *disks_in_the_way(const struct disks *d);

@@ -22,6 +22,7 @@
 #include "base/loop.h"
 #include "control/control.h"
 #include "machine/machine.h"
+#include "vm/claims.h"
 #include "vm/config.h"
 #include "vm/disks.h"
 #include "vm/lost.h"
@@ -61,6 +62,7 @@ struct session {
 	struct loop_fd *signal_watch, *listen_watch;
 	struct vm_config config;
 	struct works *works;
+	struct claims claims;
 	struct shorten shorten;
 	struct moments moments;
 	bool paused, quits;
@@ -160,7 +162,7 @@ static bool may_shorten(void *ctx)
 {
 	const struct session *s = ctx;
 
-	return !is_saved(s) && !s->moments.forks;
+	return !is_saved(s) && !s->moments.busy;
 }
 
 /* What it was to stand still for is over. */
@@ -172,14 +174,19 @@ static void stay_is_decided(struct peer *p, bool saved)
 		stay(p, STAY_NOT);
 }
 
-static void answer(void *asker, json_t *id, struct reply *reply)
+static void answer(struct peer *p, json_t *id, struct reply *reply)
+{
+	if (id)
+		json_object_set(reply->body, "id", id);
+	send_to(p, reply->body, reply->fds, reply->fd_count);
+}
+
+static void answer_saved(void *asker, json_t *id, struct reply *reply)
 {
 	struct peer *p = asker;
 
-	if (id)
-		json_object_set(reply->body, "id", id);
 	stay_is_decided(p, json_is_true(json_object_get(reply->body, "ok")));
-	send_to(p, reply->body, reply->fds, reply->fd_count);
+	answer(p, id, reply);
 }
 
 static json_t *ok(void)
@@ -271,19 +278,41 @@ int brought_fd(const struct brought *b, json_t *index)
 	           : -1;
 }
 
-static struct disks session_disks(struct session *s, struct peer *asker)
+/* Who started us may ask for others, each of which it has a number for. */
+static u64 asker_of(const struct peer *p, json_t *message)
 {
-	return (struct disks){ s->machine, &s->config, s->works, &s->shorten,
-		               asker };
+	u64 number = (u64)(p - p->session->peers) + 1;
+	json_t *client = json_object_get(message, "client");
+
+	return number == 1 && json_integer_value(client) > 0
+	           ? PEERS_MAX + (u64)json_integer_value(client)
+	           : number;
+}
+
+static struct disks session_disks(struct peer *p, json_t *message)
+{
+	struct session *s = p->session;
+
+	return (struct disks){ s->machine,  &s->config, s->works,
+		               &s->shorten, &s->claims, asker_of(p, message) };
+}
+
+static void asker_left(struct session *s, u64 asker)
+{
+	works_left(s->works, asker);
+	claims_drop(&s->claims, asker);
 }
 
 static json_t *do_save(struct peer *p, json_t *message,
                        const struct brought *brought)
 {
-	const struct disks disks = session_disks(p->session, p);
+	const struct disks disks = session_disks(p, message);
 	bool stays = json_is_true(json_object_get(message, "stay"));
 	json_t *refused;
 
+	/* Whoever it stands still for is not to lose that by our refusal. */
+	if (p->session->moments.busy)
+		return busy("the machine is being saved already");
 	if (disks_in_the_way(&disks))
 		return busy(disks_in_the_way(&disks));
 	if (!p->stays)
@@ -317,10 +346,12 @@ static json_t *do_snapshot(struct peer *p, json_t *message,
                            const struct brought *brought)
 {
 	struct session *s = p->session;
-	const struct disks disks = session_disks(s, p);
+	const struct disks disks = session_disks(p, message);
 	bool stays = json_is_true(json_object_get(message, "stay"));
 	json_t *refused;
 
+	if (s->moments.busy)
+		return busy("the machine is being saved already");
 	if (disks_in_the_way(&disks))
 		return busy(disks_in_the_way(&disks));
 	if (stays && !p->stays)
@@ -336,10 +367,12 @@ static json_t *do_snapshot(struct peer *p, json_t *message,
 static json_t *do_fork(struct peer *p, json_t *message,
                        const struct brought *brought, struct reply *reply)
 {
-	const struct disks disks = session_disks(p->session, p);
+	const struct disks disks = session_disks(p, message);
 
 	if (disks_in_the_way(&disks))
 		return busy(disks_in_the_way(&disks));
+	if (disks_claimed(&disks))
+		return busy("another command is at work on a disk");
 	shorten_soon(&p->session->shorten);
 	return moments_fork(&p->session->moments, p, message, brought, reply);
 }
@@ -360,12 +393,16 @@ static json_t *do_disks(struct peer *p, const char *op, json_t *message,
                         const struct brought *brought)
 {
 	struct session *s = p->session;
-	const struct disks disks = session_disks(s, p);
+	const struct disks disks = session_disks(p, message);
 	json_t *answer;
 
 	if (is_saved(s) || s->moments.forks)
 		return busy(s->moments.forks ? "the machine is being copied"
 		                             : "the machine is being saved");
+	/* Its moment waits for the disks on our thread, which work that
+	 * replaces an image needs meanwhile. */
+	if (s->moments.busy && disks_alone(op))
+		return busy("the machine is being saved");
 	answer = disks_request(&disks, op, message, brought);
 	return answer ? answer : refusal("no such request");
 }
@@ -411,8 +448,9 @@ static json_t *do_op(struct peer *p, const char *op, json_t *message,
 		return do_cpus(s, message);
 	} else if (!strcmp(op, "resize")) {
 		return do_resize(s, message);
-	} else if (!strcmp(op, "recorded") && p == &s->peers[0]) {
-		works_recorded(s->works, message);
+	} else if (!strcmp(op, "left") && p == &s->peers[0]) {
+		asker_left(s, asker_of(p, message));
+		return NULL; /* it waits for no answer */
 	} else {
 		return do_disks(p, op, message, brought);
 	}
@@ -436,9 +474,8 @@ static void peer_gone(struct peer *p)
 	peer_close(p);
 	void_saved(p);
 	stay(p, STAY_NOT);
-	works_left(s->works, p);
+	asker_left(s, asker_of(p, NULL));
 	if (p == &s->peers[0]) {
-		works_orphaned(s->works);
 		machine_quit(s->machine, END_QUIT, "quit",
 		             "whoever started the machine has gone");
 	}
@@ -510,14 +547,6 @@ static void signal_ready(void *ctx, unsigned events)
 	             "the machine's process was told to end");
 }
 
-static void tell_starter(void *ctx, json_t *message)
-{
-	struct session *s = ctx;
-
-	send_to(&s->peers[0], message, NULL, 0);
-	json_decref(message);
-}
-
 /* ---- start and end ---- */
 
 /* Before any thread exists, so that all inherit the mask. */
@@ -582,11 +611,10 @@ static int build(struct session *s, struct error *err)
 	if (s->config.machine.restore)
 		close(s->config.machine.restore_fd);
 	s->works = works_create(s->loop, &s->config, s->machine);
-	works_listen(s->works, tell_starter, s);
 	s->moments = (struct moments){ .loop = s->loop,
 		                       .machine = s->machine,
 		                       .config = &s->config,
-		                       .answer = answer };
+		                       .answer = answer_saved };
 	moments_init(&s->moments);
 	s->shorten = (struct shorten){ .loop = s->loop,
 		                       .config = &s->config,
@@ -639,7 +667,7 @@ static int run(struct session *s)
 	/* What building a machine took is not needed to run it. */
 	malloc_trim(0);
 	machine_run(s->machine, &outcome);
-	works_end(s->works, s->peers[0].sock);
+	works_end(s->works);
 	write_report(s);
 	send_stopped(s, outcome.cause, outcome.code, outcome.words, "");
 	return outcome.code;
@@ -652,7 +680,7 @@ static void session_fini(struct session *s)
 	loop_fd_remove(s->listen_watch);
 	loop_fd_remove(s->signal_watch);
 	shorten_fini(&s->shorten);
-	works_end(s->works, -1);
+	works_end(s->works);
 	lost_unwatch();
 	moments_fini(&s->moments);
 	machine_destroy(s->machine);

@@ -4,9 +4,10 @@
  *
  * When another image takes a disk's place, whoever started the machine has to
  * make the disk's path lead to it (control/record.h), while the disk stands
- * still. So the work's thread waits, and the loop's thread talks. If the
- * starter goes away meanwhile, nobody knows whether it did that: then this
- * process ends on the spot, for both images are whole, and hold the same.
+ * still. The work's thread asks for that itself, on a socket of its own: the
+ * loop's thread may be waiting for that disk. If the starter goes away
+ * meanwhile, nobody knows whether it did that: then this process ends on the
+ * spot, for both images are whole, and hold the same.
  */
 #include "vm/works.h"
 
@@ -28,29 +29,13 @@
 
 enum { STACK_BYTES = 256 * 1024, ROUND_MS = 20 };
 
-/* On the stack of the thread that waits for it. */
-struct record {
-	struct record *next;
-	struct work *work;
-	u64 id;
-	bool sent, answered;
-	int result;
-};
-
 struct works {
 	struct loop *loop;
 	struct vm_config *config;
 	struct machine *machine;
 	struct work list[WORKS_MAX];
 	u64 last_id;
-
-	void (*tell)(void *ctx, json_t *message);
-	void *tell_ctx;
-	pthread_mutex_t lock;
-	pthread_cond_t answered;
-	/* Under lock. */
-	struct record *records;
-	u64 last_record;
+	pthread_mutex_t talks; /* who has it may use config->records_fd */
 };
 
 struct works *works_create(struct loop *loop, struct vm_config *config,
@@ -61,35 +46,31 @@ struct works *works_create(struct loop *loop, struct vm_config *config,
 	w->loop = loop;
 	w->config = config;
 	w->machine = machine;
-	pthread_mutex_init(&w->lock, NULL);
-	pthread_cond_init(&w->answered, NULL);
+	pthread_mutex_init(&w->talks, NULL);
 	return w;
-}
-
-void works_listen(struct works *w, void (*tell)(void *ctx, json_t *message),
-                  void *ctx)
-{
-	w->tell = tell;
-	w->tell_ctx = ctx;
 }
 
 /* ---- what is to be written down ---- */
 
-static void send_records(void *ctx)
+static int talk(int fd, const struct work *work)
 {
-	struct works *w = ctx;
+	json_t *message = json_pack("{s:i,s:s}", "disk", (int)work->disk,
+	                            "name", work->record),
+	       *answer;
+	int fds[CONTROL_FDS_MAX];
+	json_int_t result;
+	size_t count = 0;
 
-	pthread_mutex_lock(&w->lock);
-	for (struct record *r = w->records; r; r = r->next) {
-		if (r->sent)
-			continue;
-		r->sent = true;
-		w->tell(w->tell_ctx,
-		        json_pack("{s:s,s:I,s:i,s:s}", "event", "record",
-		                  "record", (json_int_t)r->id, "disk",
-		                  (int)r->work->disk, "name", r->work->record));
-	}
-	pthread_mutex_unlock(&w->lock);
+	if (control_send(fd, message, NULL, 0, NULL) < 0 ||
+	    control_receive(fd, &answer, fds, CONTROL_FDS_MAX, &count, NULL) <
+	        0)
+		_exit(END_QUIT);
+	json_decref(message);
+	while (count)
+		close(fds[--count]);
+	result = json_integer_value(json_object_get(answer, "result"));
+	json_decref(answer);
+	return result < 0 && result > -4096 ? (int)result : 0;
 }
 
 /* On the work's thread, while the disk stands still. */
@@ -97,55 +78,16 @@ static int write_down(void *ctx)
 {
 	struct work *work = ctx;
 	struct works *w = work->works;
-	struct record r = { .work = work }, **at;
+	int rc;
 
 	if (!work->record[0])
 		return 0;
-	pthread_mutex_lock(&w->lock);
-	r.id = ++w->last_record;
-	r.next = w->records;
-	w->records = &r;
-	loop_post(w->loop, send_records, w);
-	while (!r.answered)
-		pthread_cond_wait(&w->answered, &w->lock);
-	for (at = &w->records; *at != &r; at = &(*at)->next)
-		continue;
-	*at = r.next;
-	pthread_mutex_unlock(&w->lock);
-	return r.result;
-}
-
-void works_recorded(struct works *w, json_t *message)
-{
-	json_int_t id = json_integer_value(json_object_get(message, "record"));
-	json_int_t result =
-	    json_integer_value(json_object_get(message, "result"));
-
-	pthread_mutex_lock(&w->lock);
-	for (struct record *r = w->records; r; r = r->next) {
-		if (!r->sent || r->answered || r->id != (u64)id)
-			continue;
-		r->answered = true;
-		r->result = result < 0 && result > -4096 ? (int)result : 0;
-		pthread_cond_broadcast(&w->answered);
-	}
-	pthread_mutex_unlock(&w->lock);
-}
-
-static bool records_wait(struct works *w)
-{
-	bool any;
-
-	pthread_mutex_lock(&w->lock);
-	any = w->records != NULL;
-	pthread_mutex_unlock(&w->lock);
-	return any;
-}
-
-void works_orphaned(struct works *w)
-{
-	if (records_wait(w))
-		_exit(END_QUIT);
+	if (w->config->records_fd < 0)
+		return -EPERM;
+	pthread_mutex_lock(&w->talks);
+	rc = talk(w->config->records_fd, work);
+	pthread_mutex_unlock(&w->talks);
+	return rc;
 }
 
 /* ---- the list ---- */
@@ -299,6 +241,8 @@ static void snapshot_over(void *ctx)
 	pthread_join(work->thread, NULL);
 	work->threaded = false;
 	work->state = work->overlay ? JOB_FAILED : JOB_DONE;
+	block_close(work->overlay);
+	work->overlay = NULL;
 	settle(work);
 }
 
@@ -352,6 +296,9 @@ json_t *work_json(struct work *work)
 	                 "rate", (json_int_t)work->rate, "path", work->path);
 	if (work->state == JOB_FAILED)
 		json_object_set_new(json, "words", session_words(s.words));
+	if (work->state == JOB_FAILED && !work->job)
+		json_object_set_new(json, "code",
+		                    json_integer(work->err->code));
 	if (work->server) {
 		unsigned now = 0;
 		u64 ever = 0;
@@ -409,7 +356,7 @@ bool works_yield(struct works *w, unsigned disk)
 	return any;
 }
 
-void works_left(struct works *w, const void *asker)
+void works_left(struct works *w, u64 asker)
 {
 	for (struct work *e = w->list; e < w->list + WORKS_MAX; e++)
 		if (e->id && e->server && e->asker == asker)
@@ -418,51 +365,27 @@ void works_left(struct works *w, const void *asker)
 
 /* ---- the end ---- */
 
-/* The loop runs no more: its part is done here. */
-static void talk(struct works *w, int starter)
-{
-	int fds[CONTROL_FDS_MAX];
-	json_t *message;
-	size_t count;
-
-	send_records(w);
-	if (starter < 0 || control_receive(starter, &message, fds,
-	                                   CONTROL_FDS_MAX, &count, NULL) < 0)
-		_exit(END_QUIT);
-	while (count)
-		close(fds[--count]);
-	works_recorded(w, message);
-	json_decref(message);
-}
-
-static void end_one(struct works *w, struct work *work, int starter)
+static void end_one(struct work *work)
 {
 	work_cancel(work);
-	while (work->job && job_wait_end(work->job, ROUND_MS) < JOB_DONE)
-		if (records_wait(w))
-			talk(w, starter);
-	while (work->threaded && !atomic_load(&work->returned))
-		if (records_wait(w))
-			talk(w, starter);
-		else
-			usleep(ROUND_MS * 1000);
+	if (work->job)
+		job_wait_end(work->job, -1);
 	works_drop(work);
 }
 
-void works_end(struct works *w, int starter)
+void works_end(struct works *w)
 {
 	if (!w)
 		return;
 	for (struct work *e = w->list; e < w->list + WORKS_MAX; e++)
 		if (e->id)
-			end_one(w, e, starter);
+			end_one(e);
 }
 
 void works_destroy(struct works *w)
 {
 	if (!w)
 		return;
-	pthread_cond_destroy(&w->answered);
-	pthread_mutex_destroy(&w->lock);
+	pthread_mutex_destroy(&w->talks);
 	free(w);
 }

@@ -63,7 +63,7 @@ struct work {
 	/* An export's. */
 	struct nbd_server *server;
 	struct block *point;
-	void *asker; /* it ends with that; never looked into */
+	u64 asker; /* it ends with that */
 
 	enum job_state state; /* as the loop's thread knows it */
 	struct error *err;    /* of one without a job; owned */
@@ -71,9 +71,8 @@ struct work {
 
 struct works *works_create(struct loop *loop, struct vm_config *config,
                            struct machine *machine);
-/* Ends all of it; nothing is changed without being recorded. starter: the
- * socket of who started us, or -1. NULL is legal. */
-void works_end(struct works *w, int starter);
+/* Ends all of it; nothing is changed without being recorded. NULL is legal. */
+void works_end(struct works *w);
 void works_destroy(struct works *w);
 
 /* A free place with an id; NULL: all are in use. Filled in by the caller, and
@@ -98,12 +97,4 @@ json_t *works_list(struct works *w);
 json_t *work_json(struct work *work);
 void work_cancel(struct work *work);
 /* Who asked has gone. */
-void works_left(struct works *w, const void *asker);
-
-/* tell is called with what is to be sent to the starter; it takes it over. */
-void works_listen(struct works *w, void (*tell)(void *ctx, json_t *message),
-                  void *ctx);
-/* Its answer. */
-void works_recorded(struct works *w, json_t *message);
-/* It has gone, and will answer no more. */
-void works_orphaned(struct works *w);
+void works_left(struct works *w, u64 asker);

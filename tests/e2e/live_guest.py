@@ -202,6 +202,22 @@ def whole(image, fmt, work, tool):
     return raw
 
 
+def header_chain(path):
+    """The files that the headers name, from the top."""
+    found = []
+    while path:
+        path = os.path.realpath(path)
+        found.append(path)
+        with open(path, "rb") as f:
+            head = f.read(65536)
+        if head[:4] != b"QFI\xfb":
+            break
+        at, size = struct.unpack(">QI", head[8:20])
+        name = head[at:at + size].decode() if at else ""
+        path = os.path.join(os.path.dirname(path), name) if name else None
+    return found
+
+
 def ask(sock, message, *fds):
     """One request over a machine's socket; None: it hung up."""
     body = json.dumps(message).encode()

@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 
-from live_guest import Guest, is_moment, newest, whole, wrong_slots
+from live_guest import (Guest, header_chain, is_moment, newest, whole,
+                        wrong_slots)
 
 atoll, elf, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
 seed = int(sys.argv[4]) if len(sys.argv) > 4 else random.randrange(1 << 32)
@@ -79,7 +80,7 @@ def inspect(what, guest, least):
     """All that was flushed is there, and perhaps the write under way. The guest
     may have gone on after what its terminal said last: each write was flushed
     before the next; by far, if who had not passed that on yet was killed."""
-    for image in chain(path):
+    for image in header_chain(path):
         result = subprocess.run([*tool, "check", image], text=True,
                                 capture_output=True, check=False)
         # 3: clusters that nobody needs. They cost room, no more.
@@ -92,21 +93,6 @@ def inspect(what, guest, least):
             wrong = []
         check(f"{what}: all {least} flushed are there", not wrong, wrong[:4])
     os.unlink(raw)
-
-
-def chain(image):
-    """The images, from the top."""
-    found = []
-    while image:
-        image = os.path.realpath(image)
-        found.append(image)
-        with open(image, "rb") as f:
-            head = f.read(4096)
-        at = int.from_bytes(head[8:16], "big")
-        size = int.from_bytes(head[16:20], "big")
-        name = head[at:at + size].decode() if at else ""
-        image = os.path.join(os.path.dirname(image), name) if name else None
-    return found
 
 
 def round_of(n):
@@ -123,7 +109,7 @@ def round_of(n):
     asker.wait()
     check("what it read was right", not guest.said, guest.said)
     inspect(f"{n} {job.__name__}", guest, guest.flushed)
-    if len(chain(path)) > 8 or dice.random() < 0.1:
+    if len(header_chain(path)) > 8 or dice.random() < 0.1:
         fresh()
 
 

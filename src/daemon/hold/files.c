@@ -180,6 +180,9 @@ static int open_disks(struct hold_files *f, json_t *machine, struct error *err)
 			return fd;
 		rc = add_fd(f, to, "fd", fd, err);
 		if (rc == 0)
+			rc = launch_hold_disk(fd, text_of(disk, "path"),
+			                      readonly, err);
+		if (rc == 0)
 			rc = open_chain(f, to, fd, readonly, err);
 		if (rc < 0)
 			return rc;
@@ -310,6 +313,16 @@ static int open_agent(struct hold_files *f, json_t *machine, struct error *err)
 	return add_fd(f, f->file, "agent", pair[1], err);
 }
 
+static int open_records(struct hold_files *f, struct error *err)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_set(err, -errno, "a socket: %s", strerror(errno));
+	f->records = pair[0];
+	return add_fd(f, f->file, "records", pair[1], err);
+}
+
 int hold_files_open(struct hold_files *f, json_t *machine, struct error *err)
 {
 	static const char *const plain[] = { "name",         "engine",
@@ -322,7 +335,7 @@ int hold_files_open(struct hold_files *f, json_t *machine, struct error *err)
 	int rc;
 
 	memset(f, 0, sizeof(*f));
-	f->console_in = f->console_out = f->agent = -1;
+	f->console_in = f->console_out = f->agent = f->records = -1;
 	f->file = json_object();
 	for (size_t i = 0; i < ARRAY_SIZE(plain); i++)
 		copy_key(f->file, machine, plain[i]);
@@ -339,6 +352,8 @@ int hold_files_open(struct hold_files *f, json_t *machine, struct error *err)
 		rc = open_console(f, err);
 	if (rc == 0)
 		rc = open_agent(f, machine, err);
+	if (rc == 0)
+		rc = open_records(f, err);
 	if (rc == 0)
 		rc = open_nics(f, machine, err);
 	if (rc < 0)
@@ -433,9 +448,11 @@ void hold_files_fini(struct hold_files *f)
 		cable_destroy(f->cables[i]);
 	if (f->agent >= 0)
 		close(f->agent);
+	if (f->records >= 0)
+		close(f->records);
 	/* Their cables are out now: they end by themselves. */
 	for (unsigned i = 0; i < f->net_count; i++)
 		launch_end(f->nets[i], 2000);
 	memset(f, 0, sizeof(*f));
-	f->console_in = f->console_out = f->agent = -1;
+	f->console_in = f->console_out = f->agent = f->records = -1;
 }

@@ -55,6 +55,8 @@ enum { QUIT_MS = 5000, LOG_LIMIT = 4 << 20, ADOPT_MS = 60000 };
 struct client {
 	struct hold *hold;
 	int fd;
+	u64 number;   /* by which atoll-vm knows it */
+	bool relayed; /* it does, then */
 	struct loop_fd *watch;
 };
 
@@ -77,11 +79,12 @@ struct hold {
 	struct client *adopter; /* waits for a copy to run; or NULL */
 	json_t *adopter_id;
 	struct request requests[REQUESTS_MAX];
-	u64 last_id;
+	u64 last_id, last_client;
 
 	pid_t vm;
 	int control, signals;
 	struct loop_fd *control_watch, *listen_watch, *signal_watch;
+	struct loop_fd *records_watch;
 	struct loop_timer notice, deadline;
 	u64 noticed_ns, noticed_end;
 
@@ -94,15 +97,28 @@ struct hold {
 /* ---- to the daemon ---- */
 
 /* To the machine, for a client that is gone: it knows us alone. */
-static void say_for(struct hold *h, const char *op)
+static void tell_machine(struct hold *h, json_t *message)
 {
-	json_t *message = json_pack("{s:s}", "op", op);
 	struct error err;
 
 	if (h->control >= 0 &&
 	    control_send(h->control, message, NULL, 0, &err) < 0)
 		log_debug("hold", "%s", err.text);
 	json_decref(message);
+}
+
+static void say_for(struct hold *h, const char *op)
+{
+	tell_machine(h, json_pack("{s:s}", "op", op));
+}
+
+/* Whatever it was its turn with is for the next one. */
+static void say_left(const struct client *c)
+{
+	if (c->relayed)
+		tell_machine(c->hold,
+		             json_pack("{s:s,s:I}", "op", "left", "client",
+		                       (json_int_t)c->number));
 }
 
 static void client_drop(struct client *c)
@@ -116,6 +132,7 @@ static void client_drop(struct client *c)
 		if (r->id && r->snapshot)
 			say_for(c->hold, "snapshot-cancel");
 	}
+	say_left(c);
 	/* Nobody is there any more to say what becomes of the machine. */
 	if (c->hold->stayer == c) {
 		c->hold->stayer = NULL;
@@ -259,8 +276,11 @@ static const char *relay(struct hold *h, struct client *c, json_t *message,
 	r->snapshot = strcmp(op, "snapshot") == 0 || strcmp(op, "save") == 0;
 	message = json_copy(message);
 	json_object_set_new(message, "id", json_integer((json_int_t)r->id));
+	json_object_set_new(message, "client",
+	                    json_integer((json_int_t)c->number));
 	rc = control_send(h->control, message, fds, count, &err);
 	json_decref(message);
+	c->relayed = true;
 	if (rc == 0)
 		return NULL;
 	json_decref(r->theirs);
@@ -421,6 +441,8 @@ static void listener_ready(void *ctx, unsigned events)
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
 	c->fd = fd;
+	c->number = ++h->last_client;
+	c->relayed = false;
 	c->watch = loop_fd_add(h->loop, fd, LOOP_READ, client_ready, c);
 	greet(c);
 }
@@ -453,29 +475,49 @@ static void take_answer(struct hold *h, json_t *message, const int *fds,
 }
 
 /* Another image is about to take a disk's place. */
-static void record(struct hold *h, json_t *message)
+static json_t *record(struct hold *h, json_t *message)
 {
 	json_t *disks = json_object_get(
 	    json_object_get(h->config->document, "machine"), "disks");
 	const char *name = "", *path;
 	struct error err = { 0 };
-	json_int_t id = 0;
 	int disk = -1, rc;
-	json_t *answer;
 
-	json_unpack(message, "{s:I, s:i, s:s}", "record", &id, "disk", &disk,
-	            "name", &name);
+	json_unpack(message, "{s:i, s:s}", "disk", &disk, "name", &name);
 	path = json_string_value(json_object_get(
 	    disk < 0 ? NULL : json_array_get(disks, (size_t)disk), "path"));
 	rc = path ? record_take(path, name, &err) : -EPERM;
 	if (rc < 0)
 		log_warn("hold", "disk %d: %s", disk, err.text);
-	answer = json_pack("{s:s, s:I, s:i}", "op", "recorded", "record", id,
-	                   "result", rc);
-	/* One that is gone is noticed by its socket's end. */
-	if (control_send(h->control, answer, NULL, 0, &err) < 0)
-		log_debug("hold", "%s", err.text);
+	return json_pack("{s:i}", "result", rc);
+}
+
+static void records_end(struct hold *h)
+{
+	loop_fd_remove(h->records_watch);
+	h->records_watch = NULL;
+}
+
+static void records_ready(void *ctx, unsigned events)
+{
+	struct hold *h = ctx;
+	int fds[CONTROL_FDS_MAX];
+	json_t *message, *answer;
+	size_t count;
+
+	(void)events;
+	if (control_receive(h->files.records, &message, fds, CONTROL_FDS_MAX,
+	                    &count, NULL) < 0) {
+		records_end(h);
+		return;
+	}
+	while (count)
+		close(fds[--count]);
+	answer = record(h, message);
+	if (control_send(h->files.records, answer, NULL, 0, NULL) < 0)
+		records_end(h);
 	json_decref(answer);
+	json_decref(message);
 }
 
 static void vm_gone(struct hold *h)
@@ -514,8 +556,6 @@ static void control_ready(void *ctx, unsigned events)
 		adopted(h, NULL);
 		unlinkat(h->config->folder, HOLD_RESUMING, 0);
 		set_state(h, "running");
-	} else if (strcmp(event, "record") == 0) {
-		record(h, message);
 	} else if (strcmp(event, "stopped") == 0) {
 		json_decref(h->end);
 		h->end = json_incref(message);
@@ -617,6 +657,8 @@ static int send_start(struct hold *h, struct error *err)
 	hold_files_sent(&h->files);
 	console_begin(&h->console, h->loop, h->files.console_in,
 	              h->files.console_out);
+	h->records_watch =
+	    loop_fd_add(h->loop, h->files.records, LOOP_READ, records_ready, h);
 	for (unsigned i = 0; i < h->files.cable_count; i++)
 		cable_watch(h->files.cables[i], h->loop, new_cable, h);
 	return rc;
@@ -686,6 +728,7 @@ static void finish(struct hold *h, json_t *end)
 
 static void hold_fini(struct hold *h)
 {
+	loop_fd_remove(h->records_watch);
 	hold_files_fini(&h->files);
 	for (size_t i = 0; i < CLIENTS_MAX; i++)
 		if (h->clients[i].fd >= 0)
@@ -727,7 +770,8 @@ void hold_run(const struct hold_config *config)
 	watch_signals(h);
 	h->listen_watch = loop_fd_add(h->loop, config->listener, LOOP_READ,
 	                              listener_ready, h);
-	h->files.console_in = h->files.console_out = h->files.agent = -1;
+	h->files.console_in = h->files.console_out = -1;
+	h->files.agent = h->files.records = -1;
 	if (console_log_open(&h->console.log, config->folder, LOG_LIMIT, &err) <
 	        0 ||
 	    start(h, &err) < 0) {

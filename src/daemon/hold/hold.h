@@ -34,7 +34,8 @@ struct hold_files {
 	int fds[HOLD_FDS_MAX];
 	unsigned fd_count;
 	int console_in, console_out; /* our ends; -1: none */
-	int agent; /* our end of the guest agent's line; -1: none */
+	int agent;   /* our end of the guest agent's line; -1: none */
+	int records; /* where atoll-vm asks for control/record.h; -1: none */
 	pid_t nets[HOLD_NETS_MAX];
 	unsigned net_count;
 	struct cable *cables[HOLD_NETS_MAX]; /* in switches of networks */
