@@ -192,11 +192,22 @@ static void take_figures(struct task *t)
 	t->result = told;
 }
 
+/* It has been read, or is read by nobody any more: gone before it is written
+ * down how this ended, after which nobody would look for it. */
+static void drop_document(const struct task *t)
+{
+	char *path = document_path(t);
+
+	unlink(path);
+	free(path);
+}
+
 static void forked(void *ctx, const struct error *failed)
 {
 	struct task *t = ctx;
 
 	t->job = NULL;
+	drop_document(t);
 	if (failed && t->cancelling) {
 		task_cancelled(t, "cancelled; there are no copies");
 	} else if (failed) {
@@ -261,6 +272,7 @@ void fork_begin(struct task *t)
 
 	t->deadline_ns = loop_now_ns() + ARRIVE_S * NSEC_PER_SEC;
 	if (json_is_true(json_object_get(t->params, "begun"))) {
+		drop_document(t);
 		t->step = ARRIVING;
 		fork_changed(t);
 	} else if (vm->state == VM_STARTING) {
@@ -360,13 +372,11 @@ static void keep(struct vm *vm)
 
 void fork_ended(struct task *t)
 {
-	char *path = document_path(t);
 	struct vm *vm;
 	json_t *copy;
 	size_t i;
 
-	unlink(path);
-	free(path);
+	drop_document(t);
 	json_array_foreach(copies_of(t), i, copy)
 	{
 		vm = copy_vm(t, copy);
