@@ -100,12 +100,12 @@ struct run_machine {
 };
 
 /* Opens all files and starts the networks. On failure nothing is left. */
+int run_machine_prepare(struct run_machine *m, const struct run_options *o,
+                        struct error *err) MUST_CHECK;
 /* Whether each path still leads to the file that was opened; none that is
  * written to can be replaced any more by who looks at its lock. */
 int run_machine_check_disks(const struct run_machine *m,
                             struct error *err) MUST_CHECK;
-int run_machine_prepare(struct run_machine *m, const struct run_options *o,
-                        struct error *err) MUST_CHECK;
 /* Closes and ends what is left; NULL-safe on zeroed structs. */
 void run_machine_fini(struct run_machine *m);
 /* Adds fd to what is sent; taken over. Its index, or -1: too many. */

@@ -86,12 +86,12 @@ struct launch_files {
 	           struct error *err);
 	void *ctx;
 };
-/* Those that the qcow2 image at path, open as fd, and those below it name. */
 /* The open disk is what stands at its path, and its lock is taken before that
  * is looked at: who has something else take its place asks for the lock first,
  * or has done it by now. -EBUSY: it is another. A lock that can't be had is for
  * who opens the image to tell of. */
 int launch_hold_disk(int fd, const char *path, bool readonly,
                      struct error *err) MUST_CHECK;
+/* Those that the qcow2 image at path, open as fd, and those below it name. */
 int launch_chain(const struct launch_files *files, int fd, const char *path,
                  bool readonly, struct error *err) MUST_CHECK;
