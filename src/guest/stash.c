@@ -36,7 +36,7 @@ struct kept {
 struct stash {
 	pthread_mutex_t lock;
 	struct kept *bucket[BUCKETS];
-	u64 pages, bytes;
+	u64 pages, bytes, asked;
 	ZSTD_DCtx *unpack; /* while there are pages */
 };
 
@@ -96,6 +96,7 @@ static void bring(struct memory *mem, struct kept **at)
 	atomic_fetch_and(flags_of(mem, k->host), (u8)~PAGE_MISSING);
 	*at = k->next;
 	s->bytes -= k->size;
+	s->asked++;
 	free(k);
 	if (--s->pages)
 		return;
@@ -133,8 +134,11 @@ void memory_unstash(struct memory *mem)
 void memory_stash_figures(struct memory *mem, struct memory_stash_figures *f)
 {
 	pthread_mutex_lock(&mem->stash->lock);
-	*f = (struct memory_stash_figures){ .pages = mem->stash->pages,
-		                            .bytes = mem->stash->bytes };
+	*f = (struct memory_stash_figures){
+		.pages = mem->stash->pages,
+		.bytes = mem->stash->bytes,
+		.asked = mem->stash->asked,
+	};
 	pthread_mutex_unlock(&mem->stash->lock);
 }
 

@@ -27,5 +27,6 @@ void memory_unstash(struct memory *mem);
 
 struct memory_stash_figures {
 	u64 pages, bytes; /* that are kept, and in how much room */
+	u64 asked;        /* that came back, since the beginning */
 };
 void memory_stash_figures(struct memory *mem, struct memory_stash_figures *f);

@@ -151,6 +151,8 @@ struct machine {
 		u64 dropped; /* since the beginning */
 		u64 wait_s;  /* until all is looked at again */
 		u64 looked_ns, ran_ns;
+		u64 asked;     /* pages that came back, at the last round */
+		unsigned left; /* times that too few did */
 	} same;
 	struct machine_outcome outcome;
 	_Atomic bool ended; /* outcome is decided */

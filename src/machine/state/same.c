@@ -14,7 +14,10 @@
 
 enum {
 	FIRST_S = 4,
-	MOST_S = 120,
+	MOST_S = 60,
+	/* Fewer that came back are left, but for every so many times. */
+	MANY = 128,
+	TIMES = 4,
 	STEP_MS = 2,
 	REST_MS = 20,
 	BUSY_PART = 20, /* of a processor: who has that is not idle */
@@ -39,6 +42,20 @@ static bool was_idle(struct machine *m)
 	m->same.looked_ns = now_ns;
 	m->same.ran_ns = ran_ns;
 	return ran_ns - before < took_ns / BUSY_PART;
+}
+
+/* Once there are rounds all the time, they are for what came back. */
+static bool is_worth(struct machine *m)
+{
+	struct memory_stash_figures f;
+
+	memory_stash_figures(m->memory, &f);
+	if (m->same.wait_s == MOST_S && f.asked < m->same.asked + MANY &&
+	    ++m->same.left < TIMES)
+		return false;
+	m->same.asked = f.asked;
+	m->same.left = 0;
+	return true;
 }
 
 /* Pages may come when they are asked for. */
@@ -78,7 +95,7 @@ static void due(void *ctx)
 
 	if (m->ended)
 		return;
-	if (m->moment || (m->same.page == 0 && !was_idle(m))) {
+	if (m->moment || (m->same.page == 0 && !(was_idle(m) && is_worth(m)))) {
 		arm(m, m->same.wait_s * NSEC_PER_SEC);
 	} else if (!step(m)) {
 		arm(m, REST_MS * NSEC_PER_MSEC);

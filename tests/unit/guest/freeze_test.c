@@ -410,6 +410,7 @@ static void stashed(void **state)
 		look_together(copy, model);
 		memory_stash_figures(copy, &f);
 		assert_int_equal(f.pages + f.bytes, 0);
+		assert_int_equal(f.asked, (i + 1) * 268);
 		assert_false(atomic_load(memory_incomplete(copy)));
 	}
 	stash_all(copy);
