@@ -138,7 +138,7 @@ damage() {
 	[ "$(dd if=$1 bs=1 skip=192 count=6 2>/dev/null)" = packed ] ||
 		fail "no packed memory"
 	set -- $(od -An -t u8 -j 208 -N 16 /tmp/damaged)
-	dd if=/dev/zero of=/tmp/damaged bs=1 seek=$(($1 + $2 / 2)) count=16 \
+	dd if=/dev/zero of=/tmp/damaged bs=1 seek=$(($1 + $2 / 20)) count=16 \
 		conv=notrunc 2>/dev/null
 }
 
@@ -183,7 +183,10 @@ linux)
 	wait $pid || fail "powered off with code $?"
 	;;
 elf | live | demand)
-	atoll run $common --memory 64M --kernel /guest/state.elf \
+	# More to read than what the guest looks at.
+	[ $kind = demand ] && head -c 33554432 /dev/urandom >/tmp/more &&
+		common="$common --initrd /tmp/more" memory=128M
+	atoll run $common --memory ${memory:-64M} --kernel /guest/state.elf \
 		--device debug-exit <&3 >/tmp/out 2>&1 &
 	pid=$!
 	await ready
