@@ -26,7 +26,8 @@ import sys
 import tempfile
 import time
 
-from live_guest import SLOT, Guest, header_chain, last_write, wait_until
+from live_guest import (SLOT, Guest, end_with_us, header_chain, last_write,
+                        processes_of, wait_until)
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from checks import check, any_failed, sum_up  # noqa: E402
@@ -43,6 +44,7 @@ env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r
 out = work + "/out"
 foreign = shutil.which("qemu-img")
 HANGS = 150
+SAID = 16 << 10  # of a copy's last words, which never ends to speak
 SIZE = 8 << 20
 
 
@@ -155,12 +157,16 @@ class Copy:
     def said(self):
         """What it complains of."""
         try:
-            text = open(self.folder + "/console.log", encoding="ascii").read()
+            with open(self.folder + "/console.log", "rb") as f:
+                f.seek(max(0, os.fstat(f.fileno()).st_size - SAID))
+                text = f.read().decode()
         except OSError:
             return []
-        rows = text.removeprefix("\n").split("\n")[:-1]
+        # The first row may be cut, or have begun before it was copied; with a
+        # complaint its guest ends.
+        rows = text.split("\n")[1:-1]
         return [r for r in rows if not re.fullmatch(
-            r"\d*|slots \d+|size \d+|\w* ?\d*", r)]
+            r"\d*|slots \d+|size \d+", r)]
 
     def end(self):
         try:
@@ -591,19 +597,6 @@ def bury(life):
     shutil.rmtree(life.saved, ignore_errors=True)
 
 
-def left_over():
-    """Processes of ours that should have ended."""
-    mark = f"ATOLL_STATE_DIR={work}/s".encode()
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if mark in open(f"/proc/{pid}/environ", "rb").read().split(b"\0"):
-                found.append((pid, open(f"/proc/{pid}/cmdline").read()))
-        except OSError:
-            pass
-    return found
-
-
 def main():
     os.mkdir(out)
     print("seed", seed, flush=True)
@@ -626,19 +619,13 @@ def main():
     if not any_failed():
         if life:
             bury(life)
-        check("no process is left", wait_until(lambda: not left_over()),
-              left_over())
+        check("no process is left", wait_until(lambda: not processes_of(
+            work + "/s")), processes_of(work + "/s"))
     print(f"{number} rounds of {lives} machines; seed {seed}")
     if not any_failed():
         shutil.rmtree(work)
 
 
-try:
-    main()
-finally:
-    for pid, _ in left_over():
-        try:
-            os.kill(int(pid), signal.SIGKILL)
-        except OSError:
-            pass
+end_with_us(work + "/s")
+main()
 sum_up()

@@ -18,8 +18,8 @@ import tempfile
 import threading
 import time
 
-from live_guest import (LIMIT, Guest, ask, wait_until, whole, wrong_moment,
-                        wrong_slots)
+from live_guest import (LIMIT, Guest, ask, end_with_us, wait_until, whole,
+                        wrong_moment, wrong_slots)
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from checks import check, sum_up  # noqa: E402
@@ -369,6 +369,7 @@ def work_while_saving():
     finish(guest, path)
 
 
+end_with_us(work + "/s")
 a_rebase_and_a_snapshot()
 a_commit_and_a_commit()
 a_copy_and_a_snapshot()
