@@ -184,10 +184,16 @@ def snapshots():
     guest = Guest(atoll, elf, env, path, "two")
     check("it writes", guest.goes_on(60), guest.said)
     least = guest.flushed
-    said = done("a snapshot", command("snapshot", "create", "two", "then"))
-    print("    ", said.strip())
-    disk = next(pathlib.Path(env["ATOLL_STATE_DIR"]).rglob("disk0"))
-    holds = os.stat(disk).st_blocks * 512
+    # Where to share took long when it was tried, it is copied.
+    for last in False, False, True:
+        said = done("a snapshot", command("snapshot", "create", "two", "then"))
+        print("    ", said.strip())
+        disk = next(pathlib.Path(env["ATOLL_STATE_DIR"]).rglob("disk0"))
+        holds = os.stat(disk).st_blocks * 512
+        if last or shared(disk):
+            break
+        done("once more", command("snapshot", "delete", "two", "then"))
+        least = guest.flushed
     check("shares what the disk holds", holds > 60 * 4096 and
           shared(disk) >= holds * 3 // 4, (shared(disk), holds))
     check("the guest goes on", guest.goes_on(40), guest.said)
