@@ -5,6 +5,7 @@ the machine itself is killed: whatever was promised is there, nothing else is.
 
 Usage: moments.py ATOLLD ATOLL GUEST
 """
+import contextlib
 import os
 import pathlib
 import resource
@@ -257,9 +258,12 @@ class Moments(unittest.TestCase):
         self.assertEqual(task["state"] == "succeeded",
                          "last" in self.listed())
         d.do("POST", AT + "/start")
+        pid = d.vm("m")["pid"]
         asked = d.call("POST", AT + "/suspend")
         self.worker(asked.json["id"])
-        os.kill(d.vm("m")["pid"], signal.SIGKILL)
+        # It may be away by now.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         task = wait_for(lambda: d.ended(asked.json["id"]))
         wait_for(lambda: d.vm("m")["state"] == "stopped")
         self.assertEqual(task["state"] == "succeeded", d.vm("m")["saved"])
