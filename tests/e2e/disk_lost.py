@@ -48,9 +48,14 @@ def ended(what, guest, code, got, words):
 
 
 def cut_short(fmt):
-    guest, path = boot("cut-short", fmt)
-    os.truncate(path, 200 << 10)
-    code = guest.done()  # by itself
+    # A write whose look at the length was just before may still come after.
+    for last in False, False, False, True:
+        guest, path = boot("cut-short", fmt)
+        os.truncate(path, 200 << 10)
+        code = guest.done()  # by itself
+        if last or os.path.getsize(path) == 200 << 10:
+            break
+        os.unlink(path)
     check(f"{fmt}, cut short: the guest sees an error", guest.said, code)
     ended(f"{fmt}, cut short", guest, LOST_WRITES, code,
           "disk 1: its file was cut short")
