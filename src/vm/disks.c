@@ -749,34 +749,38 @@ static int do_claim(struct request *r, json_t **answer)
 
 /* ---- the table ---- */
 
+/* What else may go on with the disk: anything; no work; nor may it be somebody
+ * else's turn, which is with its images, and not with what is recorded. */
+enum when { BESIDE, ALONE, IN_TURN };
+
 static const struct {
 	const char *op;
-	bool disk;  /* it names one */
-	bool alone; /* and nothing else may work on it */
+	bool disk; /* it names one */
+	enum when when;
 	request_fn *fn;
 } requests[] = {
-	{ "disks", false, false, do_list },
-	{ "disk-claim", false, true, do_claim },
-	{ "disk-throttle", true, false, do_throttle },
-	{ "disk-resize", true, true, do_resize },
-	{ "disk-bitmap", true, true, do_bitmap },
-	{ "disk-snapshot", true, true, do_snapshot },
-	{ "disk-commit", true, true, do_commit },
-	{ "disk-rebase", true, true, do_rebase },
-	{ "disk-mirror", true, true, do_mirror },
-	{ "disk-backup", true, true, do_backup },
-	{ "disk-export", true, false, do_export },
-	{ "job", false, false, do_job },
-	{ "job-cancel", false, false, do_job_cancel },
-	{ "job-rate", false, false, do_job_rate },
-	{ "job-complete", false, false, do_job_complete },
+	{ "disks", false, BESIDE, do_list },
+	{ "disk-claim", false, IN_TURN, do_claim },
+	{ "disk-throttle", true, BESIDE, do_throttle },
+	{ "disk-resize", true, IN_TURN, do_resize },
+	{ "disk-bitmap", true, ALONE, do_bitmap },
+	{ "disk-snapshot", true, IN_TURN, do_snapshot },
+	{ "disk-commit", true, IN_TURN, do_commit },
+	{ "disk-rebase", true, IN_TURN, do_rebase },
+	{ "disk-mirror", true, IN_TURN, do_mirror },
+	{ "disk-backup", true, IN_TURN, do_backup },
+	{ "disk-export", true, BESIDE, do_export },
+	{ "job", false, BESIDE, do_job },
+	{ "job-cancel", false, BESIDE, do_job_cancel },
+	{ "job-rate", false, BESIDE, do_job_rate },
+	{ "job-complete", false, BESIDE, do_job_complete },
 };
 
 bool disks_alone(const char *op)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(requests); i++)
 		if (strcmp(requests[i].op, op) == 0)
-			return requests[i].alone;
+			return requests[i].when != BESIDE;
 	return false;
 }
 
@@ -788,7 +792,7 @@ static bool is_busy(const struct disks *d, unsigned disk)
 	return works_busy(d->works, disk);
 }
 
-static int check_disk(struct request *r, bool alone)
+static int check_disk(struct request *r, enum when when)
 {
 	u64 disk = UINT64_MAX;
 	int rc = number(r, "disk", &disk);
@@ -798,8 +802,10 @@ static int check_disk(struct request *r, bool alone)
 	if (disk >= r->d->config->machine.disk_count)
 		return error_set(r->err, -ENOENT, "there is no such disk");
 	r->disk = (unsigned)disk;
-	if (!alone)
+	if (when == BESIDE)
 		return 0;
+	if (when == ALONE)
+		return is_busy(r->d, r->disk) ? is_at_work(r->err) : 0;
 	rc = may_claim(r, r->disk);
 	if (rc == 0)
 		rc =
@@ -822,7 +828,7 @@ json_t *disks_request(const struct disks *d, const char *op, json_t *message,
 	if (i == ARRAY_SIZE(requests))
 		return NULL;
 	if (requests[i].disk)
-		rc = check_disk(&r, requests[i].alone);
+		rc = check_disk(&r, requests[i].when);
 	if (rc == 0)
 		rc = requests[i].fn(&r, &answer);
 	if (rc < 0)

@@ -156,9 +156,8 @@ def killed(m):
     got = subprocess.run([atoll, "disk", "bitmap", "list", m.disk],
                          capture_output=True, text=True, check=False).stdout
     names = re.findall("backup-[0-9a-f]{8}", got)
-    # The one before may stay until the next backup, if its disk was busy.
-    check("the last one's changes are recorded, and of others one at most",
-          "backup-" + full["id"][:8] in names and len(names) <= 2, got)
+    check("only the last one's changes are recorded",
+          names == ["backup-" + full["id"][:8]], got)
 
 
 def machines_of(m, third):
