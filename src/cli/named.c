@@ -16,7 +16,7 @@
 #include "cli/image.h"
 #include "cli/saved.h"
 
-enum { NAME_BYTES = 63 };
+enum { NAME_BYTES = 63, ENDING_US = 10000000, STEP_US = 2000 };
 
 bool named_valid(const char *name)
 {
@@ -82,15 +82,41 @@ static int listen_at(const char *path, struct error *err)
 	return fd;
 }
 
-static int lock_name(const char *path, const char *name, struct error *err)
+static bool somebody_listens(const char *socket_path)
+{
+	struct sockaddr_un address;
+	struct error err;
+	bool answer = true;
+	int fd;
+
+	if (make_address(&address, socket_path, &err) < 0)
+		return true;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd >= 0 &&
+	    connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		answer = errno != ENOENT && errno != ECONNREFUSED;
+	if (fd >= 0)
+		close(fd);
+	return answer;
+}
+
+/* A machine that has ended leaves the name when its starter has put away what
+ * is to be: who starts it again at once waits for that. */
+static int lock_name(const char *path, const char *socket_path,
+                     const char *name, struct error *err)
 {
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 
 	if (fd < 0)
 		return error_set(err, -errno, "cannot open %s: %s", path,
 		                 strerror(errno));
-	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-		return fd;
+	for (unsigned us = 0; us < ENDING_US; us += STEP_US) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return fd;
+		if (somebody_listens(socket_path))
+			break;
+		usleep(STEP_US);
+	}
 	close(fd);
 	error_set(err, -EEXIST, "a machine named %s runs already", name);
 	return error_hint(err, "choose another --name");
@@ -109,7 +135,7 @@ int named_claim(struct named *n, const char *name, struct error *err)
 	lock = xasprintf("%s/%s.lock", folder, name);
 	n->socket_path = xasprintf("%s/%s.sock", folder, name);
 	n->disks_path = xasprintf("%s/%s.disks", folder, name);
-	n->lock_fd = lock_name(lock, name, err);
+	n->lock_fd = lock_name(lock, n->socket_path, name, err);
 	if (n->lock_fd >= 0)
 		n->listen_fd = listen_at(n->socket_path, err);
 	free(lock);

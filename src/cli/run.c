@@ -48,13 +48,15 @@ static int start(struct worker *w, struct run_machine *m,
 	return rc;
 }
 
-/* A name is one machine's; those who know it may ask things of it. */
-static int claim(struct named *named, struct run_machine *m,
+/* Its disks are open by now; they are those whose names they have. */
+static int enter(struct named *named, struct run_machine *m,
                  const struct run_options *o, struct error *err)
 {
-	int rc = named_claim(named, o->name, err);
+	int rc = 0;
 
-	if (rc == 0 && !o->restore_move)
+	if (!o->name)
+		return run_machine_check_disks(m, err);
+	if (!o->restore_move)
 		rc = named_fresh(o->name, err);
 	if (rc == 0 && o->saved && o->restore_move &&
 	    !saved_is_at(o->saved, o->saved->path)) {
@@ -103,9 +105,16 @@ static int run(const struct run_options *o)
 	struct error err = { 0 };
 	int code;
 
-	if (run_machine_prepare(&m, o, &err) < 0)
+	/* First: who had the name until now may still have the disks. */
+	if (o->name && named_claim(&named, o->name, &err) < 0) {
+		say_error(&err);
+		return END_FAILURE;
+	}
+	if (run_machine_prepare(&m, o, &err) < 0) {
+		named_release(&named);
 		return did_not_start(&err);
-	if ((o->name && claim(&named, &m, o, &err) < 0) ||
+	}
+	if (enter(&named, &m, o, &err) < 0 ||
 	    open_records(&m, &session.records, &err) < 0 ||
 	    start(&session.worker, &m, o, &err) < 0) {
 		run_machine_fini(&m);

@@ -673,10 +673,13 @@ static int run(struct session *s)
 	return outcome.code;
 }
 
+/* Peers hear of the end last: who waits for it may use the disks then. */
 static void session_fini(struct session *s)
 {
-	for (unsigned i = 0; i < PEERS_MAX; i++)
-		peer_close(&s->peers[i]);
+	for (unsigned i = 0; i < PEERS_MAX; i++) {
+		loop_fd_remove(s->peers[i].watch);
+		s->peers[i].watch = NULL;
+	}
 	loop_fd_remove(s->listen_watch);
 	loop_fd_remove(s->signal_watch);
 	shorten_fini(&s->shorten);
@@ -689,6 +692,8 @@ static void session_fini(struct session *s)
 	if (s->signal_fd >= 0)
 		close(s->signal_fd);
 	vm_config_fini(&s->config);
+	for (unsigned i = 0; i < PEERS_MAX; i++)
+		peer_close(&s->peers[i]);
 }
 
 int vm_session(int sock)

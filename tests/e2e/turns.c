@@ -3,10 +3,11 @@
  * acts before each call that takes, makes or removes a name, writes a file out,
  * or says something to another process (at_once.py, turns.py).
  *
- *	TURNS_STOP=CALL:TEXT  before the first CALL with TEXT in its name, or
- *the one after TURNS_AFTER of them, it stops (SIGCONT) TURNS_SEED=N now and
- *then it waits, up to TURNS_MS TURNS_KILL=N          before the Nth it is
- *killed TURNS_OF=NAME         whom this is for (atoll); what it starts is not
+ * TURNS_STOP=CALL:TEXT: before the first CALL with TEXT in its name, or the one
+ * after TURNS_AFTER of them, it stops (SIGCONT).
+ * TURNS_SEED=N: now and then it waits, up to TURNS_MS.
+ * TURNS_KILL=N: before the Nth it is killed.
+ * TURNS_OF=NAME: whom this is for (atoll); what it starts is not.
  */
 #include <dlfcn.h>
 #include <errno.h>

@@ -108,8 +108,9 @@ def children(pid):
 class Held(Guest):
     """A machine whose starter stops before a call."""
 
-    def __init__(self, command, stop):
-        self.begin(command, dict(env, LD_PRELOAD=turns, TURNS_STOP=stop))
+    def __init__(self, command, stop, after=0):
+        self.begin(command, dict(env, LD_PRELOAD=turns, TURNS_STOP=stop,
+                                 TURNS_AFTER=str(after)))
 
 
 def boot_words(name, path, *more):
@@ -295,22 +296,55 @@ def put_away_before_it_is_known_to_run():
     finish(last, path)
 
 
+def started_before_its_name_is_free():
+    """A machine has ended when its process has; its starter needs a moment
+    more. Who starts it again at once is not told that it runs."""
+    path = make("l")
+    guest = Held(boot_words("l", path + ",format=qcow2"), "unlink:l.disks",
+                 after=1)
+    check("it runs", guest.goes_on(5), guest.said)
+    second = run(*boot_words("l", make("l-2") + ",format=qcow2")[1:])
+    check("one that runs is refused", second.returncode == 1 and
+          "runs already" in second.stderr, second)
+    done("suspend", run("suspend", "l"))
+    check("its starter is held", wait_until(
+        lambda: state(guest.vm.pid) == "T"), state(guest.vm.pid))
+    again = Held([atoll, "resume", "l"], "none:")
+    time.sleep(SOON)
+    check("the next waits", again.vm.poll() is None and not again.flushed,
+          again.vm.poll())
+    os.kill(guest.vm.pid, signal.SIGCONT)
+    check("it is away", guest.done() == 0, guest.errors)
+    check("and the next goes on", again.goes_on(5), again.said)
+    finish(again, path)
+
+
 def started_while_it_is_put_back():
     """Who has opened the disk that a revert replaces does not run with it."""
     path = make("h")
     guest = boot("h", path)
     done("a snapshot", run("snapshot", "create", "h", "then"))
+    check("it writes", guest.goes_on(5), guest.said)
+    done("another", run("snapshot", "create", "h", "later"))
     finish(guest, path)
-    late = Asked(*boot_words("h", path + ",format=qcow2")[1:], stop="flock:")
+    words = boot_words("h", path + ",format=qcow2")[1:]
+    late = Asked(*words, stop="open:disk.elf")
+    late.holds()
+    refused = run("snapshot", "revert", "h", "then")
+    check("not put back while it starts", refused.returncode == 4 and
+          "runs already" in refused.stderr, refused)
+    late.process.kill()
+    late.go_on()
+    at = words.index("--name")
+    late = Asked(*words[:at], *words[at + 2:], stop="open:disk.elf")
     late.holds()
     done("put back", run("snapshot", "revert", "h", "then"))
-    os.unlink(work + "/s/named/h/suspended.state")  # to boot from that disk
     check("not with the old disk", late.go_on() == 1 and
           "replaced just now" in late.err, late.err)
     done("put back", run("snapshot", "revert", "h", "then"))
     late = Asked("resume", "h", stop="flock:")
     late.holds()
-    done("put back", run("snapshot", "revert", "h", "then"))
+    done("put back", run("snapshot", "revert", "h", "later"))
     check("nor with the old state", late.go_on() == 1 and
           "just now" in late.err, late.err)
     again = Held([atoll, "resume", "h"], "none:")
@@ -377,6 +411,7 @@ a_name_that_is_anothers()
 a_reset_and_a_snapshot()
 the_end_and_a_snapshot()
 put_away_before_it_is_known_to_run()
+started_before_its_name_is_free()
 started_while_it_is_put_back()
 put_back_under_another()
 work_while_saving()
