@@ -37,6 +37,7 @@
 
 enum { END_FAILED = 1, END_BAD_USE = 2, BACKLOG = 128, FDS_MOST = 16384 };
 enum { LISTEN_FDS_START = 3, LISTEN_FDS_MOST = 6 };
+enum { ENDING_US = 2000000, STEP_US = 10000 };
 
 struct options {
 	const char *listen, *certificate, *key, *client_ca, *client_crl, *user;
@@ -119,6 +120,18 @@ static int parse(struct options *o, int argc, char **argv)
 
 /* ---- one daemon for a state ---- */
 
+/* One that was killed is not gone at once: it or a process that it was about
+ * to start has the lock until it is. */
+static bool lock_state(int fd)
+{
+	for (unsigned us = 0; us < ENDING_US; us += STEP_US) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return true;
+		usleep(STEP_US);
+	}
+	return false;
+}
+
 static int take_state(struct program *p, struct error *err)
 {
 	struct place *place = &p->d.place;
@@ -133,7 +146,7 @@ static int take_state(struct program *p, struct error *err)
 	p->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (p->lock < 0) {
 		rc = error_set(err, -errno, "%s: %s", path, strerror(errno));
-	} else if (flock(p->lock, LOCK_EX | LOCK_NB) < 0) {
+	} else if (!lock_state(p->lock)) {
 		rc = error_set(err, -EBUSY,
 		               "another atolld keeps the machines "
 		               "in %s",

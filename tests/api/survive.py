@@ -5,6 +5,7 @@ refused is refused in words.
 
 Usage: survive.py ATOLLD ATOLL GUEST
 """
+import fcntl
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import sqlite3
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import unittest
 
@@ -226,6 +228,18 @@ class Refusals(Base):
         self.assertEqual(got.returncode, 1)
         self.assertRegex(got.stderr, "^error: another atolld keeps .*\nhint:")
         self.assertEqual(self.d.vm("m")["state"], "running")
+
+    def test_after_one_that_is_not_gone_yet(self):
+        """A child of a killed one has its lock for a moment more."""
+        self.d.state.mkdir(parents=True)
+        with open(self.d.state / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            late = threading.Timer(0.4, fcntl.flock, (lock, fcntl.LOCK_UN))
+            begun = time.monotonic()
+            late.start()
+            self.d.start()
+            self.assertGreater(time.monotonic() - begun, 0.39)
+            late.join()
 
     def test_not_a_registry(self):
         self.d.state.mkdir(parents=True)

@@ -38,6 +38,8 @@ class Guest:
         # Not even a test that fails leaves it running.
         atexit.register(self.vm.kill)
         self.flushed, self.slots, self.sizes, self.said = 0, 0, [], []
+        # One that goes on may be in the middle of a number.
+        self.begun = "resume" not in command and "--restore" not in command
         self.news = threading.Condition()
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
@@ -52,8 +54,9 @@ class Guest:
                 word = line.decode().split()
                 if not line.endswith(b"\n"):
                     break  # cut short: it never said that
-                if not word:
-                    continue  # it was put away before it had said that
+                begun, self.begun = self.begun, True
+                if not begun and (not word or word[0].isdigit()):
+                    continue
                 if len(word) == 1 and word[0].isdigit():
                     self.flushed = int(word[0])
                 elif word[:1] == ["slots"]:
