@@ -7,7 +7,7 @@
 #include "base/alloc.h"
 #include "devices/virtio/blk.h"
 #include "fake_block.h"
-#include "rig.h"
+#include "rig_disk.h"
 
 #define F_FLUSH BIT(9)
 #define F_CONFIG_WCE BIT(11)
@@ -34,19 +34,11 @@ struct fixture {
 static int create(void **state, u32 sector, bool readonly)
 {
 	struct fixture *f = xalloc(sizeof(*f));
-	struct virtio_blk_config config = { .serial = "serial-0123456789-long",
-		                            .queues = QUEUES,
-		                            .devfn = PCI_SLOT_ANY };
 
-	rig_init(&f->rig);
 	f->block = fake_block_create(SIZE, sector);
 	fake_block_set_flags(f->block, readonly, true);
-	config.block = f->block;
-	assert_int_equal(
-	    virtio_blk_create(&f->dev, &f->rig.host, f->rig.pci, &config, NULL),
-	    0);
-	pci_assign_resources(f->rig.pci);
-	driver_probe(&f->d, &f->rig, SLOT);
+	f->dev = rig_disk_init(&f->rig, f->block, QUEUES,
+	                       "serial-0123456789-long", &f->d);
 	f->header = rig_alloc(&f->rig, 16 + 17 * 16);
 	f->data = rig_alloc(&f->rig, 64 << 10);
 	f->status = rig_alloc(&f->rig, 1);
@@ -73,10 +65,7 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
-	fake_block_hold(f->block, false);
-	rig_destroy(f->dev);
-	fake_block_destroy(f->block);
-	rig_fini(&f->rig);
+	rig_disk_fini(&f->rig, f->block, f->dev);
 	free(f);
 	return 0;
 }

@@ -7,9 +7,9 @@
 #include "base/alloc.h"
 #include "devices/virtio/blk.h"
 #include "fake_block.h"
-#include "rig.h"
+#include "rig_disk.h"
 
-enum { SLOT = PCI_DEVFN(1, 0), SIZE = 1 << 20, VECTOR = 0x41, FLUSH = 4 };
+enum { SIZE = 1 << 20, VECTOR = 0x41, FLUSH = 4 };
 #define F_FLUSH BIT(9)
 
 struct fixture {
@@ -30,19 +30,11 @@ static void start(struct fixture *f)
 static int setup(void **state)
 {
 	struct fixture *f = xalloc(sizeof(*f));
-	struct virtio_blk_config config = { .queues = 1,
-		                            .devfn = PCI_SLOT_ANY };
 
-	rig_init(&f->rig);
 	f->block = fake_block_create(SIZE, 512);
 	fake_block_at_once(f->block, true);
 	fake_block_dirty(f->block, true);
-	config.block = f->block;
-	assert_int_equal(
-	    virtio_blk_create(&f->dev, &f->rig.host, f->rig.pci, &config, NULL),
-	    0);
-	pci_assign_resources(f->rig.pci);
-	driver_probe(&f->d, &f->rig, SLOT);
+	f->dev = rig_disk_init(&f->rig, f->block, 1, NULL, &f->d);
 	f->header = rig_alloc(&f->rig, 16);
 	f->status = rig_alloc(&f->rig, 1);
 	start(f);
@@ -56,10 +48,7 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
-	fake_block_hold(f->block, false);
-	rig_destroy(f->dev);
-	fake_block_destroy(f->block);
-	rig_fini(&f->rig);
+	rig_disk_fini(&f->rig, f->block, f->dev);
 	free(f);
 	return 0;
 }
