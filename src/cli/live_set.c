@@ -270,14 +270,15 @@ static void print_job(json_t *job)
 	const char *kind = "", *state = "", *path = "";
 	json_int_t id = 0, done = 0, total = 0;
 	char a[32], b[32];
-	int disk = 0;
+	int disk = 0, both = 0;
 
-	json_unpack(job, "{s:I, s:i, s:s, s:s, s:I, s:I, s?s}", "job", &id,
+	json_unpack(job, "{s:I, s:i, s:s, s:s, s:I, s:I, s?b, s?s}", "job", &id,
 	            "disk", &disk, "kind", &kind, "state", &state, "done",
-	            &done, "total", &total, "path", &path);
-	printf("%-4lld vd%c  %-9s %-10s %10s of %-10s %s\n", (long long)id,
+	            &done, "total", &total, "both", &both, "path", &path);
+	printf("%-4lld vd%c  %-9s %-10s %10s of %-10s %s%s\n", (long long)id,
 	       'a' + disk, kind, state, format_size((u64)done, a, sizeof(a)),
-	       format_size((u64)total, b, sizeof(b)), path);
+	       format_size((u64)total, b, sizeof(b)), path,
+	       both ? " (writes go to both)" : "");
 }
 
 static int list(struct jobs *j, struct error *err)

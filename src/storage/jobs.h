@@ -24,6 +24,7 @@ struct job_status {
 	const char *kind; /* "commit", "mirror", "backup", "rebase" */
 	enum job_state state;
 	u64 done, total; /* bytes; total may grow while the guest writes */
+	bool both;       /* so that it ends, writes wait for the job's copy */
 	int result;      /* JOB_FAILED: -errno */
 	char words[256]; /* and why */
 };

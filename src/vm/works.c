@@ -289,11 +289,12 @@ json_t *work_json(struct work *work)
 		job_status(work->job, &s);
 	else if (work->state == JOB_FAILED)
 		snprintf(s.words, sizeof(s.words), "%.255s", work->err->text);
-	json = json_pack("{s:I,s:i,s:s,s:s,s:I,s:I,s:I,s:s?}", "job",
+	json = json_pack("{s:I,s:i,s:s,s:s,s:I,s:I,s:I,s:b,s:s?}", "job",
 	                 (json_int_t)work->id, "disk", (int)work->disk, "kind",
 	                 work->kind, "state", state_name(work), "done",
 	                 (json_int_t)s.done, "total", (json_int_t)s.total,
-	                 "rate", (json_int_t)work->rate, "path", work->path);
+	                 "rate", (json_int_t)work->rate, "both", s.both, "path",
+	                 work->path);
 	if (work->state == JOB_FAILED)
 		json_object_set_new(json, "words", session_words(s.words));
 	if (work->state == JOB_FAILED && !work->job)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-from live_guest import (LIMIT, Guest, ask, last_of, wait_until, whole,
+from live_guest import (LIMIT, Guest, ask, is_moment, last_of, wait_until, whole,
                         wrong_moment, wrong_slots)
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -406,6 +406,83 @@ def rates():
     finish(guest, path)
 
 
+def jobs_of(name):
+    return json.loads(disk("jobs", name + ":vda", "--json").stdout)
+
+
+def follow(name, job):
+    """What is said of a job until it is over."""
+    seen = [jobs_of(name)[-1]]
+    end = time.monotonic() + LIMIT
+    while seen[-1]["state"] in ("running", "ready") and time.monotonic() < end:
+        time.sleep(0.02)
+        seen.append(jobs_of(name)[-1])
+    check("it is that job", {j["job"] for j in seen} == {int(job)}, seen[-1])
+    return seen
+
+
+def writes_faster(guest, name, what, *words):
+    """It writes all over the disk in less time than the work may take to copy
+    half of it, all the time. Judged by how much was copied: how long that takes
+    is the rate's matter."""
+    job = disk(*words, "--rate", "6M", "--detach").stdout.split()[1]
+    seen = follow(name, job)
+    check(what + " ends", seen[-1]["state"] == "done", seen[-1])
+    check("writes went to both", any(j["both"] for j in seen) and
+          not seen[-1]["both"], seen[-1])
+    check("it has copied three times the disk at most",
+          seen[-1]["done"] == seen[-1]["total"] <= 3 * (16 << 20), seen[-1])
+    check("what is done is part of all, and never less", all(
+        a["done"] <= b["done"] <= b["total"] for a, b in
+        zip(seen, seen[1:])), [(j["done"], j["total"]) for j in seen])
+    check("it goes on", guest.goes_on(300), guest.said)
+
+
+def never_caught_up():
+    """Merged and mirrored at a rate below that of its writes; cancelled and
+    failing just when writes go to both; killed then."""
+    path = make("y.qcow2", "16M")
+    # It is to be quick where flushes are slow, too.
+    guest = boot(path, "y", "qcow2,cache=unsafe")
+    for name in "one", "two":
+        guest.goes_on(300)
+        done("snapshot", disk("snapshot", "y:vda", "--name", name))
+    guest.goes_on(300)
+    writes_faster(guest, "y", "a merge", "commit", "y:vda")
+    check("it went into two", layers("y") == ["y.qcow2", "y.one.qcow2"],
+          layers("y"))
+    writes_faster(guest, "y", "a mirror", "mirror", "y:vda",
+                  work + "/y2.qcow2", "--pivot")
+    check("the path leads there", os.path.realpath(path) == work + "/y2.qcow2")
+    done("snapshot", disk("snapshot", "y:vda", "--name", "three"))
+    job = to_both("y", "commit", "y:vda")
+    check("it is said", "(writes go to both)" in
+          disk("jobs", "y:vda").stdout, disk("jobs", "y:vda"))
+    done("cancel", disk("jobs", "y:vda", "--job", job, "--cancel"))
+    check("it is over", follow("y", job)[-1]["state"] == "cancelled")
+    check("it goes on", guest.goes_on(300), guest.said)
+    to_both("y", "commit", "y:vda")
+    guest.goes_on(50)
+    guest.kill()
+    raw = whole(path, "qcow2", work, tool)
+    check("all that was flushed is there",
+          is_moment(raw, guest.slots, guest.flushed), guest.flushed)
+    guest = boot(path, "y")
+    done("a merge at any rate", disk("commit", "y:vda"))
+    finish(guest, path)
+
+
+def to_both(name, *words):
+    """A job that has begun to let writes go to both, and is far from its end."""
+    job = disk(*words, "--rate", "6M", "--detach").stdout.split()[1]
+    check("writes go to both", wait_until(
+        lambda: jobs_of(name)[-1]["both"] or
+        jobs_of(name)[-1]["state"] == "done") and jobs_of(name)[-1]["both"],
+        jobs_of(name)[-1])
+    done("slower", disk("jobs", name + ":vda", "--job", job, "--rate", "64K"))
+    return job
+
+
 def backups():
     path = make("b.qcow2")
     guest = boot(path, "b")
@@ -591,6 +668,7 @@ a_snapshot_stays()
 at_once()
 mirrors()
 rates()
+never_caught_up()
 backups()
 exports()
 settings()

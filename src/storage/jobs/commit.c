@@ -75,25 +75,18 @@ static int exchange_base(struct job *j, struct block **old, struct error *err)
 	return 0;
 }
 
-static int flush_base(struct job *j, struct error *err)
-{
-	int rc = block_sync(j->target, BLOCK_FLUSH, 0, NULL, 0);
-
-	return rc < 0 ? job_failed(err, rc, "flushing", 0) : 0;
-}
-
 /* Paused: the base is the disk now. */
 static int become_base(struct job *j, const struct job_copy *c,
                        struct block **unused, struct error *err)
 {
 	const struct live_record *record = &j->options.record;
 	struct block *base = j->target;
-	int rc = job_copy_dirty(j, c, true, err);
+	int rc = job_follow_last(j, c, err);
 
 	if (rc == 0)
 		rc = live_move_bitmaps(j->live->under, base, err);
 	if (rc == 0)
-		rc = flush_base(j, err);
+		rc = job_flush(j, base, err);
 	if (rc < 0)
 		return rc;
 	rc = record->record ? record->record(record->ctx) : 0;
@@ -102,6 +95,7 @@ static int become_base(struct job *j, const struct job_copy *c,
 		                 strerror(-rc));
 	(void)chain_swap_backing(lowest(j), NULL);
 	*unused = live_replace(j->live, base);
+	job_untrack(j);
 	j->target = NULL;
 	return 0;
 }
@@ -143,6 +137,17 @@ static int skip_merged(struct job *j, struct block **unused, struct error *err)
 	return 0;
 }
 
+/* Nobody writes to those that go down. */
+static int copy_below(struct job *j, const struct job_copy *c,
+                      struct error *err)
+{
+	int rc = job_copy_all(j, c, err);
+
+	if (rc == 0)
+		rc = job_flush(j, c->to, err);
+	return rc == 0 ? job_finish(j) : rc;
+}
+
 static int commit(struct job *j, struct error *err)
 {
 	struct job_copy c = { .levels = j->count };
@@ -158,14 +163,7 @@ static int commit(struct job *j, struct error *err)
 		return rc;
 	c.from = image_at(j->live, j->from);
 	c.to = j->target;
-	if (j->from == 0)
-		rc = job_track(j, err);
-	if (rc == 0)
-		rc = job_copy_all(j, &c, err);
-	if (rc == 0 && j->from == 0)
-		rc = job_keep_up(j, &c, err);
-	else if (rc == 0 && (rc = flush_base(j, err)) == 0)
-		rc = job_finish(j);
+	rc = j->from == 0 ? job_follow(j, &c, err) : copy_below(j, &c, err);
 	if (rc < 0)
 		return rc;
 	live_pause(j->live);

@@ -3,7 +3,8 @@
  * internal.h - a live disk, its points and its job, as this folder shares
  * them.
  *
- * Lock order: a live disk's lock, then a point's. Neither is held across I/O.
+ * Lock order: a live disk's lock, then a point's or a job's. None is held
+ * across I/O.
  */
 #pragma once
 
@@ -29,11 +30,21 @@ struct live {
 	struct block_request *slow, **slow_tail; /* for our thread */
 	bool stop, busy; /* busy: a job, or a change of the chain */
 	struct point *points;
-	_Atomic u64 *dirty; /* a job's: granules written to; or NULL */
+	struct job *follower; /* a job that copies what is written, or NULL */
+	struct block_request *kept, **kept_tail; /* writes that wait for it */
 	bool threaded;
 	pthread_rwlock_t graph; /* block_map() against changes of under */
 	pthread_t thread;       /* for points, and what is completed here */
 };
+
+/* What a live disk knows of a request, in its private words. */
+struct live_request {
+	struct block_request *next;
+	struct block_request *passed; /* the copy that goes below */
+	int result;
+	bool over; /* with that result: it only has to be completed */
+};
+struct live_request *live_request_of(struct block_request *req);
 
 struct live *live_of(struct block *b);
 /* -EINVAL with words unless it is a live disk that nothing else works on;
@@ -74,10 +85,12 @@ struct job {
 	pthread_cond_t changed;
 	/* Under lock. */
 	enum job_state state;
-	u64 done, total, rate;
+	u64 done, rate;
+	u64 total;        /* 0: what is done, and what is left */
 	double allowance; /* bytes, of the rate */
 	u64 allowed_ns;
 	bool cancel, complete, pivot, finishing;
+	bool kept; /* a write waits for us */
 	struct error err;
 
 	/* The work: runs on the thread, returns 0 or -errno and words. */
@@ -85,9 +98,12 @@ struct job {
 	/* Gives back what the job holds; also if run was never called. */
 	void (*fini)(struct job *j, bool ok);
 
-	u8 *buf; /* GRANULE * 16 */
-	_Atomic u64 *dirty;
-	u64 granules;
+	u8 *buf;            /* GRANULE * 16 */
+	u64 unflushed;      /* bytes that were copied since the last flush */
+	_Atomic u64 *dirty; /* a bit a granule: to be copied, or again */
+	_Atomic u64 left;   /* bytes of those, and of what is being copied */
+	_Atomic bool both;  /* changed under the live disk's lock */
+	u64 granules, bytes;
 	struct block *target; /* mirror, backup; commit: the base */
 	bool blank;
 	struct block *point;  /* backup */
@@ -105,20 +121,36 @@ int job_start(struct job **out, struct job *j, struct error *err);
 void job_free(struct job *j);
 /* A fini: the target is the job's own. */
 void job_close_target(struct job *j, bool ok);
-/* After length bytes more: account, wait for the rate. -ECANCELED. */
+/* After length bytes more: account, wait for the rate. -ECANCELED; -EAGAIN: a
+ * write waits for us, and job_step() of nothing goes on waiting. */
 int job_step(struct job *j, u64 length);
 void job_set_total(struct job *j, u64 total);
-int job_cancelled(struct job *j);
-/* Announces ready, and waits for job_complete(); every wait_ms it returns
- * -EAGAIN to have work done. 0: finish. */
+bool job_cancelled(struct job *j);
+/* Announces ready, and waits for job_complete(); after wait_ms, or when a write
+ * waits for us, it returns -EAGAIN to have work done. 0: finish. */
 int job_ready(struct job *j, int wait_ms);
 /* From here on no cancel: -ECANCELED if one came before. */
 int job_finish(struct job *j);
 /* Failure in words: what, at offset. Returns rc. */
 int job_failed(struct error *err, int rc, const char *what, u64 offset);
-/* Have writes noted in j->dirty from now on, or no more. */
+
+/* written.c: what a job that follows the guest has to copy. All of it at first,
+ * then what is written. */
 int job_track(struct job *j, struct error *err);
+/* No more of that; who waits for the job waits no longer. */
 void job_untrack(struct job *j);
-/* Next dirty granules from *granule on, taken: false if none up to the end. */
+/* Next granules that are to be copied from *granule on, taken: false if none up
+ * to the end. Of one that was copied job_copied() is told. */
 bool job_take_dirty(struct job *j, u64 *granule, u64 *count);
-u64 job_count_dirty(const struct job *j);
+void job_copied(struct job *j, u64 length);
+/* From now on a write is over when the job has copied it, too. */
+void job_write_both(struct job *j);
+/* Writes that wait for that, linked, until NULL; and: this one is over. */
+struct block_request *job_take_kept(struct job *j);
+struct block_request *job_complete_kept(struct block_request *req);
+/* With the live disk's lock held. May the next write be done past us? */
+bool written_beside(const struct live *l);
+/* The same; a write is over, req's if that is not NULL. True: so is not the
+ * request, which the job completes. */
+bool written(struct live *l, const struct block_io *io,
+             struct block_request *req, int result);

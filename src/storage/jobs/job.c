@@ -137,23 +137,38 @@ static void allow(struct job *j)
 	j->allowed_ns = now;
 }
 
+/* Lock held: done, and no more left. */
+static void account(struct job *j, u64 length)
+{
+	j->done += length;
+	if (!j->total)
+		atomic_fetch_sub(&j->left, length);
+}
+
+void job_copied(struct job *j, u64 length)
+{
+	pthread_mutex_lock(&j->lock);
+	account(j, length);
+	pthread_mutex_unlock(&j->lock);
+}
+
 int job_step(struct job *j, u64 length)
 {
+	bool wait;
 	int rc;
 
 	pthread_mutex_lock(&j->lock);
-	j->done += length;
-	j->total = MAX(j->total, j->done);
+	account(j, length);
 	allow(j);
 	if (j->rate)
 		j->allowance -= (double)length;
-	while (!j->cancel && j->rate && j->allowance < 0) {
+	while ((wait = !j->cancel && j->rate && j->allowance < 0) && !j->kept) {
 		double s = -j->allowance / (double)j->rate;
 
 		wait_until(j, loop_now_ns() + (u64)(s * 1e9) + 1);
 		allow(j);
 	}
-	rc = j->cancel ? -ECANCELED : 0;
+	rc = j->cancel ? -ECANCELED : wait ? -EAGAIN : 0;
 	pthread_mutex_unlock(&j->lock);
 	return rc;
 }
@@ -170,7 +185,7 @@ int job_ready(struct job *j, int wait_ms)
 	if (announce)
 		set_state(j, JOB_READY);
 	pthread_mutex_lock(&j->lock);
-	while (!j->cancel && !j->complete)
+	while (!j->cancel && !j->complete && !j->kept)
 		if (!wait_until(j, end))
 			break;
 	rc = j->cancel ? -ECANCELED : j->complete ? 0 : -EAGAIN;
@@ -178,9 +193,14 @@ int job_ready(struct job *j, int wait_ms)
 	return rc;
 }
 
-int job_cancelled(struct job *j)
+bool job_cancelled(struct job *j)
 {
-	return job_step(j, 0);
+	bool cancelled;
+
+	pthread_mutex_lock(&j->lock);
+	cancelled = j->cancel;
+	pthread_mutex_unlock(&j->lock);
+	return cancelled;
 }
 
 int job_finish(struct job *j)
@@ -194,64 +214,6 @@ int job_finish(struct job *j)
 	return rc;
 }
 
-int job_track(struct job *j, struct error *err)
-{
-	_Atomic u64 *dirty;
-
-	j->granules = (block_size(&j->live->block) + GRANULE - 1) / GRANULE;
-	dirty = try_alloc(j->granules / 64 + 1, 8);
-	if (!dirty)
-		return error_set(err, -ENOMEM, "out of memory");
-	j->dirty = dirty;
-	pthread_mutex_lock(&j->live->lock);
-	j->live->dirty = dirty;
-	pthread_mutex_unlock(&j->live->lock);
-	return 0;
-}
-
-void job_untrack(struct job *j)
-{
-	pthread_mutex_lock(&j->live->lock);
-	if (j->dirty)
-		j->live->dirty = NULL;
-	pthread_mutex_unlock(&j->live->lock);
-	free((void *)(uintptr_t)j->dirty);
-	j->dirty = NULL;
-}
-
-static bool take_bit(struct job *j, u64 g)
-{
-	u64 bit = BIT(g % 64);
-
-	return atomic_fetch_and(&j->dirty[g / 64], ~bit) & bit;
-}
-
-bool job_take_dirty(struct job *j, u64 *granule, u64 *count)
-{
-	u64 g = *granule, n = 0;
-
-	while (g < j->granules && !take_bit(j, g))
-		g += atomic_load(&j->dirty[g / 64]) ? 1 : 64 - g % 64;
-	if (g >= j->granules)
-		return false;
-	do
-		n++;
-	while (n < JOB_BUFFER / GRANULE && g + n < j->granules &&
-	       take_bit(j, g + n));
-	*granule = g;
-	*count = n;
-	return true;
-}
-
-u64 job_count_dirty(const struct job *j)
-{
-	u64 n = 0;
-
-	for (u64 i = 0; i <= j->granules / 64; i++)
-		n += (u64)__builtin_popcountll(atomic_load(&j->dirty[i]));
-	return n;
-}
-
 /* ---- for those who watch ---- */
 
 void job_status(struct job *j, struct job_status *out)
@@ -261,7 +223,8 @@ void job_status(struct job *j, struct job_status *out)
 		.kind = j->kind,
 		.state = j->state,
 		.done = j->done,
-		.total = j->total,
+		.total = j->total ? j->total : j->done + j->left,
+		.both = j->both,
 		.result = j->state == JOB_FAILED ? j->err.code : 0,
 	};
 	if (j->state == JOB_FAILED)

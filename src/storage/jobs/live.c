@@ -4,9 +4,9 @@
  *
  * Requests go on at once, on their submitter's thread, unless the disk is
  * paused (then they wait in a list) or a point in time wants what they would
- * overwrite (then our thread copies that first). A job's map of what was
- * written is marked when a write completes: a job that clears a mark and then
- * reads sees that write or one that will be marked again.
+ * overwrite (then our thread copies that first). A job that follows the guest
+ * is told of a write when it is over (written.c), and may hold its request
+ * until it has copied that.
  */
 #include "storage/jobs/internal.h"
 
@@ -23,19 +23,11 @@
 
 enum { STACK_BYTES = 128 * 1024 };
 
-/* Of a request, in its own private words. */
-struct state {
-	struct block_request *next;
-	struct block_request *passed; /* the copy that goes below */
-	int posted;
-	bool post;
-};
-
 static const struct block_driver live_driver;
 
-static struct state *state_of(struct block_request *req)
+struct live_request *live_request_of(struct block_request *req)
 {
-	return (struct state *)(void *)&req
+	return (struct live_request *)(void *)&req
 	    ->driver_private[BLOCK_PRIVATE_FRONT];
 }
 
@@ -44,41 +36,37 @@ struct live *live_of(struct block *b)
 	return container_of(b, struct live, block);
 }
 
-static void mark_dirty(struct live *l, enum block_op op, u64 offset, u64 length)
+/* One that got past the pause is over. True: a job completes its request. */
+static bool leave(struct live *l, const struct block_io *io,
+                  struct block_request *req, int result)
 {
-	_Atomic u64 *dirty = l->dirty;
+	bool kept;
 
-	if (!dirty || op == BLOCK_READ || op == BLOCK_FLUSH || length == 0)
-		return;
-	for (u64 g = offset / GRANULE; g <= (offset + length - 1) / GRANULE;
-	     g++)
-		atomic_fetch_or(&dirty[g / 64], BIT(g % 64));
-}
-
-/* One that got past the pause is over. */
-static void leave(struct live *l, enum block_op op, u64 offset, u64 length)
-{
 	pthread_mutex_lock(&l->lock);
-	mark_dirty(l, op, offset, length);
+	kept = written(l, io, req, result);
 	/* Our thread sleeps on it too, and is not to be woken each time. */
 	if (--l->below == 0 && l->paused)
 		pthread_cond_broadcast(&l->changed);
 	pthread_mutex_unlock(&l->lock);
+	return kept;
 }
 
 static void passed_done(struct block_request *copy, int result)
 {
 	struct block_request *req = copy->ctx;
-	struct live *l = live_of(req->driver_private[0]);
+	const struct block_io io = { .op = copy->op,
+		                     .offset = copy->offset,
+		                     .length = copy->length };
+	bool kept = leave(live_of(req->driver_private[0]), &io, req, result);
 
-	leave(l, copy->op, copy->offset, copy->length);
 	free(copy);
-	block_complete(req, result);
+	if (!kept)
+		block_complete(req, result);
 }
 
 static void pass(struct live *l, struct block_request *req)
 {
-	struct block_request *copy = state_of(req)->passed;
+	struct block_request *copy = live_request_of(req)->passed;
 
 	*copy = (struct block_request){
 		.op = req->op,
@@ -95,9 +83,9 @@ static void pass(struct live *l, struct block_request *req)
 
 static void append(struct block_request ***tail, struct block_request *req)
 {
-	state_of(req)->next = NULL;
+	live_request_of(req)->next = NULL;
 	**tail = req;
-	*tail = &state_of(req)->next;
+	*tail = &live_request_of(req)->next;
 }
 
 static void *live_thread(void *arg);
@@ -128,7 +116,8 @@ static void live_post(struct block *b, struct block_request *req, int result)
 	struct live *l = live_of(b);
 	bool threaded;
 
-	*state_of(req) = (struct state){ .post = true, .posted = result };
+	*live_request_of(req) =
+	    (struct live_request){ .over = true, .result = result };
 	pthread_mutex_lock(&l->lock);
 	threaded = need_thread(l) == 0;
 	if (threaded) {
@@ -158,9 +147,10 @@ static void live_submit(struct block *b, struct block_request *req)
 	struct live *l = live_of(b);
 	bool now = false;
 
-	*state_of(req) =
-	    (struct state){ .passed = malloc(sizeof(struct block_request)) };
-	if (!state_of(req)->passed) {
+	*live_request_of(req) =
+	    (struct live_request){ .passed =
+		                       malloc(sizeof(struct block_request)) };
+	if (!live_request_of(req)->passed) {
 		live_post(b, req, -ENOMEM);
 		return;
 	}
@@ -182,14 +172,14 @@ static bool live_now(struct block *b, const struct block_io *io)
 	bool may, done;
 
 	pthread_mutex_lock(&l->lock);
-	may = !l->paused &&
-	      (!l->points || io->op == BLOCK_READ || io->op == BLOCK_FLUSH);
+	may = !l->paused && (io->op == BLOCK_READ || io->op == BLOCK_FLUSH ||
+	                     (!l->points && written_beside(l)));
 	l->below += may;
 	pthread_mutex_unlock(&l->lock);
 	if (!may)
 		return false;
 	done = block_now(l->under, io);
-	leave(l, io->op, io->offset, io->length);
+	(void)leave(l, io, NULL, 0);
 	return done;
 }
 
@@ -211,7 +201,7 @@ void live_resume(struct live *l)
 	pthread_mutex_lock(&l->lock);
 	l->paused--;
 	while (l->paused == 0 && (req = l->held)) {
-		l->held = state_of(req)->next;
+		l->held = live_request_of(req)->next;
 		if (admit(l, req))
 			append(&tail, req);
 	}
@@ -220,13 +210,14 @@ void live_resume(struct live *l)
 	pthread_cond_broadcast(&l->changed);
 	pthread_mutex_unlock(&l->lock);
 	while ((req = list)) {
-		list = state_of(req)->next;
+		list = live_request_of(req)->next;
 		pass(l, req);
 	}
 }
 
 int live_read_under(struct live *l, u64 offset, void *buf, u64 length)
 {
+	const struct block_io io = { .op = BLOCK_READ };
 	int rc;
 
 	pthread_mutex_lock(&l->lock);
@@ -235,7 +226,7 @@ int live_read_under(struct live *l, u64 offset, void *buf, u64 length)
 	l->below++;
 	pthread_mutex_unlock(&l->lock);
 	rc = block_sync(l->under, BLOCK_READ, offset, buf, length);
-	leave(l, BLOCK_READ, offset, length);
+	(void)leave(l, &io, NULL, rc);
 	return rc;
 }
 
@@ -249,8 +240,8 @@ struct block *live_replace(struct live *l, struct block *under)
 
 static void serve(struct live *l, struct block_request *req)
 {
-	if (state_of(req)->post) {
-		block_complete(req, state_of(req)->posted);
+	if (live_request_of(req)->over) {
+		block_complete(req, live_request_of(req)->result);
 		return;
 	}
 	points_copy(l, req);
@@ -269,7 +260,7 @@ static void *live_thread(void *arg)
 			pthread_cond_wait(&l->changed, &l->lock);
 			continue;
 		}
-		l->slow = state_of(req)->next;
+		l->slow = live_request_of(req)->next;
 		if (!l->slow)
 			l->slow_tail = &l->slow;
 		pthread_mutex_unlock(&l->lock);
@@ -423,13 +414,14 @@ static bool live_cancel(struct block *b, struct block_request *req)
 	struct block_request **at, *r;
 
 	pthread_mutex_lock(&l->lock);
-	for (at = &l->held; (r = *at) && r != req; at = &state_of(r)->next)
+	for (at = &l->held; (r = *at) && r != req;
+	     at = &live_request_of(r)->next)
 		continue;
 	if (r) {
-		*at = state_of(r)->next;
+		*at = live_request_of(r)->next;
 		if (!*at)
 			l->held_tail = at;
-		free(state_of(r)->passed);
+		free(live_request_of(r)->passed);
 	}
 	pthread_mutex_unlock(&l->lock);
 	if (r)
@@ -459,6 +451,7 @@ struct block *live_open(struct block *b)
 	l->under = b;
 	l->held_tail = &l->held;
 	l->slow_tail = &l->slow;
+	l->kept_tail = &l->kept;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_cond_init(&l->changed, NULL);
 	pthread_rwlock_init(&l->graph, NULL);

@@ -15,15 +15,12 @@ static int finish(struct job *j, const struct job_copy *c,
                   struct block **unused, struct error *err)
 {
 	const struct live_record *record = &j->options.record;
-	int rc = job_copy_dirty(j, c, true, err);
+	int rc = job_follow_last(j, c, err);
 
 	if (rc == 0 && j->pivot)
 		rc = live_move_bitmaps(j->live->under, c->to, err);
-	if (rc == 0) {
-		rc = block_sync(c->to, BLOCK_FLUSH, 0, NULL, 0);
-		if (rc < 0)
-			job_failed(err, rc, "flushing", 0);
-	}
+	if (rc == 0)
+		rc = job_flush(j, c->to, err);
 	if (rc < 0 || !j->pivot)
 		return rc;
 	rc = record->record ? record->record(record->ctx) : 0;
@@ -31,6 +28,7 @@ static int finish(struct job *j, const struct job_copy *c,
 		return error_set(err, rc, "the change was not recorded: %s",
 		                 strerror(-rc));
 	*unused = live_replace(j->live, j->target);
+	job_untrack(j);
 	j->target = NULL;
 	return 0;
 }
@@ -42,12 +40,8 @@ static int mirror(struct job *j, struct error *err)
 		              .blank = j->blank,
 		              .levels = UINT32_MAX };
 	struct block *unused = NULL;
-	int rc = job_track(j, err);
+	int rc = job_follow(j, &c, err);
 
-	if (rc == 0)
-		rc = job_copy_all(j, &c, err);
-	if (rc == 0)
-		rc = job_keep_up(j, &c, err);
 	if (rc < 0)
 		return rc;
 	live_pause(j->live);

@@ -12,6 +12,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/loop.h"
 #include "model.h"
 #include "recorder.h"
 #include "storage/core/chain.h"
@@ -336,6 +337,14 @@ static bool cut_at_change(const struct model *m)
 	return m->o->cut && m->o->seed & 2 && m->o->work < WORK_REBASE_LAYER;
 }
 
+/* What a job that follows the guest writes to. */
+static int target(const struct model *m)
+{
+	return m->o->work == WORK_COMMIT_TOP   ? MIDDLE
+	       : m->o->work == WORK_COMMIT_ALL ? BASE
+	                                       : COPY;
+}
+
 static void changed(void *ctx)
 {
 	struct model *m = ctx;
@@ -350,6 +359,9 @@ static int record(void *ctx)
 
 	if (cut_at_change(m))
 		cut_soon(m);
+	/* The disk is to work when it is the guest's. */
+	if (m->o->fail)
+		recorder_fail_writes(m->disk[target(m)], 0, 0);
 	m->current = m->o->work == WORK_SNAPSHOT     ? OVER
 	             : m->o->work == WORK_MIRROR     ? COPY
 	             : m->o->work == WORK_COMMIT_TOP ? MIDDLE
@@ -447,7 +459,9 @@ static int rebase(struct model *m, const struct job_options *options)
 static int start(struct model *m)
 {
 	const struct job_options options = {
-		.rate = pick(m, 3) ? 0 : 8 * MIB,
+		.rate = m->o->busy   ? 20 * MIB
+		        : pick(m, 3) ? 0
+		                     : 8 * MIB,
 		.record = { record, m },
 		.changed = changed,
 		.ctx = m,
@@ -545,11 +559,12 @@ static void end_job(struct model *m)
 	else
 		state = job_wait(m->job, 0);
 	job_status(m->job, &s);
-	if (state == JOB_FAILED && !was_cut(m))
+	if (state == JOB_FAILED && !was_cut(m) && !m->o->fail)
 		fail_msg("work %d, seed %u: the job failed: %s", m->o->work,
 		         m->o->seed, s.words);
 	m->figures->done += state == JOB_DONE;
 	m->figures->cancelled += state == JOB_CANCELLED;
+	m->figures->failed += state == JOB_FAILED;
 	job_destroy(m->job);
 	m->job = NULL;
 	if (state == JOB_DONE && !was_cut(m) &&
@@ -557,6 +572,42 @@ static void end_job(struct model *m)
 		check_backup(m);
 	if (state == JOB_DONE && !was_cut(m) && m->o->work >= WORK_REBASE_LAYER)
 		check_rebased(m);
+}
+
+/* A guest that the job does not catch up with. */
+static void busy_work(struct model *m)
+{
+	bool asked = false, late = false, before_ready = m->o->seed & 4;
+	u64 patience = loop_now_ns() + 100 * NSEC_PER_SEC;
+	struct job_status s;
+
+	do {
+		if (!batch(m))
+			break;
+		job_status(m->job, &s);
+		if (!late && s.both && (before_ready || s.state == JOB_READY)) {
+			late = true;
+			m->figures->both++;
+			if (m->o->cut && !cut_at_change(m))
+				cut_soon(m);
+			if (m->o->cancel)
+				job_cancel(m->job);
+			if (m->o->fail)
+				recorder_fail_writes(m->disk[target(m)],
+				                     1 + pick(m, 20), -EIO);
+			continue;
+		}
+		if (!asked && s.state == JOB_READY)
+			asked = job_complete(m->job, true) == 0;
+		if (loop_now_ns() > patience)
+			fail_msg("work %d, seed %u: it does not end",
+			         m->o->work, m->o->seed);
+	} while (s.state < JOB_DONE);
+	end_job(m);
+	recorder_fail_writes(m->disk[target(m)], 0, 0);
+	/* After a cancel or a failure it is a disk as any other. */
+	for (int i = 0; i < 5 && !was_cut(m); i++)
+		batch(m);
 }
 
 /* The guest and the job, side by side. */
@@ -675,7 +726,10 @@ void jobs_model_run(const struct jobs_options *options,
 	m->next_stamp = 1;
 	begin(m);
 	must(m, start(m), "start");
-	work(m);
+	if (options->busy)
+		busy_work(m);
+	else
+		work(m);
 	after_cut = was_cut(m);
 	if (!after_cut) {
 		holds(m, m->live, m->now, false, "the disk");

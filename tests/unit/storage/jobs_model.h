@@ -31,10 +31,15 @@ struct jobs_options {
 	bool raw_base;
 	bool cut;    /* the power, at some moment */
 	bool cancel; /* the job, at some moment */
+	bool fail;   /* what the job writes to */
+	/* The guest writes faster than the job may copy, until that is over;
+	 * what is to happen does when its writes go to both. */
+	bool busy;
 };
 
 struct jobs_figures {
-	u64 requests, done, cancelled, cuts;
+	u64 requests, done, cancelled, failed, cuts;
+	u64 both; /* jobs that let writes go to both */
 };
 
 /* Fails the cmocka test on any difference. */

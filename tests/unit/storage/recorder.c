@@ -42,6 +42,7 @@ struct recorder {
 	_Atomic bool cut;
 	u32 fail_one_in;
 	int fail_error;
+	_Atomic bool reads_fail;
 
 	pthread_mutex_t lock;
 	pthread_cond_t work;
@@ -117,7 +118,8 @@ static int serve(struct recorder *r, struct block_request *req)
 			return -EIO;
 		}
 	}
-	if (r->fail_one_in && random_next(&r->faults) % r->fail_one_in == 0)
+	if (r->fail_one_in && (r->reads_fail || req->op != BLOCK_READ) &&
+	    random_next(&r->faults) % r->fail_one_in == 0)
 		return r->fail_error;
 	if (end > ROOM)
 		return -ENOSPC;
@@ -336,8 +338,18 @@ bool recorder_was_cut(const struct recorder *r)
 
 void recorder_fail(struct recorder *r, u32 one_in, int error)
 {
+	r->reads_fail = true;
 	r->fail_one_in = one_in;
 	r->fail_error = error;
+}
+
+void recorder_fail_writes(struct recorder *r, u32 one_in, int error)
+{
+	pthread_mutex_lock(&r->serving);
+	r->reads_fail = false;
+	r->fail_one_in = one_in;
+	r->fail_error = error;
+	pthread_mutex_unlock(&r->serving);
 }
 
 void recorder_power_up(struct recorder *r)

@@ -26,6 +26,8 @@ void recorder_cut_after(struct recorder *r, u64 operations);
 bool recorder_was_cut(const struct recorder *r);
 /* Fail one request in so many with error (0: none). */
 void recorder_fail(struct recorder *r, u32 one_in, int error);
+/* The same of requests that change something. */
+void recorder_fail_writes(struct recorder *r, u32 one_in, int error);
 
 /* Power is back (no block is open): the disk is one that the cut could have
  * left. Also legal without a cut. */
