@@ -7,11 +7,16 @@
  * which a machine that was started has no lock. The socket exists before the
  * holder runs. So a daemon that died anywhere in between is continued by the
  * next one, which looks at the lock, connects, or reads end.json.
+ *
+ * A holder that is killed takes its machine with it; but that has its disks
+ * open until it is gone, so that its end is waited for, too.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -39,6 +44,7 @@ struct holder {
 	struct pending *pending;
 	s64 last_id;
 	bool was_connected;
+	int machine; /* its process, by a pidfd; -1: not known */
 };
 
 /* ---- folder, lock, socket ---- */
@@ -55,6 +61,21 @@ static bool is_held(struct vm *vm)
 	if (fd >= 0)
 		close(fd);
 	return fd == -EWOULDBLOCK;
+}
+
+static void take_process(struct holder *h, pid_t pid)
+{
+	if (h->machine >= 0)
+		close(h->machine);
+	h->machine = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+}
+
+/* The machine's process, which says when it is gone. */
+static bool machine_lives(const struct holder *h)
+{
+	struct pollfd p = { .fd = h->machine, .events = POLLIN };
+
+	return h->machine >= 0 && poll(&p, 1, 0) == 0;
 }
 
 /* Where the sockets of holders are. */
@@ -160,6 +181,7 @@ void holder_forget(struct vm *vm)
 	vm->holder = NULL;
 	take_definition(vm, NULL, NULL);
 	disconnect(h);
+	take_process(h, 0);
 	loop_timer_fini(&h->retry);
 	free(h);
 }
@@ -205,9 +227,11 @@ static void take_event(struct vm *vm, const char *event, json_t *message)
 	if (json_is_integer(end) &&
 	    (u64)json_integer_value(end) != vm->console_end)
 		vm_console_grew(vm, (u64)json_integer_value(end));
-	if (strcmp(event, "hello") == 0)
+	if (strcmp(event, "hello") == 0) {
 		vm->pid =
 		    (pid_t)json_integer_value(json_object_get(message, "pid"));
+		take_process(vm->holder, vm->pid);
+	}
 	if (state && strcmp(event, "stopped"))
 		take_state(vm, state);
 	if (strcmp(event, "hello") == 0) {
@@ -278,7 +302,7 @@ static void attach(void *ctx)
 			holder_request(h->vm,
 			               json_pack("{s:s}", "op", "definition"),
 			               defined, h->vm);
-	} else if (is_held(h->vm)) {
+	} else if (is_held(h->vm) || machine_lives(h)) {
 		/* Between its lock and its socket, or on its way out. */
 		h->was_connected = false;
 		connect_again(h);
@@ -293,6 +317,7 @@ static struct holder *holder_new(struct vm *vm)
 
 	h->vm = vm;
 	h->fd = -1;
+	h->machine = -1;
 	loop_timer_init(&h->retry, vm->daemon->loop, attach, h);
 	vm->holder = h;
 	return h;

@@ -5,6 +5,7 @@ refused is refused in words.
 
 Usage: survive.py ATOLLD ATOLL GUEST
 """
+import ctypes
 import fcntl
 import json
 import os
@@ -87,6 +88,29 @@ class Survive(Base):
             d.start()
             wait_for(lambda: d.vm("m")["state"] == "running")
         d.do("POST", "/v1/vms/m/kill")
+
+    def test_machine_outlives_its_holder_for_a_moment(self):
+        """It has not ended before its disks are free."""
+        d = self.d.start()
+        disk = d.work / "disk.raw"
+        disk.write_bytes(bytes(1 << 20))
+        self.up("m", disks=[{"path": str(disk)}])
+        pid = d.vm("m")["pid"]
+        hold = next(p for p, n in d.processes().items() if n == "atoll-hold")
+        c = ctypes.CDLL(None, use_errno=True)
+        seize, detach, exits = 0x4206, 17, ctypes.c_void_p(0x40)
+        if c.ptrace(seize, pid, None, exits) < 0:
+            self.skipTest("nobody may be traced here")
+        os.kill(hold, signal.SIGKILL)
+        os.waitpid(pid, 0x40000000)  # on its way out, with all open
+        wait_for(lambda: not pathlib.Path(f"/proc/{hold}").exists())
+        for _ in range(50):
+            self.assertEqual(d.vm("m")["state"], "running")
+            time.sleep(0.01)
+        c.ptrace(detach, pid, None, None)
+        vm = wait_for(lambda: (v := d.vm("m"))["state"] == "stopped" and v)
+        self.assertEqual(vm["last_end"]["cause"], "died")
+        d.do("POST", "/v1/vms/m/start")
 
     def test_slow_reader_of_a_console(self):
         d = self.d.start()
