@@ -20,14 +20,14 @@ import random
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 
-from live_guest import (SLOT, Guest, end_with_us, header_chain, last_write,
-                        processes_of, wait_until)
+from disk_moment import moment_of, words_of
+from live_guest import (Guest, end_with_us, header_chain, processes_of,
+                        wait_until)
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from checks import check, any_failed, sum_up  # noqa: E402
@@ -55,33 +55,6 @@ def run(*words):
 
 
 # ---- what an image holds ----
-
-def words_of(raw):
-    """The number of the write that each slot has, whole."""
-    found = []
-    size = os.path.getsize(raw)
-    with open(raw, "rb") as f:
-        for slot in range(size // SLOT):
-            f.seek(slot * SLOT)
-            words = set(struct.unpack("<512Q", f.read(4096)))
-            found.append(words)
-    return found
-
-
-def moment_of(raw, slots, least):
-    """The write whose moment it is, from `least` on; None: it is none."""
-    found = words_of(raw)[:slots]
-    if len(found) < slots:
-        return None
-    for n in sorted({w >> 16 for s in found for w in s if w >> 16 >= least} |
-                    {least}, reverse=True):
-        # The next one may have been on its way.
-        if all(s <= {last_write(i, slots, m) << 16 | i if
-                     last_write(i, slots, m) else 0 for m in (n, n + 1)}
-               for i, s in enumerate(found)):
-            return n
-    return None
-
 
 def raw_of(image, fmt="qcow2"):
     """All of it as one raw file. (Copies may read what it lies on, which
