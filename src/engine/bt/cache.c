@@ -279,7 +279,7 @@ int bt_create(struct bt **out, struct icpu *cpu, u64 bytes,
 	_Static_assert(sizeof(struct bt_area) <= sizeof(cpu->area),
 	               "the area is within reach of GS");
 	ASSERT(bt);
-	memset(bt, 0, sizeof(*bt));
+	alloc_clear(bt, sizeof(*bt));
 	bt->cpu = cpu;
 	bt->decoder = decoder;
 	bt->area = (struct bt_area *)(void *)cpu->area;

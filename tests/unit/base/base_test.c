@@ -2,15 +2,18 @@
 /* Loop, timers, units, errors. */
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 #include <pthread.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/kernel_file.h"
 #include "base/loop.h"
@@ -192,6 +195,54 @@ static void kernel_files(void **state)
 	                 -ENOENT);
 }
 
+static bool is_zero(const u8 *p, size_t size)
+{
+	return size == 0 || (p[0] == 0 && memcmp(p, p + 1, size - 1) == 0);
+}
+
+static unsigned pages_in_memory(u8 *p, size_t size)
+{
+	u8 *from = (u8 *)ALIGN_UP((uintptr_t)p, (uintptr_t)4096);
+	unsigned char there[64] = { 0 };
+	unsigned n = 0;
+
+	assert_int_equal(mincore(from, size - 4096, there), 0);
+	for (unsigned i = 0; i < sizeof(there); i++)
+		n += there[i] & 1;
+	return n;
+}
+
+/* What was used and freed before is zeroes, and large ones are given back
+ * to the host: all of them, and none but them. */
+static void memory_is_cleared(void **state)
+{
+	static const size_t sizes[] = { 1, 100, 16383, 16384, 20000, 61000 };
+	enum { LARGE = 32 * 4096 };
+	u8 *p;
+
+	(void)state;
+	mallopt(M_MMAP_THRESHOLD, 1 << 20);
+	for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++) {
+		p = malloc(sizes[i]);
+		assert_non_null(p);
+		memset(p, 0xee, sizes[i]);
+		free(p);
+		p = i % 2 ? xalloc(sizes[i]) : try_alloc(1, sizes[i]);
+		assert_true(is_zero(p, sizes[i]));
+		free(p);
+	}
+	assert_null(try_alloc(SIZE_MAX / 2, 3));
+	p = malloc(LARGE + 1000);
+	memset(p, 0xee, LARGE + 1000);
+	assert_int_equal(pages_in_memory(p + 8, LARGE), 31);
+	alloc_clear(p + 8, LARGE);
+	assert_int_equal(pages_in_memory(p + 8, LARGE), 0);
+	assert_true(is_zero(p + 8, LARGE));
+	assert_int_equal(p[7], 0xee);
+	assert_int_equal(p[8 + LARGE], 0xee);
+	free(p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -201,6 +252,7 @@ int main(void)
 		cmocka_unit_test(descriptors_and_hangup),
 		cmocka_unit_test(errors_carry_words),
 		cmocka_unit_test(kernel_files),
+		cmocka_unit_test(memory_is_cleared),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
