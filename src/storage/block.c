@@ -273,6 +273,12 @@ const char *block_lost(struct block *b)
 	return b->driver->lost ? b->driver->lost(b) : NULL;
 }
 
+void block_let_go(struct block *b)
+{
+	if (b->driver->let_go)
+		b->driver->let_go(b);
+}
+
 int block_map(struct block *b, u64 offset, u64 length,
               struct block_extent *extent)
 {

@@ -158,6 +158,13 @@ int block_resize(struct block *b, u64 size, struct error *err) MUST_CHECK;
  */
 const char *block_lost(struct block *b);
 
+/*
+ * A disk that nobody uses for a while gives back memory that it can do without:
+ * what it has read of its tables, which it reads again. Never waits; does
+ * nothing where others are at work.
+ */
+void block_let_go(struct block *b);
+
 /* What a range is made of, as far as the format knows. */
 enum {
 	BLOCK_EXTENT_DATA = 1 << 0, /* else nothing is stored here */

@@ -287,6 +287,11 @@ static const char *throttle_lost(struct block *b)
 	return block_lost(throttle_of(b)->under);
 }
 
+static void throttle_let_go(struct block *b)
+{
+	block_let_go(throttle_of(b)->under);
+}
+
 static const struct block_driver throttle_driver = {
 	.name = "throttle",
 	.submit = throttle_submit,
@@ -297,6 +302,7 @@ static const struct block_driver throttle_driver = {
 	.map = throttle_map,
 	.cancel = throttle_cancel,
 	.lost = throttle_lost,
+	.let_go = throttle_let_go,
 };
 
 static void set_bucket(struct bucket *b, u64 rate, u64 burst)

@@ -50,6 +50,8 @@ struct block_driver {
 	int (*freeze)(struct block *b);
 	/* Optional; see block_lost(). */
 	const char *(*lost)(struct block *b);
+	/* Optional; see block_let_go(). */
+	void (*let_go)(struct block *b);
 	/* Optional, of a frozen one: take the shared lock again, or drop it. */
 	int (*lock)(struct block *b, bool shared);
 };

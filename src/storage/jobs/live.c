@@ -408,6 +408,16 @@ static const char *live_lost(struct block *b)
 	return words;
 }
 
+static void live_let_go(struct block *b)
+{
+	struct live *l = live_of(b);
+
+	if (pthread_rwlock_tryrdlock(&l->graph) != 0)
+		return;
+	block_let_go(l->under);
+	pthread_rwlock_unlock(&l->graph);
+}
+
 static bool live_cancel(struct block *b, struct block_request *req)
 {
 	struct live *l = live_of(b);
@@ -439,6 +449,7 @@ static const struct block_driver live_driver = {
 	.map = live_map,
 	.cancel = live_cancel,
 	.lost = live_lost,
+	.let_go = live_let_go,
 };
 
 struct block *live_open(struct block *b)

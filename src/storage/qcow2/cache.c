@@ -143,6 +143,22 @@ void cache_drop_all(struct qcow2 *q)
 	pthread_mutex_unlock(&q->lock);
 }
 
+void cache_let_go(struct qcow2 *q)
+{
+	pthread_mutex_lock(&q->lock);
+	for (u32 i = 0; i < q->cache.used; i++) {
+		struct table *t = &q->cache.tables[i];
+
+		if (t->pins || t->dirty_ref)
+			continue;
+		if (t->offset)
+			forget(q, t);
+		free(t->data);
+		t->data = NULL;
+	}
+	pthread_mutex_unlock(&q->lock);
+}
+
 void table_dirty(struct qcow2 *q, struct table *t, u32 from, u32 to)
 {
 	struct table **list = &q->cache.dirty[t->kind];
@@ -183,7 +199,7 @@ int table_write(struct qcow2 *q, struct table *t)
 static struct table *clean_victim(struct cache *c)
 {
 	for (struct table *t = c->oldest; t; t = t->newer)
-		if (!t->pins && !t->dirty_ref)
+		if (!t->pins && !t->dirty_ref && t->data)
 			return t;
 	return NULL;
 }
@@ -199,25 +215,39 @@ static int write_one_refblock(struct qcow2 *q)
 	return t ? table_write(q, t) : -ENOMEM;
 }
 
+static bool has_data(struct qcow2 *q, struct table *t)
+{
+	if (!t->data)
+		t->data = aligned_alloc(4096, MAX(4096u, q->cluster_size));
+	return t->data;
+}
+
+/* One that was let go, or was never used. */
+static struct table *empty_table(struct qcow2 *q)
+{
+	struct cache *c = &q->cache;
+	struct table *t = c->oldest;
+
+	if (t && !t->offset && !t->pins)
+		return has_data(q, t) ? t : NULL;
+	if (c->used == c->capacity || !has_data(q, &c->tables[c->used]))
+		return NULL;
+	t = &c->tables[c->used];
+	pthread_mutex_lock(&q->lock);
+	c->used++;
+	use_newest(c, t);
+	pthread_mutex_unlock(&q->lock);
+	return t;
+}
+
 static int find_room(struct qcow2 *q, struct table **out)
 {
 	struct cache *c = &q->cache;
-	struct table *t = NULL;
+	struct table *t = empty_table(q);
 	int rc;
 
-	if (c->used < c->capacity) {
-		t = &c->tables[c->used];
-		t->data = aligned_alloc(4096, MAX(4096u, q->cluster_size));
-		if (t->data) {
-			pthread_mutex_lock(&q->lock);
-			c->used++;
-			use_newest(c, t);
-			pthread_mutex_unlock(&q->lock);
-			*out = t;
-			return 0;
-		}
-	}
-	t = clean_victim(c);
+	if (!t)
+		t = clean_victim(c);
 	if (!t) {
 		rc = q->committing ? write_one_refblock(q) : commit(q);
 		if (rc < 0)

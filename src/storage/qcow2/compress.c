@@ -126,6 +126,16 @@ static int load(struct qcow2 *q, u64 entry, u8 *out)
 	return rc;
 }
 
+void inflated_let_go(struct qcow2 *q)
+{
+	if (pthread_mutex_trylock(&q->inflate_lock) != 0)
+		return;
+	free(q->inflated);
+	q->inflated = NULL;
+	q->inflated_entry = 0;
+	pthread_mutex_unlock(&q->inflate_lock);
+}
+
 int read_compressed(struct qcow2 *q, u64 entry, u64 in_offset, u64 length,
                     const struct iovec *iov, int iov_count, u64 at)
 {

@@ -390,6 +390,20 @@ static const char *qcow2_lost(struct block *b)
 	return !words && atomic_load(&q->damage_told) ? q->damage : words;
 }
 
+/* A whole chain: what lies below is in use for us alone. */
+static void qcow2_let_go(struct block *b)
+{
+	struct qcow2 *q = qcow2_of(b);
+
+	if (pthread_mutex_trylock(&q->meta) == 0) {
+		cache_let_go(q);
+		pthread_mutex_unlock(&q->meta);
+	}
+	inflated_let_go(q);
+	if (q->backing)
+		block_let_go(q->backing);
+}
+
 const struct block_driver qcow2_driver = {
 	.name = "qcow2",
 	.submit = requests_submit,
@@ -402,4 +416,5 @@ const struct block_driver qcow2_driver = {
 	.freeze = qcow2_freeze,
 	.lock = qcow2_lock,
 	.lost = qcow2_lost,
+	.let_go = qcow2_let_go,
 };

@@ -210,6 +210,8 @@ int table_write(struct qcow2 *q, struct table *t);
 /* Forget a cluster that is no longer metadata. */
 void cache_drop(struct qcow2 *q, u64 offset);
 void cache_drop_all(struct qcow2 *q);
+/* Tables that are clean, and that nobody has pinned, take no memory. */
+void cache_let_go(struct qcow2 *q);
 /* lock held, meta not needed. NULL if not in memory. */
 struct table *cache_peek(struct qcow2 *q, u64 offset);
 
@@ -307,6 +309,8 @@ int compress_cluster(u8 method, const void *in, u32 size, void *out,
 int decompress_cluster(u8 method, const void *in, u32 in_size, void *out,
                        u32 size);
 /* The whole guest cluster of a compressed entry. No lock held. */
+/* The cluster that is kept for the next reader takes no memory. */
+void inflated_let_go(struct qcow2 *q);
 int read_compressed(struct qcow2 *q, u64 entry, u64 in_offset, u64 length,
                     const struct iovec *iov, int iov_count, u64 at);
 

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -135,6 +136,47 @@ static void test_three(void **state)
 	end(c);
 }
 
+static u64 allocated(void)
+{
+	struct mallinfo2 m = mallinfo2();
+
+	return m.uordblks + m.hblkhd;
+}
+
+/* What was read of tables goes from the whole chain, and is read again; what
+ * was not stored yet stays. */
+static void test_lets_go(void **state)
+{
+	static u8 buf[64 * KIB];
+	struct chain *c = begin();
+	struct block_open how = { .path = c->path[TOP],
+		                  .fd = -1,
+		                  .format = "qcow2",
+		                  .opener = &block_opener_paths };
+	struct block *b;
+	u64 before;
+
+	(void)state;
+	assert_int_equal(block_open(&b, &how, &c->err), 0);
+	block_let_go(b);
+	before = allocated();
+	pattern_fill(buf, MIB, sizeof(buf), 4);
+	assert_int_equal(block_sync(b, BLOCK_WRITE, MIB, buf, sizeof(buf)), 0);
+	holds(b, 256 * KIB, 2);
+	/* Tables of two images, and of what is free in one. */
+	assert_true(allocated() >= before + 3 * 64 * KIB);
+	block_let_go(b);
+	assert_true(allocated() >= before + 2 * 64 * KIB);
+	assert_int_equal(block_sync(b, BLOCK_FLUSH, 0, NULL, 0), 0);
+	block_let_go(b);
+	assert_true(allocated() < before + 64 * KIB);
+	holds(b, 0, 1);
+	holds(b, 256 * KIB, 2);
+	holds(b, MIB, 4);
+	block_close(b);
+	end(c);
+}
+
 /* No table waits in a hole, where a full disk of the host would lose it. */
 static void test_tables_have_room(void **state)
 {
@@ -214,6 +256,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_three),
+		cmocka_unit_test(test_lets_go),
 		cmocka_unit_test(test_tables_have_room),
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_data_file),

@@ -270,6 +270,8 @@ static void batch(struct model *m)
 	}
 	for (int i = 0; i < n; i++)
 		block_submit(m->b, &jobs[i].req);
+	if (!pick(m, 6))
+		block_let_go(m->b);
 	for (int i = 0; i < n; i++)
 		sem_wait(&done);
 	block_drain(m->b);
