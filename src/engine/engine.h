@@ -159,9 +159,9 @@ struct engine_type {
 	 * call again if it still sleeps then, in nanoseconds; 0: never.
 	 */
 	u64 (*vcpu_rest)(struct vcpu *v);
-	/* With memory_on_demand, while v is known not to run: it holds on to
-	 * no page that it has asked for, and asks again. */
-	void (*vcpu_let_go)(struct vcpu *v);
+	/* With memory_on_demand, while no vCPU runs: they hold on to no page
+	 * that they have asked for, and ask again. */
+	void (*let_go)(struct engine *e);
 	/* vcpu_run returns EXIT_KICK within a millisecond; sticky: if it is
 	 * not running now, the next run returns at once. */
 	void (*vcpu_kick)(struct vcpu *v);

@@ -10,7 +10,6 @@
 #include "guest/stash.h"
 
 #include <errno.h>
-#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -23,7 +22,7 @@ enum {
 	BUCKETS = 2048,
 	PAGES_MAX = 1 << 14, /* what is more is no idle guest's */
 	WORTH = PAGE_SIZE * 3 / 4,
-	LEVEL = 1,
+	LEVEL = 3,
 };
 
 struct kept {
@@ -231,9 +230,6 @@ s64 memory_stash(struct memory *mem, u64 *page, u64 until_ns)
 		rc = stash_some(mem, page, until_ns);
 	else
 		*page = memory_pages(mem);
-	/* The packer's room, and that of what came back. */
-	if (*page == memory_pages(mem))
-		malloc_trim(0);
 	pthread_mutex_unlock(&mem->stash->lock);
 	return rc;
 }

@@ -149,10 +149,10 @@ struct machine {
 		struct loop_timer timer;
 		u64 page;    /* where to go on */
 		u64 dropped; /* since the beginning */
-		u64 wait_s;  /* until all is looked at again */
+		u64 wait_s;  /* from one round to the next */
 		u64 looked_ns, ran_ns;
-		u64 asked;     /* pages that came back, at the last round */
-		unsigned left; /* times that too few did */
+		u64 round_ns; /* the last one's end */
+		u64 asked;    /* pages that had come back then */
 	} same;
 	struct machine_outcome outcome;
 	_Atomic bool ended; /* outcome is decided */

@@ -322,6 +322,19 @@ static struct block *look(struct icpu *cpu, gva_t lin, u32 key)
 	}
 }
 
+static void note_jump(struct icpu *cpu, gva_t lin, struct block *b)
+{
+	struct jump_entry *j = &cpu->jump[(lin ^ lin >> 12) & cpu->jump_mask];
+
+	if (j->pc != lin && j->pc && ++cpu->jump_pushed == JUMP_PUSHED)
+		cpu->jump_mask = JUMP_ENTRIES - 1;
+	*j = (struct jump_entry){
+		.pc = lin,
+		.generation = cpu->targets,
+		.block = b,
+	};
+}
+
 struct block *icpu_find_block(struct icpu *cpu)
 {
 	gva_t lin = cpu->rip + cpu->csbase;
@@ -344,11 +357,6 @@ struct block *icpu_find_block(struct icpu *cpu)
 		return b;
 	}
 	if (likely(b->key == cpu->key && !b->crossing))
-		cpu->jump[(lin ^ lin >> 12) & (JUMP_ENTRIES - 1)] =
-		    (struct jump_entry){
-			    .pc = lin,
-			    .generation = cpu->targets,
-			    .block = b,
-		    };
+		note_jump(cpu, lin, b);
 	return b;
 }

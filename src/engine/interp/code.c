@@ -360,6 +360,8 @@ void icpu_let_go(struct icpu *cpu)
 {
 	code_cache_flush(cpu);
 	tlb_hand_back(cpu);
+	cpu->jump_mask = JUMP_FEW - 1;
+	cpu->jump_pushed = 0;
 }
 
 struct block *code_block_take(struct icpu *cpu)

@@ -194,7 +194,9 @@ struct jump_entry {
 	u64 generation;
 	struct block *block;
 };
-enum { JUMP_ENTRIES = 16384 };
+/* Few at first: what an idle guest runs is little, and lies anywhere. All once
+ * so many have pushed others out. */
+enum { JUMP_ENTRIES = 16384, JUMP_FEW = 2048, JUMP_PUSHED = 16384 };
 
 /* icpu.targets, before user pages have been looked at: tlb_settle(). */
 enum { UNSETTLED = 1 };
@@ -278,6 +280,8 @@ struct icpu {
 	struct exec_half global_code;
 	u64 use_clock;
 	struct jump_entry *jump;
+	u32 jump_mask; /* of what is in use of it */
+	u32 jump_pushed;
 	struct code_cache *code;
 	struct hostop_pool *spare; /* for one stub, when the system's is full */
 	struct iop *spare_op;
@@ -362,6 +366,8 @@ struct isystem {
 
 int isystem_create(struct isystem **out, const struct engine_config *config,
                    struct error *err) MUST_CHECK;
+/* While no vCPU runs: see engine_type.let_go. */
+void isystem_let_go(struct isystem *sys);
 void isystem_destroy(struct isystem *sys);
 
 int icpu_create(struct icpu **out, struct isystem *sys, unsigned index,
@@ -385,7 +391,7 @@ void icpu_update(struct icpu *cpu);
 void icpu_run(struct icpu *cpu, struct vcpu_exit *exit);
 /* It is about to sleep (code.c): see vcpu_rest. */
 u64 icpu_rest(struct icpu *cpu);
-/* While it does not run: see vcpu_let_go. */
+/* While it does not run: see isystem_let_go(). */
 void icpu_let_go(struct icpu *cpu);
 /*
  * Interpret at most n instructions from the exact state, delivering their

@@ -74,9 +74,9 @@ u64 interp_vcpu_rest(struct vcpu *v)
 	return icpu_rest(icpu_of(v));
 }
 
-void interp_vcpu_let_go(struct vcpu *v)
+void interp_let_go(struct engine *e)
 {
-	icpu_let_go(icpu_of(v));
+	isystem_let_go(e->sys);
 }
 
 void interp_vcpu_kick(struct vcpu *v)
@@ -190,7 +190,7 @@ const struct engine_type interp_engine = {
 	.vcpu_destroy = interp_vcpu_destroy,
 	.vcpu_run = interp_vcpu_run,
 	.vcpu_rest = interp_vcpu_rest,
-	.vcpu_let_go = interp_vcpu_let_go,
+	.let_go = interp_let_go,
 	.vcpu_kick = interp_vcpu_kick,
 	.vcpu_attention = interp_vcpu_attention,
 	.vcpu_nmi = interp_vcpu_nmi,

@@ -17,7 +17,7 @@ extern const struct engine_type interp_engine;
 
 /* What an engine that stands on this one has in common with it. */
 u64 interp_vcpu_rest(struct vcpu *v);
-void interp_vcpu_let_go(struct vcpu *v);
+void interp_let_go(struct engine *e);
 void interp_vcpu_kick(struct vcpu *v);
 void interp_vcpu_attention(struct vcpu *v);
 void interp_vcpu_nmi(struct vcpu *v);

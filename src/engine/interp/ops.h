@@ -292,7 +292,7 @@ static inline struct block *known_block(const struct icpu *cpu)
 {
 	gva_t pc = cpu->rip + cpu->csbase;
 	const struct jump_entry *j =
-	    &cpu->jump[(pc ^ pc >> 12) & (JUMP_ENTRIES - 1)];
+	    &cpu->jump[(pc ^ pc >> 12) & cpu->jump_mask];
 
 	if (likely(j->pc == pc && j->generation == cpu->targets &&
 	           j->block->key == cpu->key))

@@ -284,6 +284,7 @@ int icpu_create(struct icpu **out, struct isystem *sys, unsigned index,
 	cpu->delivering = -1;
 	pthread_mutex_init(&cpu->mail.lock, NULL);
 	cpu->jump = map_jumps();
+	cpu->jump_mask = JUMP_FEW - 1;
 	cpu->spare_op = aligned_alloc(64, sizeof(*cpu->spare_op));
 	if (!cpu->jump || !cpu->spare_op || tlb_create(cpu) < 0 ||
 	    hostop_pool_create(&cpu->spare, PAGE_SIZE, NULL) < 0 ||

@@ -110,6 +110,31 @@ int isystem_create(struct isystem **out, const struct engine_config *config,
 	return 0;
 }
 
+/*
+ * Nobody has decoded code, so that there is nothing to note of it. Pages keep
+ * PAGE_CODE: after some stores to one it goes, as if they had missed.
+ */
+static void forget_meta(struct isystem *sys)
+{
+	pthread_mutex_lock(&sys->code_lock);
+	for (size_t i = 0; i < sys->slot_count; i++) {
+		struct isystem_slot *s = &sys->slot[i];
+
+		if (s->meta_owned)
+			alloc_clear(s->meta,
+			            (s->size >> PAGE_SHIFT) * sizeof(*s->meta));
+	}
+	pthread_mutex_unlock(&sys->code_lock);
+}
+
+void isystem_let_go(struct isystem *sys)
+{
+	for (unsigned i = 0; i < sys->cpus; i++)
+		if (sys->cpu[i])
+			icpu_let_go(sys->cpu[i]);
+	forget_meta(sys);
+}
+
 void isystem_destroy(struct isystem *sys)
 {
 	if (!sys)

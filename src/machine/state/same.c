@@ -3,21 +3,28 @@
  * same - a copy that idles gives back pages that it stored to and that are as
  * they were (guest/freeze.h), a quarter to a half of them; others are kept
  * small until somebody looks (guest/stash.h), where the engine asks for pages.
- * Some at a time, while it stands still; soon after it began, and ever more
- * rarely: the engine makes anew what it made of the guest's code.
+ * With them goes what the engine made of the guest's code, and what disks have
+ * read of their tables; all of which is made anew, and read again. Some at a
+ * time, while it stands still: soon after it began, ever more rarely, and when
+ * the guest did something and idles again.
  */
+#include <malloc.h>
+
 #include "base/log.h"
 #include "guest/freeze.h"
 #include "guest/stash.h"
 #include "machine/state/state.h"
 #include "machine/steal.h"
+#include "storage/block.h"
 
 enum {
+	LOOK_S = 2,
+	/* From one round to the next... */
 	FIRST_S = 4,
-	MOST_S = 60,
-	/* Fewer that came back are left, but for every so many times. */
-	MANY = 128,
-	TIMES = 4,
+	MOST_S = 240,
+	/* ...but that soon if so many pages came back. */
+	SOON_S = 8,
+	MANY = 64,
 	STEP_MS = 2,
 	REST_MS = 20,
 	BUSY_PART = 20, /* of a processor: who has that is not idle */
@@ -44,49 +51,63 @@ static bool was_idle(struct machine *m)
 	return ran_ns - before < took_ns / BUSY_PART;
 }
 
-/* Once there are rounds all the time, they are for what came back. */
 static bool is_worth(struct machine *m)
 {
+	u64 rested_ns = loop_now_ns() - m->same.round_ns;
 	struct memory_stash_figures f;
 
+	if (rested_ns >= m->same.wait_s * NSEC_PER_SEC)
+		return true;
 	memory_stash_figures(m->memory, &f);
-	if (m->same.wait_s == MOST_S && f.asked < m->same.asked + MANY &&
-	    ++m->same.left < TIMES)
-		return false;
-	m->same.asked = f.asked;
-	m->same.left = 0;
-	return true;
+	return rested_ns >= SOON_S * NSEC_PER_SEC &&
+	       f.asked >= m->same.asked + MANY;
 }
 
-/* Pages may come when they are asked for. */
-static bool let_go(struct machine *m)
+static void disks_let_go(struct machine *m)
 {
-	const struct engine_type *type = m->engine_type;
+	for (unsigned i = 0; i < m->config.disk_count; i++)
+		block_let_go(m->blocks[i]);
+}
 
-	if (!type->memory_on_demand)
-		return false;
-	for (unsigned i = 0; i < m->config.cpus; i++)
-		type->vcpu_let_go(m->cpus[i].vcpu);
-	return true;
+static s64 put_away(struct machine *m, u64 until_ns)
+{
+	/* Pages may come when they are asked for. */
+	if (!m->engine_type->memory_on_demand)
+		return memory_drop_same(m->memory, &m->same.page, until_ns);
+	m->engine_type->let_go(m->engine);
+	return memory_stash(m->memory, &m->same.page, until_ns);
 }
 
 /* true: all has been looked at. */
 static bool step(struct machine *m)
 {
-	u64 until_ns;
 	s64 rc;
 
 	machine_hold(m);
 	state_quiesce(m);
-	until_ns = loop_now_ns() + STEP_MS * NSEC_PER_MSEC;
-	if (let_go(m))
-		rc = memory_stash(m->memory, &m->same.page, until_ns);
-	else
-		rc = memory_drop_same(m->memory, &m->same.page, until_ns);
+	disks_let_go(m);
+	rc = put_away(m, loop_now_ns() + STEP_MS * NSEC_PER_MSEC);
 	machine_release(m);
 	if (rc > 0)
 		m->same.dropped += (u64)rc;
 	return rc < 0 || m->same.page == memory_pages(m->memory);
+}
+
+static void round_ends(struct machine *m)
+{
+	struct memory_stash_figures f;
+
+	memory_stash_figures(m->memory, &f);
+	log_debug("machine",
+	          "pages as before: %" PRIu64 ", kept small: %" PRIu64
+	          " in %" PRIu64 " bytes",
+	          m->same.dropped, f.pages, f.bytes);
+	m->same.page = 0;
+	m->same.wait_s = MIN(2 * m->same.wait_s, (u64)MOST_S);
+	m->same.round_ns = loop_now_ns();
+	m->same.asked = f.asked;
+	/* Of what came back, of the packer, of what the disks had. */
+	malloc_trim(0);
 }
 
 static void due(void *ctx)
@@ -96,15 +117,12 @@ static void due(void *ctx)
 	if (m->ended)
 		return;
 	if (m->moment || (m->same.page == 0 && !(was_idle(m) && is_worth(m)))) {
-		arm(m, m->same.wait_s * NSEC_PER_SEC);
+		arm(m, LOOK_S * NSEC_PER_SEC);
 	} else if (!step(m)) {
 		arm(m, REST_MS * NSEC_PER_MSEC);
 	} else {
-		log_debug("machine", "pages as before: %" PRIu64,
-		          m->same.dropped);
-		m->same.page = 0;
-		m->same.wait_s = MIN(2 * m->same.wait_s, (u64)MOST_S);
-		arm(m, m->same.wait_s * NSEC_PER_SEC);
+		round_ends(m);
+		arm(m, LOOK_S * NSEC_PER_SEC);
 	}
 }
 
@@ -125,5 +143,6 @@ void same_begin(struct machine *m)
 	if (!m->config.restore_layer_count || memory_merges(m->memory))
 		return;
 	(void)was_idle(m);
-	arm(m, m->same.wait_s * NSEC_PER_SEC);
+	m->same.round_ns = loop_now_ns();
+	arm(m, LOOK_S * NSEC_PER_SEC);
 }

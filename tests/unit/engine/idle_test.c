@@ -268,7 +268,7 @@ static void test_lets_go(void **state)
 	guest_run_to_halt(g);
 	assert_int_equal((u32)g->s.gpr[GPR_RBX], 'o' | 'l' << 8 | 'd' << 16);
 
-	g->type->vcpu_let_go(g->vcpu);
+	g->type->let_go(g->engine);
 	memcpy(s.code, loop, sizeof(loop));
 	s.code[4] = 0x90; /* once only: nop; hlt */
 	s.code[5] = 0xf4;
@@ -287,6 +287,47 @@ static void test_lets_go(void **state)
 	memory_set_source(g->memory, NULL, NULL);
 }
 
+/* What is made after that is good, and more than there is room for at first. */
+static void test_goes_on(void **state)
+{
+	struct guest *g = *state;
+	size_t before, full = resident();
+
+	begin(g);
+	full = resident() - full;
+	for (unsigned i = 0; i < 2; i++) {
+		before = resident();
+		g->type->let_go(g->engine);
+		assert_true(resident() + full / 2 < before);
+		run_all(g);
+		run_all(g);
+	}
+}
+
+/* Code that is written to after nobody has any is seen to be new. */
+static void test_code_after_that(void **state)
+{
+	/* 1: inc eax; mov byte [rdi], 0x90; loop 1b; hlt, which becomes a nop
+	 * before it runs. */
+	static const u8 code[] = { 0xff, 0xc0, 0xc6, 0x07,
+		                   0x90, 0xe2, 0xf9, 0xf4 };
+	struct guest *g = *state;
+
+	guest_long(g);
+	for (unsigned i = 0; i < 3; i++) {
+		guest_code(g, code, sizeof(code));
+		g->s.gpr[GPR_RAX] = 0;
+		g->s.gpr[GPR_RCX] = 1;
+		g->s.gpr[GPR_RDI] = GUEST_CODE + 7;
+		g->s.rip = GUEST_CODE;
+		guest_poke(g, GUEST_CODE + 8, "\xf4", 1);
+		guest_run_to_halt(g);
+		assert_int_equal(g->s.gpr[GPR_RAX], 1);
+		assert_int_equal(g->s.rip, GUEST_CODE + 9);
+		g->type->let_go(g->engine);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -300,6 +341,10 @@ int main(void)
 		                                guest_teardown),
 		cmocka_unit_test_setup_teardown(test_lets_go, guest_setup,
 		                                guest_teardown),
+		cmocka_unit_test_setup_teardown(test_goes_on, guest_setup,
+		                                guest_teardown),
+		cmocka_unit_test_setup_teardown(test_code_after_that,
+		                                guest_setup, guest_teardown),
 	};
 
 	return cmocka_run_group_tests_name("engine idle", tests, NULL, NULL);
