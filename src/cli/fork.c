@@ -161,7 +161,7 @@ static int prepare_all(struct forking *f, struct error *err)
 		rc = prepare(f, &f->copies[i], i, folder, err);
 	/* Last: disks with a path are other files from then on. */
 	if (rc == 0)
-		rc = fork_disks_take(&f->disks, folder, err);
+		rc = fork_disks_take(&f->disks, f->sock, folder, err);
 	free(folder);
 	return rc;
 }

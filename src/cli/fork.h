@@ -24,6 +24,7 @@
 #include "cli/run.h"
 #include "cli/snapshot.h"
 #include "control/control.h"
+#include "storage/image.h"
 
 struct error;
 
@@ -80,7 +81,10 @@ int fork_remote(const struct snapshot_of *of, const struct snapshot_remote *how,
 
 /* disk.qcow2 -> disk.fork-MOMENT.qcow2; owned. */
 char *fork_kept_name(const char *path, const char *moment);
-/* An empty image over base, as large as disk says: open, or -errno. */
+/* An empty image over base, which is of that format. */
+struct image_create fork_overlay_how(const char *path, const char *base,
+                                     const char *format, u64 size);
+/* The same, as large as disk says: open, or -errno. */
 int fork_overlay_create(const char *path, const char *base, json_t *disk,
                         struct error *err) MUST_CHECK;
 
@@ -116,7 +120,7 @@ int fork_disks_overlays(struct fork_disks *d, int *out, const char *folder,
                         struct error *err) MUST_CHECK;
 /* The machine's own; paths lead to them when this returns, and read the same
  * as before as long as nobody writes there. */
-int fork_disks_take(struct fork_disks *d, const char *folder,
+int fork_disks_take(struct fork_disks *d, int sock, const char *folder,
                     struct error *err) MUST_CHECK;
 /* For the request; their descriptors are added to fds. */
 json_t *fork_disks_message(struct fork_disks *d, int *fds, size_t *count);

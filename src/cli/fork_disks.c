@@ -11,7 +11,8 @@
  *	3. the machine takes the overlay, at its moment
  *
  * Between 2 and 3 the machine writes to what the path reads through an empty
- * overlay, so that whoever ends in between leaves a whole disk.
+ * overlay, so that whoever ends in between leaves a whole disk. Who has the
+ *next turn with it puts the path right (cli/untaken.h).
  *
  * A raw disk stays what it is: whoever opens its path as raw would get an
  * overlay's header. Where the file system lets two files share what they hold,
@@ -32,6 +33,7 @@
 #include "cli/files.h"
 #include "cli/fork.h"
 #include "cli/saved.h"
+#include "cli/untaken.h"
 #include "control/record.h"
 #include "launch/launch.h"
 #include "storage/image.h"
@@ -177,17 +179,23 @@ int fork_disks_list(struct fork_disks *d, int sock, const char *machine,
 
 /* ---- overlays ---- */
 
+struct image_create fork_overlay_how(const char *path, const char *base,
+                                     const char *format, u64 size)
+{
+	return (struct image_create){ .path = path,
+		                      .format = "qcow2",
+		                      .size = size,
+		                      .replace = true,
+		                      .backing = base,
+		                      .backing_format = format };
+}
+
 int fork_overlay_create(const char *path, const char *base, json_t *disk,
                         struct error *err)
 {
-	const struct image_create how = {
-		.path = path,
-		.format = "qcow2",
-		.size = (u64)json_integer_value(json_object_get(disk, "bytes")),
-		.replace = true,
-		.backing = base,
-		.backing_format = saved_text(disk, "format")
-	};
+	const struct image_create how = fork_overlay_how(
+	    path, base, saved_text(disk, "format"),
+	    (u64)json_integer_value(json_object_get(disk, "bytes")));
 	int fd, rc = image_create(&how, err);
 
 	if (rc < 0)
@@ -247,10 +255,17 @@ static int open_base(struct fork_path *p, struct error *err)
 }
 
 /* What stands at p->kept and p->next is fork_disks_fini()'s on failure. */
-static int take_path(struct fork_path *p, json_t *disk, struct error *err)
+static int take_path(struct fork_path *p, json_t *disk, int sock,
+                     struct error *err)
 {
+	json_t *number = json_object_get(disk, "disk");
+	bool foreign;
 	int fd, rc;
 
+	untaken_put_right(sock, (unsigned)json_integer_value(number), p->path,
+	                  "qcow2", &foreign);
+	if (foreign)
+		return untaken_refuse(p->path, err);
 	p->next = record_name(p->path, err);
 	if (!p->next)
 		return err->code;
@@ -273,7 +288,8 @@ static int take_path(struct fork_path *p, json_t *disk, struct error *err)
 	return rc;
 }
 
-int fork_disks_take(struct fork_disks *d, const char *folder, struct error *err)
+int fork_disks_take(struct fork_disks *d, int sock, const char *folder,
+                    struct error *err)
 {
 	for (unsigned i = 0; i < d->count; i++) {
 		json_t *disk = json_array_get(d->list, i);
@@ -282,7 +298,7 @@ int fork_disks_take(struct fork_disks *d, const char *folder, struct error *err)
 
 		if (fd < 0)
 			fd = p->raw    ? open_beside(p->path, err)
-			     : p->path ? take_path(p, disk, err)
+			     : p->path ? take_path(p, disk, sock, err)
 			               : private_overlay(d, disk, folder, err);
 		if (fd < 0)
 			return fd;

@@ -386,7 +386,7 @@ static int fork_them(struct kept *k, struct error *err)
 		rc = connect_all(k, err);
 	/* Last: disks with a path are other files from then on. */
 	if (rc == 0)
-		rc = fork_disks_take(&k->disks, k->folder, err);
+		rc = fork_disks_take(&k->disks, k->sock, k->folder, err);
 	if (rc == 0)
 		rc = fork_ask(&k->source, k->sock, &k->disks, err);
 	if (rc == 0)

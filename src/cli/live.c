@@ -25,6 +25,7 @@
 #include "cli/options.h"
 #include "cli/saved.h"
 #include "cli/say.h"
+#include "cli/untaken.h"
 #include "control/control.h"
 
 enum { TICK_MIN_MS = 2, TICK_MAX_MS = 100 };
@@ -179,12 +180,17 @@ int live_open_disk(struct live_args *a, struct error *err)
 		                 "say which disk of which machine: NAME:vda");
 	d->machine = xasprintf("%.*s", (int)(colon - word), word);
 	d->number = (unsigned)parse_disk(colon + 1);
-	if (!a->socket)
-		return open_named_disk(a, err);
-	d->sock = live_connect(a->socket, err);
-	rc = connected(a, err);
-	if (rc == 0)
-		take_path(d, a->path, a->disk_format);
+	if (!a->socket) {
+		rc = open_named_disk(a, err);
+	} else {
+		d->sock = live_connect(a->socket, err);
+		rc = connected(a, err);
+		if (rc == 0)
+			take_path(d, a->path, a->disk_format);
+	}
+	if (rc == 0 && a->turn && d->path)
+		untaken_put_right(d->sock, d->number, d->path, d->format,
+		                  &d->foreign);
 	return rc;
 }
 
@@ -467,6 +473,10 @@ int live_work(struct live_args *a, const char *what, json_t *message,
 	json_int_t id;
 	int rc;
 
+	if (a->renames && a->disk.foreign) {
+		json_decref(message);
+		return untaken_refuse(a->disk.path, err);
+	}
 	if (a->rate)
 		json_object_set_new(message, "rate",
 		                    json_integer((json_int_t)a->rate));

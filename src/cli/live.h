@@ -28,6 +28,8 @@ struct live_disk {
 	char *path;   /* real, absolute; NULL: none leads to it */
 	char *format; /* of that file */
 	bool readonly;
+	bool foreign; /* seen when it is our turn: the machine has another file
+	               * open than what is there */
 };
 
 /* What all of these verbs take. */

@@ -21,6 +21,7 @@
 #include "cli/named.h"
 #include "cli/options.h"
 #include "cli/snapshot.h"
+#include "cli/untaken.h"
 #include "control/record.h"
 
 enum { CHAIN_MAX = 65 };
@@ -241,6 +242,8 @@ static int snapshot(void *ctx, struct error *err)
 	char *kept, *next;
 	int rc = s->freeze ? live_no_agent(err) : live_check_path(d, err);
 
+	if (rc == 0 && d->foreign)
+		rc = untaken_refuse(d->path, err);
 	if (rc < 0)
 		return rc;
 	if (strcmp(d->format, "qcow2") != 0) {

