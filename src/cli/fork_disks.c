@@ -12,7 +12,7 @@
  *
  * Between 2 and 3 the machine writes to what the path reads through an empty
  * overlay, so that whoever ends in between leaves a whole disk. Who has the
- *next turn with it puts the path right (cli/untaken.h).
+ * next turn with it puts the path right (cli/untaken.h).
  *
  * A raw disk stays what it is: whoever opens its path as raw would get an
  * overlay's header. Where the file system lets two files share what they hold,

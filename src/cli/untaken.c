@@ -58,7 +58,7 @@ static char *kept_name(const char *path, const char *backing)
 
 static bool same_bytes(int a, int b)
 {
-	static char x[64 * KIB], y[64 * KIB];
+	char x[16 * KIB], y[16 * KIB];
 	off_t at = 0;
 	ssize_t n;
 
