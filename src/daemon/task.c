@@ -468,11 +468,12 @@ void task_enqueue(struct task *t)
 		run_images(t->daemon);
 }
 
-static struct task *not_cancelled(const struct vm *vm, const struct task *but)
+/* Numbers rise along a queue. */
+static struct task *behind(const struct vm *vm, s64 id)
 {
 	struct task *t = vm->queue;
 
-	while (t && (t == but || t->cancelling))
+	while (t && t->id <= id)
 		t = t->next;
 	return t;
 }
@@ -481,12 +482,16 @@ void task_enqueue_urgent(struct task *t)
 {
 	struct vm *vm = t->vm;
 	struct task *other;
+	s64 asked = 0;
 
 	append(t);
-	/* None of them gets its turn. */
+	/* None of them gets its turn. Each is asked once: it may be gone then,
+	 * and others with it, or go on, as one that kills the machine does. */
 	vm->clearing = true;
-	while ((other = not_cancelled(vm, t)))
+	while ((other = behind(vm, asked)) && other != t) {
+		asked = other->id;
 		task_cancel(other);
+	}
 	vm->clearing = false;
 	task_run_queue(vm);
 }

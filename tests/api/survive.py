@@ -112,6 +112,26 @@ class Survive(Base):
         self.assertEqual(vm["last_end"]["cause"], "died")
         d.do("POST", "/v1/vms/m/start")
 
+    def test_ended_by_several(self):
+        """What ends a machine is not given up for another such."""
+        d = self.d.start()
+        self.up("m")
+        for verb in ("kill", "delete"):
+            hold = next(p for p, n in d.processes().items()
+                        if n == "atoll-hold")
+            os.kill(hold, signal.SIGSTOP)
+            asked = [d.call("POST", "/v1/vms/m/kill") if verb == "kill" else
+                     d.call("DELETE", "/v1/vms/m?force=true")
+                     for _ in range(3)]
+            os.kill(hold, signal.SIGCONT)
+            ended = [d.task(a) for a in asked]
+            self.assertEqual([t["state"] for t in ended], [
+                "succeeded", "cancelled", "succeeded"] if verb == "kill" else
+                ["succeeded", "cancelled", "failed"], ended)
+            if verb == "kill":
+                d.do("POST", "/v1/vms/m/start")
+        self.assertEqual(d.call("GET", "/v1/vms").json["vms"], [])
+
     def test_slow_reader_of_a_console(self):
         d = self.d.start()
         self.up("m")
