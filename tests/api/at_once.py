@@ -84,7 +84,8 @@ def main():
     finally:
         print(f"{number} rounds; seed {SEED}")
         if any_failed() or sys.exc_info()[0]:
-            print(world.d.log()[-3000:])
+            print(world.d.log()[-3000:], flush=True)
+            world.where()
             keep = os.environ.get("AT_ONCE_KEEP")
             if keep:
                 shutil.copytree(

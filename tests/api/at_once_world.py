@@ -162,6 +162,25 @@ class World:
             if name_of(pid) == "atolld":
                 os.kill(pid, signal.SIGKILL)
 
+    def where(self):
+        """Where the daemon is, if it hangs."""
+        if not self.d.process:
+            return
+        for task in glob.glob(f"/proc/{self.d.process.pid}/task/*"):
+            for name in ("wchan", "syscall", "stack"):
+                try:
+                    with open(f"{task}/{name}", encoding="ascii") as f:
+                        print(os.path.basename(task), name, f.read())
+                except OSError:
+                    pass
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            if parent(pid) == self.d.process.pid:
+                print("child", pid, name_of(pid))
+        if shutil.which("gdb"):
+            subprocess.run(["gdb", "-batch", "-ex", "thread apply all bt",
+                            "-p", str(self.d.process.pid)], check=False,
+                           stdin=subprocess.DEVNULL, timeout=HANGS)
+
     def close(self):
         self.d.close()
         self.end_others()
