@@ -305,6 +305,16 @@ void fork_allow_files(void)
 	setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+static void give_up(struct forking *f)
+{
+	const struct wish *w = f->wish;
+
+	asked_fini(f);
+	for (unsigned i = 0; f->copies && i < (unsigned)w->count; i++)
+		if (f->copies[i].name)
+			fork_copy_fini(&f->copies[i], w->remove);
+}
+
 /* The process that stays. */
 static void hold(const struct wish *w, int tell)
 {
@@ -324,16 +334,18 @@ static void hold(const struct wish *w, int tell)
 		close(null);
 	fork_allow_files();
 	rc = fork_all(&f, &err);
-	send_words(tell, rc < 0 ? json_pack("{s:i,s:s,s:s}", "code", err.code,
-	                                    "error", err.text, "hint", err.hint)
-	                        : report(&f));
-	asked_fini(&f);
-	close(tell);
-	if (rc == 0)
+	if (rc < 0) {
+		/* First: who is refused may use the names at once. */
+		give_up(&f);
+		send_words(tell,
+		           json_pack("{s:i,s:s,s:s}", "code", err.code, "error",
+		                     err.text, "hint", err.hint));
+	} else {
+		send_words(tell, report(&f));
+		asked_fini(&f);
+		close(tell);
 		fork_hold(f.copies, count, w->remove);
-	for (unsigned i = 0; rc < 0 && f.copies && i < count; i++)
-		if (f.copies[i].name)
-			fork_copy_fini(&f.copies[i], w->remove);
+	}
 	free(f.copies);
 }
 
