@@ -100,6 +100,7 @@ struct job {
 
 	u8 *buf;            /* GRANULE * 16 */
 	u64 unflushed;      /* bytes that were copied since the last flush */
+	u64 cost;           /* bytes of those that the rate has not heard of */
 	_Atomic u64 *dirty; /* a bit a granule: to be copied, or again */
 	_Atomic u64 left;   /* bytes of those, and of what is being copied */
 	_Atomic bool both;  /* changed under the live disk's lock */
@@ -114,6 +115,7 @@ struct job {
 };
 
 #define JOB_BUFFER (16 * GRANULE)
+enum { JOB_SKIP = 256 }; /* that part of what is passed over is a cost */
 
 struct job *job_make(const char *kind, struct live *live,
                      const struct job_options *options);
@@ -121,8 +123,9 @@ int job_start(struct job **out, struct job *j, struct error *err);
 void job_free(struct job *j);
 /* A fini: the target is the job's own. */
 void job_close_target(struct job *j, bool ok);
-/* After length bytes more: account, wait for the rate. -ECANCELED; -EAGAIN: a
- * write waits for us, and job_step() of nothing goes on waiting. */
+/* After length bytes more: account, wait until the rate allows what j->cost
+ * says that they were. -ECANCELED; -EAGAIN: a write waits for us, and
+ * job_step() of nothing goes on waiting. */
 int job_step(struct job *j, u64 length);
 void job_set_total(struct job *j, u64 total);
 bool job_cancelled(struct job *j);

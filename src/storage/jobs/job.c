@@ -161,7 +161,8 @@ int job_step(struct job *j, u64 length)
 	account(j, length);
 	allow(j);
 	if (j->rate)
-		j->allowance -= (double)length;
+		j->allowance -= (double)j->cost;
+	j->cost = 0;
 	while ((wait = !j->cancel && j->rate && j->allowance < 0) && !j->kept) {
 		double s = -j->allowance / (double)j->rate;
 

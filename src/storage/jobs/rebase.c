@@ -118,6 +118,7 @@ static int take_all(struct job *j, struct error *err)
 			rc = take(j, &v, at, n, err);
 			live_resume(j->live);
 		}
+		j->cost += n;
 		if (rc == 0)
 			rc = job_step(j, n);
 	}

@@ -131,10 +131,54 @@ static double seconds(void)
 	return (double)loop_now_ns() / NSEC_PER_SEC;
 }
 
+/* A raw file of that size, of which the first bytes hold something. */
+static char *filled_file(u64 size, u64 filled)
+{
+	char *path = scratch_file(".raw", size);
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	u8 *data = xalloc(filled);
+
+	memset(data, 0x5a, filled);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, data, filled), filled);
+	close(fd);
+	free(data);
+	return path;
+}
+
+/* A disk that holds little is copied as quickly as that little. */
+static void test_rate_thin(void **state)
+{
+	char *from = filled_file(1024 * MIB, MIB);
+	char *to = scratch_file(".raw", 1024 * MIB);
+	const struct job_options options = { .rate = 16 * MIB };
+	double start = seconds();
+	struct block *live;
+	struct error err;
+	struct job *j;
+
+	(void)state;
+	live = live_open(open_raw(from));
+	assert_int_equal(
+	    job_mirror(&j, live, open_raw(to), true, &options, &err), 0);
+	assert_int_equal(job_wait(j, 120000), JOB_READY);
+	/* What is passed over is not for nothing: 4 MiB of the 1024. */
+	assert_true(seconds() - start > 0.1);
+	assert_true(seconds() - start < 32);
+	assert_int_equal(job_complete(j, false), 0);
+	assert_int_equal(job_wait_end(j, 60000), JOB_DONE);
+	job_destroy(j);
+	block_close(live);
+	unlink(from);
+	unlink(to);
+	free(from);
+	free(to);
+}
+
 /* A rate holds a job back; lifting it and a cancel take effect at once. */
 static void test_rate(void **state)
 {
-	char *from = scratch_file(".raw", 8 * MIB);
+	char *from = filled_file(8 * MIB, 8 * MIB);
 	char *to = scratch_file(".raw", 8 * MIB);
 	const struct job_options options = { .rate = 4 * MIB };
 	struct block *live;
@@ -205,8 +249,7 @@ static void *writer_run(void *arg)
  * that changes: but it is the same in both. */
 static void test_overlap(void **state)
 {
-	char *from = scratch_file(".raw", AREA),
-	     *to = scratch_file(".raw", AREA);
+	char *from = filled_file(AREA, AREA), *to = scratch_file(".raw", AREA);
 	const struct job_options options = { .rate = 8 * MIB };
 	struct block *live = live_open(open_raw(from)), *copy;
 	u8 *memory = xalloc(WRITERS * 64 * 512), *a = xalloc(AREA),
@@ -309,7 +352,7 @@ int main(int argc, char **argv)
 	enum { FOLLOW = 3, TESTS = WORKS * 3 + FOLLOW * 4 };
 	static enum jobs_work kinds[WORKS];
 	static char names[TESTS][64];
-	struct CMUnitTest tests[TESTS + 3];
+	struct CMUnitTest tests[TESTS + 4];
 	size_t n = 0;
 	static const struct {
 		const char *name;
@@ -343,6 +386,7 @@ int main(int argc, char **argv)
 			n++;
 		}
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_rate);
+	tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_rate_thin);
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_overlap);
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_room);
 	assert_int_equal(n, ARRAY_SIZE(tests));
