@@ -14,6 +14,7 @@
 #include "base/unnamed.h"
 #include "cli/fork.h"
 #include "cli/saved.h"
+#include "cli/snapshot.h"
 #include "storage/image.h"
 
 enum { SAME, OTHER, UNKNOWN };
@@ -137,17 +138,15 @@ static bool exchange(const char *a, const char *b)
 	return renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE) == 0;
 }
 
-static void sync_folder_of(const char *path)
+static bool sync_folder_of(const char *path)
 {
+	struct error err;
 	char *folder =
 	    xasprintf("%.*s", (int)(strrchr(path, '/') - path) + 1, path);
-	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	bool synced = snapshots_sync(folder, &err) == 0;
 
-	if (fd >= 0) {
-		(void)fsync(fd);
-		close(fd);
-	}
 	free(folder);
+	return synced;
 }
 
 /* They change names, so that what somebody has put at the path by now is lost
@@ -160,8 +159,8 @@ static bool make_way(const char *path, int fd, const char *kept)
 		(void)exchange(path, kept);
 		return false;
 	}
-	sync_folder_of(path);
-	unlink(kept);
+	if (sync_folder_of(path))
+		unlink(kept);
 	return true;
 }
 

@@ -146,6 +146,20 @@ static char *filled_file(u64 size, u64 filled)
 	return path;
 }
 
+static void drop_file(char *path)
+{
+	unlink(path);
+	free(path);
+}
+
+static void end_mirror(struct job *j, struct block *live)
+{
+	assert_int_equal(job_complete(j, false), 0);
+	assert_int_equal(job_wait_end(j, 60000), JOB_DONE);
+	job_destroy(j);
+	block_close(live);
+}
+
 /* A disk that holds little is copied as quickly as that little. */
 static void test_rate_thin(void **state)
 {
@@ -165,14 +179,9 @@ static void test_rate_thin(void **state)
 	/* What is passed over is not for nothing: 4 MiB of the 1024. */
 	assert_true(seconds() - start > 0.1);
 	assert_true(seconds() - start < 32);
-	assert_int_equal(job_complete(j, false), 0);
-	assert_int_equal(job_wait_end(j, 60000), JOB_DONE);
-	job_destroy(j);
-	block_close(live);
-	unlink(from);
-	unlink(to);
-	free(from);
-	free(to);
+	end_mirror(j, live);
+	drop_file(from);
+	drop_file(to);
 }
 
 /* A rate holds a job back; lifting it and a cancel take effect at once. */
@@ -197,14 +206,9 @@ static void test_rate(void **state)
 	assert_true((double)s.done <= (seconds() - start + 1) * 4.4 * MIB);
 	job_set_rate(j, 0);
 	assert_int_equal(job_wait(j, 60000), JOB_READY);
-	assert_int_equal(job_complete(j, false), 0);
-	assert_int_equal(job_wait_end(j, 60000), JOB_DONE);
-	job_destroy(j);
-	block_close(live);
-	unlink(from);
-	unlink(to);
-	free(from);
-	free(to);
+	end_mirror(j, live);
+	drop_file(from);
+	drop_file(to);
 }
 
 /* ---- writes that overlap, from several threads ---- */
@@ -294,10 +298,8 @@ static void test_overlap(void **state)
 	free(a);
 	free(b);
 	free(memory);
-	unlink(from);
-	unlink(to);
-	free(from);
-	free(to);
+	drop_file(from);
+	drop_file(to);
 }
 
 /* What a qcow2 image let go of it uses again, also while it is copied to. */
@@ -340,10 +342,8 @@ static void test_room(void **state)
 	job_destroy(j);
 	block_close(live);
 	free(data);
-	unlink(from);
-	unlink(to);
-	free(from);
-	free(to);
+	drop_file(from);
+	drop_file(to);
 }
 
 int main(int argc, char **argv)
