@@ -309,10 +309,10 @@ int compress_cluster(u8 method, const void *in, u32 size, void *out,
 int decompress_cluster(u8 method, const void *in, u32 in_size, void *out,
                        u32 size);
 /* The whole guest cluster of a compressed entry. No lock held. */
-/* The cluster that is kept for the next reader takes no memory. */
-void inflated_let_go(struct qcow2 *q);
 int read_compressed(struct qcow2 *q, u64 entry, u64 in_offset, u64 length,
                     const struct iovec *iov, int iov_count, u64 at);
+/* The cluster that is kept for the next reader takes no memory. */
+void inflated_let_go(struct qcow2 *q);
 
 /* snapshot.c */
 int snapshots_load(struct qcow2 *q, const char *name, struct error *err);
