@@ -252,6 +252,7 @@ def main():
           os.listdir(images))
     run("disk", "create", work + "/k.qcow2", "16M")
     guest = boot(work + "/k.qcow2")
+    guest.goes_on(300)  # all over the disk: what holds nothing is no work
     for verb in ("mirror", "backup"):
         for end in ("command", "all"):
             live(verb, guest, end)

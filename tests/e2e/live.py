@@ -366,7 +366,7 @@ def rates():
     """A bound on the rate, progress, and an end before the end."""
     path = make("r.qcow2")
     guest = boot(path, "r")
-    guest.goes_on(40)
+    guest.goes_on(300)
     begin = time.monotonic()
     started = disk("mirror", "r:vda", work + "/r.out.qcow2", "--rate", "1M",
                    "--detach")
@@ -455,6 +455,7 @@ def never_caught_up():
                   work + "/y2.qcow2", "--pivot")
     check("the path leads there", os.path.realpath(path) == work + "/y2.qcow2")
     done("snapshot", disk("snapshot", "y:vda", "--name", "three"))
+    guest.goes_on(300)  # what holds nothing is merged at once
     job = to_both("y", "commit", "y:vda")
     check("it is said", "(writes go to both)" in
           disk("jobs", "y:vda").stdout, disk("jobs", "y:vda"))

@@ -53,6 +53,7 @@ def jobs(n):
 
     def slow_commit():
         disk("snapshot", "--name", f"n{n}", wait=True)
+        time.sleep(0.3)  # it has something to merge then
         return disk("commit", "--rate", "8M")
 
     def middle():
