@@ -259,12 +259,10 @@ static int take_path(struct fork_path *p, json_t *disk, int sock,
                      struct error *err)
 {
 	json_t *number = json_object_get(disk, "disk");
-	bool foreign;
 	int fd, rc;
 
-	untaken_put_right(sock, (unsigned)json_integer_value(number), p->path,
-	                  "qcow2", &foreign);
-	if (foreign)
+	if (!untaken_put_right(sock, (unsigned)json_integer_value(number),
+	                       p->path, "qcow2"))
 		return untaken_refuse(p->path, err);
 	p->next = record_name(p->path, err);
 	if (!p->next)

@@ -189,8 +189,8 @@ int live_open_disk(struct live_args *a, struct error *err)
 			take_path(d, a->path, a->disk_format);
 	}
 	if (rc == 0 && a->turn && d->path)
-		untaken_put_right(d->sock, d->number, d->path, d->format,
-		                  &d->foreign);
+		d->foreign =
+		    !untaken_put_right(d->sock, d->number, d->path, d->format);
 	return rc;
 }
 

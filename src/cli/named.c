@@ -82,22 +82,37 @@ static int listen_at(const char *path, struct error *err)
 	return fd;
 }
 
+/* A socket, or -errno. flags: more of those of socket(). */
+static int connect_to(const struct sockaddr_un *address, int flags)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0), rc;
+
+	if (fd >= 0 && connect(fd, (const struct sockaddr *)address,
+	                       sizeof(*address)) == 0)
+		return fd;
+	rc = -errno;
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
+static bool is_nobody(int rc)
+{
+	return rc == -ENOENT || rc == -ECONNREFUSED;
+}
+
 static bool somebody_listens(const char *socket_path)
 {
 	struct sockaddr_un address;
 	struct error err;
-	bool answer = true;
 	int fd;
 
 	if (make_address(&address, socket_path, &err) < 0)
 		return true;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd >= 0 &&
-	    connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		answer = errno != ENOENT && errno != ECONNREFUSED;
+	fd = connect_to(&address, SOCK_NONBLOCK);
 	if (fd >= 0)
 		close(fd);
-	return answer;
+	return !is_nobody(fd);
 }
 
 /* A machine that has ended leaves the name when its starter has put away what
@@ -221,29 +236,24 @@ int named_connect(const char *name, struct error *err)
 {
 	char *folder = sockets(err), *path;
 	struct sockaddr_un address;
-	int fd = -1, rc;
+	int rc;
 
 	if (!folder)
 		return err->code;
 	path = xasprintf("%s/%s.sock", folder, name);
 	rc = make_address(&address, path, err);
 	if (rc == 0) {
-		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-		if (fd < 0 || connect(fd, (struct sockaddr *)&address,
-		                      sizeof(address)) < 0)
-			rc = -errno;
-		if (rc == -ENOENT || rc == -ECONNREFUSED)
+		rc = connect_to(&address, 0);
+		if (is_nobody(rc))
 			rc = error_set(err, -ENOENT, "no machine named %s runs",
 			               name);
 		else if (rc < 0)
 			error_set(err, rc, "cannot reach %s: %s", path,
 			          strerror(-rc));
 	}
-	if (rc < 0 && fd >= 0)
-		close(fd);
 	free(path);
 	free(folder);
-	return rc < 0 ? rc : fd;
+	return rc;
 }
 
 char *named_folder(const char *name, bool make, struct error *err)

@@ -95,24 +95,15 @@ static bool is_as_made(int fd, const char *path, u64 size, const char *backing)
 static char *find_kept(int fd, const char *path)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	struct block_open how = { .path = path,
-		                  .format = "qcow2",
-		                  .flags = BLOCK_OPEN_READONLY |
-		                           BLOCK_OPEN_NO_LOCK |
-		                           IMAGE_OPEN_NO_BACKING |
-		                           IMAGE_OPEN_NO_DATA };
 	struct image_details d;
 	struct block_info info;
 	char *kept = NULL;
 	struct block *b;
 	struct error err;
 
-	if (fcntl(fd, F_OFD_SETLK, &lock) < 0)
+	if (fcntl(fd, F_OFD_SETLK, &lock) < 0 ||
+	    image_look(&b, fd, path, &d, &err) < 0)
 		return NULL;
-	how.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	if (how.fd < 0 || block_open(&b, &how, &err) < 0)
-		return NULL;
-	image_details(b, &d);
 	block_info(b, &info);
 	if (d.backing)
 		kept = kept_name(path, d.backing);
@@ -164,24 +155,25 @@ static bool make_way(const char *path, int fd, const char *kept)
 	return true;
 }
 
-void untaken_put_right(int sock, unsigned disk, const char *path,
-                       const char *format, bool *foreign)
+bool untaken_put_right(int sock, unsigned disk, const char *path,
+                       const char *format)
 {
 	int fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC), own = -1;
+	bool foreign = fd >= 0 && is_machines(sock, disk, fd) == OTHER;
 	char *kept = NULL;
 
-	*foreign = fd >= 0 && is_machines(sock, disk, fd) == OTHER;
-	if (*foreign && strcmp(format, "qcow2") == 0)
+	if (foreign && strcmp(format, "qcow2") == 0)
 		kept = find_kept(fd, path);
 	if (kept)
 		own = open(kept, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (own >= 0 && is_machines(sock, disk, own) == SAME)
-		*foreign = !make_way(path, fd, kept);
+		foreign = !make_way(path, fd, kept);
 	if (own >= 0)
 		close(own);
 	if (fd >= 0)
 		close(fd);
 	free(kept);
+	return !foreign;
 }
 
 int untaken_refuse(const char *path, struct error *err)

@@ -20,10 +20,9 @@ struct error;
  * one and format what its file is: such an overlay makes way for the machine's
  * file. It has to be, byte for byte, what a copy makes, lie on a file that has
  * the name a copy gives and is what the machine has open, and be in nobody's
- * use. *foreign: the path leads to another file than the machine's, and stays
- * so.
+ * use. false: the path leads to another file than the machine's, and stays so.
  */
-void untaken_put_right(int sock, unsigned disk, const char *path,
-                       const char *format, bool *foreign);
+bool untaken_put_right(int sock, unsigned disk, const char *path,
+                       const char *format) MUST_CHECK;
 /* What to say of such a path. Returns -EBUSY. */
 int untaken_refuse(const char *path, struct error *err);

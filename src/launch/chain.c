@@ -13,27 +13,6 @@
 #include "launch/launch.h"
 #include "storage/image.h"
 
-/* What an image says about its further files. fd stays open. */
-static int look_into(int fd, const char *path, struct image_details *d,
-                     struct block **b, struct error *err)
-{
-	struct block_open how = { .path = path,
-		                  .format = "qcow2",
-		                  .flags = BLOCK_OPEN_READONLY |
-		                           BLOCK_OPEN_NO_LOCK |
-		                           IMAGE_OPEN_NO_BACKING |
-		                           IMAGE_OPEN_NO_DATA };
-	int rc;
-
-	how.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	if (how.fd < 0)
-		return error_set(err, -errno, "%s: %s", path, strerror(errno));
-	rc = block_open(b, &how, err);
-	if (rc == 0)
-		image_details(*b, d);
-	return rc;
-}
-
 static int open_named(const struct launch_files *f, const char *base,
                       const char *name, const char *format, bool readonly,
                       char **path, int *opened, struct error *err)
@@ -61,7 +40,7 @@ int launch_chain(const struct launch_files *f, int fd, const char *image,
 		struct block *b;
 
 		next = data = NULL;
-		rc = look_into(fd, path, &d, &b, err);
+		rc = image_look(&b, fd, path, &d, err);
 		if (rc < 0)
 			break;
 		if (d.data_file)

@@ -345,6 +345,26 @@ void image_details_free(struct image_details *details)
 	free(details->bitmaps);
 }
 
+int image_look(struct block **b, int fd, const char *path,
+               struct image_details *out, struct error *err)
+{
+	struct block_open how = { .path = path,
+		                  .format = "qcow2",
+		                  .flags = BLOCK_OPEN_READONLY |
+		                           BLOCK_OPEN_NO_LOCK |
+		                           IMAGE_OPEN_NO_BACKING |
+		                           IMAGE_OPEN_NO_DATA };
+	int rc;
+
+	how.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (how.fd < 0)
+		return error_set(err, -errno, "%s: %s", path, strerror(errno));
+	rc = block_open(b, &how, err);
+	if (rc == 0)
+		image_details(*b, out);
+	return rc;
+}
+
 /* The compressed bytes, with zeroes to the end of their last unit; what
  * shares the first unit is kept. meta held. */
 static int store_packed(struct qcow2 *q, u64 at, const u8 *data, u32 size)

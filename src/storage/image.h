@@ -91,6 +91,10 @@ struct image_details {
 /* Any format. */
 void image_details(struct block *b, struct image_details *out);
 void image_details_free(struct image_details *details);
+/* What a qcow2 image says of itself; nothing else is opened for that, and
+ * nothing locked. fd stays the caller's, out is to be freed and *b closed. */
+int image_look(struct block **b, int fd, const char *path,
+               struct image_details *out, struct error *err) MUST_CHECK;
 
 /* Progress of long work: bytes looked at, of total. Any thread, never two at
  * once. */

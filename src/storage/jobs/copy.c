@@ -99,7 +99,6 @@ static int make_good(struct job *j, const struct job_copy *c, struct error *err)
 
 	if (j->unflushed >= FLUSH_EACH)
 		rc = job_flush(j, c->to, err);
-
 	while (req) {
 		if (rc == 0 && !job_cancelled(j))
 			rc =

@@ -152,6 +152,19 @@ static void drop_file(char *path)
 	free(path);
 }
 
+static struct job *begin_mirror(struct block **live, const char *from,
+                                const char *to, bool blank, u64 rate)
+{
+	const struct job_options options = { .rate = rate };
+	struct error err;
+	struct job *j;
+
+	*live = live_open(open_raw(from));
+	assert_int_equal(
+	    job_mirror(&j, *live, open_raw(to), blank, &options, &err), 0);
+	return j;
+}
+
 static void end_mirror(struct job *j, struct block *live)
 {
 	assert_int_equal(job_complete(j, false), 0);
@@ -165,16 +178,11 @@ static void test_rate_thin(void **state)
 {
 	char *from = filled_file(1024 * MIB, MIB);
 	char *to = scratch_file(".raw", 1024 * MIB);
-	const struct job_options options = { .rate = 16 * MIB };
 	double start = seconds();
 	struct block *live;
-	struct error err;
-	struct job *j;
+	struct job *j = begin_mirror(&live, from, to, true, 16 * MIB);
 
 	(void)state;
-	live = live_open(open_raw(from));
-	assert_int_equal(
-	    job_mirror(&j, live, open_raw(to), true, &options, &err), 0);
 	assert_int_equal(job_wait(j, 120000), JOB_READY);
 	/* What is passed over is not for nothing: 4 MiB of the 1024. */
 	assert_true(seconds() - start > 0.1);
@@ -189,17 +197,12 @@ static void test_rate(void **state)
 {
 	char *from = filled_file(8 * MIB, 8 * MIB);
 	char *to = scratch_file(".raw", 8 * MIB);
-	const struct job_options options = { .rate = 4 * MIB };
-	struct block *live;
 	double start = seconds();
+	struct block *live;
+	struct job *j = begin_mirror(&live, from, to, false, 4 * MIB);
 	struct job_status s;
-	struct error err;
-	struct job *j;
 
 	(void)state;
-	live = live_open(open_raw(from));
-	assert_int_equal(
-	    job_mirror(&j, live, open_raw(to), false, &options, &err), 0);
 	assert_int_equal(job_wait(j, 300), JOB_RUNNING);
 	job_status(j, &s);
 	assert_true(s.done < 8 * MIB && s.total == 8 * MIB);
